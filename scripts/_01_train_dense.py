@@ -1,0 +1,26 @@
+"""Train the dense agents of a config, one for each task and seed, and save their replay buffers."""
+
+import pickle  # noqa: F401  (for the marked place below)
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from src.lth.cli import guard, script
+
+config, _ = script(__doc__)
+
+from src.lth.experiment.scripts import dense_agents, save_replay_buffer
+
+
+def main() -> int:
+    for output_dir, agent in dense_agents(config):
+        # The replay buffer is saved below. What docs/saliency-pruning.md says of it under
+        # 'Error: "No replay buffer found"' goes between these two lines:
+        # <<< docs/saliency-pruning.md, Troubleshooting
+        # >>>
+        save_replay_buffer(output_dir, agent.replay_buffer)
+    return 0
+
+
+sys.exit(guard(main))

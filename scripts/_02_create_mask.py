@@ -1,0 +1,29 @@
+"""Create the magnitude masks of a config, as mask.pkl: one for each task, seed and sparsity."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from src.lth.cli import guard, script
+
+config, _ = script(__doc__)
+
+from src.lth import prune_kernels_by_magnitude
+from src.lth.experiment.scripts import dense_runs, layers_to_exclude, save_mask
+
+for_actor, for_critic = layers_to_exclude(config)
+
+
+def main() -> int:
+    for run, agent, replay_buffer, sparsity in dense_runs(config):  # noqa: B007  (replay_buffer: for the marked place)
+        actor_mask = prune_kernels_by_magnitude(agent.state.actor_params, sparsity.actor, exclude=for_actor)
+        critic_mask = prune_kernels_by_magnitude(agent.state.critic_params, sparsity.critic, exclude=for_critic)
+        # To use gradient saliency instead, option 2 of docs/saliency-pruning.md goes between these two lines:
+        # <<< docs/saliency-pruning.md, Option 2
+        # >>>
+        save_mask(config, run, sparsity, actor_mask, critic_mask)
+    return 0
+
+
+sys.exit(guard(main))

@@ -1,0 +1,74 @@
+"""lth: find, test and ship winning lottery tickets in deep reinforcement learning.
+
+The public names are loaded when they are first used, so that `import lth` is quick, and the command line can set the
+number of threads before JAX starts.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .errors import InputError, TrainingError
+    from .experiment.store import Run, load, load_mask
+    from .gradient_pruning import (
+        accumulate_gradient_statistics,
+        compute_gradients_from_batch,
+        prune_kernels_by_gradient_saliency,
+        prune_kernels_by_magnitude,
+    )
+    from .pruning.controls import random_mask, shuffled_mask
+    from .pruning.masks import apply_mask, compute_sparsity, keep_pruned_at_zero
+    from .replay import ReplayBuffer
+    from .sac.agent import Agent, make_ticket
+
+_HOMES = {
+    "InputError": "errors",
+    "TrainingError": "errors",
+    "Run": "experiment.store",
+    "load": "experiment.store",
+    "load_mask": "experiment.store",
+    "accumulate_gradient_statistics": "gradient_pruning",
+    "compute_gradients_from_batch": "gradient_pruning",
+    "prune_kernels_by_gradient_saliency": "gradient_pruning",
+    "prune_kernels_by_magnitude": "gradient_pruning",
+    "random_mask": "pruning.controls",
+    "shuffled_mask": "pruning.controls",
+    "apply_mask": "pruning.masks",
+    "compute_sparsity": "pruning.masks",
+    "keep_pruned_at_zero": "pruning.masks",
+    "ReplayBuffer": "replay",
+    "Agent": "sac.agent",
+    "make_ticket": "sac.agent",
+}
+
+__all__ = [
+    "Agent",
+    "InputError",
+    "ReplayBuffer",
+    "Run",
+    "TrainingError",
+    "accumulate_gradient_statistics",
+    "apply_mask",
+    "compute_gradients_from_batch",
+    "compute_sparsity",
+    "keep_pruned_at_zero",
+    "load",
+    "load_mask",
+    "make_ticket",
+    "prune_kernels_by_gradient_saliency",
+    "prune_kernels_by_magnitude",
+    "random_mask",
+    "shuffled_mask",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module 'lth' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

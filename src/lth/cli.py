@@ -1,0 +1,159 @@
+"""The command line. No logic: it reads the config, sets the threads, and calls the stages.
+
+Imports nothing that loads JAX or NumPy until the number of threads is set.
+"""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .config import Config, load_config
+from .errors import InputError, TrainingError
+from .threads import set_threads
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `lth`; returns the exit status: 0, 1 for failed runs, 2 for a user's mistake, 130 for Ctrl-C."""
+    parser = argparse.ArgumentParser(
+        prog="lth", description="Find and test lottery tickets in deep reinforcement learning."
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and stop")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    run = commands.add_parser(
+        "run",
+        help="train dense agents, make masks, train tickets, print the table",
+        description="Train dense agents, make masks, train tickets, and print what came out. What is finished is not done again.",
+    )
+    run.add_argument("config", nargs="*", metavar="[CONFIG.yaml] [KEY=VALUE ...]", help="config.yaml is the default")
+    run.add_argument("--dry-run", action="store_true", help="list the runs with their cost and disk, and stop")
+    evaluate = commands.add_parser("eval", help="evaluate a finished run, and film it")
+    evaluate.add_argument("run", type=Path, help="a run's directory")
+    evaluate.add_argument("--episodes", type=int, default=10, metavar="N", help="how many episodes (default: 10)")
+    evaluate.add_argument(
+        "--video", type=Path, metavar="FILE", help="film the first episode: .gif, or .mp4 with lth[video]"
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.version:
+        from . import __version__
+
+        print(f"lth {__version__}")
+        return 0
+    if arguments.command is None:
+        parser.print_help()
+        return 2
+    return guard(lambda: _run(arguments) if arguments.command == "run" else _evaluate(arguments))
+
+
+def guard(command: Callable[[], int], go_on: str = "the same command") -> int:
+    """Call a command; turn the failures that a person meets into a message and an exit status."""
+    warnings.showwarning = _show_warning
+    try:
+        return command()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except TrainingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nstopped. What is finished is kept; {go_on} goes on from there.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _show_warning(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
+    del file, line
+    place = "" if category is UserWarning else f" ({category.__name__}, {Path(filename).name}:{lineno})"
+    print(f"warning: {message}{place}", file=sys.stderr)
+
+
+def parse_words(words: Sequence[str]) -> Config:
+    """Read `[config.yaml] [key=value ...]`."""
+    paths = [word for word in words if "=" not in word]
+    if len(paths) > 1:
+        raise InputError(f"one config file at a time, please: {' '.join(paths)}")
+    return load_config(Path(paths[0]) if paths else None, [word for word in words if "=" in word])
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    config = parse_words(arguments.config)
+    set_threads(config.training.threads)
+    from rich.console import Console
+
+    from . import envs
+    from .experiment.runner import costs, run_grid
+    from .experiment.spec import grid
+    from .report.plots import save_plot
+    from .report.tables import run_rows, save_tables, summarize
+    from .report.terminal import GridDisplay, costs_summary, costs_table, how_to_read, results_table
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
+    for task in config.tasks:
+        envs.check_task(task)
+    if arguments.dry_run:
+        estimates = costs(config)
+        console.print(costs_table(estimates))
+        console.print(costs_summary(estimates), highlight=False)
+        return 0
+    with GridDisplay(console, list(grid(config))) as display:
+        outcomes = run_grid(config, display)
+    kept = sum(outcome.status == "kept" for outcome in outcomes)
+    if kept:
+        console.print(f"{kept} of {len(outcomes)} runs were finished before and are kept.", highlight=False)
+    rows = run_rows(config)
+    if rows:
+        table, runs = save_tables(config.output_dir, rows)
+        plot = save_plot(config.output_dir, rows)
+        console.print(results_table(summarize(rows)))
+        console.print(how_to_read(summarize(rows)), highlight=False)
+        console.print(f"Saved: {table}, {runs} (each seed), {plot}", highlight=False, soft_wrap=True)
+    bad = [outcome for outcome in outcomes if outcome.status in ("failed", "skipped")]
+    for outcome in bad:
+        print(f"{outcome.status}: {outcome.spec.title()}: {outcome.message}", file=sys.stderr)
+    return 1 if bad else 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    if arguments.episodes < 1:
+        raise InputError(f"--episodes is {arguments.episodes}, and has to be at least 1")
+    from .experiment.evaluation import check_video_file, evaluate_run, run_threads
+
+    if arguments.video:
+        check_video_file(arguments.video)
+    set_threads(run_threads(arguments.run))
+    print(evaluate_run(arguments.run, arguments.episodes, arguments.video))
+    return 0
+
+
+def script(description: str, arguments: dict[str, str] | None = None) -> tuple[Config, dict[str, str | None]]:
+    """Read the command line of one of scripts/: `--config FILE`, `key=value ...`, and options of its own (name: help).
+
+    Sets the threads, so call it before anything is imported that loads JAX. A mistake ends the process with status 2.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--config", type=Path, help="a config file (default: config.yaml)")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings to override")
+    for name, text in (arguments or {}).items():
+        parser.add_argument(f"--{name}", help=text)
+    parsed = parser.parse_args()
+    found: list[Config] = []
+
+    def read() -> int:
+        found.append(load_config(parsed.config, parsed.overrides))
+        return 0
+
+    status = guard(read)
+    if status:
+        sys.exit(status)
+    set_threads(found[0].training.threads)
+    return found[0], {name: getattr(parsed, name) for name in arguments or {}}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

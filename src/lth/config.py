@@ -1,0 +1,290 @@
+"""Every setting, with its default and its meaning; and how a config file and `key=value` become one.
+
+Imports no JAX: the number of threads has to be read from the config before JAX starts.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from .errors import InputError, nearest
+
+SALIENCY_METHODS = ("magnitude", "gradient", "taylor")
+CONTROLS = ("random", "shuffled")
+METHODS = SALIENCY_METHODS + CONTROLS
+
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+class SACConfig(_Settings):
+    """`sac.*`: the agent. The defaults are those of the paper and of Stable-Baselines3, but for normalisation."""
+
+    actor_hidden: tuple[Positive, ...] = (256, 256)
+    """Sizes of the actor's hidden layers."""
+    critic_hidden: tuple[Positive, ...] = (256, 256)
+    """Sizes of each critic's hidden layers."""
+    critic_layer_norm: bool = False
+    """Layer normalisation after each hidden layer of the critics."""
+    actor_learning_rate: Rate = 3e-4
+    critic_learning_rate: Rate = 3e-4
+    alpha_learning_rate: Rate = 3e-4
+    discount: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """The discount factor, gamma."""
+    tau: Annotated[float, Field(gt=0, le=1)] = 0.005
+    """How far the target critics move towards the critics at each update (Polyak averaging)."""
+    initial_alpha: Rate = 1.0
+    """The temperature at the start; it is learned from there."""
+    target_entropy: float | None = None
+    """The entropy that the temperature aims at, in nats; none: minus the number of action dimensions."""
+    reward_scale: Rate = 1.0
+    """Rewards are multiplied by this in the losses; stored and reported rewards are raw."""
+    normalize_obs: bool = True
+    """Normalise observations by their running mean and variance, clipped to [-10, 10]."""
+    max_grad_norm: Rate | None = None
+    """Clip the gradients of actor and critics to this global norm; none: no clipping."""
+    buffer_size: Positive = 1_000_000
+    """How many transitions the replay buffer holds (never more than `training.env_steps`)."""
+
+
+class TrainingConfig(_Settings):
+    """`training.*`: the loop."""
+
+    env_steps: Positive = 100_000
+    """Environment steps of a dense run; a ticket trains what remains of them after its rewind point."""
+    start_steps: Annotated[int, Field(ge=0)] = 5_000
+    """Steps with uniformly random actions before learning starts."""
+    num_envs: Positive = 1
+    """Environments stepped side by side."""
+    batch_size: Positive = 256
+    updates_per_step: Annotated[float, Field(gt=0)] = 1.0
+    """Updates for each environment step; 0.5 is one every second step."""
+    segment_steps: Positive = 5_000
+    """Training is a row of segments of so many environment steps. Each starts by resetting the environments."""
+    threads: Positive = 1
+    """Threads of the numerical libraries. Results repeat to the byte at a fixed number."""
+    backend: Literal["auto", "dense"] = "auto"
+    """How tickets are computed; `dense` multiplies by masked matrices, and is what `auto` means so far."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "TrainingConfig":
+        if self.segment_steps % self.num_envs:
+            raise ValueError(
+                f"segment_steps is {self.segment_steps}, which is no multiple of num_envs, {self.num_envs}; "
+                f"the nearest is {_nearest_multiple(self.segment_steps, self.num_envs)}"
+            )
+        if self.env_steps % self.num_envs:
+            raise ValueError(
+                f"env_steps is {self.env_steps}, which is no multiple of num_envs, {self.num_envs}; "
+                f"the nearest is {_nearest_multiple(self.env_steps, self.num_envs)}"
+            )
+        if self.start_steps >= self.env_steps:
+            raise ValueError(
+                f"start_steps is {self.start_steps}, so none of the {self.env_steps} env_steps would learn"
+            )
+        return self
+
+
+class EvaluationConfig(_Settings):
+    """`evaluation.*`: the deterministic policy on episodes of its own."""
+
+    every: Positive = 10_000
+    """Evaluate after each so many environment steps (a multiple of `training.segment_steps`), and at the end."""
+    episodes: Positive = 10
+
+
+Fraction = Annotated[float, Field(ge=0, le=1, strict=False)]
+
+
+class Sparsity(_Settings):
+    """The fraction of prunable weights that each network loses."""
+
+    actor: Fraction
+    critic: Fraction
+
+    def label(self) -> str:
+        """Name it as in directories and tables: `0.8`, or `actor0.9-critic0.5`."""
+        return f"{self.actor:g}" if self.actor == self.critic else f"actor{self.actor:g}-critic{self.critic:g}"
+
+
+def _sparsity(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a sparsity is a number from 0 to 1, not a truth value")
+    return {"actor": value, "critic": value} if isinstance(value, int | float | str) else value
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _check_distinct(values: tuple[Any, ...], what: str) -> tuple[Any, ...]:
+    if not values:
+        raise ValueError(f"{what} is empty; name at least one")
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"{what} names {value!r} more than once")
+    return values
+
+
+class PruningConfig(_Settings):
+    """`pruning.*`: the masks."""
+
+    methods: tuple[str, ...] = SALIENCY_METHODS
+    """The masks that `lth run` compares: magnitude, gradient, taylor, and the controls random and shuffled."""
+    sparsity: Annotated[
+        tuple[Annotated[Sparsity, BeforeValidator(_sparsity)], ...], BeforeValidator(_as_list), Field(default=0.8)
+    ]
+    """A number for actor and critic each, `{actor: a, critic: c}`, or a list of these."""
+    exclude: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
+    """Layers that stay dense, by any part of their path: `output`, `q1/layer_0`."""
+    gradient_method: Literal["taylor", "gradient", "magnitude"] = "taylor"
+    """What `_02b_create_mask_gradient.py` scores by."""
+    num_gradient_batches: Positive = 100
+    gradient_batch_size: Positive = 256
+    rewind_steps: Annotated[int, Field(ge=0)] = 0
+    """The environment step to which tickets are put back: a multiple of `training.segment_steps`."""
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _known_methods(cls, value: Any) -> Any:
+        value = _as_list(value)
+        for method in value:
+            if method not in METHODS:
+                raise ValueError(
+                    f"{method!r} is no method; there are {', '.join(METHODS)}{nearest(str(method), METHODS)}"
+                )
+        return value
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "PruningConfig":
+        _check_distinct(self.methods, "methods")
+        _check_distinct(tuple(s.label() for s in self.sparsity), "sparsity")
+        return self
+
+
+class Config(_Settings):
+    """A whole experiment."""
+
+    tasks: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ("Pendulum-v1",)
+    """Gymnasium ids (`HalfCheetah-v5`) and Meta-World v3 names (`drawer-close-v3`)."""
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], BeforeValidator(_as_list)] = (0, 1)
+    output_dir: Path = Path("results")
+    training: TrainingConfig = TrainingConfig()
+    sac: SACConfig = SACConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    pruning: PruningConfig = PruningConfig()  # type: ignore[call-arg]
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Config":
+        _check_distinct(self.tasks, "tasks")
+        _check_distinct(self.seeds, "seeds")
+        segment, rewind = self.training.segment_steps, self.pruning.rewind_steps
+        if rewind % segment or rewind >= self.training.env_steps:
+            largest = (self.training.env_steps - 1) // segment * segment
+            closest = min(_nearest_multiple(rewind, segment, at_least=0), largest)
+            raise ValueError(
+                f"pruning.rewind_steps is {rewind}, but a ticket starts at a multiple of training.segment_steps "
+                f"({segment}) below training.env_steps ({self.training.env_steps}); the nearest is {closest}"
+            )
+        if self.evaluation.every % segment:
+            raise ValueError(
+                f"evaluation.every is {self.evaluation.every}, but evaluations lie between segments, so it must be a "
+                f"multiple of training.segment_steps ({segment}); the nearest is "
+                f"{_nearest_multiple(self.evaluation.every, segment)}"
+            )
+        return self
+
+
+def _nearest_multiple(value: int, of: int, at_least: int = 1) -> int:
+    return max(math.floor(value / of + 0.5), at_least) * of
+
+
+def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML config and apply `key=value` overrides (`training.env_steps=5000`; the value is YAML).
+
+    Without a path, `config.yaml` of the working directory is read.
+
+    Raises:
+        InputError: the file or a setting cannot be used; names the file, the key, and the nearest valid one.
+    """
+    if path is None:
+        path = Path("config.yaml")
+        if not path.is_file():
+            raise InputError(
+                f"there is no config.yaml in {Path.cwd()}. Run this in the checkout, which has one, or name a config: "
+                "lth run my.yaml"
+            )
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"there is no config file {path}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the config {path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"the config {path} is no YAML: {error}") from error
+    if tree is None:
+        tree = {}
+    if not isinstance(tree, dict):
+        raise InputError(f"the config {path} holds a {type(tree).__name__}, not keys and values")
+    for override in overrides:
+        _apply_override(tree, override)
+    source = str(path) + (f" with {' '.join(overrides)}" if overrides else "")
+    return parse_config(tree, source)
+
+
+def parse_config(tree: Any, source: str = "the config") -> Config:
+    """Turn nested dicts into a Config.
+
+    Raises:
+        InputError: a key is unknown (naming the nearest valid one) or a value cannot be used.
+    """
+    try:
+        return Config.model_validate(tree)
+    except pydantic.ValidationError as error:
+        raise InputError("\n".join(_explain(e, source) for e in error.errors())) from None
+    except RecursionError:
+        raise InputError(f"{source} is nested too deeply") from None
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"{override!r} is neither a config file nor key=value, as in training.env_steps=5000")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"the value of {override!r} is no YAML: {error}") from error
+    *parents, last = key.split(".")
+    node = tree
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            # pruning.sparsity.actor=0.9 over a sparsity that is a plain number
+            child = node[parent] = {}
+        node = child
+    node[last] = value
+
+
+def _explain(error: Any, source: str) -> str:
+    # pydantic's location has the key's path, with the names of union members that are no keys of ours.
+    location = [str(part) for part in error["loc"]]
+    key = ".".join(location)
+    if error["type"] == "extra_forbidden":
+        section: Any = Config
+        for part in location[:-1]:
+            annotation = section.model_fields[part].annotation if part in getattr(section, "model_fields", {}) else None
+            section = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else Sparsity
+        known = list(section.model_fields)
+        return f"{source}: unknown key {key!r}{nearest(location[-1], known) or '; there are ' + ', '.join(known)}"
+    message = error["msg"].removeprefix("Value error, ")
+    given = f" (it is {error['input']!r})" if not isinstance(error["input"], dict | BaseModel) else ""
+    return f"{source}: {key + ': ' if key else ''}{message[0].lower() + message[1:]}{given}"

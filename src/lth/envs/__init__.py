@@ -1,0 +1,106 @@
+"""Environments by task name; Gymnasium and Meta-World are imported only when one is made."""
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError, nearest
+
+TRAIN, EVALUATE = 0, 1
+
+
+def is_metaworld(task: str) -> bool:
+    """Say whether a task's name is of Meta-World's form, as `drawer-close-v3` is (Gymnasium's ids are capitalised)."""
+    return task.endswith("-v3") and task == task.lower() and "/" not in task
+
+
+def make(task: str, seed: int = 0, split: int = TRAIN, render: bool = False) -> Any:
+    """Make one environment with a flat float32 observation, actions in [-1, 1], and a time limit.
+
+    `reset(seed=s)` determines all that follows. Meta-World's goals come from `seed` (50 of them for training); with
+    `split=EVALUATE` they come from a seed that all runs share, and are checked to be other goals.
+
+    Raises:
+        InputError: the task is unknown (naming the nearest), or its spaces are not supported.
+    """
+    import gymnasium
+
+    render_mode = "rgb_array" if render else None
+    if is_metaworld(task):
+        from .metaworld import make_metaworld
+
+        env = make_metaworld(task, seed, held_out=split == EVALUATE, render_mode=render_mode)
+    else:
+        env = _make_gymnasium(task, render_mode)
+    _check_spaces(task, env)
+    env = gymnasium.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
+    return gymnasium.wrappers.DtypeObservation(env, np.float32)
+
+
+def make_vector(task: str, seed: int, num_envs: int) -> Any:
+    """Make training environments side by side. An ended episode is reset within the same step, its last observation
+    handed over in `info["final_obs"]`, so that no step is a reset in disguise (Gymnasium 1.x resets in the next one).
+    """
+    from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+    return SyncVectorEnv([lambda: make(task, seed)] * num_envs, copy=True, autoreset_mode=AutoresetMode.SAME_STEP)
+
+
+def dimensions(env: Any) -> tuple[int, int]:
+    """Return the lengths of one observation and one action."""
+    return int(env.observation_space.shape[-1]), int(env.action_space.shape[-1])
+
+
+def check_task(task: str) -> None:
+    """Raise InputError if a task is unknown or not supported."""
+    make(task).close()
+
+
+def _make_gymnasium(task: str, render_mode: str | None) -> Any:
+    import gymnasium
+
+    known = list(gymnasium.registry)
+    try:
+        return gymnasium.make(task, render_mode=render_mode)
+    except (gymnasium.error.UnregisteredEnv, gymnasium.error.NamespaceNotFound, gymnasium.error.NameNotFound):
+        hint = nearest(task, [*known, *_metaworld_tasks()])
+    except gymnasium.error.Error as error:
+        raise InputError(f"the task {task!r} cannot be made: {error}") from error
+    except ImportError as error:
+        raise InputError(f"the task {task!r} needs something that is not installed: {error}") from error
+    raise InputError(
+        f"there is no task {task!r}{hint or ''} Tasks are Gymnasium ids, such as 'HalfCheetah-v5', and Meta-World v3 names, "
+        "such as 'drawer-close-v3'."
+    )
+
+
+def _metaworld_tasks() -> list[str]:
+    from .metaworld import task_names
+
+    return task_names()
+
+
+def _check_spaces(task: str, env: Any) -> None:
+    from gymnasium.spaces import Box
+
+    observation, action = env.observation_space, env.action_space
+    if not isinstance(observation, Box) or len(observation.shape) != 1 or not observation.shape[0]:
+        raise InputError(
+            f"the task {task!r} has the observation space {observation}, and only a flat Box is supported. "
+            "A wrapper that flattens it (gymnasium.wrappers.FlattenObservation) can be registered under a name of its own."
+        )
+    if not isinstance(action, Box) or len(action.shape) != 1 or not action.shape[0]:
+        raise InputError(
+            f"the task {task!r} has the action space {action}, and SAC needs a flat Box of continuous actions"
+        )
+    if not np.isfinite([*action.low, *action.high]).all():
+        raise InputError(f"the task {task!r} has an action space without bounds, {action}; SAC needs finite bounds")
+    if not (action.low < action.high).all():
+        raise InputError(f"the task {task!r} has an empty action space, {action}")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the simulators that are loaded."""
+    found = {name: sys.modules[name] for name in ("gymnasium", "mujoco", "metaworld") if name in sys.modules}
+    return {name: str(getattr(module, "__version__", "unknown")) for name, module in found.items()}

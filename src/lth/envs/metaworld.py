@@ -1,0 +1,88 @@
+"""Meta-World v3 tasks with seeded goals: 50 to train on, and others to be evaluated on."""
+
+from typing import Any
+
+import gymnasium
+import metaworld
+import numpy as np
+
+from ..errors import InputError, nearest
+
+HELD_OUT_SEED = 2**31 - 1
+"""The evaluation goals are those of this benchmark seed, for every run, so that runs are compared on the same goals."""
+
+
+def task_names() -> list[str]:
+    """Return the names of the 50 tasks."""
+    return sorted(metaworld.env_dict.ALL_V3_ENVIRONMENTS)
+
+
+class GoalEnv(gymnasium.Env):
+    """A Meta-World task that draws one of its 50 goals at each reset, from its own seeded generator.
+
+    The registered environments ignore `reset(seed=...)`. The goal is in the observation; an episode is cut at
+    Meta-World's own horizon of 500 steps, and `info["success"]` is 1.0 at each step that fulfils its success rule.
+    """
+
+    def __init__(self, task: str, seed: int, held_out: bool, render_mode: str | None = None):
+        goals = metaworld.MT1(task, seed=HELD_OUT_SEED if held_out else seed).train_tasks
+        if held_out:
+            _check_disjoint(goals, metaworld.MT1(task, seed=seed).train_tasks, task)
+        benchmark_class = metaworld.env_dict.ALL_V3_ENVIRONMENTS[task]
+        self._env = benchmark_class(render_mode=render_mode)
+        self._goals = goals
+        self._steps = 0
+        self.render_mode = render_mode
+        self._env.set_task(goals[0])
+        # A Box that does not narrow with the goal, which Meta-World's own does.
+        shape = self._env.observation_space.shape
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, shape, np.float64)
+        self.action_space = self._env.action_space
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode on one of the goals; with a seed, the goals that follow are determined."""
+        super().reset(seed=seed)
+        self._env.set_task(self._goals[int(self.np_random.integers(len(self._goals)))])
+        self._steps = 0
+        return self._env.reset()
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Take one step; no task terminates, all are truncated after 500 steps."""
+        observation, reward, _, _, info = self._env.step(action)
+        self._steps += 1
+        return observation, float(reward), False, self._steps >= self._env.max_path_length, info
+
+    def render(self) -> Any:
+        """Return the picture as Meta-World draws it, the right way up."""
+        return np.flipud(self._env.render())
+
+    def close(self) -> None:
+        """Free the simulator."""
+        self._env.close()
+
+
+def make_metaworld(task: str, seed: int, held_out: bool, render_mode: str | None = None) -> GoalEnv:
+    """Make a task by name.
+
+    Raises:
+        InputError: there is no such task.
+    """
+    if task not in task_names():
+        raise InputError(
+            f"there is no Meta-World task {task!r}{nearest(task, task_names())} "
+            f"The {len(task_names())} tasks are named as in 'drawer-close-v3'."
+        )
+    return GoalEnv(task, seed, held_out, render_mode)
+
+
+def _goal(task: Any) -> bytes:
+    import pickle
+
+    return np.asarray(pickle.loads(task.data)["rand_vec"]).tobytes()
+
+
+def _check_disjoint(held_out: list[Any], training: list[Any], task: str) -> None:
+    if {_goal(t) for t in held_out} & {_goal(t) for t in training}:
+        raise InputError(f"{task}: a goal held out for evaluation is also trained on with this seed; use another seed")

@@ -1,0 +1,103 @@
+"""`lth eval`: a finished run's agent on fresh episodes, and on film."""
+
+import io
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+
+FORMATS = (".gif", ".mp4")
+
+
+def check_video_file(path: Path) -> None:
+    """Raise InputError unless a film can be written there."""
+    if path.suffix not in FORMATS:
+        raise InputError(f"--video {path}: films are written as {' or '.join(FORMATS)}")
+    if not path.parent.is_dir():
+        raise InputError(f"--video {path}: there is no folder {path.parent}")
+
+
+def run_threads(run: Path) -> int:
+    """Read `training.threads` of a run without loading JAX; 1 if it cannot be read."""
+    try:
+        spec = json.loads((run / "spec.json").read_text())
+        return max(int(spec.get("dense", spec)["training"]["threads"]), 1)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return 1
+
+
+def evaluate_run(run: Path, episodes: int, video: Path | None = None) -> str:
+    """Evaluate a run and say what came out; with `video`, film the first episode.
+
+    Raises:
+        InputError: there is no such run, or it cannot be filmed here.
+    """
+    from .. import envs
+    from ..sac.acting import policy_of
+    from ..training import evaluate
+    from . import store
+
+    spec = store.task_of(run)
+    agent = store.load(run).agent
+    policy = policy_of(agent)
+    env = envs.make(spec.task, spec.seed, envs.EVALUATE)
+    if envs.dimensions(env) != (agent.observation_dim, agent.action_dim):
+        raise InputError(f"{run}: its agent takes other observations and actions than {spec.task} has here")
+    result = evaluate(policy, env, episodes)
+    spread = f" ± {statistics.stdev(result.returns):.1f}" if episodes > 1 else ""
+    text = f"{spec.task}, {episodes} episodes: return {result.return_mean:.1f}{spread} (mean ± sd over episodes)"
+    if result.success_rate is not None:
+        text += f", success {result.success_rate:.2f}"
+    if video:
+        film(spec.task, spec.seed, policy, video)
+        text += f"\nfilm: {video}"
+    return text
+
+
+def film(task: str, seed: int, policy: Any, path: Path) -> None:
+    """Write one episode as a film.
+
+    Raises:
+        InputError: the task cannot be drawn on this machine.
+    """
+    from .. import envs
+    from ..training import evaluate
+
+    frames: list[Any] = []
+    try:
+        env = envs.make(task, seed, envs.EVALUATE, render=True)
+        evaluate(policy, env, 1, lambda: frames.append(env.render()))
+    except InputError:
+        raise
+    except Exception as error:  # every renderer fails in a way of its own
+        raise InputError(
+            f"{task} cannot be drawn here ({type(error).__name__}: {error}). Classic-control tasks need pygame "
+            "(pip install 'lth[video]'); MuJoCo needs OpenGL: try MUJOCO_GL=egl or MUJOCO_GL=osmesa in the environment."
+        ) from None
+    per_second = int(env.metadata.get("render_fps", 30))
+    _write_film(path, frames, per_second)
+
+
+def _write_film(path: Path, frames: list[Any], per_second: int) -> None:
+    from ..files import write_whole
+
+    if path.suffix == ".gif":
+        from PIL import Image
+
+        # GIF knows hundredths of a second; 50 pictures a second are as fast as players go.
+        step = max(1, round(per_second / 25))
+        pictures = [Image.fromarray(frame) for frame in frames[::step]]
+        data = io.BytesIO()
+        duration = max(20, round(1000 * step / per_second))
+        pictures[0].save(data, "GIF", save_all=True, append_images=pictures[1:], duration=duration, loop=0)
+        write_whole(path, data.getvalue(), checksum=False)
+        return
+    try:
+        import imageio.v3 as imageio
+
+        data_mp4 = imageio.imwrite("<bytes>", frames, extension=".mp4", fps=per_second, macro_block_size=1)
+    except (ImportError, OSError, ValueError) as error:
+        raise InputError(f"an .mp4 needs ffmpeg: pip install 'lth[video]', or film a .gif ({error})") from None
+    write_whole(path, data_mp4, checksum=False)

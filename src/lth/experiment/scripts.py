@@ -1,0 +1,139 @@
+"""What scripts/ do, for each task and seed of a config. They make the same runs as `lth run`, in the same places."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from .. import envs
+from ..config import Config, Sparsity
+from ..errors import InputError
+from ..pruning.masks import compute_sparsity
+from ..replay import ReplayBuffer
+from ..sac.agent import Agent
+from ..types import Mask
+from . import stages, store
+from .spec import FileMask, MaskSpec, dense_spec, mask_spec, ticket_spec
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _tasks(config: Config) -> Iterator[tuple[str, int]]:
+    for task in config.tasks:
+        envs.check_task(task)
+    for task in config.tasks:
+        for seed in config.seeds:
+            yield task, seed
+
+
+def _last(run: Path) -> str:
+    names = {"evaluation/return": "return", "evaluation/success": "success"}
+    return ", ".join(f"{names[name]} {value:.4g}" for name, value in sorted(store.last_evaluation(run).items()))
+
+
+def dense_agents(config: Config) -> Iterator[tuple[Path, Agent]]:
+    """Train each dense agent of a config, unless it is there; yield its directory and the agent with its buffer."""
+    for task, seed in _tasks(config):
+        spec = dense_spec(config, task, seed)
+        _say(f"{spec.title()}: {'finished before' if store.is_finished(config.output_dir, spec) else 'training'}")
+        run = stages.train_dense(config.output_dir, spec, config.pruning.rewind_steps)
+        _say(f"{spec.title()}: {_last(run)} -> {run}")
+        yield run, store.load(run).agent
+
+
+def save_replay_buffer(run: Path, buffer: ReplayBuffer) -> None:
+    """Write `replay_buffer.pkl` with its checksum (again: its bytes do not change)."""
+    store.save_replay_buffer(run, buffer)
+
+
+def layers_to_exclude(config: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the layers that `pruning.exclude` names in the actor and in the critics."""
+    return stages.excluded_layers(config.sac, config.pruning.exclude)
+
+
+def dense_runs(config: Config) -> Iterator[tuple[Path, Agent, ReplayBuffer | None, Sparsity]]:
+    """Yield each finished dense run with its agent and replay buffer, once for each sparsity."""
+    for task, seed in _tasks(config):
+        spec = dense_spec(config, task, seed)
+        run = store.directory(config.output_dir, spec)
+        stages.load_dense(config.output_dir, spec)
+        agent = store.load(run).agent
+        for sparsity in config.pruning.sparsity:
+            yield run, agent, agent.replay_buffer, sparsity
+
+
+def save_mask(config: Config, run: Path, sparsity: Sparsity, actor_mask: Mask, critic_mask: Mask) -> None:
+    """Write what `_02_create_mask.py` made as mask.pkl, in a folder that says whether it is the magnitude mask."""
+    dense = store.task_of(run)
+    spec = mask_spec(config, dense.task, dense.seed, "magnitude", sparsity)
+    path = stages.save_edited_mask(config.output_dir, spec, {"actor": actor_mask, "critic": critic_mask})
+    sparsities = f"actor {compute_sparsity(actor_mask):.4f}, critic {compute_sparsity(critic_mask):.4f}"
+    _say(f"{dense.task} seed {dense.seed}: sparsity {sparsities} of all kernels -> {path}")
+
+
+def create_gradient_masks(config: Config) -> int:
+    """Make the masks of `_02b_create_mask_gradient.py`."""
+    for task, seed in _tasks(config):
+        for sparsity in config.pruning.sparsity:
+            spec = mask_spec(config, task, seed, config.pruning.gradient_method, sparsity)
+            run = stages.make_mask(config.output_dir, spec, store.MASK_GRADIENT)
+            path = run / store.MASK_GRADIENT
+            masks = store.load_mask(path)
+            sparsities = ", ".join(f"{network} {compute_sparsity(mask):.4f}" for network, mask in masks.items())
+            _say(f"{spec.title()}: sparsity {sparsities} of all kernels -> {path}")
+    return 0
+
+
+def train_tickets(config: Config, mask: str | None) -> int:
+    """Train the tickets of `_03_train_ticket.py`: under `mask.pkl`, `mask_gradient.pkl`, or a file anywhere."""
+    named = mask in (None, store.MASK, store.MASK_GRADIENT)
+    for task, seed in _tasks(config):
+        for sparsity in config.pruning.sparsity if named else (None,):
+            if sparsity is None:
+                file = Path(str(mask))
+                found: MaskSpec | FileMask = store.file_mask(file, "file")
+            else:
+                file, found = _named_mask(config, task, seed, mask or store.MASK, sparsity)
+            _train_one(config, task, seed, file, found)
+    return 0
+
+
+def _named_mask(
+    config: Config, task: str, seed: int, name: str, sparsity: Sparsity
+) -> tuple[Path, MaskSpec | FileMask]:
+    method = "magnitude" if name == store.MASK else config.pruning.gradient_method
+    spec = mask_spec(config, task, seed, method, sparsity)
+    edited = stages.edited_mask_file(config.output_dir, spec)
+    if name == store.MASK and edited.exists():
+        return edited, store.file_mask(edited, "custom")
+    file = store.directory(config.output_dir, spec) / name
+    if not file.exists():
+        raise InputError(stages.no_mask(file, spec))
+    return file, spec
+
+
+def _train_one(config: Config, task: str, seed: int, file: Path, mask: MaskSpec | FileMask) -> None:
+    spec = ticket_spec(config, task, seed, mask)
+    state = "finished before" if store.is_finished(config.output_dir, spec) else f"training under {file}"
+    _say(f"{spec.title()}: {state}")
+    run = stages.train_ticket(config.output_dir, spec, file)
+    dense = store.directory(config.output_dir, spec.dense)
+    _say(f"{spec.title()}: {_last(run)} (dense: {_last(dense)}) -> {run}")
+
+
+def transfer_tickets(config: Config, source: str | None, target: str | None, mask: str | None) -> int:
+    """Train the tickets of `_04_transfer.py`: the target's start under the source's mask, seed by seed."""
+    source = source or config.tasks[0]
+    targets = [target] if target else [task for task in config.tasks if task != source]
+    if not targets:
+        raise InputError("there is no task to transfer to: name two in the config's `tasks`, or use --target TASK")
+    if mask not in (None, store.MASK, store.MASK_GRADIENT):
+        raise InputError(f"--mask {mask}: here it is mask.pkl or mask_gradient.pkl; _03_train_ticket.py takes any file")
+    for task in (source, *targets):
+        envs.check_task(task)
+    for task in targets:
+        for seed in config.seeds:
+            for sparsity in config.pruning.sparsity:
+                file, found = _named_mask(config, source, seed, mask or store.MASK, sparsity)
+                _train_one(config, task, seed, file, found)
+    return 0

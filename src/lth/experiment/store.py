@@ -1,0 +1,331 @@
+"""The files of a run: the only place that knows their names.
+
+A dense run or ticket is finished when its `checkpoint.safetensors` is there, a mask when its .pkl is; each is written
+last. Whatever depends on the clock stays in `timings.json`, so that all other files repeat to the byte.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import platform
+import subprocess
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import envs
+from ..config import SACConfig, Sparsity
+from ..errors import InputError
+from ..files import dump_pickle, load_pickle, write_whole
+from ..pruning.masks import check_mask_values, check_same_structure, compute_sparsity
+from ..replay import ReplayBuffer
+from ..sac.agent import Agent, SACState, masks_of
+from ..sac.checkpoint import dump_agent, load_agent
+from ..types import Mask
+from .spec import SPEC_VERSION, DenseSpec, FileMask, MaskSpec, Spec, TicketSpec, run_path
+
+CHECKPOINT = "checkpoint.safetensors"
+REPLAY_BUFFER = "replay_buffer.pkl"
+METRICS = "metrics.csv"
+TIMINGS = "timings.json"
+SPEC = "spec.json"
+PROVENANCE = "provenance.json"
+MASK = "mask.pkl"
+MASK_GRADIENT = "mask_gradient.pkl"
+
+
+class Run(NamedTuple):
+    """A run read back: the agent, the replay buffer it learned from, and its masks, `{"actor": ..., "critic": ...}`."""
+
+    agent: Agent
+    replay_buffer: ReplayBuffer | None
+    masks: dict[str, Mask]
+
+
+def directory(root: Path, spec: Spec) -> Path:
+    """Return a run's directory."""
+    return root / run_path(spec)
+
+
+def checkpoint_file(run: Path, env_steps: int | None = None) -> Path:
+    """Return where the agent at an environment step lies; None is the end of training."""
+    return run / (CHECKPOINT if env_steps is None else f"checkpoint_{env_steps}.safetensors")
+
+
+def replay_file(run: Path, env_steps: int | None = None) -> Path:
+    """Return where the replay buffer at an environment step lies; None is the end of training."""
+    return run / (REPLAY_BUFFER if env_steps is None else f"replay_buffer_{env_steps}.pkl")
+
+
+def mask_name(method: str) -> str:
+    """Return the file name of a method's mask: `mask_gradient.pkl` where gradients were taken, else `mask.pkl`."""
+    return MASK_GRADIENT if method in ("gradient", "taylor") else MASK
+
+
+def last_file(root: Path, spec: Spec) -> Path:
+    """Return the file whose presence says that a run is finished."""
+    run = directory(root, spec)
+    return run / mask_name(spec.method) if isinstance(spec, MaskSpec) else checkpoint_file(run)
+
+
+def is_finished(root: Path, spec: Spec) -> bool:
+    """Say whether a run is there, whole; a dense run includes its replay buffer, which masks are made from.
+
+    Raises:
+        InputError: the directory holds a run of another specification.
+    """
+    run = directory(root, spec)
+    if not last_file(root, spec).exists():
+        return False
+    if not (run / SPEC).exists() or (isinstance(spec, DenseSpec) and not replay_file(run).exists()):
+        return False
+    check_spec(run, spec)
+    return True
+
+
+def open_run(root: Path, spec: Spec) -> Path:
+    """Make a run's directory, record what it is, and return it.
+
+    Raises:
+        InputError: the directory holds a run of another specification, or cannot be written.
+    """
+    run = directory(root, spec)
+    if (run / SPEC).exists():
+        check_spec(run, spec)
+    _write_json(run / SPEC, {"spec_version": SPEC_VERSION, **spec.model_dump(mode="json")})
+    _write_json(run / PROVENANCE, provenance())
+    return run
+
+
+def check_spec(run: Path, spec: Spec) -> None:
+    """Raise InputError unless a run's directory holds the run that is asked for."""
+    try:
+        stored = json.loads((run / SPEC).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{run / SPEC} cannot be read ({error}); delete the folder {run} to make the run anew"
+        ) from None
+    asked = {"spec_version": SPEC_VERSION, **spec.model_dump(mode="json")}
+    # Fields that a later version added are absent from what an earlier one stored, and are at their default there.
+    if not _agrees(stored, asked):
+        raise InputError(
+            f"{run} holds a run whose settings differ from those asked for ({_first_difference(stored, asked)}). "
+            "Use another output_dir, or move that folder away."
+        )
+
+
+def _agrees(stored: Any, asked: Any) -> bool:
+    if isinstance(stored, dict) and isinstance(asked, dict):
+        return stored.keys() <= asked.keys() and all(_agrees(stored[key], asked[key]) for key in stored)
+    return bool(stored == asked)
+
+
+def _first_difference(stored: Any, asked: Any, where: str = "") -> str:
+    if isinstance(stored, dict) and isinstance(asked, dict):
+        for key in sorted(stored.keys() | asked.keys()):
+            if key not in stored or key not in asked or not _agrees(stored[key], asked[key]):
+                return _first_difference(stored.get(key), asked.get(key), f"{where}.{key}".strip("."))
+    return f"{where} is {stored!r} there and {asked!r} here"
+
+
+def provenance() -> dict[str, Any]:
+    """Return what a run was made with: versions, git revision, processor."""
+    import flax
+    import optax
+
+    from .. import __version__
+
+    versions = {"lth": __version__, "jax": jax.__version__, "flax": flax.__version__, "optax": optax.__version__}
+    versions |= {"numpy": np.__version__, "python": platform.python_version(), **envs.versions()}
+    return {
+        "versions": versions,
+        "git_revision": _git_revision(),
+        "machine": platform.machine(),
+        "devices": sorted({device.device_kind for device in jax.devices()}),
+    }
+
+
+def _git_revision() -> str | None:
+    try:
+        here = Path(__file__).parent
+        command = ["git", "-C", str(here), "rev-parse", "HEAD"]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+        return found.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _write_json(path: Path, value: Any) -> None:
+    write_whole(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode(), checksum=False)
+
+
+def save_agent(run: Path, config: SACConfig, state: SACState, task: str, env_steps: int | None = None) -> None:
+    """Write a checkpoint."""
+    write_whole(checkpoint_file(run, env_steps), dump_agent(config, state, {"task": task}))
+
+
+def save_replay_buffer(run: Path, buffer: ReplayBuffer, env_steps: int | None = None) -> None:
+    """Write a replay buffer as a pickled dict of NumPy arrays."""
+    write_whole(replay_file(run, env_steps), dump_pickle(buffer.save()))
+
+
+def save_metrics(run: Path, rows: Iterable[tuple[int, str, float]]) -> None:
+    """Write tidy metrics: env_steps, metric, value."""
+    write_whole(run / METRICS, csv_bytes(("env_steps", "metric", "value"), rows), checksum=False)
+
+
+def save_timings(run: Path, timings: dict[str, float]) -> None:
+    """Write seconds by name."""
+    _write_json(run / TIMINGS, {name: round(seconds, 3) for name, seconds in timings.items()})
+
+
+def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+    """Lay rows out as CSV; floats keep all their digits, so they can be read back exactly."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([["" if x is None else x for x in row] for row in rows])
+    return text.getvalue().encode()
+
+
+def read_csv(path: Path, what: str) -> list[dict[str, str]]:
+    """Read a CSV file with a header.
+
+    Raises:
+        InputError: it is missing or unreadable.
+    """
+    try:
+        with path.open(newline="") as file:
+            return list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"{what} {path} cannot be read: {error}. Run the same command again to make it anew."
+        ) from None
+
+
+def last_evaluation(run: Path) -> dict[str, float]:
+    """Return the metrics of a run's last evaluation by name: `evaluation/return`, and `evaluation/success` if defined."""
+    rows = [row for row in read_csv(run / METRICS, "the metrics") if row["metric"].startswith("evaluation/")]
+    if not rows:
+        raise InputError(f"{run / METRICS} holds no evaluation; delete the folder {run} to make the run anew")
+    end = max(int(row["env_steps"]) for row in rows)
+    return {row["metric"]: float(row["value"]) for row in rows if int(row["env_steps"]) == end}
+
+
+def read_timings(run: Path) -> dict[str, float]:
+    """Return a run's timings, empty where there are none."""
+    try:
+        return dict(json.loads((run / TIMINGS).read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def save_mask(run: Path, name: str, masks: dict[str, Mask]) -> Path:
+    """Write masks, `{"actor": ..., "critic": ...}`, as a pickled dict of NumPy arrays."""
+    tree = {
+        network: jax.tree.map(lambda leaf: np.array(leaf, order="C"), masks[network]) for network in ("actor", "critic")
+    }
+    write_whole(run / name, dump_pickle(tree))
+    return run / name
+
+
+def load_mask(path: Path, state: SACState | None = None) -> dict[str, Mask]:
+    """Read masks, `{"actor": ..., "critic": ...}`, of any program's making.
+
+    Raises:
+        InputError: the file is missing, altered or hostile; it is no mask; it does not fit the networks of `state`
+            (naming the leaf and both shapes).
+    """
+    tree = load_pickle(path, "the mask")
+    if sorted(tree) != ["actor", "critic"] or not all(isinstance(value, dict) for value in tree.values()):
+        raise InputError(
+            f"the mask {path} has the keys {sorted(tree)}, and needs 'actor' and 'critic', each a dict of arrays"
+        )
+    for network, mask in tree.items():
+        check_mask_values(mask, f"the {network}'s part of {path}")
+        if state is not None:
+            params = getattr(state, f"{network}_params")
+            check_same_structure(mask, params, f"the {network}'s mask in {path}", f"the {network}'s")
+    return {network: jax.tree.map(jnp.asarray, mask) for network, mask in tree.items()}
+
+
+def file_mask(path: Path, method: str) -> FileMask:
+    """Describe a mask file by its content.
+
+    Raises:
+        InputError: as `load_mask`.
+    """
+    masks = load_mask(path)
+    sparsity = {network: round(compute_sparsity(mask), 4) for network, mask in masks.items()}
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return FileMask(method=method, sha256=digest, sparsity=Sparsity(**sparsity))
+
+
+def load_replay_buffer(run: Path, env_steps: int | None = None) -> ReplayBuffer:
+    """Read a replay buffer.
+
+    Raises:
+        InputError: "No replay buffer found", naming the path and the command that makes it; or it is altered, hostile,
+            or holds NaN (naming field and row).
+    """
+    path = replay_file(run, env_steps)
+    if not path.exists():
+        raise InputError(
+            f"No replay buffer found at {path}. It is saved during dense training: run `python scripts/_01_train_dense.py` "
+            "or `lth run` with the same config to make it."
+        )
+    return ReplayBuffer.load(load_pickle(path, "the replay buffer"), f"the replay buffer {path}")
+
+
+def load(run: str | Path, env_steps: int | None = None) -> Run:
+    """Read a dense run or a ticket back: the agent, its replay buffer (None if it was deleted) and its masks.
+
+    >>> agent, replay_buffer, masks = load("results/Pendulum-v1/seed0/dense-0a1b2c3d")  # doctest: +SKIP
+
+    Args:
+        run: the run's directory.
+        env_steps: a rewind point that was kept (0, or `pruning.rewind_steps`); None is the end of training.
+
+    Raises:
+        InputError: there is no such run, it is unfinished, or a file was altered.
+    """
+    run = Path(run)
+    path = checkpoint_file(run, env_steps)
+    if not path.exists():
+        raise InputError(_no_run(run, path))
+    config, state, _ = load_agent(path)
+    buffer = load_replay_buffer(run, env_steps) if replay_file(run, env_steps).exists() else None
+    return Run(Agent(config, state, buffer), buffer, masks_of(state))
+
+
+def task_of(run: Path) -> DenseSpec:
+    """Return the dense part of a run's specification: task, seed and settings.
+
+    Raises:
+        InputError: there is no such run.
+    """
+    if not (run / SPEC).exists():
+        raise InputError(_no_run(run, run / SPEC))
+    try:
+        fields = json.loads((run / SPEC).read_text())
+        fields.pop("spec_version")
+        kind: Any = {"dense": DenseSpec, "mask": MaskSpec, "ticket": TicketSpec}[fields["stage"]]
+        spec = kind.model_validate(fields)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(f"{run / SPEC} is no description of a run: {error}") from None
+    return spec if isinstance(spec, DenseSpec) else spec.dense
+
+
+def _no_run(run: Path, path: Path) -> str:
+    if run.is_file():
+        return f"{run} is a file; a run is a directory such as results/Pendulum-v1/seed0/dense-0a1b2c3d"
+    if (run / SPEC).exists():
+        kept = sorted(file.name for file in run.glob("*.safetensors")) or "none"
+        return f"{run} has no {path.name} (checkpoints there: {kept}). If the run was interrupted, run the same command again."
+    below = sorted(str(file.parent) for file in run.glob(f"**/{SPEC}"))[:5] if run.is_dir() else []
+    return f"there is no run at {run}" + (f"; runs below it: {', '.join(below)}" if below else "")

@@ -1,0 +1,201 @@
+"""File formats: each file is written whole or not at all, has a SHA-256 beside it, and can run no code when read.
+
+Checkpoints are safetensors. What other people's programs read and write (masks, replay buffers) are plain dicts of NumPy
+arrays in .pkl; they are read here by an unpickler that admits nothing else.
+"""
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import pickletools
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from .errors import InputError
+
+_METADATA_KEY = "lth"
+
+# All that a pickled dict of NumPy arrays consists of, for the names of NumPy 1 and 2 and pickle protocols 2 to 5.
+_ADMITTED = {
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),
+    *(
+        (f"numpy.{core}.{module}", name)
+        for core in ("core", "_core")
+        for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
+    ),
+}
+_LARGEST_MEMO = 1_000_000
+
+
+def write_whole(path: Path, data: bytes, checksum: bool = True) -> None:
+    """Write a file beside its place and move it there, then its SHA-256 (in `path` + `.sha256`, as sha256sum reads it).
+
+    Raises:
+        InputError: the folder cannot be written, or the disk is full; nothing is left behind.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, data)
+        if checksum:
+            _replace(checksum_path(path), f"{hashlib.sha256(data).hexdigest()}  {path.name}\n".encode())
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written: {error.strerror or error}. Is the disk full, or the folder read-only?"
+        ) from error
+
+
+def _replace(path: Path, data: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o666 & ~_umask())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def checksum_path(path: Path) -> Path:
+    """Return where the SHA-256 of a file lies."""
+    return path.with_name(path.name + ".sha256")
+
+
+def read_whole(path: Path, what: str, needs_checksum: bool = False) -> bytes:
+    """Read a file and compare it with the SHA-256 beside it, if there is one.
+
+    Raises:
+        InputError: the file is missing or unreadable, was altered or cut short, or has no checksum and needs one.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"there is no {what} at {path}") from error
+    except OSError as error:
+        raise InputError(f"{what} {path} cannot be read: {error.strerror or error}") from error
+    try:
+        words = checksum_path(path).read_text().split()
+    except FileNotFoundError:
+        if needs_checksum:
+            raise InputError(
+                f"{what} {path} has no checksum beside it ({checksum_path(path).name}), so it may be incomplete. "
+                "Copy both files, or make it again."
+            ) from None
+        return data
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the checksum {checksum_path(path)} cannot be read: {error}") from error
+    if not words or words[0] != hashlib.sha256(data).hexdigest():
+        raise InputError(
+            f"{what} {path} was altered or cut short: its {len(data)} bytes do not have the SHA-256 recorded beside it. "
+            f"Copy it again, or delete its folder and run the same command to make it anew. (If you changed it on "
+            f"purpose, delete {checksum_path(path).name}.)"
+        )
+    return data
+
+
+def dump_pickle(tree: Mapping[str, Any]) -> bytes:
+    """Return the bytes that `pickle.dump(tree, file)` writes of nested dicts of NumPy arrays."""
+    return pickle.dumps(tree)
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ADMITTED:
+            raise InputError(f"it asks for {module}.{name}")
+        return super().find_class(module, name)
+
+
+def load_pickle(path: Path, what: str) -> dict[str, Any]:
+    """Read a pickle of nested dicts (with str keys) of NumPy arrays, and nothing else.
+
+    Raises:
+        InputError: the file is missing, altered, cut short, no pickle, or holds or would run anything else.
+    """
+    data = read_whole(path, what)
+    try:
+        _check_opcodes(data)
+        tree = _Unpickler(io.BytesIO(data)).load()
+    except InputError as error:
+        raise InputError(
+            f"{what} {path} is refused: {error}, and only dicts of NumPy arrays are read, because a pickle can run any "
+            "program. Whoever made the file can save it as numpy.asarray(...) of each array."
+        ) from None
+    except Exception as error:
+        raise InputError(
+            f"{what} {path} is no readable pickle ({type(error).__name__}: {error}). Was it cut short?"
+        ) from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{what} {path} holds a {type(tree).__name__}, not a dict of NumPy arrays")
+    _check_plain(tree, f"{what} {path}", "")
+    return tree
+
+
+def _check_opcodes(data: bytes) -> None:
+    # pickletools reads a pickle without running it; a huge memo index would have the C unpickler fill the memory.
+    for opcode, argument, _ in pickletools.genops(data):
+        if opcode.name in ("PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX"):
+            raise InputError(f"it uses the pickle instruction {opcode.name}")
+        if "PUT" in opcode.name and isinstance(argument, int) and argument > _LARGEST_MEMO:
+            raise InputError("its memo index is out of all proportion")
+        if opcode.name == "GLOBAL" and tuple(argument.split(" ", 1)) not in _ADMITTED:
+            raise InputError(f"it asks for {argument.replace(' ', '.')}")
+
+
+def _check_plain(tree: Mapping[Any, Any], what: str, where: str) -> None:
+    for key, value in tree.items():
+        if not isinstance(key, str):
+            raise InputError(f"{what}: key {key!r} {where}is no text")
+        if isinstance(value, dict):
+            _check_plain(value, what, f"in {key!r} ")
+        elif not isinstance(value, np.ndarray | np.generic) or value.dtype.kind not in "fiub":
+            kind = f"{value.dtype} array" if hasattr(value, "dtype") else type(value).__name__
+            raise InputError(f"{what}: {key!r} {where}is a {kind}, not a NumPy array of numbers")
+
+
+def dump_tensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> bytes:
+    """Return a safetensors file of named arrays with one JSON object as its metadata.
+
+    The metadata is one string under one key, because several keys would be written in random order; and every array is
+    copied to C order, because safetensors writes non-contiguous ones wrongly without a word.
+    """
+    plain = {name: np.array(array, order="C") for name, array in arrays.items()}
+    text = json.dumps(metadata, sort_keys=True, allow_nan=False)
+    return safetensors.numpy.save(plain, {_METADATA_KEY: text})
+
+
+def load_tensors(path: Path, what: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read a file of `dump_tensors`; returns the arrays and the metadata.
+
+    Raises:
+        InputError: the file is missing, altered, cut short, without its checksum, or not of this format.
+    """
+    data = read_whole(path, what, needs_checksum=True)
+    try:
+        arrays = safetensors.numpy.load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        metadata = json.loads(header["__metadata__"][_METADATA_KEY])
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{what} {path} is no checkpoint of lth ({type(error).__name__}: {error}). Is it another program's file?"
+        ) from None
+    if not isinstance(metadata, dict):
+        raise InputError(f"{what} {path} is no checkpoint of lth: its metadata is no JSON object")
+    return arrays, metadata

@@ -1,0 +1,54 @@
+"""How many weights are pruned, and from which layers."""
+
+import math
+from collections.abc import Sequence
+
+from ..errors import InputError
+
+
+def pruned_count(size: int, sparsity: float, already_pruned: int = 0) -> int:
+    """THE counting rule: of `size` weights, `max(round(sparsity * size), already_pruned)` are pruned.
+
+    `round` is Python's (to even at a half), `sparsity` the fraction removed, in [0, 1].
+
+    >>> pruned_count(10, 0.2), pruned_count(10, 0.25), pruned_count(10, 0.2, already_pruned=5)
+    (2, 2, 5)
+
+    Raises:
+        InputError: `sparsity` is not a number in [0, 1].
+    """
+    check_sparsity(sparsity)
+    return max(round(sparsity * size), already_pruned)
+
+
+def uniform_counts(sizes: Sequence[int], sparsity: float) -> list[int]:
+    """Return how many weights each layer loses when every layer has the same sparsity.
+
+    The counts add up to `pruned_count(sum(sizes), sparsity)` exactly: each layer gets the whole part of
+    `sparsity * size`, and what is missing goes to the layers with the largest fractional parts, earlier layers first.
+
+    >>> uniform_counts([10, 10, 5], 0.5)
+    [5, 5, 2]
+    >>> uniform_counts([3, 3, 3], 0.5)
+    [2, 1, 1]
+    """
+    exact = [sparsity * size for size in sizes]
+    counts = [min(math.floor(share), size) for share, size in zip(exact, sizes, strict=True)]
+    missing = pruned_count(sum(sizes), sparsity) - sum(counts)
+    by_remainder = sorted(range(len(sizes)), key=lambda i: (counts[i] - exact[i], i))
+    for i in [i for i in by_remainder if counts[i] < sizes[i]][:missing]:
+        counts[i] += 1
+    return counts
+
+
+def check_sparsity(sparsity: float) -> None:
+    """Raise InputError unless `sparsity` is a number in [0, 1]."""
+    try:
+        fine = 0.0 <= sparsity <= 1.0
+    except TypeError:
+        fine = False
+    if not fine:
+        raise InputError(
+            f"sparsity is {sparsity!r}, but it is the fraction of weights to remove, a number from 0 to 1 "
+            "(0.8 prunes 80 % of them)"
+        )

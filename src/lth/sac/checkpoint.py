@@ -1,0 +1,76 @@
+"""A complete agent as one safetensors file."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pydantic
+
+from ..config import SACConfig
+from ..errors import InputError, nearest
+from ..files import dump_tensors, load_tensors
+from .agent import SACState, init_state
+
+FORMAT = "lth-sac-1"
+
+
+def _is_key(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+
+
+def _named_leaves(state: SACState) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def dump_agent(config: SACConfig, state: SACState, about: dict[str, Any]) -> bytes:
+    """Return a checkpoint: every array of the state, with the configuration and `about` as its metadata."""
+    arrays = {n: np.asarray(jax.random.key_data(x) if _is_key(x) else x) for n, x in _named_leaves(state).items()}
+    sizes = {
+        "observation_dim": int(state.normalizer.mean.shape[0]),
+        "action_dim": int(state.actor_params["output"]["bias"].shape[0]) // 2,
+    }
+    return dump_tensors(arrays, {"format": FORMAT, "sac": config.model_dump(mode="json"), **sizes, "about": about})
+
+
+def load_agent(path: Path) -> tuple[SACConfig, SACState, dict[str, Any]]:
+    """Read a checkpoint of `dump_agent`: configuration, state, and what was said about it.
+
+    Raises:
+        InputError: the file is missing, altered, cut short or not of this format; an array is missing, has the wrong
+            shape or type (naming both), or holds NaN or infinity.
+    """
+    what = "the checkpoint"
+    arrays, metadata = load_tensors(path, what)
+    if metadata.get("format") != FORMAT:
+        raise InputError(f"{what} {path} has format {metadata.get('format')!r}; this version of lth reads {FORMAT!r}")
+    try:
+        config = SACConfig.model_validate(metadata["sac"])
+        sizes = [metadata["observation_dim"], metadata["action_dim"]]
+        about = metadata["about"]
+        if not all(type(size) is int and 0 < size < 10**6 for size in sizes) or not isinstance(about, dict):
+            raise ValueError(f"its sizes are {sizes}")
+    except (KeyError, ValueError, pydantic.ValidationError) as error:
+        raise InputError(f"{what} {path} has unusable metadata: {type(error).__name__}: {error}") from None
+    template = jax.eval_shape(lambda: init_state(config, jax.random.key(0), *sizes))
+    leaves = []
+    for name, leaf in _named_leaves(template).items():
+        if name not in arrays:
+            raise InputError(f"{what} {path} has no array {name!r}{nearest(name, arrays)}")
+        want = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+        have = arrays.pop(name)
+        if have.shape != want.shape or have.dtype != want.dtype:
+            raise InputError(
+                f"{what} {path}: array {name!r} is {have.dtype}{list(have.shape)}, its network needs "
+                f"{want.dtype}{list(want.shape)}"
+            )
+        if have.dtype.kind == "f" and not np.isfinite(have).all():
+            raise InputError(
+                f"{what} {path}: array {name!r} holds NaN or infinity, so the training that made it went wrong"
+            )
+        leaves.append(jax.random.wrap_key_data(jnp.asarray(have)) if _is_key(leaf) else jnp.asarray(have))
+    if arrays:
+        raise InputError(f"{what} {path} has an array {min(arrays)!r} that no network of its configuration has")
+    return config, jax.tree.unflatten(jax.tree.structure(template), leaves), about

@@ -1,0 +1,72 @@
+"""The losses of SAC, in the order of the paper (Haarnoja et al. 2018, https://arxiv.org/abs/1812.05905).
+
+They are the only copy: training minimises them, and saliency differentiates them. Batches come normalised and with
+rewards scaled. `actor_apply(params, observations) -> mean, log_std` and `critic_apply(params, observations, actions) ->
+(2, n)` are arguments, so that a network that computes the same in another way can take their place.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from ..types import Batch, Params
+
+ActorApply = Callable[[Params, jax.Array], tuple[jax.Array, jax.Array]]
+CriticApply = Callable[[Params, jax.Array, jax.Array], jax.Array]
+
+
+def sample_action(mean: jax.Array, log_std: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Squash a Gaussian sample: a = tanh(mean + exp(log_std) * noise), and log pi(a) (appendix C, eq. 26).
+
+    The correction log(1 - tanh(u)^2) is written 2 (log 2 - u - softplus(-2u)), which does not overflow. Shapes:
+    (n, action_dim) in; actions (n, action_dim) in [-1, 1] and log-probabilities (n,) out.
+    """
+    u = mean + jnp.exp(log_std) * noise
+    gaussian = -0.5 * noise**2 - log_std - 0.5 * jnp.log(2.0 * jnp.pi)
+    squash = 2.0 * (jnp.log(2.0) - u - jax.nn.softplus(-2.0 * u))
+    return jnp.tanh(u), jnp.sum(gaussian - squash, axis=-1)
+
+
+def critic_loss(
+    critic_params: Params,
+    target_critic_params: Params,
+    actor_params: Params,
+    log_alpha: jax.Array,
+    batch: Batch,
+    noise: jax.Array,
+    actor_apply: ActorApply,
+    critic_apply: CriticApply,
+    discount: float,
+) -> tuple[jax.Array, jax.Array]:
+    """J_Q (eq. 5 and 6), summed over the two critics; also returns the mean action value.
+
+    The target is r + discount * (1 - terminated) * (min Q_target(s', a') - alpha log pi(a' | s')), a' from the current
+    policy and `noise` (n, action_dim). A time limit does not terminate.
+    """
+    next_actions, next_log_prob = sample_action(*actor_apply(actor_params, batch.next_observations), noise)
+    next_values = jnp.min(critic_apply(target_critic_params, batch.next_observations, next_actions), axis=0)
+    soft_values = next_values - jnp.exp(log_alpha) * next_log_prob
+    target = jax.lax.stop_gradient(batch.rewards + discount * (1.0 - batch.terminated) * soft_values)
+    values = critic_apply(critic_params, batch.observations, batch.actions)
+    return 0.5 * jnp.sum(jnp.mean((values - target[None]) ** 2, axis=1)), jnp.mean(values)
+
+
+def actor_loss(
+    actor_params: Params,
+    critic_params: Params,
+    log_alpha: jax.Array,
+    batch: Batch,
+    noise: jax.Array,
+    actor_apply: ActorApply,
+    critic_apply: CriticApply,
+) -> tuple[jax.Array, jax.Array]:
+    """J_pi = E[alpha log pi(a | s) - min Q(s, a)] (eq. 7 and 9); also returns E[log pi]."""
+    actions, log_prob = sample_action(*actor_apply(actor_params, batch.observations), noise)
+    values = jnp.min(critic_apply(critic_params, batch.observations, actions), axis=0)
+    return jnp.mean(jnp.exp(log_alpha) * log_prob - values), jnp.mean(log_prob)
+
+
+def temperature_loss(log_alpha: jax.Array, mean_log_prob: jax.Array, target_entropy: float) -> jax.Array:
+    """J_alpha = -alpha (E[log pi] + target entropy) (eq. 18)."""
+    return -jnp.exp(log_alpha) * jax.lax.stop_gradient(mean_log_prob + target_entropy)

@@ -1,0 +1,25 @@
+"""How many threads the numerical libraries use, which has to be said before they are imported.
+
+A 256 x 256 matrix product of XLA's CPU backend differs in its last bits between 1 and 2 threads, so the number is part
+of what a run is (`training.threads`), and results repeat to the byte at a fixed number.
+"""
+
+import os
+import sys
+import warnings
+
+_VARIABLES = ("NPROC", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def set_threads(threads: int) -> None:
+    """Limit XLA (which reads NPROC) and the BLAS of NumPy to `threads`; warn where JAX was imported before."""
+    wanted = str(threads)
+    if "jax" in sys.modules and os.environ.get("NPROC") != wanted:
+        warnings.warn(
+            f"training.threads is {threads}, but JAX was imported before it could be set, so results may differ in "
+            f"their last bits from those of `lth run`. Set NPROC={threads} in the environment before Python starts.",
+            stacklevel=2,
+        )
+        return
+    for variable in _VARIABLES:
+        os.environ[variable] = wanted

@@ -1,0 +1,248 @@
+"""The one loop that steps environments, and evaluation.
+
+Training is a row of segments. Each starts by resetting its environments with a seed made from the run's seed and the
+segment's number, so a segment is a pure function of (agent state, replay buffer, number), and training that was stopped
+between two segments and taken up again gives the same bytes as training that was not. An episode that the end of a
+segment cuts off counts as truncated: its last transition is bootstrapped, and its return is not reported.
+"""
+
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from . import envs
+from .config import SACConfig, TrainingConfig
+from .errors import TrainingError
+from .replay import ReplayState, insert, pack_rows
+from .sac.acting import Policy, act, read_policy
+from .sac.agent import SACState, flat_policy, learner, update_normalizer
+from .types import Batch
+
+EVALUATION_SEED = 1_000_000
+"""Evaluation episode i is reset with this + i, in every run, so that runs are compared on the same episodes."""
+
+_ENVIRONMENTS, _ACTIONS = 0, 1
+
+
+class Evaluation(NamedTuple):
+    """Undiscounted returns of whole episodes, and, where the task defines success, whether each succeeded (0 or 1)."""
+
+    returns: list[float]
+    successes: list[float] | None
+
+    @property
+    def return_mean(self) -> float:
+        """The mean return."""
+        return float(np.mean(self.returns))
+
+    @property
+    def success_rate(self) -> float | None:
+        """The share of episodes that succeeded, or None."""
+        return None if self.successes is None else float(np.mean(self.successes))
+
+
+class Segment(NamedTuple):
+    """Where training stands after one segment: everything that the next one needs, and what was seen in this one."""
+
+    state: SACState
+    replay: ReplayState
+    env_steps: int
+    metrics: dict[str, float]  # of the last update, and train/return of the episodes that ended
+    seconds: float
+
+
+def evaluate(policy: Policy, env: Any, episodes: int, frames: Callable[[], None] | None = None) -> Evaluation:
+    """Run whole episodes with the policy's mean actions; success is success at any step, as Meta-World defines it.
+
+    `frames` is called after each reset and step, for whoever films.
+    """
+    returns, successes = [], []
+    for episode in range(episodes):
+        observation, _ = env.reset(seed=EVALUATION_SEED + episode)
+        total, success, done = 0.0, None, False
+        while not done:
+            if frames:
+                frames()
+            observation, reward, terminated, truncated, info = env.step(act(policy, observation[None])[0])
+            total += float(reward)
+            done = terminated or truncated
+            if "success" in info:
+                success = max(success or 0.0, float(info["success"]))
+        returns.append(total)
+        successes.append(success)
+    if frames:
+        frames()
+    known = [s for s in successes if s is not None]
+    return Evaluation(returns, known if len(known) == episodes else None)
+
+
+def segment_seed(seed: int, segment: int, stream: int) -> np.random.SeedSequence:
+    """Derive the seed of one segment's environments or actions."""
+    return np.random.SeedSequence([seed, segment, stream])
+
+
+@functools.cache
+def _inserter(observation_dim: int) -> Callable[..., tuple[SACState, ReplayState]]:
+    """Compile storing transitions without learning from them yet."""
+
+    def store(state: SACState, replay: ReplayState, rows: jax.Array) -> tuple[SACState, ReplayState]:
+        state = state._replace(
+            normalizer=update_normalizer(state.normalizer, rows[:, :observation_dim]),
+            env_steps=state.env_steps + rows.shape[0],
+        )
+        return state, insert(replay, rows)
+
+    return jax.jit(store, donate_argnums=(0, 1))
+
+
+_flat_policy = jax.jit(flat_policy, static_argnums=0)
+
+
+def updates_before(training: TrainingConfig, env_steps: int) -> int:
+    """Return how many updates are due by an environment step."""
+    return math.floor(max(env_steps - training.start_steps, 0) * training.updates_per_step + 1e-9)
+
+
+def train(
+    config: SACConfig,
+    training: TrainingConfig,
+    task: str,
+    seed: int,
+    state: SACState,
+    replay: ReplayState,
+    until: int,
+) -> Iterator[Segment]:
+    """Train from where `state` stands to environment step `until`, segment by segment.
+
+    Args:
+        config: the agent's configuration.
+        training: the loop's.
+        task: the environment's name.
+        seed: the run's seed.
+        state: an agent's state between two segments; it is copied, not consumed.
+        replay: its replay buffer, with room for min(sac.buffer_size, training.env_steps) transitions; copied too.
+        until: an environment step, at most `training.env_steps`.
+
+    Yields:
+        A Segment after each, whose state and replay buffer are good until the next is asked for.
+
+    Raises:
+        TrainingError: a loss is not finite.
+    """
+    state, replay = jax.tree.map(jnp.copy, (state, replay))
+    env_steps = int(state.env_steps)
+    vector = envs.make_vector(task, seed, training.num_envs)
+    try:
+        while env_steps < until:
+            number = env_steps // training.segment_steps
+            end = min((number + 1) * training.segment_steps, until)
+            started = time.perf_counter()
+            state, replay, metrics = _train_segment(
+                config, training, vector, seed, number, state, replay, env_steps, end
+            )
+            env_steps = end
+            yield Segment(state, replay, env_steps, metrics, time.perf_counter() - started)
+    finally:
+        vector.close()
+
+
+def _train_segment(
+    config: SACConfig,
+    training: TrainingConfig,
+    vector: Any,
+    seed: int,
+    number: int,
+    state: SACState,
+    replay: ReplayState,
+    env_steps: int,
+    end: int,
+) -> tuple[SACState, ReplayState, dict[str, float]]:
+    observation_dim, action_dim = envs.dimensions(vector)
+    num_envs = training.num_envs
+    rng = np.random.default_rng(segment_seed(seed, number, _ACTIONS))
+    observations, _ = vector.reset(seed=int(segment_seed(seed, number, _ENVIRONMENTS).generate_state(1)[0] >> 2))
+    store = _inserter(observation_dim)
+    policy = read_policy(config, np.asarray(_flat_policy(config, state)), observation_dim, action_dim)
+    pending: list[np.ndarray] = []
+    metrics: dict[str, jax.Array] = {}
+    running_return, finished_returns = np.zeros(num_envs), []
+
+    while env_steps < end:
+        if env_steps < training.start_steps:
+            actions = rng.uniform(-1.0, 1.0, (num_envs, action_dim)).astype(np.float32)
+        else:
+            actions = act(policy, observations, rng.standard_normal((num_envs, action_dim), np.float32))
+        after, rewards, terminated, truncated, info = vector.step(actions)
+        next_observations = after
+        done = terminated | truncated
+        if done.any():
+            # `after` is where the next episode starts; the transition ends where the last one did.
+            next_observations = after.copy()
+            for i in np.flatnonzero(done):
+                next_observations[i] = info["final_obs"][i]
+        rows = pack_rows(Batch(observations, actions, rewards, next_observations, terminated))
+        observations = after
+
+        running_return += rewards
+        if done.any():
+            finished_returns.extend(running_return[done])
+            running_return[done] = 0.0
+
+        due = updates_before(training, env_steps + num_envs) - updates_before(training, env_steps)
+        env_steps += num_envs
+        if not due:
+            pending.append(rows)
+            continue
+        if pending:
+            state, replay = store(state, replay, np.concatenate(pending))
+            pending = []
+        learn = learner(config, observation_dim, training.batch_size, due)
+        state, replay, flat, metrics = learn(state, replay, rows)
+        policy = read_policy(config, np.asarray(flat), observation_dim, action_dim)
+    if pending:
+        state, replay = store(state, replay, np.concatenate(pending))
+
+    values = {f"train/{name}": float(value) for name, value in metrics.items()}
+    _check_finite(values, replay, env_steps)
+    if finished_returns:
+        values["train/return"] = float(np.mean(finished_returns))
+    return state, replay, values
+
+
+def _check_finite(values: dict[str, float], replay: ReplayState, env_steps: int) -> None:
+    bad = sorted(name for name, value in values.items() if not math.isfinite(value))
+    if bad:
+        finite = bool(jnp.isfinite(replay.rows).all())
+        cause = (
+            "The transitions are finite, so learning diverged: lower sac.*_learning_rate or sac.reward_scale, or set "
+            "sac.max_grad_norm."
+            if finite
+            else "The environment gave NaN or infinite observations or rewards."
+        )
+        raise TrainingError(f"{', '.join(bad)} became NaN or infinite by environment step {env_steps}. {cause}")
+
+
+def evaluation_due(training: TrainingConfig, every: int, env_steps: int) -> bool:
+    """Say whether the agent is evaluated at an environment step: at multiples of `every`, and at the end."""
+    return env_steps % every == 0 or env_steps == training.env_steps
+
+
+def replay_capacity(config: SACConfig, training: TrainingConfig) -> int:
+    """Return how many transitions a run's replay buffer has room for."""
+    return min(config.buffer_size, training.env_steps)
+
+
+def total_updates(training: TrainingConfig, from_step: int = 0) -> int:
+    """Return how many updates a run makes from an environment step to its end."""
+    return updates_before(training, training.env_steps) - updates_before(training, from_step)
+
+
+def metric_rows(env_steps: int, metrics: dict[str, float]) -> Sequence[tuple[int, str, float]]:
+    """Lay metrics out as tidy rows (env_steps, metric, value), sorted by name."""
+    return [(env_steps, name, metrics[name]) for name in sorted(metrics)]

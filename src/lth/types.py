@@ -1,0 +1,42 @@
+"""The nouns that the modules share."""
+
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import jax
+import numpy as np
+
+Array: TypeAlias = jax.Array | np.ndarray
+Params: TypeAlias = Any
+"""A pytree of arrays: the parameters of one network."""
+Mask: TypeAlias = Any
+"""A pytree with the structure, shapes and dtypes of the parameters; 1 is kept, 0 is pruned. What cannot be pruned is all ones."""
+
+
+class Batch(NamedTuple):
+    """Transitions, one a row; raw, that is before observations are normalised and rewards scaled.
+
+    `terminated` is 1.0 where the task itself ended (nothing more to gain) and 0.0 otherwise, time limits included.
+    """
+
+    observations: Array  # (n, observation_dim) float32
+    actions: Array  # (n, action_dim) float32, in [-1, 1]
+    rewards: Array  # (n,) float32
+    next_observations: Array  # (n, observation_dim) float32
+    terminated: Array  # (n,) float32
+
+
+class ReplayLike(Protocol):
+    """What the gradient functions need of a replay buffer."""
+
+    @property
+    def state(self) -> Any: ...
+
+
+class AgentLike(Protocol):
+    """What the gradient functions need of an agent."""
+
+    @property
+    def config(self) -> Any: ...
+
+    @property
+    def state(self) -> Any: ...
