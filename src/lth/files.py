@@ -155,8 +155,8 @@ def _check_opcodes(data: bytes) -> None:
             raise InputError(f"it uses the pickle instruction {opcode.name}")
         if "PUT" in opcode.name and isinstance(argument, int) and argument > _LARGEST_MEMO:
             raise InputError("its memo index is out of all proportion")
-        if opcode.name == "GLOBAL" and tuple(argument.split(" ", 1)) not in _ADMITTED:
-            raise InputError(f"it asks for {argument.replace(' ', '.')}")
+        if opcode.name == "GLOBAL" and tuple(str(argument).split(" ", 1)) not in _ADMITTED:
+            raise InputError(f"it asks for {str(argument).replace(' ', '.')}")
 
 
 def _check_plain(tree: Mapping[Any, Any], what: str, where: str) -> None:

@@ -84,7 +84,7 @@ def compute_gradients_from_batch(
     observation_dim = agent.state.normalizer.mean.shape[0]
     action_dim = agent.state.actor_params["output"]["bias"].shape[0] // 2
     n = batch.observations.shape[0]
-    want = Batch((n, observation_dim), (n, action_dim), (n,), (n, observation_dim), (n,))  # type: ignore[arg-type]
+    want = Batch((n, observation_dim), (n, action_dim), (n,), (n, observation_dim), (n,))
     for name, field, shape in zip(Batch._fields, batch, want, strict=True):
         if field.shape != shape:
             raise InputError(f"the batch's {name} have shape {field.shape}, the agent needs {shape}")

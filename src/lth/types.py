@@ -2,10 +2,8 @@
 
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-import jax
-import numpy as np
-
-Array: TypeAlias = jax.Array | np.ndarray
+Array: TypeAlias = Any
+"""A jax.Array or a numpy.ndarray."""
 Params: TypeAlias = Any
 """A pytree of arrays: the parameters of one network."""
 Mask: TypeAlias = Any

@@ -1,6 +1,7 @@
 """Environments by task name; Gymnasium and Meta-World are imported only when one is made."""
 
 import sys
+import warnings
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,11 @@ def make(task: str, seed: int = 0, split: int = TRAIN, render: bool = False) -> 
     else:
         env = _make_gymnasium(task, render_mode)
     _check_spaces(task, env)
-    env = gymnasium.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
-    return gymnasium.wrappers.DtypeObservation(env, np.float32)
+    with warnings.catch_warnings():
+        # Said of any float64 bounds; the networks are float32 whatever the bounds are.
+        warnings.filterwarnings("ignore", ".*precision lowered by casting")
+        env = gymnasium.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
+        return gymnasium.wrappers.DtypeObservation(env, np.float32)
 
 
 def make_vector(task: str, seed: int, num_envs: int) -> Any:

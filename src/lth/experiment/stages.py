@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from .. import envs
 from ..config import SACConfig
 from ..errors import InputError, nearest
+from ..files import checksum_path
 from ..gradient_pruning import (
     accumulate_gradient_statistics,
     prune_kernels_by_gradient_saliency,
@@ -249,7 +250,7 @@ def save_edited_mask(root: Path, spec: MaskSpec, masks: dict[str, Mask]) -> Path
     warn_of_emptied_layers(masks, spec.title())
     if not same:
         return store.save_mask(custom.parent, custom.name, masks)
-    for file in (custom, store.checksum_path(custom)):
+    for file in (custom, checksum_path(custom)):
         file.unlink(missing_ok=True)
     store.open_run(root, spec)
     return store.save_mask(run, store.mask_name(spec.method), masks)

@@ -1,6 +1,7 @@
 """Masks that ignore what the network learned: what a ticket has to beat."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from .masks import prunable_leaves, prune_lowest
 
 
 def _random_scores(params: Params, key: jax.Array) -> Params:
+    treedef: Any
     leaves, treedef = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
     return treedef.unflatten([jax.random.uniform(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)])

@@ -5,7 +5,7 @@ ties there are. Scores are floats, and the order of floats is the order of their
 lowest is therefore found bit by bit, in one pass over the scores for each bit, without sorting them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from ..errors import InputError, nearest
-from ..types import Array, Mask, Params
+from ..types import Mask, Params
 
 
 def path_name(path: Sequence[Any]) -> str:
@@ -126,6 +126,8 @@ def prune_lowest(
     Returns:
         A mask with the structure, shapes and dtypes of `params`, all ones where not prunable.
     """
+    leaves: list[Any]
+    treedef: Any
     leaves, treedef = jax.tree.flatten(params)
     score_leaves = treedef.flatten_up_to(scores)
     kept_before = [jnp.ones(leaf.shape, bool) for leaf in leaves]
@@ -214,7 +216,7 @@ def set_mask(state: MaskedState, mask: Mask, params: Params) -> MaskedState:
 
     Every part of the inner state with the structure of `params` (Adam's two moments) is masked; counters are not.
     """
-    treedef = jax.tree.structure(params)
+    treedef: Any = jax.tree.structure(params)
     kept = jax.tree.map(lambda m: jnp.asarray(m) != 0, mask)
 
     def like_params(node: Any) -> bool:
@@ -239,8 +241,9 @@ def check_same_structure(tree: Any, params: Params, what: str, like: str = "the 
     extra = [name for name in have if name not in want]
     if extra:
         raise InputError(f"{what} has a leaf {extra[0]!r} that is not among {like} leaves")
-    if jax.tree.structure(tree) != jax.tree.structure(params):
-        raise InputError(f"{what} is another kind of tree than {like}: {jax.tree.structure(tree)}")
+    structure: Any = jax.tree.structure(tree)
+    if structure != jax.tree.structure(params):
+        raise InputError(f"{what} is another kind of tree than {like}: {structure}")
 
 
 def check_mask_values(mask: Mask, what: str) -> None:

@@ -23,11 +23,11 @@ OBSERVATION_CLIP = 10.0
 
 
 class Normalizer(NamedTuple):
-    """The running mean and variance of the observations, (observation_dim,) each, and their number."""
+    """The running mean and variance of the observations, (observation_dim,) each, and how many were seen."""
 
     mean: jax.Array
     variance: jax.Array
-    count: jax.Array
+    seen: jax.Array
 
 
 class SACState(NamedTuple):
@@ -133,12 +133,12 @@ def _init_state(config: SACConfig, observation_dim: int, action_dim: int) -> Cal
 def update_normalizer(normalizer: Normalizer, observations: jax.Array) -> Normalizer:
     """Merge a batch (n, observation_dim) into the running mean and variance (Chan et al. 1979)."""
     n = observations.shape[0]
-    count = normalizer.count + n
+    seen = normalizer.seen + n
     mean = jnp.mean(observations, axis=0)
     delta = mean - normalizer.mean
-    squares = normalizer.variance * normalizer.count + jnp.sum((observations - mean) ** 2, axis=0)
-    squares = squares + delta**2 * normalizer.count * n / count
-    return Normalizer(normalizer.mean + delta * (n / count), squares / count, count)
+    squares = normalizer.variance * normalizer.seen + jnp.sum((observations - mean) ** 2, axis=0)
+    squares = squares + delta**2 * normalizer.seen * n / seen
+    return Normalizer(normalizer.mean + delta * (n / seen), squares / seen, seen)
 
 
 def observation_scale(normalizer: Normalizer) -> jax.Array:
