@@ -37,7 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     evaluate.add_argument(
         "--video", type=Path, metavar="FILE", help="film the first episode: .gif, or .mp4 with lth[video]"
     )
-    arguments = parser.parse_args(argv)
+    # Settings may stand before and after options, which argparse does not see to where there are subcommands.
+    arguments, rest = parser.parse_known_args(argv)
+    if arguments.command != "run" or any(word.startswith("-") for word in rest):
+        arguments = parser.parse_args(argv)
+    elif rest:
+        arguments.config = [*arguments.config, *rest]
     if arguments.version:
         from . import __version__
 
@@ -141,7 +146,7 @@ def script(description: str, arguments: dict[str, str] | None = None) -> tuple[C
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings to override")
     for name, text in (arguments or {}).items():
         parser.add_argument(f"--{name}", help=text)
-    parsed = parser.parse_args()
+    parsed = parser.parse_intermixed_args()
     found: list[Config] = []
 
     def read() -> int:

@@ -209,10 +209,10 @@ def excluded_layers(sac: SACConfig, exclude: Sequence[str]) -> tuple[tuple[str, 
 def warn_of_emptied_layers(masks: dict[str, Mask], title: str) -> None:
     """Warn, by name, of layers that a mask leaves without a weight: what comes before them has no effect any more."""
     for network, mask in masks.items():
-        for layer in emptied_layers(mask):
+        if emptied := emptied_layers(mask):
             warnings.warn(
-                f"{title}: the {network}'s layer {layer!r} has no weight left, so its output is its bias alone. "
-                "pruning.exclude keeps a layer dense; a lower pruning.sparsity empties fewer.",
+                f"{title}: no weight is left in the {network}'s {', '.join(emptied)}: all that comes out of such a layer "
+                "is its bias. pruning.exclude keeps a layer dense; a lower pruning.sparsity empties fewer.",
                 stacklevel=2,
             )
 

@@ -73,11 +73,12 @@ def _ordered_bits(x: jax.Array) -> jax.Array:
     """Map floats to unsigned integers of the same order (IEEE 754), with -0.0 equal to 0.0."""
     if x.dtype.itemsize < 4:
         x = x.astype(jnp.float32)  # exact for bfloat16 and float16
-    x = jnp.where(x == 0, jnp.zeros_like(x), x)
     unsigned = jnp.uint32 if x.dtype.itemsize == 4 else jnp.uint64
     bits = jax.lax.bitcast_convert_type(x, unsigned)
     sign = jnp.array(1, unsigned) << (x.dtype.itemsize * 8 - 1)
-    return jnp.where(bits & sign, ~bits, bits | sign)
+    # Compared as bits, because the processor takes subnormal numbers for zero in float comparisons.
+    bits = jnp.where(bits == sign, jnp.zeros_like(bits), bits)
+    return jnp.where((bits & sign) != 0, ~bits, bits | sign)
 
 
 def _lowest(keys: jax.Array, among: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -128,7 +129,7 @@ def prune_lowest(
     """
     leaves: list[Any]
     treedef: Any
-    leaves, treedef = jax.tree.flatten(params)
+    leaves, treedef = jax.tree.flatten(jax.tree.map(jnp.asarray, params))
     score_leaves = treedef.flatten_up_to(scores)
     kept_before = [jnp.ones(leaf.shape, bool) for leaf in leaves]
     if prev_mask is not None:

@@ -1,0 +1,131 @@
+"""What a run is called follows from what it is, today and in later versions."""
+
+import json
+
+import pytest
+
+from lth.config import Config, Sparsity, load_config, parse_config
+from lth.errors import InputError
+from lth.experiment import store
+from lth.experiment.spec import FileMask, dense_spec, grid, mask_spec, run_path, spec_hash, ticket_spec
+
+HALF = Sparsity(actor=0.5, critic=0.5)
+GOLDEN = ["b0260f74", "57a20532", "cba693ff", "dfcb8cdb", "72fece22"]
+
+
+def test_golden_hashes():
+    """These may never change: old results would not be found again. If a default changes, raise SPEC_VERSION."""
+    config = Config()
+    dense = dense_spec(config, "HalfCheetah-v5", 0)
+    mask = mask_spec(config, "HalfCheetah-v5", 0, "taylor", HALF)
+    ticket = ticket_spec(config, "HalfCheetah-v5", 0, mask)
+    other = parse_config({"training": {"env_steps": 7000, "start_steps": 10}, "sac": {"actor_hidden": [64, 32]}})
+    of_file = FileMask(method="file", sha256="0" * 64, sparsity=HALF)
+    hashes = [spec_hash(spec)[:8] for spec in (dense, mask, ticket)]
+    hashes += [
+        spec_hash(dense_spec(other, "reach-v3", 3))[:8],
+        spec_hash(ticket_spec(config, "reach-v3", 1, of_file))[:8],
+    ]
+    assert hashes == GOLDEN
+
+
+def test_paths_are_for_people():
+    config = Config()
+    mask = mask_spec(config, "drawer-close-v3", 2, "gradient", Sparsity(actor=0.95, critic=0.8))
+    ticket = ticket_spec(config, "drawer-close-v3", 2, mask).model_copy(update={"rewind_steps": 5000})
+    path = run_path(ticket)
+    assert path.parts[:2] == ("drawer-close-v3", "seed2")
+    assert path.name == f"ticket-gradient-actor0.95-critic0.8-rewind5000-{spec_hash(ticket)[:8]}"
+    assert run_path(dense_spec(config, "space/Task-v0", 0)).parts[0] == "space_Task-v0"
+
+
+def test_whatever_changes_a_result_changes_the_directory():
+    config = Config()
+    settings = [
+        {},
+        {"training": {"threads": 2}},
+        {"training": {"segment_steps": 2500}},
+        {"training": {"updates_per_step": 0.5}},
+        {"sac": {"tau": 0.01}},
+        {"sac": {"critic_layer_norm": True}},
+        {"evaluation": {"episodes": 3}},
+    ]
+    paths = {run_path(dense_spec(parse_config(tree), "Pendulum-v1", 0)) for tree in settings}
+    assert len(paths) == len(settings)
+    masks = [
+        mask_spec(parse_config({"pruning": tree}), "Pendulum-v1", 0, method, HALF)
+        for method in ("magnitude", "gradient", "taylor", "random", "shuffled")
+        for tree in ({}, {"exclude": ["output"]})
+    ]
+    masks.append(mask_spec(parse_config({"pruning": {"num_gradient_batches": 5}}), "Pendulum-v1", 0, "taylor", HALF))
+    assert len({run_path(mask) for mask in masks}) == len(masks)
+    tickets = {run_path(ticket_spec(config, "Pendulum-v1", 0, mask)) for mask in masks}
+    assert len(tickets) == len(masks)
+
+
+def test_what_does_not_bear_on_a_run_does_not_change_its_directory():
+    plain = Config()
+    other = parse_config(
+        {"output_dir": "x", "seeds": [0, 1, 2], "training": {"backend": "dense"}, "pruning": {"sparsity": 0.1}}
+    )
+    assert run_path(dense_spec(plain, "Pendulum-v1", 0)) == run_path(dense_spec(other, "Pendulum-v1", 0))
+    fewer = parse_config({"pruning": {"num_gradient_batches": 5}})
+    same = [mask_spec(config, "Pendulum-v1", 0, "magnitude", HALF) for config in (plain, fewer)]
+    assert run_path(same[0]) == run_path(same[1])
+    order = [parse_config({"pruning": {"exclude": names}}) for names in (["output", "layer_0"], ["layer_0", "output"])]
+    assert run_path(mask_spec(order[0], "t", 0, "random", HALF)) == run_path(
+        mask_spec(order[1], "t", 0, "random", HALF)
+    )
+
+
+def test_a_directory_of_other_settings_is_refused(tmp_path):
+    spec = dense_spec(Config(), "Pendulum-v1", 0)
+    run = store.open_run(tmp_path, spec)
+    stored = json.loads((run / "spec.json").read_text())
+    stored["sac"]["tau"] = 0.5
+    (run / "spec.json").write_text(json.dumps(stored))
+    with pytest.raises(InputError, match=r"sac\.tau is 0\.5 there and 0\.005 here"):
+        store.open_run(tmp_path, spec)
+
+
+def test_a_field_that_came_later_does_not_orphan_a_run(tmp_path):
+    spec = dense_spec(Config(), "Pendulum-v1", 0)
+    run = store.open_run(tmp_path, spec)
+    stored = json.loads((run / "spec.json").read_text())
+    del stored["sac"]["critic_layer_norm"]
+    (run / "spec.json").write_text(json.dumps(stored))
+    assert store.open_run(tmp_path, spec) == run
+
+
+def test_the_grid_has_each_run_after_what_it_needs():
+    pruning = {"sparsity": [0.5, 0.9], "methods": ["random", "taylor"]}
+    config = parse_config({"tasks": ["a", "b"], "seeds": [0, 1], "pruning": pruning})
+    specs = list(grid(config))
+    assert len(specs) == 2 * 2 * (1 + 2 * 2 * 2)
+    assert len({run_path(spec) for spec in specs}) == len(specs)
+    for i, spec in enumerate(specs):
+        if spec.stage != "dense":
+            assert spec.dense in specs[:i]
+        if spec.stage == "ticket":
+            assert spec.mask in specs[:i]
+
+
+def test_overrides_and_files(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("tasks: reach-v3\npruning:\n  sparsity: {actor: 0.9, critic: 0.5}\nsac:\n  tau: 1e-3\n")
+    config = load_config(
+        path, ["seeds=[3, 4]", "training.env_steps=20000", "pruning.sparsity=[0.5, 0.95]", "sac.max_grad_norm=1"]
+    )
+    assert config.tasks == ("reach-v3",)
+    assert config.seeds == (3, 4)
+    assert config.sac.tau == 1e-3
+    assert config.sac.max_grad_norm == 1.0
+    assert [s.label() for s in config.pruning.sparsity] == ["0.5", "0.95"]
+    assert load_config(path).pruning.sparsity[0].label() == "actor0.9-critic0.5"
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "configs/metaworld.yaml"])
+def test_the_repositorys_configs_load(name):
+    from conftest import ROOT
+
+    assert len(list(grid(load_config(ROOT / name)))) > 10
