@@ -129,3 +129,11 @@ def test_the_repositorys_configs_load(name):
     from conftest import ROOT
 
     assert len(list(grid(load_config(ROOT / name)))) > 10
+
+
+def test_the_page_of_settings_is_current(run_command):
+    from conftest import ROOT
+
+    page = run_command(ROOT / "docs" / "make_configuration.py")
+    assert page.returncode == 0, page.stderr
+    assert page.stdout == (ROOT / "docs" / "configuration.md").read_text()

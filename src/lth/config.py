@@ -23,7 +23,9 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class SACConfig(_Settings):
@@ -36,8 +38,11 @@ class SACConfig(_Settings):
     critic_layer_norm: bool = False
     """Layer normalisation after each hidden layer of the critics."""
     actor_learning_rate: Rate = 3e-4
+    """Adam's learning rate for the actor."""
     critic_learning_rate: Rate = 3e-4
+    """Adam's learning rate for the critics."""
     alpha_learning_rate: Rate = 3e-4
+    """Adam's learning rate for the logarithm of the temperature."""
     discount: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """The discount factor, gamma."""
     tau: Annotated[float, Field(gt=0, le=1)] = 0.005
@@ -66,6 +71,7 @@ class TrainingConfig(_Settings):
     num_envs: Positive = 1
     """Environments stepped side by side."""
     batch_size: Positive = 256
+    """Transitions in each update, drawn uniformly with replacement."""
     updates_per_step: Annotated[float, Field(gt=0)] = 1.0
     """Updates for each environment step; 0.5 is one every second step."""
     segment_steps: Positive = 5_000
@@ -100,6 +106,7 @@ class EvaluationConfig(_Settings):
     every: Positive = 10_000
     """Evaluate after each so many environment steps (a multiple of `training.segment_steps`), and at the end."""
     episodes: Positive = 10
+    """Episodes of one evaluation, the same ones in every run."""
 
 
 Fraction = Annotated[float, Field(ge=0, le=1, strict=False)]
@@ -149,7 +156,9 @@ class PruningConfig(_Settings):
     gradient_method: Literal["taylor", "gradient", "magnitude"] = "taylor"
     """What `_02b_create_mask_gradient.py` scores by."""
     num_gradient_batches: Positive = 100
+    """Batches over which |dL/dw| is averaged for gradient and taylor; more are more stable."""
     gradient_batch_size: Positive = 256
+    """Transitions in each of them."""
     rewind_steps: Annotated[int, Field(ge=0)] = 0
     """The environment step to which tickets are put back: a multiple of `training.segment_steps`."""
 
@@ -177,11 +186,17 @@ class Config(_Settings):
     tasks: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ("Pendulum-v1",)
     """Gymnasium ids (`HalfCheetah-v5`) and Meta-World v3 names (`drawer-close-v3`)."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], BeforeValidator(_as_list)] = (0, 1)
+    """Every run is made once for each seed: its initial weights, environments and actions follow from it."""
     output_dir: Path = Path("results")
+    """Where everything is written (docs/files.md)."""
     training: TrainingConfig = TrainingConfig()
+    """The loop."""
     sac: SACConfig = SACConfig()
+    """The agent."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    """The evaluations."""
     pruning: PruningConfig = PruningConfig()  # type: ignore[call-arg]
+    """The masks."""
 
     @model_validator(mode="after")
     def _fits(self) -> "Config":

@@ -1,0 +1,46 @@
+"""Write docs/configuration.md from src/lth/config.py: `python docs/make_configuration.py > docs/configuration.md`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import yaml
+
+from src.lth.config import Config
+
+
+def text() -> str:
+    """Return the page."""
+    lines = [
+        "# Configuration",
+        "A config is a YAML file; every key is optional. On the command line `key=value` overrides one, the value in YAML:",
+        "`lth run config.yaml training.env_steps=20000 'pruning.sparsity=[0.8, 0.95]'`. Unknown keys are errors. This page is",
+        "made from `src/lth/config.py` by `python docs/make_configuration.py`.",
+    ]
+    defaults = Config().model_dump(mode="json")
+    top = [(name, field) for name, field in Config.model_fields.items() if not isinstance(defaults[name], dict)]
+    sections = [(name, field) for name, field in Config.model_fields.items() if isinstance(defaults[name], dict)]
+    lines += ["", *table("", top, defaults)]
+    for name, field in sections:
+        lines += ["", f"## {name}: {field.description}", *table(f"{name}.", field.annotation.model_fields.items(), defaults[name])]
+    return "\n".join(lines) + "\n"
+
+
+def table(prefix: str, fields: object, defaults: dict[str, object]) -> list[str]:
+    """Return one section's keys as a Markdown table."""
+    rows = ["| key | default | meaning |", "|---|---|---|"]
+    for name, field in fields:
+        default = 0.8 if name == "sparsity" else defaults[name]
+        shown = "null" if default is None else yaml.safe_dump(default, default_flow_style=True).removesuffix("...\n").strip()
+        rows.append(f"| `{prefix}{name}` | `{shown}` | {escape(field.description)} |")
+    return rows
+
+
+def escape(description: str) -> str:
+    """Put a description into one table cell."""
+    return " ".join(description.split()).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(text())
