@@ -218,21 +218,33 @@ def prune_kernels_by_gradient_saliency(
         )
     check_sparsity(target_sparsity)
     prunable = prunable_leaves(params, exclude)
-    criterion = CRITERIA[method]
     if method == "magnitude":
-        scores = jax.tree.map(lambda w: criterion(jnp.asarray(w), None), params)
+        scores = _scores(method)(params, None)
     else:
         if gradients is None:
             raise InputError(f"method {method!r} needs gradients; `accumulate_gradient_statistics` computes them")
         check_same_structure(gradients, params, "the gradients' tree", "the parameters'")
         _check_finite(gradients, "gradients", prunable)
-        scores = jax.tree.map(lambda w, g: criterion(jnp.asarray(w), jnp.asarray(g)), params, gradients)
+        scores = _scores(method)(params, gradients)
     _check_finite(params, "parameters", prunable)
     if prev_mask is not None:
         check_same_structure(prev_mask, params, "prev_mask", "the parameters'")
         check_mask_values(prev_mask, "prev_mask")
     size = sum(leaf.size for leaf, flag in zip(jax.tree.leaves(params), prunable, strict=True) if flag)
     return prune_lowest(scores, params, prunable, pruned_count(size, target_sparsity), prev_mask)
+
+
+@functools.cache
+def _scores(method: str) -> Callable[[Params, Params | None], Params]:
+    """Compile a criterion over whole trees."""
+    criterion = CRITERIA[method]
+
+    def scores(params: Params, gradients: Params | None) -> Params:
+        if gradients is None:
+            return jax.tree.map(lambda w: criterion(w, None), params)
+        return jax.tree.map(criterion, params, gradients)
+
+    return jax.jit(scores)
 
 
 def prune_kernels_by_magnitude(
@@ -247,7 +259,7 @@ def prune_kernels_by_magnitude(
 
 def _check_finite(tree: Params, what: str, prunable: Sequence[bool]) -> None:
     for (path, leaf), flag in zip(jax.tree_util.tree_leaves_with_path(tree), prunable, strict=True):
-        if flag and not bool(jnp.isfinite(jnp.asarray(leaf)).all()):
+        if flag and not np.isfinite(np.asarray(leaf)).all():
             raise InputError(
                 f"{'NaN ' if what == 'gradients' else ''}{what}: {path_name(path)!r} holds NaN or infinity. {CHECKS}"
             )

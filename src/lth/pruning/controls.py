@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from ..types import Mask, Params
 from .allocation import uniform_counts
@@ -37,5 +37,5 @@ def shuffled_mask(mask: Mask, params: Params, key: jax.Array, exclude: Sequence[
     """
     prunable = prunable_leaves(params, exclude)
     leaves = zip(jax.tree.leaves(mask), prunable, strict=True)
-    counts = [int(jnp.sum(jnp.asarray(leaf) == 0)) for leaf, flag in leaves if flag]
+    counts = [int(np.sum(np.asarray(leaf) == 0)) for leaf, flag in leaves if flag]
     return prune_lowest(_random_scores(params, key), params, prunable, counts)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from ..errors import InputError, nearest
@@ -127,32 +128,41 @@ def prune_lowest(
     Returns:
         A mask with the structure, shapes and dtypes of `params`, all ones where not prunable.
     """
+    # The pieces are cut and put together in NumPy: each eager operation of JAX is compiled anew for each shape.
     leaves: list[Any]
     treedef: Any
-    leaves, treedef = jax.tree.flatten(jax.tree.map(jnp.asarray, params))
-    score_leaves = treedef.flatten_up_to(scores)
-    kept_before = [jnp.ones(leaf.shape, bool) for leaf in leaves]
+    leaves, treedef = jax.tree.flatten(jax.tree.map(_canonical, params))
+    score_leaves = [_canonical(leaf) for leaf in treedef.flatten_up_to(scores)]
+    kept_before = [np.ones(leaf.shape, bool) for leaf in leaves]
     if prev_mask is not None:
-        kept_before = [jnp.asarray(m) != 0 for m in treedef.flatten_up_to(prev_mask)]
+        kept_before = [np.asarray(m) != 0 for m in treedef.flatten_up_to(prev_mask)]
     chosen = [i for i, flag in enumerate(prunable) if flag]
     groups = [chosen] if isinstance(count, int) else [[i] for i in chosen]
     counts = [count] if isinstance(count, int) else list(count)
-    mask = [jnp.ones(leaf.shape, leaf.dtype) for leaf in leaves]
+    mask = [np.ones(leaf.shape, leaf.dtype) for leaf in leaves]
     for group, group_count in zip(groups, counts, strict=True):
         if not group:
             continue
-        kept = _select(
-            jnp.concatenate([jnp.asarray(score_leaves[i]).ravel() for i in group]),
-            jnp.concatenate([jnp.asarray(leaves[i]).ravel() for i in group]),
-            jnp.concatenate([kept_before[i].ravel() for i in group]),
-            jnp.asarray(group_count, jnp.int32),
+        kept = np.asarray(
+            _select(
+                np.concatenate([score_leaves[i].ravel() for i in group]),
+                np.concatenate([leaves[i].ravel() for i in group]),
+                np.concatenate([kept_before[i].ravel() for i in group]),
+                np.int32(group_count),
+            )
         )
         offset = 0
         for i in group:
             size = leaves[i].size
             mask[i] = kept[offset : offset + size].reshape(leaves[i].shape).astype(leaves[i].dtype)
             offset += size
-    return treedef.unflatten(mask)
+    return treedef.unflatten([jnp.asarray(leaf) for leaf in mask])
+
+
+def _canonical(leaf: Any) -> np.ndarray:
+    """Return a leaf as NumPy array, in the type that JAX would give it (float32 for float64)."""
+    array = np.asarray(leaf)
+    return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
 
 
 def apply_mask(params: Params, mask: Mask) -> Params:
@@ -165,7 +175,7 @@ def pruned_counts(mask: Mask, exclude: Sequence[str] = ()) -> dict[str, tuple[in
     counts = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(mask):
         if is_prunable(path, exclude):
-            counts[path_name(path[:-1])] = (int(jnp.sum(jnp.asarray(leaf) == 0)), leaf.size)
+            counts[path_name(path[:-1])] = (int(np.sum(np.asarray(leaf) == 0)), leaf.size)
     return counts
 
 
@@ -250,10 +260,11 @@ def check_same_structure(tree: Any, params: Params, what: str, like: str = "the 
 def check_mask_values(mask: Mask, what: str) -> None:
     """Raise InputError unless every value of a mask is 0 or 1, naming the leaf, the position and the value."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(mask):
-        wrong = jnp.argwhere(~((jnp.asarray(leaf) == 0) | (jnp.asarray(leaf) == 1)))
+        values = np.asarray(leaf)
+        wrong = np.argwhere((values != 0) & (values != 1))
         if len(wrong):
             where = tuple(int(i) for i in wrong[0])
             raise InputError(
-                f"{what} is not a mask: its leaf {path_name(path)!r} holds {leaf[where]} at {where}, and only 0 (pruned) "
+                f"{what} is not a mask: its leaf {path_name(path)!r} holds {values[where]} at {where}, and only 0 (pruned) "
                 "and 1 (kept) are allowed. Are these scores or weights?"
             )
