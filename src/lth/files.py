@@ -7,9 +7,11 @@ arrays in .pkl; they are read here by an unpickler that admits nothing else.
 import hashlib
 import io
 import json
+import math
 import os
 import pickle
 import pickletools
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,18 +25,8 @@ from .errors import InputError
 
 _METADATA_KEY = "lth"
 
-# All that a pickled dict of NumPy arrays consists of, for the names of NumPy 1 and 2 and pickle protocols 2 to 5.
-_ADMITTED = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),
-    *(
-        (f"numpy.{core}.{module}", name)
-        for core in ("core", "_core")
-        for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
-    ),
-}
 _LARGEST_MEMO = 1_000_000
+_MOST_ARRAYS = 100_000
 
 
 def write_whole(path: Path, data: bytes, checksum: bool = True) -> None:
@@ -116,11 +108,101 @@ def dump_pickle(tree: Mapping[str, Any]) -> bytes:
     return pickle.dumps(tree)
 
 
+class _Dtype:
+    """Stands for numpy.dtype while a pickle is read."""
+
+    __slots__ = ("_order", "_text")
+
+    def __init__(self, text: str, align: bool = False, copy: bool = False):
+        del align, copy
+        self._text, self._order = text, "="
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self._order = state[1]
+
+    def dtype(self) -> np.dtype[Any]:
+        if not re.fullmatch("b1|[iu][1248]|f[248]", self._text) or self._order not in "<>=|":
+            raise InputError(f"it holds an array of type {self._text!r}, which is no number's")
+        return np.dtype(self._text).newbyteorder(self._order)
+
+
+class _Array:
+    """Stands for an array while a pickle is read: NumPy's own reader trusts what it reads, and crashes on less."""
+
+    __slots__ = ("_state",)
+    _state: tuple[Any, ...]
+
+    def __init__(self, *arguments: Any):
+        del arguments  # numpy's _reconstruct: the class, a shape of 0, a type; __setstate__ says the real ones
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, fortran, data = state
+        self._state = data, dtype, shape, "F" if fortran else "C"
+
+    def array(self) -> np.ndarray:
+        data, dtype, shape, order = self._state
+        if not isinstance(dtype, _Dtype) or not isinstance(data, bytes | bytearray) or order not in ("C", "F"):
+            raise InputError("it holds an array that is not made of numbers")
+        if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
+            raise InputError(f"it holds an array of shape {shape!r}")
+        size = math.prod(shape)
+        if len(data) != size * dtype.dtype().itemsize:
+            raise InputError(f"it holds an array of shape {shape} in {len(data)} bytes")
+        flat = np.frombuffer(data, dtype.dtype(), size)
+        array = flat.reshape(shape, order="F" if order == "F" else "C")
+        return np.array(array.astype(array.dtype.newbyteorder("="), copy=False), order="C")
+
+
+class _Buffer(_Array):
+    """Stands for an array in protocol 5, and for a single number (numpy's scalar) of any protocol."""
+
+    __slots__ = ()
+
+    def __init__(self, *arguments: Any):
+        if len(arguments) == 2:
+            dtype, data = arguments
+            self._state = data, dtype, (), "C"
+        else:
+            self._state = arguments
+
+
+class _Bytes:
+    """Stands for _codecs.encode and for bytes(), which protocols before 3 write bytes with."""
+
+    def __new__(cls, text: str = "", encoding: str = "latin1") -> Any:
+        if encoding != "latin1":
+            raise InputError(f"it holds bytes as {encoding!r}")
+        return text.encode("latin1")
+
+    def __setstate__(self, state: Any) -> None:
+        raise InputError("it changes what it is read by")
+
+
+# All that a pickled dict of NumPy arrays asks for, by the names of NumPy 1 and 2 and of pickle protocols 2 to 5.
+_ADMITTED: dict[tuple[str, str], type] = {
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Dtype,
+    ("_codecs", "encode"): _Bytes,
+    ("__builtin__", "bytes"): _Bytes,
+    ("builtins", "bytes"): _Bytes,
+    **{
+        (f"numpy.{core}.{module}", name): stand_in
+        for core in ("core", "_core")
+        for module, name, stand_in in (
+            ("multiarray", "_reconstruct", _Array),
+            ("multiarray", "scalar", _Buffer),
+            ("numeric", "_frombuffer", _Buffer),
+        )
+    },
+}
+_REFUSED = {"PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "NEXT_BUFFER"}
+
+
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ADMITTED:
             raise InputError(f"it asks for {module}.{name}")
-        return super().find_class(module, name)
+        return _ADMITTED[module, name]
 
 
 def load_pickle(path: Path, what: str) -> dict[str, Any]:
@@ -133,41 +215,45 @@ def load_pickle(path: Path, what: str) -> dict[str, Any]:
     try:
         _check_opcodes(data)
         tree = _Unpickler(io.BytesIO(data)).load()
+        if not isinstance(tree, dict):
+            raise InputError(f"it holds a {type(tree).__name__}")
+        return _plain(tree, "", [0])
     except InputError as error:
         raise InputError(
-            f"{what} {path} is refused: {error}, and only dicts of NumPy arrays are read, because a pickle can run any "
-            "program. Whoever made the file can save it as numpy.asarray(...) of each array."
+            f"{what} {path} is refused: {error}, and only dicts of NumPy arrays of numbers are read, because a pickle can "
+            "run any program. Whoever made the file can save it as numpy.asarray(...) of each array."
         ) from None
     except Exception as error:
         raise InputError(
             f"{what} {path} is no readable pickle ({type(error).__name__}: {error}). Was it cut short?"
         ) from None
-    if not isinstance(tree, dict):
-        raise InputError(f"{what} {path} holds a {type(tree).__name__}, not a dict of NumPy arrays")
-    _check_plain(tree, f"{what} {path}", "")
-    return tree
 
 
 def _check_opcodes(data: bytes) -> None:
     # pickletools reads a pickle without running it; a huge memo index would have the C unpickler fill the memory.
     for opcode, argument, _ in pickletools.genops(data):
-        if opcode.name in ("PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX"):
+        if opcode.name in _REFUSED:
             raise InputError(f"it uses the pickle instruction {opcode.name}")
         if "PUT" in opcode.name and isinstance(argument, int) and argument > _LARGEST_MEMO:
             raise InputError("its memo index is out of all proportion")
-        if opcode.name == "GLOBAL" and tuple(str(argument).split(" ", 1)) not in _ADMITTED:
-            raise InputError(f"it asks for {str(argument).replace(' ', '.')}")
 
 
-def _check_plain(tree: Mapping[Any, Any], what: str, where: str) -> None:
+def _plain(tree: dict[Any, Any], where: str, seen: list[int]) -> dict[str, Any]:
+    """Turn the stand-ins into arrays; `seen` counts them, so that dicts within dicts cannot multiply without end."""
+    plain: dict[str, Any] = {}
     for key, value in tree.items():
+        seen[0] += 1
+        if seen[0] > _MOST_ARRAYS:
+            raise InputError(f"it holds more than {_MOST_ARRAYS} entries")
         if not isinstance(key, str):
-            raise InputError(f"{what}: key {key!r} {where}is no text")
+            raise InputError(f"its key {key!r} {where}is no text")
         if isinstance(value, dict):
-            _check_plain(value, what, f"in {key!r} ")
-        elif not isinstance(value, np.ndarray | np.generic) or value.dtype.kind not in "fiub":
-            kind = f"{value.dtype} array" if hasattr(value, "dtype") else type(value).__name__
-            raise InputError(f"{what}: {key!r} {where}is a {kind}, not a NumPy array of numbers")
+            plain[key] = _plain(value, f"in {key!r} ", seen)
+        elif isinstance(value, _Array):
+            plain[key] = value.array()
+        else:
+            raise InputError(f"its entry {key!r} {where}is a {type(value).__name__}")
+    return plain
 
 
 def dump_tensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> bytes:

@@ -109,7 +109,7 @@ def run_path(spec: Spec) -> Path:
 
 
 def _folder(task: str) -> str:
-    return task.replace("/", "_")
+    return task.replace("/", "_").replace(":", "_")
 
 
 def dense_spec(config: Config, task: str, seed: int) -> DenseSpec:
