@@ -23,7 +23,11 @@ def text() -> str:
     sections = [(name, field) for name, field in Config.model_fields.items() if isinstance(defaults[name], dict)]
     lines += ["", *table("", top, defaults)]
     for name, field in sections:
-        lines += ["", f"## {name}: {field.description}", *table(f"{name}.", field.annotation.model_fields.items(), defaults[name])]
+        lines += [
+            "",
+            f"## {name}: {field.description}",
+            *table(f"{name}.", field.annotation.model_fields.items(), defaults[name]),
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -32,7 +36,11 @@ def table(prefix: str, fields: object, defaults: dict[str, object]) -> list[str]
     rows = ["| key | default | meaning |", "|---|---|---|"]
     for name, field in fields:
         default = 0.8 if name == "sparsity" else defaults[name]
-        shown = "null" if default is None else yaml.safe_dump(default, default_flow_style=True).removesuffix("...\n").strip()
+        shown = (
+            "null"
+            if default is None
+            else yaml.safe_dump(default, default_flow_style=True).removesuffix("...\n").strip()
+        )
         rows.append(f"| `{prefix}{name}` | `{shown}` | {escape(field.description)} |")
     return rows
 

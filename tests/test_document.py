@@ -179,3 +179,40 @@ def test_the_other_name_works_without_an_installation(run_command):
     done = run_command("-S", "-E", "-c", code, cwd=ROOT, env={"PYTHONPATH": site})
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("src/lth/__init__.py")
+
+
+OTHER_TASK = """
+import gymnasium
+gymnasium.register("OtherPendulum-v0", "gymnasium.envs.classic_control:PendulumEnv", max_episode_steps=100)
+"""
+
+
+def test_the_transfer_script(small_yaml, tmp_path, run_command):
+    (tmp_path / "other_task.py").write_text(OTHER_TASK)
+    names = ["Pendulum-v1", "other_task:OtherPendulum-v0"]
+
+    def run(script, *arguments, status=0):
+        words = ["--config", small_yaml, f"tasks={names}", *arguments]
+        done = run_command(ROOT / "scripts" / script, *words, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+        assert done.returncode == status, done.stderr
+        return done.stdout + done.stderr
+
+    run("_01_train_dense.py")
+    run("_02b_create_mask_gradient.py")
+    printed = run("_04_transfer.py", "--mask", "mask_gradient.pkl")
+    assert "seed 0 taylor 0.8 from Pendulum-v1" in printed
+    results = tmp_path / "results"
+    (ticket,) = results.glob("other_task_OtherPendulum-v0/seed0/ticket-taylor-0.8-from-Pendulum-v1-*")
+    (mask_file,) = results.glob("Pendulum-v1/seed0/mask-taylor-*/mask_gradient.pkl")
+    (dense_dir,) = results.glob("other_task_OtherPendulum-v0/seed0/dense-*")
+    mask = store.load_mask(mask_file)["actor"]
+    start, initial = (lth.load(run_dir, 0).agent.state.actor_params for run_dir in (ticket, dense_dir))
+    assert jax.tree.all(jax.tree.map(lambda s, m, p: bool((s == m * p).all()), start, mask, initial))
+
+    # Other sizes are an error, never silently dense.
+    names[1] = "InvertedPendulum-v5"
+    run("_01_train_dense.py")
+    printed = run("_04_transfer.py", "--mask", "mask_gradient.pkl", status=2)
+    assert "the actor's mask" in printed
+    assert "'layer_0/kernel' has shape (3, 16), the actor's has shape (4, 16)" in printed
+    assert not list(results.glob("InvertedPendulum-v5/seed0/ticket-*"))

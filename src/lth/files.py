@@ -123,7 +123,7 @@ class _Dtype:
     def dtype(self) -> np.dtype[Any]:
         if not re.fullmatch("b1|[iu][1248]|f[248]", self._text) or self._order not in "<>=|":
             raise InputError(f"it holds an array of type {self._text!r}, which is no number's")
-        return np.dtype(self._text).newbyteorder(self._order)
+        return np.dtype(self._text).newbyteorder(self._order)  # type: ignore[arg-type]
 
 
 class _Array:
