@@ -173,7 +173,7 @@ def test_a_run_that_diverges_does_not_stop_the_others(small_yaml, run_command, t
     assert done.returncode == 1
     assert done.stderr.count("failed: Pendulum-v1 seed") == 2
     assert done.stderr.count("skipped: Pendulum-v1 seed") == 4
-    assert "became NaN or infinite by environment step 200" in done.stderr
+    assert "became NaN or infinite by environment step" in done.stderr
     assert "Traceback" not in done.stderr
 
 

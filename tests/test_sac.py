@@ -116,16 +116,25 @@ class Forever(Probe):
         return 1.0, False
 
 
-class Broken(FollowsObservation):
-    """Gives one bad reward, or one bad observation, at the fifth step of its third episode."""
+class Wandering(FollowsObservation):
+    """Seven steps to places at random, paying the place times the action."""
+
+    def outcome(self, action):
+        self.seen = float(self.np_random.uniform(-1.0, 1.0))
+        return self.seen * action, self.steps == 7
+
+
+class Broken(Probe):
+    """Gives one bad number in its third episode: at its start, or as reward or observation of its fifth step."""
 
     episodes: ClassVar[int] = 0
+    bad_start: ClassVar[float] = 1.0
     bad_reward: ClassVar[float] = 1.0
     bad_observation: ClassVar[float] = 1.0
 
     def start(self):
         self.episodes += 1
-        return super().start()
+        return self.bad_start if self.episodes == 3 else 1.0
 
     def outcome(self, action):
         bad = self.episodes == 3 and self.steps == 5
@@ -145,6 +154,10 @@ class NanObservation(Broken):
     bad_observation = float("nan")
 
 
+class NanStart(Broken):
+    bad_start = float("nan")
+
+
 PROBES = {
     "ProbeConstant-v0": (Constant, None),
     "ProbeFollowsObservation-v0": (FollowsObservation, None),
@@ -152,10 +165,12 @@ PROBES = {
     "ProbeActionMatters-v0": (ActionMatters, None),
     "ProbeBothMatter-v0": (BothMatter, None),
     "ProbeForever-v0": (Forever, 3),
+    "ProbeWandering-v0": (Wandering, None),
     "ProbeTerminatedAtTheLimit-v0": (Constant, 1),
     "ProbeNanReward-v0": (NanReward, None),
     "ProbeInfiniteReward-v0": (InfiniteReward, None),
     "ProbeNanObservation-v0": (NanObservation, None),
+    "ProbeNanStart-v0": (NanStart, None),
 }
 for name, (probe, limit) in PROBES.items():
     gymnasium.register(name, entry_point=probe, max_episode_steps=limit, disable_env_checker=True)
@@ -726,15 +741,15 @@ def test_the_first_steps_are_random_and_the_later_ones_the_policys():
 @pytest.mark.parametrize("num_envs", [1, 2])
 def test_the_same_seed_repeats_to_the_bit_and_another_does_not(num_envs):
     training = loop(num_envs=num_envs)
-    start = beginning(TINY, training, "ProbeBothMatter-v0")
-    first = last(TINY, training, "ProbeBothMatter-v0", seed=5, start=start)
-    second = last(TINY, training, "ProbeBothMatter-v0", seed=5, start=start)  # `train` left its arguments alone
+    start = beginning(TINY, training, "ProbeWandering-v0")
+    first = last(TINY, training, "ProbeWandering-v0", seed=5, start=start)
+    second = last(TINY, training, "ProbeWandering-v0", seed=5, start=start)  # `train` left its arguments alone
     assert same_bytes((first.state, first.replay), (second.state, second.replay))
     assert first.metrics == second.metrics
-    fresh = last(TINY, training, "ProbeBothMatter-v0", seed=5, start=beginning(TINY, training, "ProbeBothMatter-v0"))
+    fresh = last(TINY, training, "ProbeWandering-v0", seed=5, start=beginning(TINY, training, "ProbeWandering-v0"))
     assert same_bytes((first.state, first.replay), (fresh.state, fresh.replay))
 
-    other = last(TINY, training, "ProbeBothMatter-v0", seed=6, start=start)
+    other = last(TINY, training, "ProbeWandering-v0", seed=6, start=start)
     assert not same_bytes(first.replay.rows, other.replay.rows)
     assert not same_bytes(first.state.actor_params, other.state.actor_params)
     # Neither the environments' seeds nor the actions' are those of the other run.
@@ -745,7 +760,7 @@ def test_the_same_seed_repeats_to_the_bit_and_another_does_not(num_envs):
 
 def test_each_segment_has_seeds_of_its_own():
     training = loop(start_steps=150, num_envs=2)
-    rows = unpack_rows(last(TINY, training, "ProbeBothMatter-v0").replay.rows, 1)
+    rows = unpack_rows(last(TINY, training, "ProbeWandering-v0").replay.rows, 1)
     first, second = slice(0, 60), slice(60, 120)
     assert (rows.actions[first] != rows.actions[second]).mean() > 0.9
     assert (rows.observations[first] != rows.observations[second]).any()
@@ -756,9 +771,9 @@ def test_each_segment_has_seeds_of_its_own():
 @pytest.mark.parametrize(("num_envs", "until", "updates_per_step"), [(1, 120, 1.0), (1, 180, 0.5), (2, 180, 1.0)])
 def test_training_in_two_calls_equals_training_in_one(num_envs, until, updates_per_step):
     training = loop(start_steps=151, num_envs=num_envs, updates_per_step=updates_per_step)
-    whole = segments(TINY, training, "ProbeTwoSteps-v0", seed=3)
-    begun = segments(TINY, training, "ProbeTwoSteps-v0", seed=3, until=until)
-    rest = segments(TINY, training, "ProbeTwoSteps-v0", seed=3, start=(begun[-1].state, begun[-1].replay))
+    whole = segments(TINY, training, "ProbeWandering-v0", seed=3)
+    begun = segments(TINY, training, "ProbeWandering-v0", seed=3, until=until)
+    rest = segments(TINY, training, "ProbeWandering-v0", seed=3, start=(begun[-1].state, begun[-1].replay))
     assert [segment.env_steps for segment in begun + rest] == [60, 120, 180, 240]
     for one, two in zip(whole, begun + rest, strict=True):
         assert same_bytes((one.state, one.replay), (two.state, two.replay))
@@ -777,20 +792,24 @@ def test_a_small_buffer_keeps_the_newest_transitions():
     np.testing.assert_array_equal(np.roll(kept.rows, -int(kept.position), axis=0), everything.rows[56:120])
 
 
-@pytest.mark.parametrize("task", ["ProbeNanReward-v0", "ProbeInfiniteReward-v0", "ProbeNanObservation-v0"])
+@pytest.mark.parametrize(
+    "task", ["ProbeNanReward-v0", "ProbeInfiniteReward-v0", "ProbeNanObservation-v0", "ProbeNanStart-v0"]
+)
 def test_bad_numbers_from_the_environment_are_the_environments_fault(task):
-    training = loop(start_steps=20, batch_size=64, segment_steps=240)
-    with pytest.raises(TrainingError, match="The environment gave NaN or infinite") as raised:
-        segments(TINY, training, task)
-    assert "by environment step 240" in str(raised.value)
-    assert "critic_loss" in str(raised.value)
+    with pytest.raises(TrainingError, match="environment gave NaN or infinite"):
+        segments(TINY, loop(start_steps=20, segment_steps=240), task)
+
+
+def test_it_is_the_environments_fault_though_the_bad_number_was_overwritten():
+    config = TINY.model_copy(update={"buffer_size": 16})
+    with pytest.raises(TrainingError, match="environment gave NaN or infinite"):
+        segments(config, loop(start_steps=20, segment_steps=240), "ProbeNanReward-v0")
 
 
 def test_diverging_learning_is_not_the_environments_fault():
-    training = loop(start_steps=20, batch_size=64, segment_steps=240)
     config = TINY.model_copy(update={"critic_learning_rate": 1e20})
     with pytest.raises(TrainingError, match="learning diverged") as raised:
-        segments(config, training, "ProbeBothMatter-v0")
+        segments(config, loop(start_steps=20, segment_steps=240), "ProbeBothMatter-v0")
     assert "environment gave" not in str(raised.value)
 
 

@@ -52,11 +52,12 @@ def unpack_rows(rows: Array, observation_dim: int) -> Batch:
 
 
 def insert(state: ReplayState, rows: Array) -> ReplayState:
-    """Write rows (n, width) into the ring, the oldest being overwritten once it is full. `n <= capacity`."""
+    """Write rows (n, width) into the ring, the oldest being overwritten once it is full."""
     capacity, n = state.rows.shape[0], rows.shape[0]
-    where = (state.position + jnp.arange(n, dtype=jnp.int32)) % capacity
+    skipped = max(n - capacity, 0)  # would be overwritten by those that come after
+    where = (state.position + jnp.arange(skipped, n, dtype=jnp.int32)) % capacity
     return ReplayState(
-        state.rows.at[where].set(rows, mode="promise_in_bounds", unique_indices=True),
+        state.rows.at[where].set(rows[skipped:], mode="promise_in_bounds", unique_indices=True),
         (state.position + n) % capacity,
         jnp.minimum(state.size + n, capacity),
     )

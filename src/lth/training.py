@@ -18,7 +18,7 @@ import numpy as np
 
 from . import envs
 from .config import SACConfig, TrainingConfig
-from .errors import TrainingError
+from .errors import InputError, TrainingError
 from .replay import ReplayState, insert, pack_rows
 from .sac.acting import Policy, act, read_policy
 from .sac.agent import SACState, flat_policy, learner, update_normalizer
@@ -26,6 +26,8 @@ from .types import Batch
 
 EVALUATION_SEED = 1_000_000
 """Evaluation episode i is reset with this + i, in every run, so that runs are compared on the same episodes."""
+
+LONGEST_EPISODE = 100_000
 
 _ENVIRONMENTS, _ACTIONS = 0, 1
 
@@ -60,13 +62,21 @@ class Segment(NamedTuple):
 def evaluate(policy: Policy, env: Any, episodes: int, frames: Callable[[], None] | None = None) -> Evaluation:
     """Run whole episodes with the policy's mean actions; success is success at any step, as Meta-World defines it.
 
-    `frames` is called after each reset and step, for whoever films.
+    `frames` is called before each step, and at the very end, for whoever films.
+
+    Raises:
+        InputError: an episode does not end.
     """
     returns, successes = [], []
     for episode in range(episodes):
         observation, _ = env.reset(seed=EVALUATION_SEED + episode)
-        total, success, done = 0.0, None, False
+        total, success, done, steps = 0.0, None, False, 0
         while not done:
+            steps += 1
+            if steps > LONGEST_EPISODE:
+                raise InputError(
+                    f"an evaluation episode has not ended after {LONGEST_EPISODE} steps. Register the task with max_episode_steps."
+                )
             if frames:
                 frames()
             observation, reward, terminated, truncated, info = env.step(act(policy, observation[None])[0])
@@ -187,6 +197,7 @@ def _train_segment(
             for i in np.flatnonzero(done):
                 next_observations[i] = info["final_obs"][i]
         rows = pack_rows(Batch(observations, actions, rewards, next_observations, terminated))
+        _check_rows(rows, observations, actions, env_steps)
         observations = after
 
         running_return += rewards
@@ -209,23 +220,27 @@ def _train_segment(
         state, replay = store(state, replay, np.concatenate(pending))
 
     values = {f"train/{name}": float(value) for name, value in metrics.items()}
-    _check_finite(values, replay, env_steps)
+    _check_finite(values, env_steps)
     if finished_returns:
         values["train/return"] = float(np.mean(finished_returns))
     return state, replay, values
 
 
-def _check_finite(values: dict[str, float], replay: ReplayState, env_steps: int) -> None:
+_DIVERGED = "Learning diverged: lower sac.*_learning_rate or sac.reward_scale, or set sac.max_grad_norm."
+
+
+def _check_rows(rows: np.ndarray, observations: np.ndarray, actions: np.ndarray, env_steps: int) -> None:
+    if np.isfinite(rows).all():
+        return
+    if np.isfinite(observations).all() and not np.isfinite(actions).all():
+        raise TrainingError(f"the policy's actions became NaN or infinite by environment step {env_steps}. {_DIVERGED}")
+    raise TrainingError(f"the environment gave a NaN or infinite observation or reward at environment step {env_steps}")
+
+
+def _check_finite(values: dict[str, float], env_steps: int) -> None:
     bad = sorted(name for name, value in values.items() if not math.isfinite(value))
     if bad:
-        finite = bool(jnp.isfinite(replay.rows).all())
-        cause = (
-            "The transitions are finite, so learning diverged: lower sac.*_learning_rate or sac.reward_scale, or set "
-            "sac.max_grad_norm."
-            if finite
-            else "The environment gave NaN or infinite observations or rewards."
-        )
-        raise TrainingError(f"{', '.join(bad)} became NaN or infinite by environment step {env_steps}. {cause}")
+        raise TrainingError(f"{', '.join(bad)} became NaN or infinite by environment step {env_steps}. {_DIVERGED}")
 
 
 def evaluation_due(training: TrainingConfig, every: int, env_steps: int) -> bool:

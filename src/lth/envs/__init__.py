@@ -17,7 +17,7 @@ def is_metaworld(task: str) -> bool:
 
 
 def make(task: str, seed: int = 0, split: int = TRAIN, render: bool = False) -> Any:
-    """Make one environment with a flat float32 observation, actions in [-1, 1], and a time limit.
+    """Make one environment with a flat float32 observation and actions in [-1, 1].
 
     `reset(seed=s)` determines all that follows. Meta-World's goals come from `seed` (50 of them for training); with
     `split=EVALUATE` they come from a seed that all runs share, and are checked to be other goals.
@@ -69,12 +69,12 @@ def _make_gymnasium(task: str, render_mode: str | None) -> Any:
         return gymnasium.make(task, render_mode=render_mode)
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.NamespaceNotFound, gymnasium.error.NameNotFound):
         hint = nearest(task, [*known, *_metaworld_tasks()])
-    except gymnasium.error.Error as error:
-        raise InputError(f"the task {task!r} cannot be made: {error}") from error
-    except ImportError as error:
-        raise InputError(f"the task {task!r} needs something that is not installed: {error}") from error
+    except Exception as error:  # whatever the environment's own code raises
+        versions = sorted(name for name in known if name.split("-v")[0] == task.split("-v")[0] and name != task)
+        others = f" Other versions of it: {', '.join(versions)}." if versions else ""
+        raise InputError(f"the task {task!r} cannot be made: {type(error).__name__}: {error}.{others}") from error
     raise InputError(
-        f"there is no task {task!r}{hint or ''} Tasks are Gymnasium ids, such as 'HalfCheetah-v5', and Meta-World v3 names, "
+        f"there is no task {task!r}{hint or '.'} Tasks are Gymnasium ids, such as 'HalfCheetah-v5', and Meta-World v3 names, "
         "such as 'drawer-close-v3'."
     )
 

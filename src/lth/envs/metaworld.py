@@ -71,7 +71,7 @@ def make_metaworld(task: str, seed: int, held_out: bool, render_mode: str | None
     """
     if task not in task_names():
         raise InputError(
-            f"there is no Meta-World task {task!r}{nearest(task, task_names())} "
+            f"there is no Meta-World task {task!r}{nearest(task, task_names()) or '.'} "
             f"The {len(task_names())} tasks are named as in 'drawer-close-v3'."
         )
     return GoalEnv(task, seed, held_out, render_mode)
