@@ -234,7 +234,7 @@ def _check_rows(rows: np.ndarray, observations: np.ndarray, actions: np.ndarray,
         return
     if np.isfinite(observations).all() and not np.isfinite(actions).all():
         raise TrainingError(f"the policy's actions became NaN or infinite by environment step {env_steps}. {_DIVERGED}")
-    raise TrainingError(f"the environment gave a NaN or infinite observation or reward at environment step {env_steps}")
+    raise TrainingError(f"the environment gave NaN or infinite observations or rewards at environment step {env_steps}")
 
 
 def _check_finite(values: dict[str, float], env_steps: int) -> None:
