@@ -226,21 +226,21 @@ def _train_segment(
     return state, replay, values
 
 
-_DIVERGED = "Learning diverged: lower sac.*_learning_rate or sac.reward_scale, or set sac.max_grad_norm."
+_DIVERGED = "learning diverged. Lower sac.*_learning_rate or sac.reward_scale, or set sac.max_grad_norm."
 
 
 def _check_rows(rows: np.ndarray, observations: np.ndarray, actions: np.ndarray, env_steps: int) -> None:
     if np.isfinite(rows).all():
         return
     if np.isfinite(observations).all() and not np.isfinite(actions).all():
-        raise TrainingError(f"the policy's actions became NaN or infinite by environment step {env_steps}. {_DIVERGED}")
+        raise TrainingError(f"the policy's actions became NaN or infinite by environment step {env_steps}: {_DIVERGED}")
     raise TrainingError(f"the environment gave NaN or infinite observations or rewards at environment step {env_steps}")
 
 
 def _check_finite(values: dict[str, float], env_steps: int) -> None:
     bad = sorted(name for name, value in values.items() if not math.isfinite(value))
     if bad:
-        raise TrainingError(f"{', '.join(bad)} became NaN or infinite by environment step {env_steps}. {_DIVERGED}")
+        raise TrainingError(f"{', '.join(bad)} became NaN or infinite by environment step {env_steps}: {_DIVERGED}")
 
 
 def evaluation_due(training: TrainingConfig, every: int, env_steps: int) -> bool:
