@@ -8,6 +8,7 @@ PACKAGE = ROOT / "src" / "lth"
 
 RANKS = {
     "errors": 0,
+    "pickles": 0,
     "types": 0,
     "config": 0,
     "threads": 0,

@@ -80,7 +80,9 @@ def parse_words(words: Sequence[str]) -> Config:
     """Read `[config.yaml] [key=value ...]`."""
     paths = [word for word in words if "=" not in word]
     if len(paths) > 1:
-        raise InputError(f"one config file at a time, please: {' '.join(paths)}")
+        raise InputError(
+            f"one config file at a time, please: {' '.join(paths)}. (A setting is key=value, as in training.env_steps=5000.)"
+        )
     return load_config(Path(paths[0]) if paths else None, [word for word in words if "=" in word])
 
 
@@ -92,6 +94,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from . import envs
     from .experiment.runner import costs, run_grid
     from .experiment.spec import grid
+    from .experiment.stages import excluded_layers
     from .report.plots import save_plot
     from .report.tables import run_rows, save_tables, summarize
     from .report.terminal import GridDisplay, costs_summary, costs_table, how_to_read, results_table
@@ -99,6 +102,7 @@ def _run(arguments: argparse.Namespace) -> int:
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)
+    excluded_layers(config.sac, config.pruning.exclude)
     for task in config.tasks:
         envs.check_task(task)
     if arguments.dry_run:

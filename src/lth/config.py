@@ -18,8 +18,13 @@ SALIENCY_METHODS = ("magnitude", "gradient", "taylor")
 CONTROLS = ("random", "shuffled")
 METHODS = SALIENCY_METHODS + CONTROLS
 
-Positive = Annotated[int, Field(gt=0)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[int, Field(gt=0, le=10**12)]
+Rate = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]
+Layers = Annotated[tuple[Annotated[int, Field(gt=0, le=2**16)], ...], Field(max_length=32)]
+
+
+# What yaml.safe_load raises besides: of an impossible date or number, and of very deep nesting.
+_NO_YAML = (yaml.YAMLError, ValueError, OverflowError, RecursionError)
 
 
 class _Settings(BaseModel):
@@ -31,9 +36,9 @@ class _Settings(BaseModel):
 class SACConfig(_Settings):
     """`sac.*`: the agent. The defaults are those of the paper and of Stable-Baselines3, but for normalisation."""
 
-    actor_hidden: tuple[Positive, ...] = (256, 256)
+    actor_hidden: Layers = (256, 256)
     """Sizes of the actor's hidden layers."""
-    critic_hidden: tuple[Positive, ...] = (256, 256)
+    critic_hidden: Layers = (256, 256)
     """Sizes of each critic's hidden layers."""
     critic_layer_norm: bool = False
     """Layer normalisation after each hidden layer of the critics."""
@@ -49,7 +54,7 @@ class SACConfig(_Settings):
     """How far the target critics move towards the critics at each update (Polyak averaging)."""
     initial_alpha: Rate = 1.0
     """The temperature at the start; it is learned from there."""
-    target_entropy: float | None = None
+    target_entropy: Annotated[float, Field(ge=-1e30, le=1e30)] | None = None
     """The entropy that the temperature aims at, in nats; none: minus the number of action dimensions."""
     reward_scale: Rate = 1.0
     """Rewards are multiplied by this in the losses; stored and reported rewards are raw."""
@@ -66,13 +71,13 @@ class TrainingConfig(_Settings):
 
     env_steps: Positive = 100_000
     """Environment steps of a dense run; a ticket trains what remains of them after its rewind point."""
-    start_steps: Annotated[int, Field(ge=0)] = 5_000
+    start_steps: Annotated[int, Field(ge=0, le=10**12)] = 5_000
     """Steps with uniformly random actions before learning starts."""
     num_envs: Positive = 1
     """Environments stepped side by side."""
     batch_size: Positive = 256
     """Transitions in each update, drawn uniformly with replacement."""
-    updates_per_step: Annotated[float, Field(gt=0)] = 1.0
+    updates_per_step: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     """Updates for each environment step; 0.5 is one every second step."""
     segment_steps: Positive = 5_000
     """Training is a row of segments of so many environment steps. Each starts by resetting the environments."""
@@ -109,7 +114,13 @@ class EvaluationConfig(_Settings):
     """Episodes of one evaluation, the same ones in every run."""
 
 
-Fraction = Annotated[float, Field(ge=0, le=1, strict=False)]
+def _no_truth_value(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a sparsity is a number from 0 to 1, not a truth value")
+    return value
+
+
+Fraction = Annotated[float, BeforeValidator(_no_truth_value), Field(ge=0, le=1)]
 
 
 class Sparsity(_Settings):
@@ -124,8 +135,6 @@ class Sparsity(_Settings):
 
 
 def _sparsity(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("a sparsity is a number from 0 to 1, not a truth value")
     return {"actor": value, "critic": value} if isinstance(value, int | float | str) else value
 
 
@@ -159,7 +168,7 @@ class PruningConfig(_Settings):
     """Batches over which |dL/dw| is averaged for gradient and taylor; more are more stable."""
     gradient_batch_size: Positive = 256
     """Transitions in each of them."""
-    rewind_steps: Annotated[int, Field(ge=0)] = 0
+    rewind_steps: Annotated[int, Field(ge=0, le=10**12)] = 0
     """The environment step to which tickets are put back: a multiple of `training.segment_steps`."""
 
     @field_validator("methods", mode="before")
@@ -244,8 +253,8 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
         raise InputError(f"there is no config file {path}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the config {path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"the config {path} is no YAML: {error}") from error
+    except _NO_YAML as error:
+        raise InputError(f"the config {path} is no YAML: {error}") from None
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):
@@ -276,8 +285,8 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         raise InputError(f"{override!r} is neither a config file nor key=value, as in training.env_steps=5000")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"the value of {override!r} is no YAML: {error}") from error
+    except _NO_YAML as error:
+        raise InputError(f"the value of {override[:200]!r} is no YAML: {error}") from None
     *parents, last = key.split(".")
     node = tree
     for parent in parents:

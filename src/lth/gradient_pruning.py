@@ -7,6 +7,7 @@ parameters, the actor's loss by the actor's.
 """
 
 import functools
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -148,7 +149,7 @@ def accumulate_gradient_statistics(
             "save it as replay_buffer.pkl beside the checkpoint; `lth.load(run).replay_buffer` reads it."
         )
     for name, value in (("num_batches", num_batches), ("batch_size", batch_size)):
-        if int(value) != value or value < 1:
+        if not isinstance(value, numbers.Integral) or value < 1:
             raise InputError(f"{name} is {value!r}, and has to be a whole number of at least 1")
     observation_dim = int(agent.state.normalizer.mean.shape[0])
     action_dim = int(agent.state.actor_params["output"]["bias"].shape[0]) // 2
@@ -168,7 +169,16 @@ def accumulate_gradient_statistics(
             for network, tree in trees.items()
             for path, _ in jax.tree_util.tree_leaves_with_path(tree)
         ]
-        network, layer = names[int(bad.argmin())]
+        # NaN spreads from one network's weights to the other's gradients: the network that it comes from is named.
+        params = {
+            "actor": agent.state.actor_params,
+            "critic": (agent.state.critic_params, agent.state.target_critic_params),
+        }
+        sick = [
+            n for n, tree in params.items() if not all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(tree))
+        ]
+        first = [i for i in range(len(names)) if bad[i] == bad.min()]
+        network, layer = names[next((i for i in first if names[i][0] in sick), first[0])]
         raise InputError(
             f"NaN gradients: those of the {network} are not finite, first in batch {int(bad.min())} of {num_batches} "
             f"(layer {layer!r}). {CHECKS}"

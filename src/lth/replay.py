@@ -148,6 +148,9 @@ class ReplayBuffer:
                     f"{what}: field {name!r} has shape {fields[name].shape}, while 'rewards' has {fields['rewards'].shape}; "
                     "rewards and terminated are (n,), the others (n, dim)"
                 )
+            if fields[name].dtype.kind == "f":
+                with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and said below
+                    fields[name] = fields[name].astype(np.float32)
             bad = ~np.isfinite(fields[name]).all(axis=tuple(range(1, ndim)))
             if bad.any():
                 raise InputError(
@@ -161,12 +164,12 @@ class ReplayBuffer:
             )
         if not np.isin(fields["terminated"], (0, 1)).all():
             raise InputError(f"{what}: field 'terminated' holds values other than 0 and 1")
-        if np.abs(fields["actions"]).max(initial=0.0) > 1.0:
+        if fields["actions"].size and (fields["actions"].min() < -1 or fields["actions"].max() > 1):
             raise InputError(
                 f"{what}: field 'actions' leaves [-1, 1]; actions are stored as the policy's tanh gives them"
             )
-        if fields["capacity"].ndim or fields["position"].ndim:
-            raise InputError(f"{what}: 'capacity' and 'position' are single numbers")
+        if any(fields[name].ndim or fields[name].dtype.kind not in "iu" for name in ("capacity", "position")):
+            raise InputError(f"{what}: 'capacity' and 'position' are single whole numbers")
         capacity, position = int(fields["capacity"]), int(fields["position"])
         written = position == rows if rows < capacity else rows == capacity and 0 <= position < capacity
         if capacity < 1 or not written:

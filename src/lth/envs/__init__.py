@@ -94,7 +94,7 @@ def _check_spaces(task: str, env: Any) -> None:
             f"the task {task!r} has the observation space {observation}, and only a flat Box is supported. "
             "A wrapper that flattens it (gymnasium.wrappers.FlattenObservation) can be registered under a name of its own."
         )
-    if not isinstance(action, Box) or len(action.shape) != 1 or not action.shape[0]:
+    if not isinstance(action, Box) or len(action.shape) != 1 or not action.shape[0] or action.dtype.kind != "f":
         raise InputError(
             f"the task {task!r} has the action space {action}, and SAC needs a flat Box of continuous actions"
         )

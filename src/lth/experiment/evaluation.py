@@ -24,7 +24,7 @@ def run_threads(run: Path) -> int:
     try:
         spec = json.loads((run / "spec.json").read_text())
         return max(int(spec.get("dense", spec)["training"]["threads"]), 1)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return 1
 
 

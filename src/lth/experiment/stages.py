@@ -286,12 +286,19 @@ def train_ticket(root: Path, spec: TicketSpec, mask_file: Path | None = None, pr
     dense = train_dense(root, spec.dense, spec.rewind_steps)
     agent = load_dense(root, spec.dense, spec.rewind_steps)
     masks = store.load_mask(mask_file, agent.state)
+    capacity = replay_capacity(spec.dense.sac, spec.dense.training)
     state = make_ticket(agent.state, masks["actor"], masks["critic"])
     if spec.rewind_steps:
         buffer = store.load_replay_buffer(dense, spec.rewind_steps)
+        have = (buffer.observation_dim, buffer.action_dim, buffer.capacity, len(buffer))
+        want = (agent.observation_dim, agent.action_dim, capacity, min(spec.rewind_steps, capacity))
+        if have != want:
+            raise InputError(
+                f"the replay buffer {store.replay_file(dense, spec.rewind_steps)} is not this run's: the lengths of its "
+                f"observations and actions, its capacity and its size are {have}, and should be {want}"
+            )
         buffer.state = buffer.full_state()
     else:
-        capacity = replay_capacity(spec.dense.sac, spec.dense.training)
         buffer = ReplayBuffer(init_replay(capacity, agent.observation_dim, agent.action_dim), agent.observation_dim)
     run = store.open_run(root, spec)
     store.save_agent(run, spec.dense.sac, state, spec.dense.task, spec.rewind_steps)

@@ -106,13 +106,14 @@ def check_spec(run: Path, spec: Spec) -> None:
     """Raise InputError unless a run's directory holds the run that is asked for."""
     try:
         stored = json.loads((run / SPEC).read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"{run / SPEC} cannot be read ({error}); delete the folder {run} to make the run anew"
         ) from None
     asked = {"spec_version": SPEC_VERSION, **spec.model_dump(mode="json")}
     # Fields that a later version added are absent from what an earlier one stored, and are at their default there.
-    if not _agrees(stored, asked):
+    required = {"spec_version", "stage", *(n for n, field in type(spec).model_fields.items() if field.is_required())}
+    if not isinstance(stored, dict) or not required <= stored.keys() or not _agrees(stored, asked):
         raise InputError(
             f"{run} holds a run whose settings differ from those asked for ({_first_difference(stored, asked)}). "
             "Use another output_dir, or move that folder away."
@@ -203,25 +204,35 @@ def read_csv(path: Path, what: str) -> list[dict[str, str]]:
         with path.open(newline="") as file:
             return list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(
-            f"{what} {path} cannot be read: {error}. Run the same command again to make it anew."
-        ) from None
+        raise InputError(f"{what} {path} cannot be read: {error}. {_ANEW.format(path.parent)}") from None
+
+
+_ANEW = "To make the run anew, delete the folder {} and run the same command again."
 
 
 def last_evaluation(run: Path) -> dict[str, float]:
     """Return the metrics of a run's last evaluation by name: `evaluation/return`, and `evaluation/success` if defined."""
-    rows = [row for row in read_csv(run / METRICS, "the metrics") if row["metric"].startswith("evaluation/")]
-    if not rows:
-        raise InputError(f"{run / METRICS} holds no evaluation; delete the folder {run} to make the run anew")
-    end = max(int(row["env_steps"]) for row in rows)
-    return {row["metric"]: float(row["value"]) for row in rows if int(row["env_steps"]) == end}
+    rows = read_csv(run / METRICS, "the metrics")
+    try:
+        found = [
+            (int(row["env_steps"]), row["metric"], float(row["value"]))
+            for row in rows
+            if row["metric"].startswith("evaluation/")
+        ]
+        end = max(env_steps for env_steps, _, _ in found)
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{run / METRICS} holds no evaluation that can be read ({error}). {_ANEW.format(run)}"
+        ) from None
+    return {metric: value for env_steps, metric, value in found if env_steps == end}
 
 
 def read_timings(run: Path) -> dict[str, float]:
     """Return a run's timings, empty where there are none."""
     try:
-        return dict(json.loads((run / TIMINGS).read_text()))
-    except (OSError, ValueError):
+        found = dict(json.loads((run / TIMINGS).read_text()))
+        return {str(name): float(seconds) for name, seconds in found.items()}
+    except (OSError, ValueError, TypeError, RecursionError):
         return {}
 
 
@@ -316,7 +327,7 @@ def task_of(run: Path) -> DenseSpec:
         fields.pop("spec_version")
         kind: Any = {"dense": DenseSpec, "mask": MaskSpec, "ticket": TicketSpec}[fields["stage"]]
         spec = kind.model_validate(fields)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise InputError(f"{run / SPEC} is no description of a run: {error}") from None
     return spec if isinstance(spec, DenseSpec) else spec.dense
 

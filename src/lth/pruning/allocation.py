@@ -1,6 +1,7 @@
 """How many weights are pruned, and from which layers."""
 
 import math
+import numbers
 from collections.abc import Sequence
 
 from ..errors import InputError
@@ -32,6 +33,7 @@ def uniform_counts(sizes: Sequence[int], sparsity: float) -> list[int]:
     >>> uniform_counts([3, 3, 3], 0.5)
     [2, 1, 1]
     """
+    check_sparsity(sparsity)
     exact = [sparsity * size for size in sizes]
     counts = [min(math.floor(share), size) for share, size in zip(exact, sizes, strict=True)]
     missing = pruned_count(sum(sizes), sparsity) - sum(counts)
@@ -43,11 +45,8 @@ def uniform_counts(sizes: Sequence[int], sparsity: float) -> list[int]:
 
 def check_sparsity(sparsity: float) -> None:
     """Raise InputError unless `sparsity` is a number in [0, 1]."""
-    try:
-        fine = 0.0 <= sparsity <= 1.0
-    except TypeError:
-        fine = False
-    if not fine:
+    number = isinstance(sparsity, numbers.Real) and not isinstance(sparsity, bool)
+    if not number or not 0.0 <= sparsity <= 1.0:
         raise InputError(
             f"sparsity is {sparsity!r}, but it is the fraction of weights to remove, a number from 0 to 1 "
             "(0.8 prunes 80 % of them)"

@@ -50,7 +50,9 @@ def load_agent(path: Path) -> tuple[SACConfig, SACState, dict[str, Any]]:
         config = SACConfig.model_validate(metadata["sac"])
         sizes = [metadata["observation_dim"], metadata["action_dim"]]
         about = metadata["about"]
-        if not all(type(size) is int and 0 < size < 10**6 for size in sizes) or not isinstance(about, dict):
+        if not isinstance(about, dict):
+            raise ValueError("its 'about' is no JSON object")
+        if not all(type(size) is int and 0 < size < 10**6 for size in sizes):
             raise ValueError(f"its sizes are {sizes}")
     except (KeyError, ValueError, pydantic.ValidationError) as error:
         raise InputError(f"{what} {path} has unusable metadata: {type(error).__name__}: {error}") from None
