@@ -18,9 +18,9 @@ SALIENCY_METHODS = ("magnitude", "gradient", "taylor")
 CONTROLS = ("random", "shuffled")
 METHODS = SALIENCY_METHODS + CONTROLS
 
-Positive = Annotated[int, Field(gt=0, le=10**12)]
+Positive = Annotated[int, Field(strict=True, gt=0, le=10**12)]
 Rate = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]
-Layers = Annotated[tuple[Annotated[int, Field(gt=0, le=2**16)], ...], Field(max_length=32)]
+Layers = Annotated[tuple[Annotated[int, Field(strict=True, gt=0, le=2**16)], ...], Field(max_length=32)]
 
 
 # What yaml.safe_load raises besides: of an impossible date or number, and of very deep nesting.
@@ -71,7 +71,7 @@ class TrainingConfig(_Settings):
 
     env_steps: Positive = 100_000
     """Environment steps of a dense run; a ticket trains what remains of them after its rewind point."""
-    start_steps: Annotated[int, Field(ge=0, le=10**12)] = 5_000
+    start_steps: Annotated[int, Field(strict=True, ge=0, le=10**12)] = 5_000
     """Steps with uniformly random actions before learning starts."""
     num_envs: Positive = 1
     """Environments stepped side by side."""
@@ -168,7 +168,7 @@ class PruningConfig(_Settings):
     """Batches over which |dL/dw| is averaged for gradient and taylor; more are more stable."""
     gradient_batch_size: Positive = 256
     """Transitions in each of them."""
-    rewind_steps: Annotated[int, Field(ge=0, le=10**12)] = 0
+    rewind_steps: Annotated[int, Field(strict=True, ge=0, le=10**12)] = 0
     """The environment step to which tickets are put back: a multiple of `training.segment_steps`."""
 
     @field_validator("methods", mode="before")
@@ -194,7 +194,7 @@ class Config(_Settings):
 
     tasks: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ("Pendulum-v1",)
     """Gymnasium ids (`HalfCheetah-v5`) and Meta-World v3 names (`drawer-close-v3`)."""
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], BeforeValidator(_as_list)] = (0, 1)
+    seeds: Annotated[tuple[Annotated[int, Field(strict=True, ge=0, lt=2**31)], ...], BeforeValidator(_as_list)] = (0, 1)
     """Every run is made once for each seed: its initial weights, environments and actions follow from it."""
     output_dir: Path = Path("results")
     """Where everything is written (docs/files.md)."""

@@ -50,13 +50,15 @@ class _Array:
         _, shape, dtype, fortran, data = state
         self._parts = data, dtype, shape, "F" if fortran is True else "C"
 
-    def array(self) -> np.ndarray:
+    def array(self, budget: "_Budget") -> np.ndarray:
         if self._array is None:
-            self._array = self._make(*self._parts)
+            self._array = self._make(budget, *self._parts)
         return self._array
 
     @staticmethod
-    def _make(data: Any = None, dtype: Any = None, shape: Any = None, order: Any = "C") -> np.ndarray:
+    def _make(
+        budget: "_Budget", data: Any = None, dtype: Any = None, shape: Any = None, order: Any = "C"
+    ) -> np.ndarray:
         if not isinstance(dtype, _Dtype) or not isinstance(data, bytes | bytearray) or order not in ("C", "F"):
             raise InputError("it holds an array that is not made of numbers")
         fine = isinstance(shape, tuple) and len(shape) <= 32 and all(type(n) is int and 0 <= n < 2**48 for n in shape)
@@ -65,6 +67,7 @@ class _Array:
             raise InputError(f"it holds an array of shape {_short(shape)} in {len(data)} bytes of {kind.name}")
         if kind.kind == "b" and max(data, default=0) > 1:
             raise InputError("it holds an array of truth values that are neither true nor false")
+        budget.spend(len(data))
         flat = np.frombuffer(data, kind)
         return np.array(flat.reshape(shape, order=order), kind.newbyteorder("="), order="C")
 
@@ -111,7 +114,7 @@ def read_pickle(data: bytes) -> dict[str, Any]:
     tree = _carry_out(data)
     if not isinstance(tree, dict):
         raise InputError(f"it holds a {type(tree).__name__.strip('_')}")
-    return _arrays(tree, "", [0])
+    return _arrays(tree, "", _Budget(_MOST_ENTRIES, len(data) + _MOST_ENTRIES))
 
 
 def _carry_out(data: bytes) -> Any:
@@ -213,18 +216,28 @@ def _short(value: Any, quote: bool = True) -> str:
     return repr(value) if few or small(value) else f"of type {type(value).__name__.strip('_')}"
 
 
-def _arrays(tree: dict[str, Any], where: str, seen: list[int]) -> dict[str, Any]:
-    """Make the arrays; `seen` counts the entries, because dicts within dicts can multiply without end."""
+class _Budget:
+    """How many entries and bytes may still come: dicts within dicts, and arrays of shared bytes, multiply without end."""
+
+    def __init__(self, entries: int, size: int):
+        self.entries, self.bytes = entries, size
+
+    def spend(self, size: int) -> None:
+        self.entries -= 1
+        self.bytes -= size
+        if self.entries < 0 or self.bytes < 0:
+            raise InputError("it describes more entries than a file of its size holds")
+
+
+def _arrays(tree: dict[str, Any], where: str, budget: _Budget) -> dict[str, Any]:
     arrays: dict[str, Any] = {}
     for key, value in tree.items():
-        seen[0] += 1
-        if seen[0] > _MOST_ENTRIES:
-            raise InputError(f"it holds more than {_MOST_ENTRIES} entries")
+        budget.spend(0)
         if isinstance(value, dict):
-            arrays[key] = _arrays(value, f"in {_short(key)} ", seen)
+            arrays[key] = _arrays(value, f"in {_short(key)} ", budget)
         elif isinstance(value, _Array):
             try:
-                arrays[key] = value.array()
+                arrays[key] = value.array(budget)
             except InputError as error:
                 raise InputError(f"its entry {_short(key)} {where}cannot be read: {error}") from None
         else:

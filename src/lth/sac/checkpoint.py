@@ -14,6 +14,7 @@ from ..files import dump_tensors, load_tensors
 from .agent import SACState, init_state
 
 FORMAT = "lth-sac-1"
+_NEVER_NEGATIVE = ("env_steps", "grad_steps", "normalizer/variance", "normalizer/seen")
 
 
 def _is_key(leaf: Any) -> bool:
@@ -68,6 +69,10 @@ def load_agent(path: Path) -> tuple[SACConfig, SACState, dict[str, Any]]:
                 f"{what} {path}: array {name!r} is {have.dtype}{list(have.shape)}, its network needs "
                 f"{want.dtype}{list(want.shape)}"
             )
+        if name in _NEVER_NEGATIVE and (have < 0).any():
+            raise InputError(f"{what} {path}: array {name!r} holds a negative number")
+        if have.dtype == bool and (have.view(np.uint8) > 1).any():
+            raise InputError(f"{what} {path}: array {name!r} holds truth values that are neither true nor false")
         if have.dtype.kind == "f" and not np.isfinite(have).all():
             raise InputError(
                 f"{what} {path}: array {name!r} holds NaN or infinity, so the training that made it went wrong"
