@@ -216,3 +216,24 @@ def test_the_transfer_script(small_yaml, tmp_path, run_command):
     assert "the actor's mask" in printed
     assert "'layer_0/kernel' has shape (3, 16), the actor's has shape (4, 16)" in printed
     assert not list(results.glob("InvertedPendulum-v5/seed0/ticket-*"))
+
+
+def test_the_recipe_for_a_criterion_through_lth_run(tmp_path, small_yaml, run_command):
+    recipes = (ROOT / "docs" / "recipes.md").read_text()
+    snippet = re.findall(r"```python\n(.*?)```", recipes.split("## A criterion", 1)[1], flags=re.DOTALL)[0]
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    criteria, config = tmp_path / "src/lth/pruning/criteria.py", tmp_path / "src/lth/config.py"
+    code = snippet.replace("from lth.pruning.criteria import CRITERIA\n", "")
+    criteria.write_text(f"{criteria.read_text()}\n\n{code}")
+    old, new = '("gradient", "taylor")', '("gradient", "taylor", "tempered_taylor")'
+    assert old in config.read_text()
+    config.write_text(config.read_text().replace(old, new))
+    done = run_command(
+        "-m", "lth", "run", small_yaml, "pruning.methods=[taylor, tempered_taylor]", cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path / "src")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "tempered_taylor" in done.stdout.split("return at the last evaluation")[1]
+    (mine,) = tmp_path.glob("results/Pendulum-v1/seed0/mask-tempered_taylor-*/mask_gradient.pkl")
+    (taylor,) = tmp_path.glob("results/Pendulum-v1/seed0/mask-taylor-*/mask_gradient.pkl")
+    assert mine.read_bytes() != taylor.read_bytes()

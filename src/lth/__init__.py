@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         prune_kernels_by_magnitude,
     )
     from .pruning.controls import random_mask, shuffled_mask
-    from .pruning.masks import apply_mask, compute_sparsity, keep_pruned_at_zero
+    from .pruning.masks import apply_mask, compute_sparsity, keep_pruned_at_zero, set_mask
     from .replay import ReplayBuffer
     from .sac.agent import Agent, make_ticket
 
@@ -38,6 +38,7 @@ _HOMES = {
     "apply_mask": "pruning.masks",
     "compute_sparsity": "pruning.masks",
     "keep_pruned_at_zero": "pruning.masks",
+    "set_mask": "pruning.masks",
     "ReplayBuffer": "replay",
     "Agent": "sac.agent",
     "make_ticket": "sac.agent",
@@ -60,6 +61,7 @@ __all__ = [
     "prune_kernels_by_gradient_saliency",
     "prune_kernels_by_magnitude",
     "random_mask",
+    "set_mask",
     "shuffled_mask",
 ]
 

@@ -4,6 +4,8 @@ Imports nothing that loads JAX or NumPy until the number of threads is set.
 """
 
 import argparse
+import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -28,15 +30,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "run",
         help="train dense agents, make masks, train tickets, print the table",
         description="Train dense agents, make masks, train tickets, and print what came out. What is finished is not done again.",
+        epilog="lth run config.yaml training.env_steps=20000 'pruning.sparsity=[0.8, 0.95]'. docs/configuration.md has every key.",
     )
     run.add_argument("config", nargs="*", metavar="[CONFIG.yaml] [KEY=VALUE ...]", help="config.yaml is the default")
     run.add_argument("--dry-run", action="store_true", help="list the runs with their cost and disk, and stop")
     evaluate = commands.add_parser("eval", help="evaluate a finished run, and film it")
     evaluate.add_argument("run", type=Path, help="a run's directory")
     evaluate.add_argument("--episodes", type=int, default=10, metavar="N", help="how many episodes (default: 10)")
-    evaluate.add_argument(
-        "--video", type=Path, metavar="FILE", help="film the first episode: .gif, or .mp4 with lth[video]"
-    )
+    evaluate.add_argument("--video", type=Path, metavar="FILE", help="film the first episode: .mp4, or .gif")
     # Settings may stand before and after options, which argparse does not see to where there are subcommands.
     arguments, rest = parser.parse_known_args(argv)
     if arguments.command != "run" or any(word.startswith("-") for word in rest):
@@ -67,13 +68,17 @@ def guard(command: Callable[[], int], go_on: str = "the same command") -> int:
         return 1
     except KeyboardInterrupt:
         print(f"\nstopped. What is finished is kept; {go_on} goes on from there.", file=sys.stderr)
-        return INTERRUPTED
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Not by way of the interpreter's end: JAX's does not survive an interruption while it starts or compiles.
+        os._exit(INTERRUPTED)
 
 
 def _show_warning(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
     del file, line
     place = "" if category is UserWarning else f" ({category.__name__}, {Path(filename).name}:{lineno})"
-    print(f"warning: {message}{place}", file=sys.stderr)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(message))  # Gymnasium colours its warnings
+    print(f"warning: {plain}{place}", file=sys.stderr)
 
 
 def parse_words(words: Sequence[str]) -> Config:
@@ -131,12 +136,15 @@ def _run(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.episodes < 1:
         raise InputError(f"--episodes is {arguments.episodes}, and has to be at least 1")
-    from .experiment.evaluation import check_video_file, evaluate_run, run_threads
+    from .experiment.evaluation import check_video_file, evaluate_run, film_run, run_threads
 
     if arguments.video:
         check_video_file(arguments.video)
     set_threads(run_threads(arguments.run))
-    print(evaluate_run(arguments.run, arguments.episodes, arguments.video))
+    print(evaluate_run(arguments.run, arguments.episodes), flush=True)
+    if arguments.video:
+        film_run(arguments.run, arguments.video)
+        print(f"film: {arguments.video}")
     return 0
 
 
@@ -147,14 +155,14 @@ def script(description: str, arguments: dict[str, str] | None = None) -> tuple[C
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--config", type=Path, help="a config file (default: config.yaml)")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings to override")
+    parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="settings to override")
     for name, text in (arguments or {}).items():
         parser.add_argument(f"--{name}", help=text)
     parsed = parser.parse_intermixed_args()
     found: list[Config] = []
 
     def read() -> int:
-        found.append(load_config(parsed.config, parsed.overrides))
+        found.append(parse_words([*([str(parsed.config)] if parsed.config else []), *parsed.words]))
         return 0
 
     status = guard(read)

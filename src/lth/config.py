@@ -3,6 +3,7 @@
 Imports no JAX: the number of threads has to be read from the config before JAX starts.
 """
 
+import contextlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,17 +15,43 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from .errors import InputError, nearest
 
-SALIENCY_METHODS = ("magnitude", "gradient", "taylor")
+GRADIENT_METHODS = ("gradient", "taylor")
+"""Methods that need gradients over the replay buffer; their masks are called mask_gradient.pkl."""
+SALIENCY_METHODS = ("magnitude", *GRADIENT_METHODS)
+"""The rows of `pruning.criteria.CRITERIA`."""
 CONTROLS = ("random", "shuffled")
 METHODS = SALIENCY_METHODS + CONTROLS
 
-Positive = Annotated[int, Field(strict=True, gt=0, le=10**12)]
+
+def _whole(value: Any) -> Any:
+    """Read 1e4 as the whole number that it is; YAML takes it for text."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Positive = Annotated[Whole, Field(strict=True, gt=0, le=10**12)]
 Rate = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]
 Layers = Annotated[tuple[Annotated[int, Field(strict=True, gt=0, le=2**16)], ...], Field(max_length=32)]
 
 
 # What yaml.safe_load raises besides: of an impossible date or number, and of very deep nesting.
 _NO_YAML = (yaml.YAMLError, ValueError, OverflowError, RecursionError)
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping, of which YAML would keep the last without a word."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen = set()
+        for key, _ in node.value:
+            name = key.value if isinstance(key, yaml.ScalarNode) else None
+            if name is not None and name != "<<" and name in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} stands twice", key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
 
 
 class _Settings(BaseModel):
@@ -55,13 +82,13 @@ class SACConfig(_Settings):
     initial_alpha: Rate = 1.0
     """The temperature at the start; it is learned from there."""
     target_entropy: Annotated[float, Field(ge=-1e30, le=1e30)] | None = None
-    """The entropy that the temperature aims at, in nats; none: minus the number of action dimensions."""
+    """The entropy that the temperature aims at, in nats; null: minus the number of action dimensions."""
     reward_scale: Rate = 1.0
     """Rewards are multiplied by this in the losses; stored and reported rewards are raw."""
     normalize_obs: bool = True
     """Normalise observations by their running mean and variance, clipped to [-10, 10]."""
     max_grad_norm: Rate | None = None
-    """Clip the gradients of actor and critics to this global norm; none: no clipping."""
+    """Clip the gradients of actor and critics to this global norm; null: no clipping."""
     buffer_size: Positive = 1_000_000
     """How many transitions the replay buffer holds (never more than `training.env_steps`)."""
 
@@ -71,7 +98,7 @@ class TrainingConfig(_Settings):
 
     env_steps: Positive = 100_000
     """Environment steps of a dense run; a ticket trains what remains of them after its rewind point."""
-    start_steps: Annotated[int, Field(strict=True, ge=0, le=10**12)] = 5_000
+    start_steps: Annotated[Whole, Field(strict=True, ge=0, le=10**12)] = 5_000
     """Steps with uniformly random actions before learning starts."""
     num_envs: Positive = 1
     """Environments stepped side by side."""
@@ -162,13 +189,13 @@ class PruningConfig(_Settings):
     """A number for actor and critic each, `{actor: a, critic: c}`, or a list of these."""
     exclude: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
     """Layers that stay dense, by any part of their path: `output`, `q1/layer_0`."""
-    gradient_method: Literal["taylor", "gradient", "magnitude"] = "taylor"
+    gradient_method: str = "taylor"
     """What `_02b_create_mask_gradient.py` scores by."""
     num_gradient_batches: Positive = 100
     """Batches over which |dL/dw| is averaged for gradient and taylor; more are more stable."""
     gradient_batch_size: Positive = 256
     """Transitions in each of them."""
-    rewind_steps: Annotated[int, Field(strict=True, ge=0, le=10**12)] = 0
+    rewind_steps: Annotated[Whole, Field(strict=True, ge=0, le=10**12)] = 0
     """The environment step to which tickets are put back: a multiple of `training.segment_steps`."""
 
     @field_validator("methods", mode="before")
@@ -180,6 +207,13 @@ class PruningConfig(_Settings):
                 raise ValueError(
                     f"{method!r} is no method; there are {', '.join(METHODS)}{nearest(str(method), METHODS)}"
                 )
+        return value
+
+    @field_validator("gradient_method")
+    @classmethod
+    def _known_method(cls, value: str) -> str:
+        if value not in SALIENCY_METHODS:
+            raise ValueError(f"there are {', '.join(SALIENCY_METHODS)}{nearest(value, SALIENCY_METHODS)}")
         return value
 
     @model_validator(mode="after")
@@ -248,7 +282,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
                 "lth run my.yaml"
             )
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except FileNotFoundError as error:
         raise InputError(f"there is no config file {path}") from error
     except (OSError, UnicodeDecodeError) as error:

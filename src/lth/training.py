@@ -66,6 +66,7 @@ def evaluate(policy: Policy, env: Any, episodes: int, frames: Callable[[], None]
 
     Raises:
         InputError: an episode does not end.
+        TrainingError: the environment raised.
     """
     returns, successes = [], []
     for episode in range(episodes):
@@ -79,7 +80,12 @@ def evaluate(policy: Policy, env: Any, episodes: int, frames: Callable[[], None]
                 )
             if frames:
                 frames()
-            observation, reward, terminated, truncated, info = env.step(act(policy, observation[None])[0])
+            try:
+                observation, reward, terminated, truncated, info = env.step(act(policy, observation[None])[0])
+            except Exception as error:  # whatever the environment's own code raises
+                raise TrainingError(
+                    f"the environment raised {type(error).__name__} in an evaluation: {error}"
+                ) from error
             total += float(reward)
             done = terminated or truncated
             if "success" in info:
@@ -143,7 +149,7 @@ def train(
         A Segment after each, whose state and replay buffer are good until the next is asked for.
 
     Raises:
-        TrainingError: a loss is not finite.
+        TrainingError: a loss is not finite, or the environment raised.
     """
     state, replay = jax.tree.map(jnp.copy, (state, replay))
     env_steps = int(state.env_steps)
@@ -188,7 +194,12 @@ def _train_segment(
             actions = rng.uniform(-1.0, 1.0, (num_envs, action_dim)).astype(np.float32)
         else:
             actions = act(policy, observations, rng.standard_normal((num_envs, action_dim), np.float32))
-        after, rewards, terminated, truncated, info = vector.step(actions)
+        try:
+            after, rewards, terminated, truncated, info = vector.step(actions)
+        except Exception as error:  # whatever the environment's own code raises
+            raise TrainingError(
+                f"the environment raised {type(error).__name__} at step {env_steps}: {error}"
+            ) from error
         next_observations = after
         done = terminated | truncated
         if done.any():

@@ -1,5 +1,6 @@
 """Environments by task name; Gymnasium and Meta-World are imported only when one is made."""
 
+import os
 import sys
 import warnings
 from typing import Any
@@ -9,6 +10,9 @@ import numpy as np
 from ..errors import InputError, nearest
 
 TRAIN, EVALUATE = 0, 1
+
+
+_BACKEND = "Is MUJOCO_GL in the environment one that works here? Without a screen that is egl, or no setting at all."
 
 
 def is_metaworld(task: str) -> bool:
@@ -29,7 +33,10 @@ def make(task: str, seed: int = 0, split: int = TRAIN, render: bool = False) -> 
 
     render_mode = "rgb_array" if render else None
     if is_metaworld(task):
-        from .metaworld import make_metaworld
+        try:
+            from .metaworld import make_metaworld
+        except Exception as error:  # MuJoCo's rendering backend fails in ways of its own
+            raise InputError(f"Meta-World cannot be loaded: {type(error).__name__}: {error}. {_BACKEND}") from error
 
         env = make_metaworld(task, seed, held_out=split == EVALUATE, render_mode=render_mode)
     else:
@@ -66,13 +73,23 @@ def _make_gymnasium(task: str, render_mode: str | None) -> Any:
 
     known = list(gymnasium.registry)
     try:
-        return gymnasium.make(task, render_mode=render_mode)
+        env = gymnasium.make(task, render_mode=render_mode)
+        if env.spec is not None and env.spec.id != task.split(":")[-1]:
+            raise InputError(
+                f"the task {task!r} has no version, and is {env.spec.id!r} here: name that, so that it stays the same"
+            )
+        return env
+    except InputError:
+        raise
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.NamespaceNotFound, gymnasium.error.NameNotFound):
         hint = nearest(task, [*known, *_metaworld_tasks()])
     except Exception as error:  # whatever the environment's own code raises
         versions = sorted(name for name in known if name.split("-v")[0] == task.split("-v")[0] and name != task)
         others = f" Other versions of it: {', '.join(versions)}." if versions else ""
-        raise InputError(f"the task {task!r} cannot be made: {type(error).__name__}: {error}.{others}") from error
+        backend = f" {_BACKEND}" if "MUJOCO_GL" in os.environ else ""
+        raise InputError(
+            f"the task {task!r} cannot be made: {type(error).__name__}: {error}.{others}{backend}"
+        ) from error
     raise InputError(
         f"there is no task {task!r}{hint or '.'} Tasks are Gymnasium ids, such as 'HalfCheetah-v5', and Meta-World v3 names, "
         "such as 'drawer-close-v3'."

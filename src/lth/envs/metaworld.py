@@ -24,6 +24,8 @@ class GoalEnv(gymnasium.Env):
     Meta-World's own horizon of 500 steps, and `info["success"]` is 1.0 at each step that fulfils its success rule.
     """
 
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 80}  # noqa: RUF012  (Gymnasium's interface)
+
     def __init__(self, task: str, seed: int, held_out: bool, render_mode: str | None = None):
         goals = metaworld.MT1(task, seed=HELD_OUT_SEED if held_out else seed).train_tasks
         if held_out:
@@ -55,8 +57,8 @@ class GoalEnv(gymnasium.Env):
         return observation, float(reward), False, self._steps >= self._env.max_path_length, info
 
     def render(self) -> Any:
-        """Return the picture as Meta-World draws it, the right way up."""
-        return np.flipud(self._env.render())
+        """Return the picture as Meta-World draws it."""
+        return self._env.render()
 
     def close(self) -> None:
         """Free the simulator."""

@@ -28,11 +28,11 @@ def run_threads(run: Path) -> int:
         return 1
 
 
-def evaluate_run(run: Path, episodes: int, video: Path | None = None) -> str:
-    """Evaluate a run and say what came out; with `video`, film the first episode.
+def evaluate_run(run: Path, episodes: int) -> str:
+    """Evaluate a run and say what came out.
 
     Raises:
-        InputError: there is no such run, or it cannot be filmed here.
+        InputError: there is no such run.
     """
     from .. import envs
     from ..sac.acting import policy_of
@@ -50,31 +50,35 @@ def evaluate_run(run: Path, episodes: int, video: Path | None = None) -> str:
     text = f"{spec.task}, {episodes} episodes: return {result.return_mean:.1f}{spread} (mean ± sd over episodes)"
     if result.success_rate is not None:
         text += f", success {result.success_rate:.2f}"
-    if video:
-        film(spec.task, spec.seed, policy, video)
-        text += f"\nfilm: {video}"
     return text
 
 
-def film(task: str, seed: int, policy: Any, path: Path) -> None:
-    """Write one episode as a film.
+def film_run(run: Path, path: Path) -> None:
+    """Write a run's first evaluation episode as a film.
 
     Raises:
-        InputError: the task cannot be drawn on this machine.
+        InputError: there is no such run, or its task cannot be drawn on this machine.
     """
-    from .. import envs
-    from ..training import evaluate
+    import os
 
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame is to look for no screen
+    from .. import envs
+    from ..sac.acting import policy_of
+    from ..training import evaluate
+    from . import store
+
+    spec = store.task_of(run)
+    policy = policy_of(store.load(run).agent)
     frames: list[Any] = []
     try:
-        env = envs.make(task, seed, envs.EVALUATE, render=True)
+        env = envs.make(spec.task, spec.seed, envs.EVALUATE, render=True)
         evaluate(policy, env, 1, lambda: frames.append(env.render()))
     except InputError:
         raise
     except Exception as error:  # every renderer fails in a way of its own
         raise InputError(
-            f"{task} cannot be drawn here ({type(error).__name__}: {error}). Classic-control tasks need pygame "
-            "(pip install 'lth[video]'); MuJoCo needs OpenGL: try MUJOCO_GL=egl or MUJOCO_GL=osmesa in the environment."
+            f"{spec.task} cannot be drawn here ({type(error).__name__}: {error}). Classic-control tasks need pygame "
+            "(pip install -e '.[video]'); MuJoCo needs OpenGL: without a screen, MUJOCO_GL=egl in the environment."
         ) from None
     per_second = int(env.metadata.get("render_fps", 30))
     _write_film(path, frames, per_second)
@@ -89,6 +93,8 @@ def _write_film(path: Path, frames: list[Any], per_second: int) -> None:
         # GIF knows hundredths of a second; 50 pictures a second are as fast as players go.
         step = max(1, round(per_second / 25))
         pictures = [Image.fromarray(frame) for frame in frames[::step]]
+        for picture in pictures:
+            picture.thumbnail((320, 320))
         data = io.BytesIO()
         duration = max(20, round(1000 * step / per_second))
         pictures[0].save(data, "GIF", save_all=True, append_images=pictures[1:], duration=duration, loop=0)
@@ -99,5 +105,5 @@ def _write_film(path: Path, frames: list[Any], per_second: int) -> None:
 
         data_mp4 = imageio.imwrite("<bytes>", frames, extension=".mp4", fps=per_second, macro_block_size=1)
     except (ImportError, OSError, ValueError) as error:
-        raise InputError(f"an .mp4 needs ffmpeg: pip install 'lth[video]', or film a .gif ({error})") from None
+        raise InputError(f"an .mp4 needs ffmpeg: pip install -e '.[video]', or film a .gif ({error})") from None
     write_whole(path, data_mp4, checksum=False)

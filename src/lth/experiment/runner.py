@@ -66,7 +66,12 @@ def _run_one(config: Config, spec: Spec, display: Display) -> Outcome:
         return Outcome(spec, "kept", 0.0)
     display.begin(spec)
     try:
-        run_stage(config.output_dir, spec, lambda env_steps, metrics: display.step(spec, env_steps, metrics))
+        run_stage(
+            config.output_dir,
+            spec,
+            config.pruning.rewind_steps,
+            lambda env_steps, metrics: display.step(spec, env_steps, metrics),
+        )
     except TrainingError as error:
         return Outcome(spec, "failed", time.perf_counter() - started, str(error))
     return Outcome(spec, "done", time.perf_counter() - started)

@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from ..config import Config, EvaluationConfig, SACConfig, Sparsity, TrainingConfig
+from ..config import GRADIENT_METHODS, Config, EvaluationConfig, SACConfig, Sparsity, TrainingConfig
 
 SPEC_VERSION = 1
 
@@ -123,7 +123,7 @@ def mask_spec(config: Config, task: str, seed: int, method: str, sparsity: Spars
     dense = dense_spec(config, task, seed)
     pruning = config.pruning
     spec = MaskSpec(dense=dense, method=method, sparsity=sparsity, exclude=tuple(sorted(pruning.exclude)))
-    if method not in ("gradient", "taylor"):
+    if method not in GRADIENT_METHODS:
         return spec
     return spec.model_copy(
         update={

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import envs
-from ..config import SACConfig
+from ..config import GRADIENT_METHODS, SACConfig
 from ..errors import InputError, nearest
 from ..files import checksum_path
 from ..gradient_pruning import (
@@ -39,15 +39,15 @@ def _quiet(env_steps: int, metrics: dict[str, float]) -> None:
     del env_steps, metrics
 
 
-def run_stage(root: Path, spec: Spec, progress: Progress = _quiet) -> Path:
-    """Make a run's files unless they are there; returns its directory.
+def run_stage(root: Path, spec: Spec, rewind_steps: int = 0, progress: Progress = _quiet) -> Path:
+    """Make a run's files unless they are there; returns its directory. A dense run keeps the state at `rewind_steps`.
 
     Raises:
         InputError: something that it needs is missing or unusable.
         TrainingError: training could not go on.
     """
     if isinstance(spec, DenseSpec):
-        return train_dense(root, spec, progress=progress)
+        return train_dense(root, spec, rewind_steps, progress)
     if isinstance(spec, MaskSpec):
         return make_mask(root, spec)
     return train_ticket(root, spec, progress=progress)
@@ -60,18 +60,24 @@ def train_dense(root: Path, spec: DenseSpec, rewind_steps: int = 0, progress: Pr
     """
     run = store.directory(root, spec)
     finished = store.is_finished(root, spec)
-    kept = all(store.checkpoint_file(run, k).exists() for k in {0, rewind_steps})
-    if rewind_steps:
-        kept = kept and store.replay_file(run, rewind_steps).exists()
+    kept = not rewind_steps or (
+        store.checkpoint_file(run, rewind_steps).exists() and store.replay_file(run, rewind_steps).exists()
+    )
     if finished and kept:
         return run
-    run = store.open_run(root, spec)
+    if not finished and store.checkpoint_file(run).exists():
+        warnings.warn(
+            f"{spec.title()}: its replay buffer is missing, so it is trained again, to the same bytes", stacklevel=2
+        )
+    if not finished:
+        store.open_run(root, spec)
     started = time.perf_counter()
     env = envs.make(spec.task, spec.seed, envs.EVALUATE)
     observation_dim, action_dim = envs.dimensions(env)
     state = init_state(spec.sac, jax.random.key(spec.seed), observation_dim, action_dim)
     replay = init_replay(replay_capacity(spec.sac, spec.training), observation_dim, action_dim)
-    store.save_agent(run, spec.sac, state, spec.task, 0)
+    if not finished:
+        store.save_agent(run, spec.sac, state, spec.task, 0)
     buffer = ReplayBuffer(replay, observation_dim, spec.seed)
     if finished:
         for segment in train(spec.sac, spec.training, spec.task, spec.seed, state, replay, rewind_steps):
@@ -152,7 +158,8 @@ def load_dense(root: Path, spec: DenseSpec, env_steps: int | None = None) -> Age
     if not path.exists():
         raise InputError(
             f"there is no dense run for {spec.task}, seed {spec.seed}: {path} is missing. Make it with "
-            "`python scripts/_01_train_dense.py` or `lth run`, with the same config (another setting is another run)."
+            f"`python scripts/_01_train_dense.py tasks={spec.task} seeds={spec.seed}` or "
+            "`lth run`, with the same config (another setting is another run)."
         )
     config, state, _ = load_agent(path)
     return Agent(config, state)
@@ -167,7 +174,7 @@ def create_masks(agent: Agent, buffer: Callable[[], ReplayBuffer], spec: MaskSpe
     sparsity = {"actor": spec.sparsity.actor, "critic": spec.sparsity.critic}
     exclude = dict(zip(params, excluded_layers(agent.config, spec.exclude), strict=True))
     gradients: dict[str, Any] = {}
-    if spec.method in ("gradient", "taylor"):
+    if spec.method in GRADIENT_METHODS:
         actor_grads, critic_grads = accumulate_gradient_statistics(
             agent, buffer(), spec.num_gradient_batches, spec.gradient_batch_size
         )
@@ -252,6 +259,8 @@ def save_edited_mask(root: Path, spec: MaskSpec, masks: dict[str, Mask]) -> Path
         return store.save_mask(custom.parent, custom.name, masks)
     for file in (custom, checksum_path(custom)):
         file.unlink(missing_ok=True)
+    if custom.parent.is_dir() and not any(custom.parent.iterdir()):
+        custom.parent.rmdir()
     store.open_run(root, spec)
     return store.save_mask(run, store.mask_name(spec.method), masks)
 

@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import envs
-from ..config import SACConfig, Sparsity
+from ..config import GRADIENT_METHODS, SACConfig, Sparsity
 from ..errors import InputError
-from ..files import dump_pickle, load_pickle, write_whole
+from ..files import dump_pickle, load_pickle, read_whole, write_whole
 from ..pruning.masks import check_mask_values, check_same_structure, compute_sparsity
 from ..replay import ReplayBuffer
 from ..sac.agent import Agent, SACState, masks_of
@@ -64,7 +64,7 @@ def replay_file(run: Path, env_steps: int | None = None) -> Path:
 
 def mask_name(method: str) -> str:
     """Return the file name of a method's mask: `mask_gradient.pkl` where gradients were taken, else `mask.pkl`."""
-    return MASK_GRADIENT if method in ("gradient", "taylor") else MASK
+    return MASK_GRADIENT if method in GRADIENT_METHODS else MASK
 
 
 def last_file(root: Path, spec: Spec) -> Path:
@@ -85,6 +85,7 @@ def is_finished(root: Path, spec: Spec) -> bool:
     if not (run / SPEC).exists() or (isinstance(spec, DenseSpec) and not replay_file(run).exists()):
         return False
     check_spec(run, spec)
+    read_whole(last_file(root, spec), "the result of a finished run")
     return True
 
 
@@ -245,13 +246,14 @@ def save_mask(run: Path, name: str, masks: dict[str, Mask]) -> Path:
     return run / name
 
 
-def load_mask(path: Path, state: SACState | None = None) -> dict[str, Mask]:
+def load_mask(path: str | Path, state: SACState | None = None) -> dict[str, Mask]:
     """Read masks, `{"actor": ..., "critic": ...}`, of any program's making.
 
     Raises:
         InputError: the file is missing, altered or hostile; it is no mask; it does not fit the networks of `state`
             (naming the leaf and both shapes).
     """
+    path = Path(path)
     tree = load_pickle(path, "the mask")
     if sorted(tree) != ["actor", "critic"] or not all(isinstance(value, dict) for value in tree.values()):
         raise InputError(
@@ -335,6 +337,8 @@ def task_of(run: Path) -> DenseSpec:
 def _no_run(run: Path, path: Path) -> str:
     if run.is_file():
         return f"{run} is a file; a run is a directory such as results/Pendulum-v1/seed0/dense-0a1b2c3d"
+    if (run / SPEC).exists() and any(run.glob("mask*.pkl")):
+        return f"{run} is a mask, which has no agent. `lth.load_mask` reads its file; the tickets lie beside it."
     if (run / SPEC).exists():
         kept = sorted(file.name for file in run.glob("*.safetensors")) or "none"
         return f"{run} has no {path.name} (checkpoints there: {kept}). If the run was interrupted, run the same command again."

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..config import CONTROLS
 from .tables import RunRow
 
 PLOT_FILE = "returns.png"
@@ -16,7 +17,6 @@ _STYLE = {
     "random": ("#000000", "v"),
     "shuffled": ("#CC79A7", "^"),
 }
-_HOLLOW = ("random", "shuffled")
 
 
 def plot_returns(rows: Sequence[RunRow]) -> Any:
@@ -30,7 +30,7 @@ def plot_returns(rows: Sequence[RunRow]) -> Any:
     sparsities = list(dict.fromkeys(row.sparsity for row in rows))
     methods = list(dict.fromkeys(row.method for row in rows))
     figure = Figure(
-        figsize=(1.8 + max(2.6, 0.55 * len(methods) * len(sparsities)) * len(tasks), 4.2), layout="constrained"
+        figsize=(1.8 + max(3.6, 0.55 * len(methods) * len(sparsities)) * len(tasks), 4.2), layout="constrained"
     )
     axes = figure.subplots(1, len(tasks), squeeze=False)[0]
     for axis, task in zip(axes, tasks, strict=True):
@@ -46,14 +46,14 @@ def plot_returns(rows: Sequence[RunRow]) -> Any:
                 y = [r.ticket_return for r in rows if (r.task, r.sparsity, r.method) == (task, sparsity, method)]
                 if not y:
                     continue
-                color, marker = _STYLE[method]
-                face = "none" if method in _HOLLOW else color
-                name = f"{method} (control)" if method in _HOLLOW else method
+                color, marker = _STYLE.get(method, ("#D55E00", "P"))
+                face = "none" if method in CONTROLS else color
+                name = f"{method} (control)" if method in CONTROLS else method
                 axis.plot([x - 0.05, x + 0.05], [sum(y) / len(y)] * 2, color=color, lw=2)
                 axis.plot([x] * len(y), y, marker, mfc=face, mec=color, ms=6, label=name if i == 0 else None)
         axis.set_xticks(range(len(sparsities)), [_percent(s) for s in sparsities])
         axis.set_xlim(-0.6, len(sparsities) - 0.4)
-        axis.set_xlabel("weights pruned")
+        axis.set_xlabel("prunable weights pruned (dot: a seed, dash: mean)")
         axis.set_title(task)
         axis.grid(axis="y", alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from types import TracebackType
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -38,8 +39,8 @@ class GridDisplay:
         self._current: TaskID | None = None
         if console.is_terminal:
             self._progress = Progress(
-                TextColumn("{task.description:<44.44}"),
-                BarColumn(bar_width=24),
+                TextColumn("{task.description:<38.38}"),
+                BarColumn(bar_width=12),
                 TextColumn("{task.percentage:>3.0f} %"),
                 TimeElapsedColumn(),
                 TextColumn("{task.fields[note]}"),
@@ -117,22 +118,24 @@ def _duration(seconds: float) -> str:
 
 def results_table(rows: Sequence[TableRow]) -> Table:
     """Lay the results out for a terminal: mean ± sample standard deviation over seeds, of the last evaluation."""
-    table = Table(title="return at the last evaluation, mean ± sd over seeds", title_justify="left")
-    table.add_column("task")
-    table.add_column("method")
-    for name in ("sparsity", "seeds", "dense", "ticket"):
-        table.add_column(name, justify="right", no_wrap=True)
+    seeds = sorted({row.seeds for row in rows})
+    title = f"return at the last evaluation, mean ± sd over {' or '.join(map(str, seeds))} seed{'s' * (seeds != [1])}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("task", no_wrap=True)
+    table.add_column("method", no_wrap=True)
+    for name in ("sparsity", "dense", "ticket"):
+        table.add_column(name, justify="right")
     with_success = any(row.ticket_success is not None for row in rows)
     if with_success:
         for name in ("dense success", "ticket success"):
-            table.add_column(name, justify="right", no_wrap=True)
+            table.add_column(name, justify="right")
     last = None
     for row in rows:
         if last not in (None, (row.task, row.sparsity)):
             table.add_section()
         last = (row.task, row.sparsity)
         method = f"{row.method} (control)" if row.method in CONTROLS else row.method
-        cells = [row.task, method, row.sparsity, str(row.seeds)]
+        cells = [row.task, method, row.sparsity]
         cells += [_spread(row.dense_return, row.dense_return_sd), _spread(row.ticket_return, row.ticket_return_sd)]
         if with_success:
             cells += [
@@ -154,10 +157,11 @@ def _spread(mean: float | None, sd: float | None, digits: int | None = None) -> 
 def how_to_read(rows: Sequence[TableRow]) -> str:
     """Say what a table of so few seeds does and does not show."""
     seeds = min(row.seeds for row in rows)
-    text = (
-        f"A ticket is judged against 'dense' and against the controls. With {seeds} seed{'s' if seeds > 1 else ''} the "
-        "spread is shown but nothing is tested: differences of its size mean nothing."
-    )
+    text = "A ticket is judged against 'dense' and against the controls. "
+    if seeds > 1:
+        text += f"With {seeds} seeds the spread is shown but nothing is tested: differences of its size mean nothing."
+    else:
+        text += "One seed shows no spread, so no difference means anything yet: `seeds=[0,1,2,3,4]` goes on from here."
     if any(row.method == "shuffled" for row in rows):
         text += (
             " 'shuffled' keeps as many weights of each layer as magnitude does, at random positions: where it does as well "
