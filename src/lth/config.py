@@ -213,7 +213,7 @@ class PruningConfig(_Settings):
     @classmethod
     def _known_method(cls, value: str) -> str:
         if value not in SALIENCY_METHODS:
-            raise ValueError(f"there are {', '.join(SALIENCY_METHODS)}{nearest(value, SALIENCY_METHODS)}")
+            raise ValueError(f"{value!r} is none of {SALIENCY_METHODS}{nearest(value, SALIENCY_METHODS)}")
         return value
 
     @model_validator(mode="after")

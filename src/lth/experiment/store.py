@@ -85,7 +85,10 @@ def is_finished(root: Path, spec: Spec) -> bool:
     if not (run / SPEC).exists() or (isinstance(spec, DenseSpec) and not replay_file(run).exists()):
         return False
     check_spec(run, spec)
-    read_whole(last_file(root, spec), "the result of a finished run")
+    if isinstance(spec, MaskSpec):
+        read_whole(last_file(root, spec), "the mask")
+    else:
+        read_whole(last_file(root, spec), "the checkpoint", needs_checksum=True)
     return True
 
 
