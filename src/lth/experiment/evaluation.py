@@ -3,6 +3,7 @@
 import io
 import json
 import statistics
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,8 @@ def evaluate_run(run: Path, episodes: int) -> str:
     if envs.dimensions(env) != (agent.observation_dim, agent.action_dim):
         raise InputError(f"{run}: its agent takes other observations and actions than {spec.task} has here")
     result = evaluate(policy, env, episodes)
-    spread = f" ± {statistics.stdev(result.returns):.1f}" if episodes > 1 else ""
-    text = f"{spec.task}, {episodes} episodes: return {result.return_mean:.1f}{spread} (mean ± sd over episodes)"
+    spread = f" ± {statistics.stdev(result.returns):.1f} (mean ± sd over episodes)" if episodes > 1 else ""
+    text = f"{spec.task}, {episodes} episode{'s' if episodes > 1 else ''}: return {result.return_mean:.1f}{spread}"
     if result.success_rate is not None:
         text += f", success {result.success_rate:.2f}"
     return text
@@ -103,7 +104,9 @@ def _write_film(path: Path, frames: list[Any], per_second: int) -> None:
     try:
         import imageio.v3 as imageio
 
-        data_mp4 = imageio.imwrite("<bytes>", frames, extension=".mp4", fps=per_second, macro_block_size=1)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*os.fork", RuntimeWarning)  # ffmpeg runs in a process of its own
+            data_mp4 = imageio.imwrite("<bytes>", frames, extension=".mp4", fps=per_second, macro_block_size=1)
     except (ImportError, OSError, ValueError) as error:
         raise InputError(f"an .mp4 needs ffmpeg: pip install -e '.[video]', or film a .gif ({error})") from None
     write_whole(path, data_mp4, checksum=False)
