@@ -92,6 +92,9 @@ class ReplayBuffer:
         """The length of one action."""
         return int(self.state.rows.shape[1]) - 2 * self.observation_dim - 2
 
+    def __repr__(self) -> str:
+        return f"ReplayBuffer({len(self)} of {self.capacity} transitions)"
+
     def __len__(self) -> int:
         return int(self.state.size)
 

@@ -85,7 +85,7 @@ def train_dense(root: Path, spec: DenseSpec, rewind_steps: int = 0, progress: Pr
             state, buffer.state = segment.state, segment.replay
         _save_point(run, spec, state, buffer, rewind_steps)
         return run
-    _train_to_end(run, spec, Agent(spec.sac, state, buffer), env, started, progress, {}, keep=rewind_steps)
+    _train_to_end(run, spec, Agent(spec.sac, state, buffer), env, started, progress, keep=rewind_steps)
     return run
 
 
@@ -101,14 +101,13 @@ def _train_to_end(
     env: Any,
     started: float,
     progress: Progress,
-    timings: dict[str, float],
     keep: int = 0,
 ) -> None:
     """Train from the agent's step to the end of its budget with evaluations, and write what a run consists of."""
     buffer = agent.replay_buffer
     assert buffer is not None
     env_steps = int(agent.state.env_steps)
-    seconds = {"start": time.perf_counter() - started, "train": 0.0, "evaluate": 0.0, **timings}
+    seconds = {"start": time.perf_counter() - started, "train": 0.0, "evaluate": 0.0}
     rows: list[tuple[int, str, float]] = []
 
     def evaluate_now(agent: Agent, env_steps: int) -> dict[str, float]:
@@ -313,7 +312,7 @@ def train_ticket(root: Path, spec: TicketSpec, mask_file: Path | None = None, pr
     store.save_agent(run, spec.dense.sac, state, spec.dense.task, spec.rewind_steps)
     env = envs.make(spec.dense.task, spec.dense.seed, envs.EVALUATE)
     ticket = Agent(spec.dense.sac, state, buffer)
-    _train_to_end(run, spec.dense, ticket, env, started, progress, {})
+    _train_to_end(run, spec.dense, ticket, env, started, progress)
     return run
 
 

@@ -63,6 +63,10 @@ class Agent(NamedTuple):
         """The length of one action."""
         return int(self.state.actor_params["output"]["bias"].shape[0]) // 2
 
+    def __repr__(self) -> str:
+        sizes = f"observation_dim={self.observation_dim}, action_dim={self.action_dim}"
+        return f"Agent({sizes}, env_steps={int(self.state.env_steps)}, replay_buffer={self.replay_buffer})"
+
 
 class Functions(NamedTuple):
     """The networks of one configuration as pure functions, and their optimisers."""
