@@ -1,6 +1,6 @@
 """Gradient statistics in one compiled loop, against the same computation batch by batch.
 
-    python benchmarks/gradient_statistics.py [--json] [--batches 100] [--repeats 3]
+    python benchmarks/gradient_statistics.py [--json] [--batches 100] [--repeats 5]
 
 The agent is 2x256 on Meta-World's sizes (39 observations, 4 actions), the replay buffer real transitions of
 drawer-close-v3 under random actions, 100 batches of 256. Sides, each warm, interleaved in one process:
@@ -17,7 +17,7 @@ from common import arguments, interleave, report
 
 parser = arguments(__doc__.splitlines()[0])
 parser.add_argument("--batches", type=int, default=100)
-parser.add_argument("--repeats", type=int, default=3)
+parser.add_argument("--repeats", type=int, default=5)
 options = parser.parse_args()
 
 import jax
