@@ -137,3 +137,18 @@ def test_the_page_of_settings_is_current(run_command):
     page = run_command(ROOT / "docs" / "make_configuration.py")
     assert page.returncode == 0, page.stderr
     assert page.stdout == (ROOT / "docs" / "configuration.md").read_text()
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("pruning:\n  methods: [random]\nseeds: 0\npruning:\n  sparsity: 0.8\n")
+    with pytest.raises(InputError, match=r"(?s)the key 'pruning' stands twice.*line 4"):
+        load_config(path)
+
+
+def test_whole_numbers_may_be_written_as_people_do():
+    training = parse_config({"training": {"env_steps": "2e4", "segment_steps": 5e3}}).training
+    assert (training.env_steps, training.segment_steps) == (20_000, 5_000)
+    for value in (1.5, "1.5e0", True, "many"):
+        with pytest.raises(InputError, match=r"training\.env_steps"):
+            parse_config({"training": {"env_steps": value}})

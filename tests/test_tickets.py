@@ -194,3 +194,28 @@ def test_a_mask_from_any_file(small_config, dense, tmp_path):
     kept = lth.load(run).masks
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((np.asarray(a) == b).all()), kept["actor"], masks["actor"]))
     assert lth.compute_sparsity(kept["critic"]) == 0.0
+
+
+def test_a_grid_keeps_the_rewind_point_as_training_passes_it(tmp_path):
+    from conftest import SMALL
+
+    from lth.experiment.runner import run_grid
+
+    pruning = {"sparsity": 0.5, "methods": ["random"], "rewind_steps": 200}
+    config = parse_config({**SMALL, "pruning": pruning, "output_dir": str(tmp_path)})
+    there = []
+
+    class Watch:
+        def begin(self, spec):
+            if spec.stage == "mask":
+                run = store.directory(tmp_path, spec.dense)
+                there.append(store.checkpoint_file(run, 200).exists() and store.replay_file(run, 200).exists())
+
+        def step(self, spec, env_steps, metrics):
+            pass
+
+        def end(self, outcome):
+            assert outcome.status == "done"
+
+    run_grid(config, Watch())
+    assert there == [True]

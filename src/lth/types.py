@@ -23,13 +23,6 @@ class Batch(NamedTuple):
     terminated: Array  # (n,) float32
 
 
-class ReplayLike(Protocol):
-    """What the gradient functions need of a replay buffer."""
-
-    @property
-    def state(self) -> Any: ...
-
-
 class AgentLike(Protocol):
     """What the gradient functions need of an agent."""
 

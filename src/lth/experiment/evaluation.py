@@ -40,7 +40,7 @@ def evaluate_run(run: Path, episodes: int) -> str:
     from ..training import evaluate
     from . import store
 
-    spec = store.task_of(run)
+    spec = store.dense_spec_of(run)
     agent = store.load(run).agent
     policy = policy_of(agent)
     env = envs.make(spec.task, spec.seed, envs.EVALUATE)
@@ -68,7 +68,7 @@ def film_run(run: Path, path: Path) -> None:
     from ..training import evaluate
     from . import store
 
-    spec = store.task_of(run)
+    spec = store.dense_spec_of(run)
     policy = policy_of(store.load(run).agent)
     frames: list[Any] = []
     try:

@@ -64,7 +64,7 @@ def dense_runs(config: Config) -> Iterator[tuple[Path, Agent, ReplayBuffer | Non
 
 def save_mask(config: Config, run: Path, sparsity: Sparsity, actor_mask: Mask, critic_mask: Mask) -> None:
     """Write what `_02_create_mask.py` made as mask.pkl, in a folder that says whether it is the magnitude mask."""
-    dense = store.task_of(run)
+    dense = store.dense_spec_of(run)
     spec = mask_spec(config, dense.task, dense.seed, "magnitude", sparsity)
     path = stages.save_edited_mask(config.output_dir, spec, {"actor": actor_mask, "critic": critic_mask})
     sparsities = f"actor {compute_sparsity(actor_mask):.4f}, critic {compute_sparsity(critic_mask):.4f}"

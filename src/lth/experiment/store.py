@@ -319,7 +319,7 @@ def load(run: str | Path, env_steps: int | None = None) -> Run:
     return Run(Agent(config, state, buffer), buffer, masks_of(state))
 
 
-def task_of(run: Path) -> DenseSpec:
+def dense_spec_of(run: Path) -> DenseSpec:
     """Return the dense part of a run's specification: task, seed and settings.
 
     Raises:
