@@ -3,7 +3,7 @@
     python benchmarks/sac_update.py [--json] [--batch 256] [--width 256] [--updates 50] [--repeats 7]
 
 An update of the agent at Meta-World's sizes (39 observations, 4 actions, two hidden layers), in the call that training
-makes (insert, sample, update), many updates a call. `share_of_peak` is its useful floating-point operations a second over
+makes (draw, insert, gather, update), many updates a call. `share_of_peak` is its useful floating-point operations a second over
 the fused multiply-adds a second that the same core reaches in a loop without memory traffic (a few lines of C, compiled here:
 a C compiler is needed). Both are measured in turn, in one process, and the medians compared.
 """
@@ -28,7 +28,7 @@ import numpy as np
 
 from src.lth.config import SACConfig
 from src.lth.replay import init_replay, insert
-from src.lth.sac.agent import init_state, learner
+from src.lth.sac.agent import draw, init_state, learner
 
 OBSERVATION_DIM, ACTION_DIM, ROWS, SPINS = 39, 4, 100_000, 20_000_000
 
@@ -84,10 +84,11 @@ def main() -> None:
         init_state(config, jax.random.key(0), OBSERVATION_DIM, ACTION_DIM),
         insert(init_replay(ROWS, OBSERVATION_DIM, ACTION_DIM), rows),
     ]
-    learn = learner(config, OBSERVATION_DIM, options.batch, options.updates)
+    learn = learner(config, OBSERVATION_DIM)
 
     def updates() -> None:
-        carry[0], carry[1], flat, _ = learn(*carry, rows[:1])
+        draws = draw(rng, options.updates, options.batch, ROWS, ACTION_DIM)
+        carry[0], carry[1], flat, _ = learn(*carry, rows[:1], draws)
         jax.block_until_ready(flat)
 
     library = peak_loop()

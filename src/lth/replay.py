@@ -65,8 +65,12 @@ def insert(state: ReplayState, rows: Array) -> ReplayState:
 
 def sample_rows(state: ReplayState, key: jax.Array, n: int) -> jax.Array:
     """Draw n rows uniformly, with replacement. The buffer must not be empty."""
-    index = jax.random.randint(key, (n,), 0, state.size, jnp.int32)
-    return state.rows.at[index].get(mode="promise_in_bounds")
+    return take_rows(state, jax.random.randint(key, (n,), 0, state.size, jnp.int32))
+
+
+def take_rows(state: ReplayState, indices: Array) -> jax.Array:
+    """Gather rows by their indices, all of which must be in [0, size)."""
+    return state.rows.at[indices].get(mode="promise_in_bounds")
 
 
 _sample_rows = jax.jit(sample_rows, static_argnums=2)

@@ -21,7 +21,7 @@ from .config import SACConfig, TrainingConfig
 from .errors import InputError, TrainingError
 from .replay import ReplayState, insert, pack_rows
 from .sac.acting import Policy, act, read_policy
-from .sac.agent import SACState, flat_policy, learner, update_normalizer
+from .sac.agent import Draws, SACState, draw, flat_policy, learner, update_normalizer
 from .types import Batch
 
 EVALUATION_SEED = 1_000_000
@@ -29,7 +29,7 @@ EVALUATION_SEED = 1_000_000
 
 LONGEST_EPISODE = 100_000
 
-_ENVIRONMENTS, _ACTIONS = 0, 1
+_ENVIRONMENTS, _ACTIONS, _UPDATES = 0, 1, 2
 
 
 class Evaluation(NamedTuple):
@@ -99,7 +99,7 @@ def evaluate(policy: Policy, env: Any, episodes: int, frames: Callable[[], None]
 
 
 def segment_seed(seed: int, segment: int, stream: int) -> np.random.SeedSequence:
-    """Derive the seed of one segment's environments or actions."""
+    """Derive the seed of one segment's environments, actions or updates."""
     return np.random.SeedSequence([seed, segment, stream])
 
 
@@ -181,19 +181,30 @@ def _train_segment(
 ) -> tuple[SACState, ReplayState, dict[str, float]]:
     observation_dim, action_dim = envs.dimensions(vector)
     num_envs = training.num_envs
-    rng = np.random.default_rng(segment_seed(seed, number, _ACTIONS))
+    action_rng, update_rng = (
+        np.random.default_rng(segment_seed(seed, number, stream)) for stream in (_ACTIONS, _UPDATES)
+    )
     observations, _ = vector.reset(seed=int(segment_seed(seed, number, _ENVIRONMENTS).generate_state(1)[0] >> 2))
-    store = _inserter(observation_dim)
+    store, learn = _inserter(observation_dim), learner(config, observation_dim)
+    capacity, missing = replay.rows.shape[0], env_steps - int(replay.size)
     policy = read_policy(config, np.asarray(_flat_policy(config, state)), observation_dim, action_dim)
     pending: list[np.ndarray] = []
     metrics: dict[str, jax.Array] = {}
     running_return, finished_returns = np.zeros(num_envs), []
 
-    while env_steps < end:
+    def chance(env_steps: int) -> tuple[np.ndarray, Draws | None]:
+        # What chance decides in the next step. It is drawn while the device is at work.
+        shape, size = (num_envs, action_dim), min(env_steps + num_envs - missing, capacity)
         if env_steps < training.start_steps:
-            actions = rng.uniform(-1.0, 1.0, (num_envs, action_dim)).astype(np.float32)
+            noise = action_rng.uniform(-1.0, 1.0, shape).astype(np.float32)
         else:
-            actions = act(policy, observations, rng.standard_normal((num_envs, action_dim), np.float32))
+            noise = action_rng.standard_normal(shape, np.float32)
+        due = updates_before(training, env_steps + num_envs) - updates_before(training, env_steps)
+        return noise, draw(update_rng, due, training.batch_size, size, action_dim) if due else None
+
+    noise, draws = chance(env_steps)
+    while env_steps < end:
+        actions = noise if env_steps < training.start_steps else act(policy, observations, noise)
         try:
             after, rewards, terminated, truncated, info = vector.step(actions)
         except Exception as error:  # whatever the environment's own code raises
@@ -208,25 +219,25 @@ def _train_segment(
             for i in np.flatnonzero(done):
                 next_observations[i] = info["final_obs"][i]
         rows = pack_rows(Batch(observations, actions, rewards, next_observations, terminated))
+        flat = None
+        if draws is None:
+            pending.append(rows)
+        else:
+            if pending:
+                state, replay = store(state, replay, np.concatenate(pending))
+                pending = []
+            state, replay, flat, metrics = learn(state, replay, rows, draws)
+
         _check_rows(rows, observations, actions, env_steps)
         observations = after
-
         running_return += rewards
         if done.any():
             finished_returns.extend(running_return[done])
             running_return[done] = 0.0
-
-        due = updates_before(training, env_steps + num_envs) - updates_before(training, env_steps)
         env_steps += num_envs
-        if not due:
-            pending.append(rows)
-            continue
-        if pending:
-            state, replay = store(state, replay, np.concatenate(pending))
-            pending = []
-        learn = learner(config, observation_dim, training.batch_size, due)
-        state, replay, flat, metrics = learn(state, replay, rows)
-        policy = read_policy(config, np.asarray(flat), observation_dim, action_dim)
+        noise, draws = chance(env_steps)
+        if flat is not None:
+            policy = read_policy(config, np.asarray(flat), observation_dim, action_dim)
     if pending:
         state, replay = store(state, replay, np.concatenate(pending))
 

@@ -14,8 +14,8 @@ import optax
 
 from ..config import SACConfig
 from ..pruning.masks import MaskedState, apply_mask, check_same_structure, keep_pruned_at_zero, set_mask
-from ..replay import ReplayBuffer, ReplayState, insert, sample_rows, unpack_rows
-from ..types import Batch, Mask, Params
+from ..replay import ReplayBuffer, ReplayState, insert, take_rows, unpack_rows
+from ..types import Array, Batch, Mask, Params
 from .losses import actor_loss, critic_loss, temperature_loss
 from .networks import Actor, TwinCritic
 
@@ -41,7 +41,7 @@ class SACState(NamedTuple):
     critic_opt: MaskedState
     alpha_opt: optax.OptState
     normalizer: Normalizer
-    key: jax.Array
+    key: jax.Array | None  # the agent's own, which training leaves as it is; saliency draws its batches by it
     env_steps: jax.Array  # int32
     grad_steps: jax.Array  # int32
 
@@ -171,12 +171,14 @@ def target_entropy(config: SACConfig, action_dim: int) -> float:
     return -float(action_dim) if config.target_entropy is None else config.target_entropy
 
 
-def update(config: SACConfig, state: SACState, batch: Batch, key: jax.Array) -> tuple[SACState, dict[str, jax.Array]]:
-    """One gradient step on a raw batch, in the paper's order (algorithm 1): critics, actor, temperature, targets."""
+def update(config: SACConfig, state: SACState, batch: Batch, noise: Array) -> tuple[SACState, dict[str, jax.Array]]:
+    """One gradient step on a raw batch, in the paper's order (algorithm 1): critics, actor, temperature, targets.
+
+    `noise` (2, n, action_dim) is standard normal, for the next actions of the target and for those of the actor's loss.
+    """
     action_dim = batch.actions.shape[1]
     fns = functions(config, action_dim)
     batch = prepare_batch(config, state.normalizer, batch)
-    noise = jax.random.normal(key, (2, *batch.actions.shape))
 
     (q_loss, q_mean), grads = jax.value_and_grad(critic_loss, has_aux=True)(
         state.critic_params,
@@ -239,19 +241,39 @@ def layer_order(config: SACConfig) -> list[str]:
     return [*(f"layer_{i}" for i in range(len(config.actor_hidden))), "output"]
 
 
-Learner = Callable[[SACState, ReplayState, np.ndarray], tuple[SACState, ReplayState, jax.Array, dict[str, jax.Array]]]
+class Draws(NamedTuple):
+    """What chance decides in a number of updates."""
+
+    indices: np.ndarray  # (updates, batch_size) int32: rows of the replay buffer, uniform with replacement
+    noise: np.ndarray  # (updates, 2, batch_size, action_dim) float32, standard normal
+
+
+def draw(rng: np.random.Generator, updates: int, batch_size: int, size: int, action_dim: int) -> Draws:
+    """Draw for updates on a replay buffer that holds `size` transitions.
+
+    On the host, because threefry and the inverse error function take XLA a tenth of a whole update on a CPU.
+    """
+    return Draws(
+        rng.integers(0, size, (updates, batch_size), np.int32),
+        rng.standard_normal((updates, 2, batch_size, action_dim), np.float32),
+    )
+
+
+Learner = Callable[
+    [SACState, ReplayState, np.ndarray, Draws], tuple[SACState, ReplayState, jax.Array, dict[str, jax.Array]]
+]
 
 
 @functools.cache
-def learner(config: SACConfig, observation_dim: int, batch_size: int, num_updates: int) -> Learner:
-    """Compile the hot call: insert transitions, update the normaliser, then sample and learn `num_updates` times.
+def learner(config: SACConfig, observation_dim: int) -> Learner:
+    """Compile the hot call: insert transitions, update the normaliser, then gather and learn for each row of `Draws`.
 
-    The call takes (state, replay, rows) with rows (n, width) as from `pack_rows`, donates the first two, and returns
-    both anew with the policy as one vector and the metrics of the last update (none without an update).
+    The call takes (state, replay, rows, draws) with rows (n, width) as from `pack_rows`, donates the first two, and returns
+    both anew with the policy as one vector and the metrics of the last update.
     """
 
     def learn(
-        state: SACState, replay: ReplayState, rows: jax.Array
+        state: SACState, replay: ReplayState, rows: jax.Array, draws: Draws
     ) -> tuple[SACState, ReplayState, jax.Array, dict[str, jax.Array]]:
         replay = insert(replay, rows)
         state = state._replace(
@@ -259,20 +281,27 @@ def learner(config: SACConfig, observation_dim: int, batch_size: int, num_update
             env_steps=state.env_steps + rows.shape[0],
         )
 
-        def step(state: SACState, _: None) -> tuple[SACState, dict[str, jax.Array]]:
-            key, index_key, noise_key = jax.random.split(state.key, 3)
-            batch = unpack_rows(sample_rows(replay, index_key, batch_size), observation_dim)
-            return update(config, state._replace(key=key), batch, noise_key)
+        def step(state: SACState, draw: Draws) -> tuple[SACState, dict[str, jax.Array]]:
+            return update(config, state, unpack_rows(take_rows(replay, draw.indices), observation_dim), draw.noise)
 
-        metrics: dict[str, jax.Array] = {}
-        if num_updates == 1:
-            state, metrics = step(state, None)
-        elif num_updates > 1:
-            state, many = jax.lax.scan(step, state, length=num_updates)
+        if draws.indices.shape[0] == 1:
+            state, metrics = step(state, Draws(draws.indices[0], draws.noise[0]))
+        else:
+            state, many = jax.lax.scan(step, state, draws)
             metrics = {name: values[-1] for name, values in many.items()}
         return state, replay, flat_policy(config, state), metrics
 
-    return jax.jit(learn, donate_argnums=(0, 1))
+    compiled = jax.jit(learn, donate_argnums=(0, 1))
+
+    def call(
+        state: SACState, replay: ReplayState, rows: np.ndarray, draws: Draws
+    ) -> tuple[SACState, ReplayState, jax.Array, dict[str, jax.Array]]:
+        # The key stays behind: dispatch is slower with a typed key among the arguments.
+        key = state.key
+        state, replay, policy, metrics = compiled(state._replace(key=None), replay, rows, draws)
+        return state._replace(key=key), replay, policy, metrics
+
+    return call
 
 
 def make_ticket(state: SACState, actor_mask: Mask, critic_mask: Mask) -> SACState:

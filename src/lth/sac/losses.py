@@ -19,12 +19,13 @@ CriticApply = Callable[[Params, jax.Array, jax.Array], jax.Array]
 def sample_action(mean: jax.Array, log_std: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Squash a Gaussian sample: a = tanh(mean + exp(log_std) * noise), and log pi(a) (appendix C, eq. 26).
 
-    The correction log(1 - tanh(u)^2) is written 2 (log 2 - u - softplus(-2u)), which does not overflow. Shapes:
+    The correction log(1 - tanh(u)^2) is written 2 (log 2 - |u| - log(1 + exp(-2|u|))), which does not overflow. Shapes:
     (n, action_dim) in; actions (n, action_dim) in [-1, 1] and log-probabilities (n,) out.
     """
     u = mean + jnp.exp(log_std) * noise
     gaussian = -0.5 * noise**2 - log_std - 0.5 * jnp.log(2.0 * jnp.pi)
-    squash = 2.0 * (jnp.log(2.0) - u - jax.nn.softplus(-2.0 * u))
+    # Not log1p, which XLA computes one element at a time on a CPU; the argument is in (1, 2], so only last bits differ.
+    squash = 2.0 * (jnp.log(2.0) - jnp.abs(u) - jnp.log(1.0 + jnp.exp(-2.0 * jnp.abs(u))))
     return jnp.tanh(u), jnp.sum(gaussian - squash, axis=-1)
 
 
