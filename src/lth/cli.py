@@ -10,11 +10,14 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .config import Config, load_config
 from .errors import InputError, TrainingError
 from .threads import set_threads
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 INTERRUPTED = 130
 
@@ -34,13 +37,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     run.add_argument("config", nargs="*", metavar="[CONFIG.yaml] [KEY=VALUE ...]", help="config.yaml is the default")
     run.add_argument("--dry-run", action="store_true", help="list the runs with their cost and disk, and stop")
+    run.add_argument("--only", metavar="PATTERN", help="those runs whose path is so, and what they need; no table")
+    words = {"nargs": "*", "metavar": "[CONFIG.yaml] [KEY=VALUE ...]", "help": "config.yaml is the default"}
+    status = commands.add_parser("status", help="show what of a grid is done, running, failed and left")
+    status.add_argument("config", **words)  # type: ignore[arg-type]
+    status.add_argument("--paths", action="store_true", help="list every run with its folder")
+    clean = commands.add_parser("clean", help="remove what a finished grid no longer needs")
+    clean.add_argument("config", **words)  # type: ignore[arg-type]
+    clean.add_argument("--dry-run", action="store_true", help="list the files, and stop")
+    show = commands.add_parser("show", help="print a run's settings, versions, timings and files")
+    show.add_argument("run", type=Path, help="a run's directory")
     evaluate = commands.add_parser("eval", help="evaluate a finished run, and film it")
     evaluate.add_argument("run", type=Path, help="a run's directory")
     evaluate.add_argument("--episodes", type=int, default=10, metavar="N", help="how many episodes (default: 10)")
     evaluate.add_argument("--video", type=Path, metavar="FILE", help="film the first episode: .mp4, or .gif")
     # Settings may stand before and after options, which argparse does not see to where there are subcommands.
     arguments, rest = parser.parse_known_args(argv)
-    if arguments.command != "run" or any(word.startswith("-") for word in rest):
+    if arguments.command not in ("run", "status", "clean") or any(word.startswith("-") for word in rest):
         arguments = parser.parse_args(argv)
     elif rest:
         arguments.config = [*arguments.config, *rest]
@@ -52,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command is None:
         parser.print_help()
         return 2
-    return guard(lambda: _run(arguments) if arguments.command == "run" else _evaluate(arguments))
+    command = {"run": _run, "eval": _evaluate, "status": _status, "clean": _clean, "show": _show}[arguments.command]
+    return guard(lambda: command(arguments))
 
 
 def guard(command: Callable[[], int], go_on: str = "the same command") -> int:
@@ -94,33 +108,29 @@ def parse_words(words: Sequence[str]) -> Config:
 def _run(arguments: argparse.Namespace) -> int:
     config = parse_words(arguments.config)
     set_threads(config.training.threads)
-    from rich.console import Console
-
     from . import envs
-    from .experiment.runner import costs, run_grid
-    from .experiment.spec import grid
+    from .experiment.runner import chosen, costs, run_grid
     from .experiment.stages import excluded_layers
     from .report.plots import save_plot
     from .report.tables import run_rows, save_tables, summarize
-    from .report.terminal import GridDisplay, costs_summary, costs_table, how_to_read, results_table
+    from .report.terminal import GridDisplay, costs_summary, costs_table, growth, how_to_read, results_table
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
+    console = _console()
     excluded_layers(config.sac, config.pruning.exclude)
-    for task in config.tasks:
+    for task in (*config.tasks, *config.pruning.transfer_from):
         envs.check_task(task)
     if arguments.dry_run:
         estimates = costs(config)
         console.print(costs_table(estimates))
         console.print(costs_summary(estimates), highlight=False)
+        console.print(growth(config, estimates), highlight=False)
         return 0
-    with GridDisplay(console, list(grid(config))) as display:
-        outcomes = run_grid(config, display)
+    with GridDisplay(console, chosen(config, arguments.only)) as display:
+        outcomes = run_grid(config, display, arguments.only)
     kept = sum(outcome.status == "kept" for outcome in outcomes)
     if kept:
         console.print(f"{kept} of {len(outcomes)} runs were finished before and are kept.", highlight=False)
-    rows = run_rows(config)
+    rows = [] if arguments.only else run_rows(config)
     if rows:
         table, runs = save_tables(config.output_dir, rows)
         plot = save_plot(config.output_dir, rows)
@@ -131,6 +141,50 @@ def _run(arguments: argparse.Namespace) -> int:
     for outcome in bad:
         print(f"{outcome.status}: {outcome.spec.title()}: {outcome.message}", file=sys.stderr)
     return 1 if bad else 0
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    config = parse_words(arguments.config)
+    set_threads(config.training.threads)
+    from .experiment import store
+    from .experiment.status import states
+    from .report.terminal import status_summary, status_table
+
+    console, found = _console(), states(config)
+    if arguments.paths:
+        for state in found:
+            print(f"{state.state:<12} {store.directory(config.output_dir, state.spec)}")
+    elif any(state.state in ("running", "failed", "interrupted") for state in found):
+        console.print(status_table(found))
+    console.print(status_summary(config, found), highlight=False)
+    return 0
+
+
+def _clean(arguments: argparse.Namespace) -> int:
+    config = parse_words(arguments.config)
+    set_threads(config.training.threads)
+    from .experiment.status import clean
+
+    files, megabytes = clean(config, arguments.dry_run)
+    if arguments.dry_run:
+        for file in files:
+            print(file)
+    print(f"{'would remove' if arguments.dry_run else 'removed'} {len(files)} files, {megabytes:.1f} MB")
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from .report.terminal import describe
+
+    print(describe(arguments.run))
+    return 0
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:

@@ -21,6 +21,12 @@ SALIENCY_METHODS = ("magnitude", *GRADIENT_METHODS)
 """The rows of `pruning.criteria.CRITERIA`."""
 CONTROLS = ("random", "shuffled")
 METHODS = SALIENCY_METHODS + CONTROLS
+MATCHED_CONTROLS = ("reinit", "shuffled", "permuted", "inverted")
+"""`pruning.controls` that belong to one ticket each."""
+SHARED_CONTROLS = ("random-erk", "small-dense", "retrained")
+"""Those that are run once for all methods."""
+REWOUND = ("optimizer", "normalizer", "temperature", "replay_buffer")
+"""What can be put back beside the weights."""
 
 
 def _whole(value: Any) -> Any:
@@ -110,6 +116,8 @@ class TrainingConfig(_Settings):
     """Training is a row of segments of so many environment steps. Each starts by resetting the environments."""
     threads: Positive = 1
     """Threads of the numerical libraries. Results repeat to the byte at a fixed number."""
+    checkpoint_every: Positive = 10
+    """A run can be taken up again at every so many segments. Changes no result."""
     backend: Literal["auto", "dense"] = "auto"
     """How tickets are computed; `dense` multiplies by masked matrices, and is what `auto` means so far."""
 
@@ -178,6 +186,13 @@ def _check_distinct(values: tuple[Any, ...], what: str) -> tuple[Any, ...]:
     return values
 
 
+def _rewind_points(value: Any) -> Any:
+    return tuple("none" if item is None else item for item in _as_list(value))
+
+
+RewindStep = Annotated[Whole, Field(strict=True, ge=0, le=10**12)] | Literal["none"]
+
+
 class PruningConfig(_Settings):
     """`pruning.*`: the masks."""
 
@@ -195,8 +210,24 @@ class PruningConfig(_Settings):
     """Batches over which |dL/dw| is averaged for gradient and taylor; more are more stable."""
     gradient_batch_size: Positive = 256
     """Transitions in each of them."""
-    rewind_steps: Annotated[Whole, Field(strict=True, ge=0, le=10**12)] = 0
-    """The environment step to which tickets are put back: a multiple of `training.segment_steps`."""
+    allocation: Literal["global", "layer", "erk"] = "global"
+    """Which layers lose how much: decided by the scores of all layers together, the same share of each, or ERK."""
+    rounds: Positive = 1
+    """Iterative pruning: so many times prune, rewind and train, on the way to each `sparsity`. 1 is one-shot."""
+    rate: Annotated[float, BeforeValidator(_no_truth_value), Field(gt=0, lt=1)] | None = None
+    """Instead of `sparsity`: each round prunes this share of what is left, so that 1 - (1 - rate)^rounds are pruned."""
+    rewind_steps: Annotated[tuple[RewindStep, ...], BeforeValidator(_rewind_points)] = (0,)
+    """The environment steps to which tickets are put back: multiples of `training.segment_steps`; `none`: fine-tuning."""
+    rewound: tuple[str, ...] = REWOUND
+    """What is put back with the weights: optimizer, normalizer, temperature, replay_buffer. The rest is the trained agent's."""
+    controls: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
+    """Further rows (docs/protocols.md): reinit, shuffled, permuted, inverted, random-erk, small-dense, retrained."""
+    transfer_from: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
+    """Tasks whose masks are tried on each of `tasks` too."""
+    transfer_weights: Literal["target", "source", "both"] = "target"
+    """Whose weights are put under a mask of another task."""
+    transfer_mismatch: Literal["error", "dense"] = "error"
+    """Where a layer has another shape on the other task: stop, or leave that layer dense (with the target's weights)."""
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -218,9 +249,36 @@ class PruningConfig(_Settings):
 
     @model_validator(mode="after")
     def _distinct(self) -> "PruningConfig":
+        for name, values, known in (
+            ("controls", self.controls, MATCHED_CONTROLS + SHARED_CONTROLS),
+            ("rewound", self.rewound, REWOUND),
+        ):
+            for value in values:
+                if value not in known:
+                    raise ValueError(
+                        f"{value!r} is none of {name}; there are {', '.join(known)}{nearest(value, known)}"
+                    )
+            if values:
+                _check_distinct(values, name)
+        _check_distinct(self.rewind_steps, "rewind_steps")
+        if self.transfer_from:
+            _check_distinct(self.transfer_from, "transfer_from")
+        if self.rate is not None and "sparsity" in self.model_fields_set:
+            raise ValueError("rate and sparsity are two ways to say the same; give one of them")
         _check_distinct(self.methods, "methods")
         _check_distinct(tuple(s.label() for s in self.sparsity), "sparsity")
         return self
+
+
+class RayConfig(_Settings):
+    """`ray.*`: a cluster, where `executor` is ray (the extra `ray`)."""
+
+    address: str = "local"
+    """A running cluster (`auto`, `ray://host:10001`), or `local`: one on this machine, for this command."""
+    cpus: Annotated[float, Field(gt=0)] = 1.0
+    """CPUs that Ray reserves for a run."""
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs that Ray reserves for a run; 0.25 lets four share one."""
 
 
 class Config(_Settings):
@@ -240,13 +298,25 @@ class Config(_Settings):
     """The evaluations."""
     pruning: PruningConfig = PruningConfig()  # type: ignore[call-arg]
     """The masks."""
+    workers: Positive = 1
+    """Runs made side by side, each in a process of its own on `training.threads` cores. Changes no result."""
+    executor: Literal["local", "ray"] = "local"
+    """Where runs are made: by processes of this machine, or on a Ray cluster."""
+    ray: RayConfig = RayConfig()
+    """The cluster."""
+    retries: Annotated[Whole, Field(strict=True, ge=0, le=100)] = 1
+    """How often a run that failed is tried again. A process that was killed from outside does not count."""
+    tensorboard: bool = False
+    """Write TensorBoard event files too (the extra `tensorboard`)."""
 
     @model_validator(mode="after")
     def _fits(self) -> "Config":
         _check_distinct(self.tasks, "tasks")
         _check_distinct(self.seeds, "seeds")
-        segment, rewind = self.training.segment_steps, self.pruning.rewind_steps
-        if rewind % segment or rewind >= self.training.env_steps:
+        segment = self.training.segment_steps
+        for rewind in self.pruning.rewind_steps:
+            if rewind == "none" or (rewind % segment == 0 and rewind < self.training.env_steps):
+                continue
             largest = (self.training.env_steps - 1) // segment * segment
             closest = min(_nearest_multiple(rewind, segment, at_least=0), largest)
             raise ValueError(

@@ -24,16 +24,18 @@ _METADATA_KEY = "lth"
 
 
 def write_whole(path: Path, data: bytes, checksum: bool = True) -> None:
-    """Write a file beside its place and move it there, then its SHA-256 (in `path` + `.sha256`, as sha256sum reads it).
+    """Write a file beside its place and move it there, after its SHA-256 (in `path` + `.sha256`, as sha256sum reads it).
+
+    The checksum goes first, so that a process that is killed in between leaves no file that looks cut short.
 
     Raises:
         InputError: the folder cannot be written, or the disk is full; nothing is left behind.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, data)
         if checksum:
             _replace(checksum_path(path), f"{hashlib.sha256(data).hexdigest()}  {path.name}\n".encode())
+        _replace(path, data)
     except OSError as error:
         raise InputError(
             f"{path} cannot be written: {error.strerror or error}. Is the disk full, or the folder read-only?"
@@ -135,13 +137,13 @@ def dump_tensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) 
     return safetensors.numpy.save(plain, {_METADATA_KEY: text})
 
 
-def load_tensors(path: Path, what: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def load_tensors(path: Path, what: str, needs_checksum: bool = True) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read a file of `dump_tensors`; returns the arrays and the metadata.
 
     Raises:
         InputError: the file is missing, altered, cut short, without its checksum, or not of this format.
     """
-    data = read_whole(path, what, needs_checksum=True)
+    data = read_whole(path, what, needs_checksum)
     try:
         arrays = safetensors.numpy.load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])

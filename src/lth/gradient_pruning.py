@@ -17,7 +17,7 @@ import numpy as np
 
 from .config import SACConfig
 from .errors import InputError, nearest
-from .pruning.allocation import check_sparsity, pruned_count
+from .pruning.allocation import check_sparsity, counts_by_layer
 from .pruning.criteria import CRITERIA
 from .pruning.masks import check_mask_values, check_same_structure, path_name, prunable_leaves, prune_lowest
 from .replay import ReplayBuffer, sample_rows, unpack_rows
@@ -193,8 +193,10 @@ def prune_kernels_by_gradient_saliency(
     method: str = "taylor",
     prev_mask: Mask | None = None,
     exclude: Sequence[str] = (),
+    allocation: str = "global",
+    invert: bool = False,
 ) -> Mask:
-    """Make a mask that prunes the kernels' least salient weights, globally over one network.
+    """Make a mask that prunes the kernels' least salient weights, by default globally over one network.
 
     Of n prunable weights exactly `max(round(target_sparsity * n), already pruned)` are pruned; ties: the larger |w|
     stays, then the earlier in tree order.
@@ -213,6 +215,8 @@ def prune_kernels_by_gradient_saliency(
         method: "taylor" (|w dL/dw|, Molchanov et al. 2017), "gradient" (|dL/dw|) or "magnitude" (|w|).
         prev_mask: an earlier mask; what is pruned there stays pruned.
         exclude: layers that stay dense, by any part of their path.
+        allocation: "global", "layer" (the same share of each) or "erk" (`erk_counts`).
+        invert: prune the most salient instead, as a control.
 
     Returns:
         A mask with the structure, shapes and dtypes of `params`: 1 kept, 0 pruned; all ones for biases, norms and
@@ -240,8 +244,11 @@ def prune_kernels_by_gradient_saliency(
     if prev_mask is not None:
         check_same_structure(prev_mask, params, "prev_mask", "the parameters'")
         check_mask_values(prev_mask, "prev_mask")
-    size = sum(leaf.size for leaf, flag in zip(jax.tree.leaves(params), prunable, strict=True) if flag)
-    return prune_lowest(scores, params, prunable, pruned_count(size, target_sparsity), prev_mask)
+    shapes = [jnp.shape(leaf) for leaf, flag in zip(jax.tree.leaves(params), prunable, strict=True) if flag]
+    counts = counts_by_layer(allocation, shapes, target_sparsity)
+    if invert:
+        scores = jax.tree.map(jnp.negative, scores)
+    return prune_lowest(scores, params, prunable, counts, prev_mask)
 
 
 @functools.cache

@@ -11,6 +11,11 @@ import warnings
 _VARIABLES = ("NPROC", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
+def thread_variables(threads: int) -> dict[str, str]:
+    """Return the environment in which XLA (which reads NPROC) and the BLAS of NumPy use so many threads."""
+    return dict.fromkeys(_VARIABLES, str(threads))
+
+
 def set_threads(threads: int) -> None:
     """Limit XLA (which reads NPROC) and the BLAS of NumPy to `threads`; warn where JAX was imported before."""
     wanted = str(threads)
@@ -21,5 +26,4 @@ def set_threads(threads: int) -> None:
             stacklevel=2,
         )
         return
-    for variable in _VARIABLES:
-        os.environ[variable] = wanted
+    os.environ.update(thread_variables(threads))

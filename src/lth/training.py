@@ -98,9 +98,9 @@ def evaluate(policy: Policy, env: Any, episodes: int, frames: Callable[[], None]
     return Evaluation(returns, known if len(known) == episodes else None)
 
 
-def segment_seed(seed: int, segment: int, stream: int) -> np.random.SeedSequence:
+def segment_seed(seed: int, segment: int, stream: int, *, again: bool = False) -> np.random.SeedSequence:
     """Derive the seed of one segment's environments, actions or updates."""
-    return np.random.SeedSequence([seed, segment, stream])
+    return np.random.SeedSequence([seed, segment, stream, *([1] if again else [])])
 
 
 @functools.cache
@@ -133,6 +133,7 @@ def train(
     state: SACState,
     replay: ReplayState,
     until: int,
+    again: bool = False,
 ) -> Iterator[Segment]:
     """Train from where `state` stands to environment step `until`, segment by segment.
 
@@ -144,6 +145,7 @@ def train(
         state: an agent's state between two segments; it is copied, not consumed.
         replay: its replay buffer, with room for min(sac.buffer_size, training.env_steps) transitions; copied too.
         until: an environment step, at most `training.env_steps`.
+        again: draw everything anew: other starts of episodes, exploration and batches than a run of this seed has.
 
     Yields:
         A Segment after each, whose state and replay buffer are good until the next is asked for.
@@ -159,9 +161,8 @@ def train(
             number = env_steps // training.segment_steps
             end = min((number + 1) * training.segment_steps, until)
             started = time.perf_counter()
-            state, replay, metrics = _train_segment(
-                config, training, vector, seed, number, state, replay, env_steps, end
-            )
+            seed_of = functools.partial(segment_seed, seed, number, again=again)
+            state, replay, metrics = _train_segment(config, training, vector, seed_of, state, replay, env_steps, end)
             env_steps = end
             yield Segment(state, replay, env_steps, metrics, time.perf_counter() - started)
     finally:
@@ -172,8 +173,7 @@ def _train_segment(
     config: SACConfig,
     training: TrainingConfig,
     vector: Any,
-    seed: int,
-    number: int,
+    seed_of: Callable[[int], np.random.SeedSequence],
     state: SACState,
     replay: ReplayState,
     env_steps: int,
@@ -181,10 +181,8 @@ def _train_segment(
 ) -> tuple[SACState, ReplayState, dict[str, float]]:
     observation_dim, action_dim = envs.dimensions(vector)
     num_envs = training.num_envs
-    action_rng, update_rng = (
-        np.random.default_rng(segment_seed(seed, number, stream)) for stream in (_ACTIONS, _UPDATES)
-    )
-    observations, _ = vector.reset(seed=int(segment_seed(seed, number, _ENVIRONMENTS).generate_state(1)[0] >> 2))
+    action_rng, update_rng = (np.random.default_rng(seed_of(stream)) for stream in (_ACTIONS, _UPDATES))
+    observations, _ = vector.reset(seed=int(seed_of(_ENVIRONMENTS).generate_state(1)[0] >> 2))
     store, learn = _inserter(observation_dim), learner(config, observation_dim)
     capacity, missing = replay.rows.shape[0], env_steps - int(replay.size)
     policy = read_policy(config, np.asarray(_flat_policy(config, state)), observation_dim, action_dim)

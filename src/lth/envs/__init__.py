@@ -1,5 +1,6 @@
 """Environments by task name; Gymnasium and Meta-World are imported only when one is made."""
 
+import functools
 import os
 import sys
 import warnings
@@ -61,6 +62,20 @@ def make_vector(task: str, seed: int, num_envs: int) -> Any:
 def dimensions(env: Any) -> tuple[int, int]:
     """Return the lengths of one observation and one action."""
     return int(env.observation_space.shape[-1]), int(env.action_space.shape[-1])
+
+
+@functools.cache
+def task_dimensions(task: str) -> tuple[int, int]:
+    """Return the lengths of one observation and one action of a task.
+
+    Raises:
+        InputError: there is no such task.
+    """
+    env = make(task)
+    try:
+        return dimensions(env)
+    finally:
+        env.close()
 
 
 def check_task(task: str) -> None:

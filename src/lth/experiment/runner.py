@@ -1,15 +1,20 @@
-"""All runs of a config, one after the other; what is finished is not done again."""
+"""All runs of a config, side by side, each after those that it needs; what is finished is not done again."""
 
-import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 from ..config import Config
-from ..errors import TrainingError
+from ..errors import InputError
 from . import store
-from .spec import DenseSpec, MaskSpec, Spec, TicketSpec, grid
-from .stages import run_stage
+from .spec import DenseSpec, MaskSpec, Spec, TicketSpec, grid, needs, run_path
+from .stages import How, how_of, is_made
+from .workers import Event, LocalPool
+
+MOST_KILLS = 50
+"""A run whose process is killed so often without having come further is given up."""
 
 
 class Outcome(NamedTuple):
@@ -30,51 +35,135 @@ class Display(Protocol):
     def step(self, spec: Spec, env_steps: int, metrics: dict[str, float]) -> None:
         """A run has come to an environment step."""
 
+    def note(self, spec: Spec, text: str) -> None:
+        """Something happened that does not end the run: it is tried again."""
+
     def end(self, outcome: Outcome) -> None:
         """A run has ended."""
 
 
-def run_grid(config: Config, display: Display) -> list[Outcome]:
-    """Make all runs of a config that are not there yet.
+class Pool(Protocol):
+    """Where runs are made."""
 
-    A run whose training fails does not stop the others, except those that need it.
+    @property
+    def free(self) -> int:
+        """How many runs could start now."""
+
+    def start(self, spec: Spec) -> None:
+        """Start a run."""
+
+    def events(self) -> Iterator[Event]:
+        """Wait a moment for news, and yield them."""
+
+    def close(self) -> None:
+        """Stop."""
+
+
+def chosen(config: Config, only: str | None = None) -> list[Spec]:
+    """Return the runs of a config; with `only` those whose path is so, or holds it, and all that they need.
+
+    Raises:
+        InputError: no run is so.
+    """
+    specs = grid(config)
+    if only is None:
+        return specs
+    paths = {spec: str(run_path(spec)) for spec in specs}
+    wanted = {spec for spec in specs if fnmatchcase(paths[spec], only) or only in paths[spec]}
+    if not wanted:
+        raise InputError(
+            f"--only {only}: no run is so. Their paths are like {paths[specs[-1]]!r}; `lth status` lists them"
+        )
+    for spec in reversed(specs):
+        if spec in wanted:
+            wanted.update(needs(spec))
+    return [spec for spec in specs if spec in wanted]
+
+
+def run_grid(config: Config, display: Display, only: str | None = None) -> list[Outcome]:
+    """Make all runs of a config that are not there yet, `config.workers` at a time.
+
+    A run whose training fails is tried again as often as `config.retries` says, and then does not stop the others, except
+    those that need it.
 
     Raises:
         InputError: something the user has to mend; what was finished stays.
     """
+    specs, how = chosen(config, only), how_of(config)
+    lock = config.output_dir / store.LOCK
+    with store.locked(lock, shared=only is not None) as have:
+        if not have:
+            raise InputError(
+                f"another `lth run` is at work in {config.output_dir}. Wait for it, or give this one an output_dir of its own. "
+                "(Several may share a folder if each is given its part by --only.)"
+            )
+        return _run_all(config, specs, how, display)
+
+
+def _run_all(config: Config, specs: Sequence[Spec], how: How, display: Display) -> list[Outcome]:
     outcomes: list[Outcome] = []
-    failed: set[Spec] = set()
-    for spec in grid(config):
-        needs: set[Spec] = set() if isinstance(spec, DenseSpec) else {spec.dense}
-        if isinstance(spec, TicketSpec) and isinstance(spec.mask, MaskSpec):
-            needs.add(spec.mask)
-        if needs & failed:
-            failed.add(spec)
-            outcome = Outcome(spec, "skipped", 0.0, "what it starts from failed")
-        else:
-            outcome = _run_one(config, spec, display)
-            if outcome.status == "failed":
-                failed.add(spec)
+    made: set[Spec] = set()
+    lost: set[Spec] = set()
+
+    def end(outcome: Outcome) -> None:
         outcomes.append(outcome)
+        (made if outcome.status in ("done", "kept") else lost).add(outcome.spec)
         display.end(outcome)
+
+    waiting = []
+    for spec in specs:
+        if is_made(config.output_dir, spec, how):
+            end(Outcome(spec, "kept", 0.0))
+        else:
+            waiting.append(spec)
+    if not waiting:
+        return outcomes
+    failures: Counter[Spec] = Counter()
+    kills: Counter[Spec] = Counter()
+    running: set[Spec] = set()
+    pool: Pool = _pool(config, how)
+    try:
+        while waiting or running:
+            for spec in [spec for spec in waiting if lost & set(needs(spec))]:
+                waiting.remove(spec)
+                end(Outcome(spec, "skipped", 0.0, "what it starts from failed"))
+            for spec in [spec for spec in waiting if made.issuperset(needs(spec))][: pool.free]:
+                waiting.remove(spec)
+                running.add(spec)
+                display.begin(spec)
+                pool.start(spec)
+            if not running:
+                continue
+            for event in pool.events():
+                if event.kind == "step":
+                    kills[event.spec] = 0
+                    display.step(event.spec, event.data["env_steps"], event.data["metrics"])
+                    continue
+                running.discard(event.spec)
+                if event.kind == "done":
+                    end(Outcome(event.spec, "done", event.data["seconds"]))
+                    continue
+                message = event.data["message"]
+                if event.kind == "unusable":
+                    raise InputError(f"{event.spec.title()}: {message}")
+                count, most = (kills, MOST_KILLS) if event.kind == "killed" else (failures, config.retries)
+                count[event.spec] += 1
+                if count[event.spec] > most:
+                    end(Outcome(event.spec, "failed", event.data.get("seconds", 0.0), message))
+                else:
+                    waiting.insert(0, event.spec)
+                    display.note(event.spec, f"{message}; it is started again")
+    finally:
+        pool.close()
     return outcomes
 
 
-def _run_one(config: Config, spec: Spec, display: Display) -> Outcome:
-    started = time.perf_counter()
-    if store.is_finished(config.output_dir, spec):
-        return Outcome(spec, "kept", 0.0)
-    display.begin(spec)
-    try:
-        run_stage(
-            config.output_dir,
-            spec,
-            config.pruning.rewind_steps,
-            lambda env_steps, metrics: display.step(spec, env_steps, metrics),
-        )
-    except TrainingError as error:
-        return Outcome(spec, "failed", time.perf_counter() - started, str(error))
-    return Outcome(spec, "done", time.perf_counter() - started)
+def _pool(config: Config, how: How) -> Pool:
+    if config.executor == "ray":
+        from .cluster import RayPool
+
+        return RayPool(config, how)
+    return LocalPool(config, how)
 
 
 class Cost(NamedTuple):
@@ -97,7 +186,7 @@ def costs(config: Config) -> list[Cost]:
     from ..sac.agent import init_state
     from ..training import replay_capacity, total_updates
 
-    specs = list(grid(config))
+    specs = grid(config)
     measured = _seconds_per_step(config.output_dir, specs)
     sizes = {}
     for task in config.tasks:
@@ -112,7 +201,7 @@ def costs(config: Config) -> list[Cost]:
         task = spec.task if isinstance(spec, DenseSpec) else spec.dense.task
         checkpoint, mask, row = sizes[task]
         training = config.training
-        start = spec.rewind_steps if isinstance(spec, TicketSpec) else 0
+        start = spec.start if isinstance(spec, TicketSpec) else 0
         trains = not isinstance(spec, MaskSpec)
         steps = training.env_steps - start if trains else 0
         size = 2 * checkpoint + row * replay_capacity(config.sac, training) if trains else mask
@@ -138,5 +227,5 @@ def _seconds_per_step(root: Path, specs: Sequence[Spec]) -> float | None:
         total = store.read_timings(store.directory(root, spec)).get("total")
         steps = (spec.training if isinstance(spec, DenseSpec) else spec.dense.training).env_steps
         if total:
-            rates.append(total / (steps - (spec.rewind_steps if isinstance(spec, TicketSpec) else 0)))
+            rates.append(total / (steps - (spec.start if isinstance(spec, TicketSpec) else 0)))
     return sorted(rates)[len(rates) // 2] if rates else None

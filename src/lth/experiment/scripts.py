@@ -36,7 +36,8 @@ def dense_agents(config: Config) -> Iterator[tuple[Path, Agent]]:
     for task, seed in _tasks(config):
         spec = dense_spec(config, task, seed)
         _say(f"{spec.title()}: {'finished before' if store.is_finished(config.output_dir, spec) else 'training'}")
-        run = stages.train_dense(config.output_dir, spec, config.pruning.rewind_steps)
+        how = stages.how_of(config)
+        run = stages.train_dense(config.output_dir, spec, how.rewind_points, how)
         _say(f"{spec.title()}: {_last(run)} -> {run}")
         yield run, store.load(run).agent
 
@@ -116,7 +117,7 @@ def _train_one(config: Config, task: str, seed: int, file: Path, mask: MaskSpec 
     spec = ticket_spec(config, task, seed, mask)
     state = "finished before" if store.is_finished(config.output_dir, spec) else f"training under {file}"
     _say(f"{spec.title()}: {state}")
-    run = stages.train_ticket(config.output_dir, spec, file)
+    run = stages.train_ticket(config.output_dir, spec, file, stages.how_of(config))
     dense = store.directory(config.output_dir, spec.dense)
     _say(f"{spec.title()}: {_last(run)} (dense: {_last(dense)}) -> {run}")
 

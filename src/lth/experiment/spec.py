@@ -8,11 +8,20 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from ..config import GRADIENT_METHODS, Config, EvaluationConfig, SACConfig, Sparsity, TrainingConfig
+from ..config import (
+    GRADIENT_METHODS,
+    MATCHED_CONTROLS,
+    REWOUND,
+    Config,
+    EvaluationConfig,
+    SACConfig,
+    Sparsity,
+    TrainingConfig,
+)
 
 SPEC_VERSION = 1
 
@@ -36,6 +45,10 @@ class DenseSpec(_Spec):
         return f"{self.task} seed {self.seed} dense"
 
 
+INVERTED = "inverted-"
+"""Before a method's name: its scores are turned round, so that it prunes what it would keep."""
+
+
 class MaskSpec(_Spec):
     """A mask made from a dense agent by a method. What does not bear on the method is left at its default."""
 
@@ -46,10 +59,29 @@ class MaskSpec(_Spec):
     exclude: tuple[str, ...] = ()
     num_gradient_batches: int = 100
     gradient_batch_size: int = 256
+    allocation: str = "global"
+    previous: "TicketSpec | None" = None
+    """Iterative pruning: the ticket of the round before, which is scored in the place of the dense agent."""
+
+    @property
+    def criterion(self) -> str:
+        """The method by whose scores weights are told apart."""
+        return self.method.removeprefix(INVERTED)
+
+    @property
+    def round(self) -> int:
+        """Which round of iterative pruning made it, from 1."""
+        before = self.previous.mask if self.previous else None
+        return 1 + (before.round if isinstance(before, MaskSpec) else 0)
 
     def title(self) -> str:
         """Say in a few words which mask this is."""
-        return f"{self.dense.task} seed {self.dense.seed} mask {self.method} {self.sparsity.label()}"
+        return f"{self.dense.task} seed {self.dense.seed} mask {self.label()}"
+
+    def label(self) -> str:
+        """Name the mask as in directories: `taylor-0.8`, `random-erk-0.9`, `magnitude-0.488-round3`."""
+        parts = [self.method, *([self.allocation] if self.allocation != "global" else []), self.sparsity.label()]
+        return "-".join([*parts, *([f"round{self.round}"] if self.previous else [])])
 
 
 class FileMask(_Spec):
@@ -61,15 +93,33 @@ class FileMask(_Spec):
     sha256: str
     sparsity: Sparsity
 
+    def label(self) -> str:
+        """Name it as in directories."""
+        return f"{self.method}-{self.sparsity.label()}"
+
 
 class TicketSpec(_Spec):
-    """A ticket: the dense agent whose start it is put back to, and the mask it trains under."""
+    """A ticket, or a control: the dense agent whose start it is put back to, and the mask it trains under."""
 
     stage: Literal["ticket"] = "ticket"
     dense: DenseSpec
-    mask: MaskSpec | FileMask
-    rewind_steps: int = 0
+    mask: MaskSpec | FileMask | None
+    """None: nothing is pruned (the control `retrained`)."""
+    rewind_steps: int | Literal["none"] = 0
     backend: str = "dense"
+    rewound: tuple[str, ...] = REWOUND
+    control: Literal["", "reinit", "shuffled", "permuted", "retrained"] = ""
+    weights: DenseSpec | None = None
+    """Whose start it is put back to, where that is another task's agent."""
+    mismatch: Literal["error", "dense"] = "error"
+
+    @property
+    def start(self) -> int:
+        """The environment step that training starts from; fine-tuning leaves out the random steps."""
+        if self.rewind_steps != "none":
+            return self.rewind_steps
+        training = self.dense.training
+        return training.start_steps // training.num_envs * training.num_envs
 
     def mask_task(self) -> str | None:
         """Name the task on which the mask was found, if that was another one."""
@@ -79,10 +129,24 @@ class TicketSpec(_Spec):
 
     def title(self) -> str:
         """Say in a few words which run this is."""
-        source = f" from {self.mask_task()}" if self.mask_task() else ""
-        return f"{self.dense.task} seed {self.dense.seed} {self.mask.method} {self.mask.sparsity.label()}{source}"
+        return " ".join([f"{self.dense.task} seed {self.dense.seed}", *self._parts()])
+
+    def _parts(self) -> list[str]:
+        parts = [self.mask.label()] if self.mask else []
+        parts += [self.control] if self.control else []
+        parts += [f"from-{folder_name(self.mask_task() or '')}"] if self.mask_task() else []
+        parts += ["with-weights"] if self.weights else []
+        if self.rewind_steps == "none":
+            return [*parts, "finetune"]
+        return [*parts, *([f"rewind{self.rewind_steps}"] if self.rewind_steps else [])]
+
+    def needs(self) -> list["Spec"]:
+        """Return the runs that have to be there first."""
+        needs: list[Spec] = [self.dense, *([self.weights] if self.weights else [])]
+        return [*needs, *([self.mask] if isinstance(self.mask, MaskSpec) else [])]
 
 
+MaskSpec.model_rebuild()
 Spec = DenseSpec | MaskSpec | TicketSpec
 
 
@@ -100,51 +164,239 @@ def run_path(spec: Spec) -> Path:
     dense = spec if isinstance(spec, DenseSpec) else spec.dense
     parts: list[str] = [spec.stage]
     if isinstance(spec, MaskSpec):
-        parts += [spec.method, spec.sparsity.label()]
+        parts += [spec.label()]
     elif isinstance(spec, TicketSpec):
-        parts += [spec.mask.method, spec.mask.sparsity.label()]
-        parts += [f"from-{_folder(spec.mask_task() or '')}"] if spec.mask_task() else []
-        parts += [f"rewind{spec.rewind_steps}"] if spec.rewind_steps else []
-    return Path(_folder(dense.task)) / f"seed{dense.seed}" / "-".join([*parts, spec_hash(spec)[:8]])
+        parts += spec._parts()
+    return Path(folder_name(dense.task)) / f"seed{dense.seed}" / "-".join([*parts, spec_hash(spec)[:8]])
 
 
-def _folder(task: str) -> str:
+def folder_name(task: str) -> str:
+    """Return a task's name as part of a path."""
     return task.replace("/", "_").replace(":", "_")
+
+
+def needs(spec: Spec) -> list[Spec]:
+    """Return the runs that have to be there before a run can be made."""
+    if isinstance(spec, DenseSpec):
+        return []
+    if isinstance(spec, TicketSpec):
+        return spec.needs()
+    return [spec.previous or spec.dense]
+
+
+def parse_spec(fields: dict[str, Any]) -> Spec:
+    """Read a spec back from what `model_dump` returned.
+
+    Raises:
+        ValueError: these are not the fields of a spec.
+    """
+    kinds: dict[Any, Any] = {"dense": DenseSpec, "mask": MaskSpec, "ticket": TicketSpec}
+    if fields.get("stage") not in kinds:
+        raise ValueError(f"its stage is {fields.get('stage')!r}")
+    spec: Spec = kinds[fields["stage"]].model_validate(fields)
+    return spec
 
 
 def dense_spec(config: Config, task: str, seed: int) -> DenseSpec:
     """Describe the dense run of a config for one task and seed."""
-    training = config.training.model_copy(update={"backend": "auto"})  # concerns tickets alone
+    plain = TrainingConfig.model_fields
+    # These concern tickets alone, or no result at all.
+    update = {name: plain[name].default for name in ("backend", "checkpoint_every")}
+    training = config.training.model_copy(update=update)
     return DenseSpec(task=task, seed=seed, training=training, sac=config.sac, evaluation=config.evaluation)
 
 
-def mask_spec(config: Config, task: str, seed: int, method: str, sparsity: Sparsity) -> MaskSpec:
+def mask_spec(
+    config: Config,
+    task: str,
+    seed: int,
+    method: str,
+    sparsity: Sparsity,
+    previous: TicketSpec | None = None,
+    allocation: str | None = None,
+) -> MaskSpec:
     """Describe a mask of a config; how gradients are taken is part of it only where the method takes any."""
-    dense = dense_spec(config, task, seed)
-    pruning = config.pruning
-    spec = MaskSpec(dense=dense, method=method, sparsity=sparsity, exclude=tuple(sorted(pruning.exclude)))
-    if method not in GRADIENT_METHODS:
+    spec = MaskSpec(
+        dense=dense_spec(config, task, seed),
+        method=method,
+        sparsity=sparsity,
+        exclude=tuple(sorted(config.pruning.exclude)),
+        previous=previous,
+    )
+    if spec.criterion != "random":
+        spec = spec.model_copy(update={"allocation": allocation or config.pruning.allocation})
+    elif allocation:
+        spec = spec.model_copy(update={"allocation": allocation})
+    if spec.criterion not in GRADIENT_METHODS:
         return spec
-    return spec.model_copy(
-        update={
-            "num_gradient_batches": pruning.num_gradient_batches,
-            "gradient_batch_size": pruning.gradient_batch_size,
-        }
+    names = ("num_gradient_batches", "gradient_batch_size")
+    return spec.model_copy(update={name: getattr(config.pruning, name) for name in names})
+
+
+def ticket_spec(
+    config: Config,
+    task: str,
+    seed: int,
+    mask: MaskSpec | FileMask | None,
+    rewind_steps: int | Literal["none"] | None = None,
+    control: str = "",
+) -> TicketSpec:
+    """Describe the ticket that a config trains under a mask, from its first rewind point if none is named."""
+    pruning = config.pruning
+    rewind = pruning.rewind_steps[0] if rewind_steps is None else rewind_steps
+    return TicketSpec(
+        dense=dense_spec(config, task, seed),
+        mask=mask,
+        rewind_steps=rewind,
+        rewound=REWOUND if rewind == "none" else tuple(part for part in REWOUND if part in pruning.rewound),
+        control=control,  # type: ignore[arg-type]
     )
 
 
-def ticket_spec(config: Config, task: str, seed: int, mask: MaskSpec | FileMask) -> TicketSpec:
-    """Describe the ticket that a config trains under a mask."""
-    return TicketSpec(dense=dense_spec(config, task, seed), mask=mask, rewind_steps=config.pruning.rewind_steps)
+class Row(NamedTuple):
+    """One row of the results for one seed: what is asked for, and the run that answers."""
+
+    method: str  # empty where a control serves all methods
+    control: str  # empty for a ticket
+    sparsity: str  # empty where nothing is pruned
+    rewind: str
+    run: DenseSpec | TicketSpec
+    dense: DenseSpec  # what it is judged against
 
 
-def grid(config: Config) -> Iterator[Spec]:
-    """Yield all runs of `lth run`, each after those that it needs."""
+def sparsities(config: Config) -> list[list[Sparsity]]:
+    """Return the sparsities to reach, each with those of the rounds before: after k rounds of rate p, 1 - (1 - p)^k."""
+    pruning = config.pruning
+    rounds = range(1, pruning.rounds + 1)
+    if pruning.rate is not None:
+        reached = [1.0 - (1.0 - pruning.rate) ** k for k in rounds]
+        return [[Sparsity(actor=s, critic=s) for s in reached]]
+
+    def after(target: float, k: int) -> float:
+        return target if k == pruning.rounds else 1.0 - (1.0 - target) ** (k / pruning.rounds)
+
+    return [[Sparsity(actor=after(s.actor, k), critic=after(s.critic, k)) for k in rounds] for s in pruning.sparsity]
+
+
+def rows(config: Config) -> Iterator[Row]:
+    """Yield every row of the results, seed by seed."""
+    pruning = config.pruning
     for task in config.tasks:
         for seed in config.seeds:
-            yield dense_spec(config, task, seed)
-            for sparsity in config.pruning.sparsity:
-                for method in config.pruning.methods:
-                    mask = mask_spec(config, task, seed, method, sparsity)
-                    yield mask
-                    yield ticket_spec(config, task, seed, mask)
+            dense = dense_spec(config, task, seed)
+            for rewind in pruning.rewind_steps:
+                if "retrained" in pruning.controls:
+                    run = ticket_spec(config, task, seed, None, rewind, "retrained")
+                    yield Row("", "retrained", "", str(rewind), run, dense)
+                for path in sparsities(config):
+                    yield from _rows(config, dense, rewind, path)
+
+
+def _rows(config: Config, dense: DenseSpec, rewind: Any, path: list[Sparsity]) -> Iterator[Row]:
+    pruning, task, seed = config.pruning, dense.task, dense.seed
+
+    def row(mask: MaskSpec, method: str, control: str = "", **more: Any) -> Row:
+        sort = control if control in ("reinit", "shuffled", "permuted") else ""
+        spec = ticket_spec(config, task, seed, mask, rewind, sort).model_copy(update=more)
+        return Row(method, control or _transfer_label(spec), mask.sparsity.label(), str(rewind), spec, dense)
+
+    for method in pruning.methods:
+        chain = iterated(config, task, seed, method, path, rewind)
+        for mask in chain:
+            yield row(mask, method)
+        for control in pruning.controls:
+            if control in MATCHED_CONTROLS and method not in ("random", "shuffled"):
+                mask = chain[-1]
+                if control == "inverted":
+                    mask = iterated(config, task, seed, INVERTED + method, path, rewind)[-1]
+                yield row(mask, method, control)
+        for source in pruning.transfer_from:
+            if source == task:
+                continue
+            mask = iterated(config, source, seed, method, path, rewind)[-1]
+            for weights in ("target", "source"):
+                if pruning.transfer_weights in (weights, "both"):
+                    theirs = dense_spec(config, source, seed) if weights == "source" else None
+                    yield row(mask, method, weights=theirs, mismatch=pruning.transfer_mismatch)
+    if "random-erk" in pruning.controls:
+        yield row(mask_spec(config, task, seed, "random", path[-1], allocation="erk"), "", "random-erk")
+    if "small-dense" in pruning.controls:
+        yield Row("", "small-dense", path[-1].label(), str(rewind), small_dense(config, dense, path[-1]), dense)
+
+
+def _transfer_label(spec: TicketSpec) -> str:
+    source = spec.mask_task()
+    return f"from {source}{' with its weights' if spec.weights else ''}" if source else ""
+
+
+def iterated(config: Config, task: str, seed: int, method: str, path: list[Sparsity], rewind: Any) -> list[MaskSpec]:
+    """Return the mask of each round, each made from the ticket of the round before. Controls are made in one."""
+    if method in ("random", "shuffled"):
+        return [mask_spec(config, task, seed, method, path[-1])]
+    masks: list[MaskSpec] = []
+    for sparsity in path:
+        previous = ticket_spec(config, task, seed, masks[-1], rewind) if masks else None
+        masks.append(mask_spec(config, task, seed, method, sparsity, previous))
+    return masks
+
+
+def small_dense(config: Config, dense: DenseSpec, sparsity: Sparsity) -> DenseSpec:
+    """Describe the dense agent whose networks have at most as many parameters as a ticket's, hidden layers scaled alike."""
+    from .. import envs
+
+    observation_dim, action_dim = envs.task_dimensions(dense.task)
+    sac, exclude = config.sac, config.pruning.exclude
+
+    def fit(sizes: tuple[int, ...], inputs: int, outputs: int, share: float, prefixes: tuple[str, ...]) -> Any:
+        names = [*(f"layer_{i}" for i in range(len(sizes))), "output"]
+        whole = parameters(inputs, sizes, outputs)
+        kept = {
+            p + n for p in prefixes for n in names if any(e.strip("/") in (n, p + n, p.strip("/")) for e in exclude)
+        }
+        prunable = sum(
+            a * b
+            for p in prefixes
+            for n, a, b in zip(names, (inputs, *sizes), (*sizes, outputs), strict=True)
+            if p + n not in kept
+        )
+        budget = len(prefixes) * whole - round(share * prunable)
+        best = tuple(1 for _ in sizes)
+        for width in range(1, max(sizes, default=0) + 1):
+            tried = tuple(max(1, size * width // max(sizes)) for size in sizes)
+            if len(prefixes) * parameters(inputs, tried, outputs) <= budget:
+                best = tried
+        return best
+
+    update = {
+        "actor_hidden": fit(sac.actor_hidden, observation_dim, 2 * action_dim, sparsity.actor, ("",)),
+        "critic_hidden": fit(sac.critic_hidden, observation_dim + action_dim, 1, sparsity.critic, ("q1/", "q2/")),
+    }
+    return dense.model_copy(update={"sac": sac.model_copy(update=update)})
+
+
+def parameters(inputs: int, hidden: tuple[int, ...], outputs: int) -> int:
+    """Count the weights and biases of a network of dense layers.
+
+    >>> parameters(3, (4,), 2)
+    26
+    """
+    return sum(a * b + b for a, b in zip((inputs, *hidden), (*hidden, outputs), strict=True))
+
+
+def grid(config: Config) -> list[Spec]:
+    """Return all runs of `lth run`, each once and after those that it needs."""
+    found: dict[Spec, None] = {}
+
+    def add(spec: Spec) -> None:
+        if spec not in found:
+            for needed in needs(spec):
+                add(needed)
+            found[spec] = None
+
+    for task in config.tasks:
+        for seed in config.seeds:
+            add(dense_spec(config, task, seed))
+            for row in rows(config.model_copy(update={"tasks": (task,), "seeds": (seed,)})):
+                add(row.dense)
+                add(row.run)
+    return list(found)

@@ -6,29 +6,26 @@ import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from .. import envs
-from ..config import GRADIENT_METHODS, SACConfig
+from ..config import GRADIENT_METHODS, Config, SACConfig
 from ..errors import InputError, nearest
 from ..files import checksum_path
-from ..gradient_pruning import (
-    accumulate_gradient_statistics,
-    prune_kernels_by_gradient_saliency,
-    prune_kernels_by_magnitude,
-)
+from ..gradient_pruning import accumulate_gradient_statistics, prune_kernels_by_gradient_saliency
 from ..pruning.controls import random_mask, shuffled_mask
-from ..pruning.masks import emptied_layers, holds_layer, layer_names
+from ..pruning.masks import check_same_structure, emptied_layers, holds_layer, layer_names
 from ..replay import ReplayBuffer, init_replay
 from ..sac.acting import policy_of
-from ..sac.agent import Agent, SACState, init_state, make_ticket
+from ..sac.agent import Agent, SACState, init_state, make_ticket, masks_of, permuted_ticket
 from ..sac.checkpoint import load_agent
 from ..training import Evaluation, evaluate, evaluation_due, metric_rows, replay_capacity, train
-from ..types import Mask
+from ..types import Mask, Params
 from . import store
+from .events import event_log
 from .spec import DenseSpec, FileMask, MaskSpec, Spec, TicketSpec
 
 Progress = Callable[[int, dict[str, float]], None]
@@ -39,31 +36,63 @@ def _quiet(env_steps: int, metrics: dict[str, float]) -> None:
     del env_steps, metrics
 
 
-def run_stage(root: Path, spec: Spec, rewind_steps: int = 0, progress: Progress = _quiet) -> Path:
-    """Make a run's files unless they are there; returns its directory. A dense run keeps the state at `rewind_steps`.
+class How(NamedTuple):
+    """How runs are made; none of it changes their results."""
+
+    rewind_points: tuple[int, ...] = ()  # what dense runs keep besides their start and end
+    checkpoint_every: int = 10  # segments
+    tensorboard: bool = False
+    progress: Progress = _quiet
+
+
+PLAIN = How()
+
+
+def how_of(config: Config, progress: Progress = _quiet) -> How:
+    """Read from a config how its runs are made."""
+    points = tuple(step for step in config.pruning.rewind_steps if step != "none")
+    return How(points, config.training.checkpoint_every, config.tensorboard, progress)
+
+
+def is_made(root: Path, spec: Spec, how: How) -> bool:
+    """Say whether nothing is left to do for a run; a dense run includes its rewind points.
+
+    Raises:
+        InputError: the directory holds a run of another specification, or a file was altered.
+    """
+    run = store.directory(root, spec)
+    kept = not isinstance(spec, DenseSpec) or not _missing_points(run, how.rewind_points)
+    return kept and store.is_finished(root, spec)
+
+
+def _missing_points(run: Path, points: Sequence[int]) -> list[int]:
+    files = (store.checkpoint_file, store.replay_file)
+    return sorted(step for step in set(points) if step and not all(file(run, step).exists() for file in files))
+
+
+def run_stage(root: Path, spec: Spec, how: How) -> Path:
+    """Make a run's files unless they are there; returns its directory.
 
     Raises:
         InputError: something that it needs is missing or unusable.
         TrainingError: training could not go on.
     """
     if isinstance(spec, DenseSpec):
-        return train_dense(root, spec, rewind_steps, progress)
+        return train_dense(root, spec, how.rewind_points, how)
     if isinstance(spec, MaskSpec):
         return make_mask(root, spec)
-    return train_ticket(root, spec, progress=progress)
+    return train_ticket(root, spec, how=how)
 
 
-def train_dense(root: Path, spec: DenseSpec, rewind_steps: int = 0, progress: Progress = _quiet) -> Path:
-    """Train a dense agent, keeping its start, the state at `rewind_steps`, its end and its replay buffer.
+def train_dense(root: Path, spec: DenseSpec, rewind_points: Sequence[int] = (), how: How = PLAIN) -> Path:
+    """Train a dense agent, keeping its start, the states at `rewind_points`, its end and its replay buffer.
 
     A rewind point that an earlier run did not keep is made by training up to it again, which gives the same bytes.
     """
     run = store.directory(root, spec)
     finished = store.is_finished(root, spec)
-    kept = not rewind_steps or (
-        store.checkpoint_file(run, rewind_steps).exists() and store.replay_file(run, rewind_steps).exists()
-    )
-    if finished and kept:
+    missing = _missing_points(run, rewind_points)
+    if finished and not missing:
         return run
     if not finished and store.checkpoint_file(run).exists():
         warnings.warn(
@@ -76,16 +105,16 @@ def train_dense(root: Path, spec: DenseSpec, rewind_steps: int = 0, progress: Pr
     observation_dim, action_dim = envs.dimensions(env)
     state = init_state(spec.sac, jax.random.key(spec.seed), observation_dim, action_dim)
     replay = init_replay(replay_capacity(spec.sac, spec.training), observation_dim, action_dim)
-    if not finished:
-        store.save_agent(run, spec.sac, state, spec.task, 0)
     buffer = ReplayBuffer(replay, observation_dim, spec.seed)
     if finished:
-        for segment in train(spec.sac, spec.training, spec.task, spec.seed, state, replay, rewind_steps):
-            progress(segment.env_steps, segment.metrics)
-            state, buffer.state = segment.state, segment.replay
-        _save_point(run, spec, state, buffer, rewind_steps)
+        for segment in train(spec.sac, spec.training, spec.task, spec.seed, state, replay, missing[-1]):
+            how.progress(segment.env_steps, segment.metrics)
+            buffer.state = segment.replay
+            if segment.env_steps in missing:
+                _save_point(run, spec, segment.state, buffer, segment.env_steps)
         return run
-    _train_to_end(run, spec, Agent(spec.sac, state, buffer), env, started, progress, keep=rewind_steps)
+    store.save_agent(run, spec.sac, state, spec.task, 0)
+    _train_to_end(run, spec, Agent(spec.sac, state, buffer), env, started, how, keep=rewind_points)
     return run
 
 
@@ -100,43 +129,61 @@ def _train_to_end(
     agent: Agent,
     env: Any,
     started: float,
-    progress: Progress,
-    keep: int = 0,
+    how: How,
+    keep: Sequence[int] = (),
+    again: bool = False,
 ) -> None:
-    """Train from the agent's step to the end of its budget with evaluations, and write what a run consists of."""
+    """Train from where the agent or an interrupted run stands to the end of the budget, and write what a run consists of."""
     buffer = agent.replay_buffer
     assert buffer is not None
-    env_steps = int(agent.state.env_steps)
-    seconds = {"start": time.perf_counter() - started, "train": 0.0, "evaluate": 0.0}
-    rows: list[tuple[int, str, float]] = []
-
-    def evaluate_now(agent: Agent, env_steps: int) -> dict[str, float]:
-        began = time.perf_counter()
-        metrics = evaluation_metrics(evaluate(policy_of(agent), env, spec.evaluation.episodes))
-        seconds["evaluate"] += time.perf_counter() - began
-        rows.extend(metric_rows(env_steps, metrics))
-        return metrics
-
-    latest = evaluate_now(agent, env_steps)
-    progress(env_steps, latest)
     state = agent.state
-    for segment in train(spec.sac, spec.training, spec.task, spec.seed, state, buffer.state, spec.training.env_steps):
+    seconds = {"start": time.perf_counter() - started, "train": 0.0, "evaluate": 0.0, "save": 0.0}
+    rows: list[tuple[int, str, float]] = []
+    latest: dict[str, float] = {}
+    events = event_log(run / store.EVENTS) if how.tensorboard else None
+
+    def add(env_steps: int, metrics: dict[str, float]) -> None:
+        latest.update(metrics)
+        rows.extend(metric_rows(env_steps, metrics))
+        if events:
+            events(env_steps, metrics)
+
+    def evaluate_now(state: SACState) -> None:
+        began = time.perf_counter()
+        result = evaluate(policy_of(Agent(spec.sac, state)), env, spec.evaluation.episodes)
+        seconds["evaluate"] += time.perf_counter() - began
+        add(int(state.env_steps), evaluation_metrics(result))
+
+    resume = store.load_resume(run)
+    if resume:
+        state, buffer.state, rows = resume.state, resume.replay, resume.rows
+        latest |= {name: value for _, name, value in rows}
+        seconds = {name: seconds[name] + resume.seconds.get(name, 0.0) for name in seconds}
+    else:
+        evaluate_now(state)
+    how.progress(int(state.env_steps), latest)
+    segments = train(spec.sac, spec.training, spec.task, spec.seed, state, buffer.state, spec.training.env_steps, again)
+    for number, segment in enumerate(segments, 1):
         state, buffer.state = segment.state, segment.replay
         seconds["train"] += segment.seconds
-        rows.extend(metric_rows(segment.env_steps, segment.metrics))
-        latest |= segment.metrics
+        add(segment.env_steps, segment.metrics)
         if evaluation_due(spec.training, spec.evaluation.every, segment.env_steps):
-            latest |= evaluate_now(Agent(spec.sac, state), segment.env_steps)
-        if keep and segment.env_steps == keep:
-            _save_point(run, spec, state, buffer, keep)
-        progress(segment.env_steps, latest)
+            evaluate_now(state)
+        began = time.perf_counter()
+        if segment.env_steps in keep:
+            _save_point(run, spec, state, buffer, segment.env_steps)
+        if number % how.checkpoint_every == 0 and segment.env_steps < spec.training.env_steps:
+            store.save_resume(run, spec.sac, store.Resume(state, buffer.state, rows, seconds))
+        seconds["save"] += time.perf_counter() - began
+        how.progress(segment.env_steps, latest)
     env.close()
     began = time.perf_counter()
     store.save_replay_buffer(run, buffer)
     store.save_metrics(run, rows)
+    seconds["save"] += time.perf_counter() - began
+    store.save_timings(run, {**seconds, "total": sum(seconds.values())})
     store.save_agent(run, spec.sac, state, spec.task)
-    seconds["save"] = time.perf_counter() - began
-    store.save_timings(run, {**seconds, "total": time.perf_counter() - started})
+    store.delete_resume(run)
 
 
 def evaluation_metrics(evaluation: Evaluation) -> dict[str, float]:
@@ -167,13 +214,15 @@ def load_dense(root: Path, spec: DenseSpec, env_steps: int | None = None) -> Age
 def create_masks(agent: Agent, buffer: Callable[[], ReplayBuffer], spec: MaskSpec) -> dict[str, Mask]:
     """Make the masks of actor and critics from a trained agent; `buffer` is called where gradients are taken.
 
-    Random masks depend on the run's seed, the method and the network, and not on the sparsity of the other network.
+    What the agent was trained without stays pruned. Random masks depend on the run's seed, the method and the network, and
+    not on the sparsity of the other network.
     """
     params = {"actor": agent.state.actor_params, "critic": agent.state.critic_params}
     sparsity = {"actor": spec.sparsity.actor, "critic": spec.sparsity.critic}
     exclude = dict(zip(params, excluded_layers(agent.config, spec.exclude), strict=True))
+    before = masks_of(agent.state) if spec.previous else {"actor": None, "critic": None}
     gradients: dict[str, Any] = {}
-    if spec.method in GRADIENT_METHODS:
+    if spec.criterion in GRADIENT_METHODS:
         actor_grads, critic_grads = accumulate_gradient_statistics(
             agent, buffer(), spec.num_gradient_batches, spec.gradient_batch_size
         )
@@ -183,14 +232,22 @@ def create_masks(agent: Agent, buffer: Callable[[], ReplayBuffer], spec: MaskSpe
         stream = zlib.crc32(f"{spec.method}/{network}".encode())
         key = jax.random.fold_in(jax.random.key(spec.dense.seed), stream)
         if spec.method == "random":
-            masks[network] = random_mask(tree, sparsity[network], key, exclude[network])
-        elif spec.method == "shuffled":
-            magnitude = prune_kernels_by_magnitude(tree, sparsity[network], exclude=exclude[network])
-            masks[network] = shuffled_mask(magnitude, tree, key, exclude[network])
-        else:
-            masks[network] = prune_kernels_by_gradient_saliency(
-                tree, gradients.get(network), sparsity[network], spec.method, exclude=exclude[network]
-            )
+            by_layer = "layer" if spec.allocation == "global" else spec.allocation
+            masks[network] = random_mask(tree, sparsity[network], key, exclude[network], by_layer)
+            continue
+        shuffled = spec.method == "shuffled"
+        masks[network] = prune_kernels_by_gradient_saliency(
+            tree,
+            gradients.get(network),
+            sparsity[network],
+            "magnitude" if shuffled else spec.criterion,
+            before[network],
+            exclude[network],
+            spec.allocation,
+            invert=spec.method != spec.criterion,
+        )
+        if shuffled:
+            masks[network] = shuffled_mask(masks[network], tree, key, exclude[network])
     return masks
 
 
@@ -231,13 +288,17 @@ def make_mask(root: Path, spec: MaskSpec, name: str | None = None) -> Path:
         store.check_spec(run, spec)
         return run
     started = time.perf_counter()
-    dense = store.directory(root, spec.dense)
-    agent = load_dense(root, spec.dense)
-    masks = create_masks(agent, lambda: store.load_replay_buffer(dense), spec)
+    source = store.directory(root, spec.previous or spec.dense)
+    if spec.previous:
+        config, state, _ = load_agent(store.checkpoint_file(source))
+        agent = Agent(config, state)
+    else:
+        agent = load_dense(root, spec.dense)
+    masks = create_masks(agent, lambda: store.load_replay_buffer(source), spec)
     warn_of_emptied_layers(masks, spec.title())
     store.open_run(root, spec)
-    store.save_mask(run, name, masks)
     store.save_timings(run, {"total": time.perf_counter() - started})
+    store.save_mask(run, name, masks)
     return run
 
 
@@ -270,14 +331,14 @@ def edited_mask_file(root: Path, spec: MaskSpec) -> Path:
     return run.with_name(run.name.replace(f"mask-{spec.method}", "mask-custom", 1)) / store.MASK
 
 
-def train_ticket(root: Path, spec: TicketSpec, mask_file: Path | None = None, progress: Progress = _quiet) -> Path:
+def train_ticket(root: Path, spec: TicketSpec, mask_file: Path | None = None, how: How = PLAIN) -> Path:
     """Put a dense agent's early state under a mask and train it for the steps that remain.
 
     Args:
         root: the output directory.
-        spec: the ticket.
+        spec: the ticket, or a control.
         mask_file: where the mask lies, for a spec whose mask is a file.
-        progress: called after every segment.
+        how: how the run is made.
     """
     run = store.directory(root, spec)
     if store.is_finished(root, spec):
@@ -287,33 +348,96 @@ def train_ticket(root: Path, spec: TicketSpec, mask_file: Path | None = None, pr
         mask_file = store.last_file(root, spec.mask)
         if not mask_file.exists():
             raise InputError(no_mask(mask_file, spec.mask))
-    assert mask_file is not None
-    if isinstance(spec.mask, FileMask) and hashlib.sha256(mask_file.read_bytes()).hexdigest() != spec.mask.sha256:
-        raise InputError(f"the mask {mask_file} changed while this ran; start again")
-    load_dense(root, spec.dense)  # a ticket's counterpart has to be there, and its rewind point can be made again
-    dense = train_dense(root, spec.dense, spec.rewind_steps)
-    agent = load_dense(root, spec.dense, spec.rewind_steps)
-    masks = store.load_mask(mask_file, agent.state)
-    capacity = replay_capacity(spec.dense.sac, spec.dense.training)
-    state = make_ticket(agent.state, masks["actor"], masks["critic"])
-    if spec.rewind_steps:
-        buffer = store.load_replay_buffer(dense, spec.rewind_steps)
-        have = (buffer.observation_dim, buffer.action_dim, buffer.capacity, len(buffer))
-        want = (agent.observation_dim, agent.action_dim, capacity, min(spec.rewind_steps, capacity))
-        if have != want:
-            raise InputError(
-                f"the replay buffer {store.replay_file(dense, spec.rewind_steps)} is not this run's: the lengths of its "
-                f"observations and actions, its capacity and its size are {have}, and should be {want}"
-            )
-        buffer.state = buffer.full_state()
-    else:
-        buffer = ReplayBuffer(init_replay(capacity, agent.observation_dim, agent.action_dim), agent.observation_dim)
+    if isinstance(spec.mask, FileMask):
+        assert mask_file is not None
+        if hashlib.sha256(mask_file.read_bytes()).hexdigest() != spec.mask.sha256:
+            raise InputError(f"the mask {mask_file} changed while this ran; start again")
+    for dense in (spec.dense, spec.weights):
+        if dense:
+            load_dense(root, dense)  # a ticket's counterpart has to be there, and its rewind point can be made again
+            train_dense(root, dense, () if spec.rewind_steps == "none" else (spec.rewind_steps,))
+    state = rewound_state(root, spec)
+    masks = masks_of(state)
+    if mask_file is not None:
+        masks = store.load_mask(mask_file, None if spec.mismatch == "dense" else state)
+        masks = {network: _fitted(masks[network], getattr(state, f"{network}_params")) for network in masks}
+    state = controlled(spec, state, masks)
+    buffer = _rewound_buffer(root, spec, state)
     run = store.open_run(root, spec)
-    store.save_agent(run, spec.dense.sac, state, spec.dense.task, spec.rewind_steps)
+    store.save_agent(run, spec.dense.sac, state, spec.dense.task, spec.start)
     env = envs.make(spec.dense.task, spec.dense.seed, envs.EVALUATE)
     ticket = Agent(spec.dense.sac, state, buffer)
-    _train_to_end(run, spec.dense, ticket, env, started, progress)
+    _train_to_end(run, spec.dense, ticket, env, started, how, again=spec.control == "retrained")
     return run
+
+
+def rewound_state(root: Path, spec: TicketSpec) -> SACState:
+    """Return the dense agent's state at the rewind point, with what is not rewound taken from its end."""
+    last = load_dense(root, spec.dense).state
+    if spec.rewind_steps == "none":
+        start = jnp.asarray(spec.start, jnp.int32)
+        return last._replace(env_steps=start, grad_steps=jnp.zeros_like(last.grad_steps))
+    state = load_dense(root, spec.dense, spec.rewind_steps).state
+    kept = {
+        "optimizer": ("actor_opt", "critic_opt"),
+        "normalizer": ("normalizer",),
+        "temperature": ("log_alpha", "alpha_opt"),
+    }
+    for part, names in kept.items():
+        if part not in spec.rewound:
+            state = state._replace(**{name: getattr(last, name) for name in names})
+    if spec.weights:
+        theirs = load_dense(root, spec.weights, spec.rewind_steps).state
+        for name in ("actor_params", "critic_params", "target_critic_params"):
+            mine, other = getattr(state, name), getattr(theirs, name)
+            if spec.mismatch == "error":
+                check_same_structure(other, mine, f"the agent of {spec.weights.task}", f"that of {spec.dense.task}")
+            state = state._replace(**{name: jax.tree.map(lambda a, b: b if a.shape == b.shape else a, mine, other)})
+    return state
+
+
+def _fitted(mask: Mask, params: Params) -> Mask:
+    """Leave layers dense whose shapes are others than the mask's."""
+    return jax.tree.map(lambda m, p: m if m.shape == p.shape else jnp.ones_like(p), mask, params)
+
+
+def controlled(spec: TicketSpec, state: SACState, masks: dict[str, Mask]) -> SACState:
+    """Put a state under the masks, as a ticket or as the control that `spec` names (docs/protocols.md)."""
+    if spec.control == "retrained":
+        return state
+    keys = {
+        network: jax.random.fold_in(jax.random.key(spec.dense.seed), zlib.crc32(f"{spec.control}/{network}".encode()))
+        for network in masks
+    }
+    if spec.control == "shuffled":
+        masks = {n: shuffled_mask(masks[n], getattr(state, f"{n}_params"), keys[n]) for n in masks}
+    if spec.control == "reinit":
+        sizes = (state.normalizer.mean.shape[0], state.actor_params["output"]["bias"].shape[0] // 2)
+        fresh = init_state(spec.dense.sac, keys["actor"], *sizes)
+        names = ("actor_params", "critic_params", "target_critic_params", "actor_opt", "critic_opt")
+        state = state._replace(**{name: getattr(fresh, name) for name in names})
+    state = make_ticket(state, masks["actor"], masks["critic"])
+    return permuted_ticket(state, keys["actor"], keys["critic"]) if spec.control == "permuted" else state
+
+
+def _rewound_buffer(root: Path, spec: TicketSpec, state: SACState) -> ReplayBuffer:
+    dense, training = store.directory(root, spec.dense), spec.dense.training
+    capacity = replay_capacity(spec.dense.sac, training)
+    sizes = (state.normalizer.mean.shape[0], state.actor_params["output"]["bias"].shape[0] // 2)
+    kept = spec.rewind_steps == "none" or "replay_buffer" not in spec.rewound
+    if spec.rewind_steps == 0 and not kept:
+        return ReplayBuffer(init_replay(capacity, *sizes), sizes[0])
+    at = None if kept or spec.rewind_steps == "none" else spec.rewind_steps
+    buffer = store.load_replay_buffer(dense, at)
+    have = (buffer.observation_dim, buffer.action_dim, buffer.capacity, len(buffer))
+    want = (*sizes, capacity, min(training.env_steps if at is None else at, capacity))
+    if have != want:
+        raise InputError(
+            f"the replay buffer {store.replay_file(dense, at)} is not this run's: the lengths of its "
+            f"observations and actions, its capacity and its size are {have}, and should be {want}"
+        )
+    buffer.state = buffer.full_state()
+    return buffer
 
 
 def no_mask(path: Path, spec: MaskSpec) -> str:

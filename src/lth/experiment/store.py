@@ -4,13 +4,15 @@ A dense run or ticket is finished when its `checkpoint.safetensors` is there, a 
 last. Whatever depends on the clock stays in `timings.json`, so that all other files repeat to the byte.
 """
 
+import contextlib
 import csv
+import fcntl
 import hashlib
 import io
 import json
 import platform
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,11 +25,11 @@ from ..config import GRADIENT_METHODS, SACConfig, Sparsity
 from ..errors import InputError
 from ..files import dump_pickle, load_pickle, read_whole, write_whole
 from ..pruning.masks import check_mask_values, check_same_structure, compute_sparsity
-from ..replay import ReplayBuffer
+from ..replay import ReplayBuffer, ReplayState
 from ..sac.agent import Agent, SACState, masks_of
-from ..sac.checkpoint import dump_agent, load_agent
+from ..sac.checkpoint import dump_agent, load_agent, load_agent_and_more
 from ..types import Mask
-from .spec import SPEC_VERSION, DenseSpec, FileMask, MaskSpec, Spec, TicketSpec, run_path
+from .spec import INVERTED, SPEC_VERSION, DenseSpec, FileMask, MaskSpec, Spec, parse_spec, run_path
 
 CHECKPOINT = "checkpoint.safetensors"
 REPLAY_BUFFER = "replay_buffer.pkl"
@@ -37,6 +39,14 @@ SPEC = "spec.json"
 PROVENANCE = "provenance.json"
 MASK = "mask.pkl"
 MASK_GRADIENT = "mask_gradient.pkl"
+RESUME = "resume.safetensors"
+ATTEMPTS = "attempts.jsonl"
+FAILURES = "failures.jsonl"
+PROGRESS = "progress.json"
+LOCK = ".lock"
+EVENTS = "events"
+CLOCK_FILES = (TIMINGS, ATTEMPTS, FAILURES, PROGRESS, LOCK, EVENTS)
+"""What depends on the clock or on what befell a run; all else repeats to the byte."""
 
 
 class Run(NamedTuple):
@@ -64,7 +74,7 @@ def replay_file(run: Path, env_steps: int | None = None) -> Path:
 
 def mask_name(method: str) -> str:
     """Return the file name of a method's mask: `mask_gradient.pkl` where gradients were taken, else `mask.pkl`."""
-    return MASK_GRADIENT if method in GRADIENT_METHODS else MASK
+    return MASK_GRADIENT if method.removeprefix(INVERTED) in GRADIENT_METHODS else MASK
 
 
 def last_file(root: Path, spec: Spec) -> Path:
@@ -101,6 +111,8 @@ def open_run(root: Path, spec: Spec) -> Path:
     run = directory(root, spec)
     if (run / SPEC).exists():
         check_spec(run, spec)
+    for partial in run.glob(".*.partial"):  # of a process that was killed
+        partial.unlink(missing_ok=True)
     _write_json(run / SPEC, {"spec_version": SPEC_VERSION, **spec.model_dump(mode="json")})
     _write_json(run / PROVENANCE, provenance())
     return run
@@ -177,6 +189,118 @@ def save_agent(run: Path, config: SACConfig, state: SACState, task: str, env_ste
 def save_replay_buffer(run: Path, buffer: ReplayBuffer, env_steps: int | None = None) -> None:
     """Write a replay buffer as a pickled dict of NumPy arrays."""
     write_whole(replay_file(run, env_steps), dump_pickle(buffer.save()))
+
+
+class Resume(NamedTuple):
+    """Where a run stands between two segments."""
+
+    state: SACState
+    replay: ReplayState
+    rows: list[tuple[int, str, float]]  # metrics so far
+    seconds: dict[str, float]
+
+
+def save_resume(run: Path, config: SACConfig, resume: Resume) -> None:
+    """Write all that a run needs to go on. One file, so that none of it can be of another moment than the rest."""
+    size = int(resume.replay.size)
+    more = {
+        "replay/rows": np.asarray(resume.replay.rows[:size]),
+        "replay/position": np.asarray(resume.replay.position),
+        "replay/capacity": np.asarray(resume.replay.rows.shape[0], np.int64),
+    }
+    about = {"rows": [list(row) for row in resume.rows], "seconds": resume.seconds}
+    write_whole(run / RESUME, dump_agent(config, resume.state, about, more), checksum=False)
+
+
+def load_resume(run: Path) -> Resume | None:
+    """Read where a run stands; None if it has not come to the first such point.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    if not (run / RESUME).exists():
+        return None
+    _, state, about, more = load_agent_and_more(run / RESUME, needs_checksum=False)
+    try:
+        rows, capacity = more["replay/rows"], int(more["replay/capacity"])
+        full = np.zeros((capacity, rows.shape[1]), np.float32)
+        full[: len(rows)] = rows
+        size = jnp.asarray(len(rows), jnp.int32)
+        replay = ReplayState(jnp.asarray(full), jnp.asarray(more["replay/position"]), size)
+        return Resume(state, replay, [(int(a), str(b), float(c)) for a, b, c in about["rows"]], dict(about["seconds"]))
+    except (KeyError, ValueError, TypeError, IndexError) as error:
+        raise InputError(
+            f"{run / RESUME} is no state to go on from ({error}); delete it to start the run anew"
+        ) from None
+
+
+def delete_resume(run: Path) -> None:
+    """Remove what a finished run no longer needs."""
+    (run / RESUME).unlink(missing_ok=True)
+
+
+def append_line(path: Path, value: dict[str, Any]) -> None:
+    """Append a JSON object as one line: of attempts and failures.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            file.write(json.dumps(value, sort_keys=True) + "\n")
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file of `append_line`; a line that a killed process left unfinished is passed over."""
+    found = []
+    if path.exists():
+        for line in path.read_text(errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+    return found
+
+
+def save_progress(run: Path, progress: dict[str, Any]) -> None:
+    """Write where a run stands, for whoever looks on. Not flushed to the disk: it is of no use after a crash."""
+    temporary = run / f".{PROGRESS}.partial"
+    with contextlib.suppress(OSError):
+        temporary.write_text(json.dumps(progress))
+        temporary.replace(run / PROGRESS)
+
+
+def read_progress(run: Path) -> dict[str, Any]:
+    """Read where a run stands; empty if nothing is known."""
+    try:
+        found = json.loads((run / PROGRESS).read_text())
+        return found if isinstance(found, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+@contextlib.contextmanager
+def locked(path: Path, shared: bool = False, wait: bool = False) -> Iterator[bool]:
+    """Hold a lock that ends with the process; yields whether it was to be had.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError as error:
+        raise InputError(
+            f"{path.parent} cannot be written: {error.strerror or error}. Is it read-only, or the disk full?"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+            have = True
+        except OSError:
+            have = False
+        yield have
 
 
 def save_metrics(run: Path, rows: Iterable[tuple[int, str, float]]) -> None:
@@ -330,8 +454,7 @@ def dense_spec_of(run: Path) -> DenseSpec:
     try:
         fields = json.loads((run / SPEC).read_text())
         fields.pop("spec_version")
-        kind: Any = {"dense": DenseSpec, "mask": MaskSpec, "ticket": TicketSpec}[fields["stage"]]
-        spec = kind.model_validate(fields)
+        spec = parse_spec(fields)
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise InputError(f"{run / SPEC} is no description of a run: {error}") from None
     return spec if isinstance(spec, DenseSpec) else spec.dense
@@ -347,3 +470,34 @@ def _no_run(run: Path, path: Path) -> str:
         return f"{run} has no {path.name} (checkpoints there: {kept}). If the run was interrupted, run the same command again."
     below = sorted(str(file.parent) for file in run.glob(f"**/{SPEC}"))[:5] if run.is_dir() else []
     return f"there is no run at {run}" + (f"; runs below it: {', '.join(below)}" if below else "")
+
+
+def describe(run: Path) -> dict[str, Any]:
+    """Return all that is known of a run: settings, provenance, timings, attempts, failures, and its files by size.
+
+    Raises:
+        InputError: there is no run.
+    """
+    if not (run / SPEC).exists():
+        raise InputError(_no_run(run, run / SPEC))
+    try:
+        spec, made_with = (json.loads((run / name).read_text()) for name in (SPEC, PROVENANCE))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{run} cannot be read: {error}") from None
+    return {
+        "run": {
+            "folder": str(run),
+            "title": parse_spec({k: v for k, v in spec.items() if k != "spec_version"}).title(),
+        },
+        "settings": spec,
+        "made with": made_with,
+        "seconds": read_timings(run),
+        "progress": read_progress(run),
+        "attempts": read_lines(run / ATTEMPTS),
+        "failures": read_lines(run / FAILURES),
+        "files": {
+            str(file.relative_to(run)): f"{file.stat().st_size:,} bytes"
+            for file in sorted(run.rglob("*"))
+            if file.is_file() and not file.name.startswith(".")
+        },
+    }

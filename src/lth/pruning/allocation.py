@@ -43,6 +43,52 @@ def uniform_counts(sizes: Sequence[int], sparsity: float) -> list[int]:
     return counts
 
 
+def erk_counts(shapes: Sequence[Sequence[int]], sparsity: float) -> list[int]:
+    """Return how many weights each layer loses by Erdős-Rényi-Kernel (Evci et al. 2020, https://arxiv.org/abs/1911.11134).
+
+    A layer keeps a share proportional to sum(shape) / prod(shape), so that narrow layers stay denser; layers that would keep
+    more than all of their weights keep all, and the others share the rest. Counts add up to
+    `pruned_count(total, sparsity)` exactly, rounded as in `uniform_counts`.
+
+    >>> erk_counts([(10, 100), (100, 100), (100, 1)], 0.8)
+    [587, 8293, 0]
+    """
+    sizes = [math.prod(shape) for shape in shapes]
+    to_keep = sum(sizes) - pruned_count(sum(sizes), sparsity)
+    whole: set[int] = set()
+    while True:
+        free = [i for i in range(len(sizes)) if i not in whole]
+        budget = to_keep - sum(sizes[i] for i in whole)
+        total = sum(sum(shapes[i]) for i in free)
+        keep = {i: budget * sum(shapes[i]) / total for i in free}
+        over = {i for i in free if keep[i] > sizes[i]}
+        if not over:
+            break
+        whole |= over
+    counts = [0 if i in whole else sizes[i] - math.ceil(keep[i]) for i in range(len(sizes))]
+    missing = sum(sizes) - to_keep - sum(counts)
+    by_remainder = sorted(free, key=lambda i: (keep[i] - math.ceil(keep[i]), i))
+    for i in [i for i in by_remainder if counts[i] < sizes[i]][:missing]:
+        counts[i] += 1
+    return counts
+
+
+def counts_by_layer(allocation: str, shapes: Sequence[Sequence[int]], sparsity: float) -> list[int] | int:
+    """Return how many weights are pruned: of all layers together (`global`), or of each (`layer`, `erk`).
+
+    Raises:
+        InputError: there is no such allocation.
+    """
+    sizes = [math.prod(shape) for shape in shapes]
+    if allocation == "global":
+        return pruned_count(sum(sizes), sparsity)
+    if allocation == "layer":
+        return uniform_counts(sizes, sparsity)
+    if allocation == "erk":
+        return erk_counts(shapes, sparsity)
+    raise InputError(f"there is no allocation {allocation!r}; there are global, layer and erk")
+
+
 def check_sparsity(sparsity: float) -> None:
     """Raise InputError unless `sparsity` is a number in [0, 1]."""
     number = isinstance(sparsity, numbers.Real) and not isinstance(sparsity, bool)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from ..types import Mask, Params
-from .allocation import uniform_counts
+from .allocation import check_sparsity, counts_by_layer
 from .masks import prunable_leaves, prune_lowest
 
 
@@ -18,15 +18,19 @@ def _random_scores(params: Params, key: jax.Array) -> Params:
     return treedef.unflatten([jax.random.uniform(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)])
 
 
-def random_mask(params: Params, target_sparsity: float, key: jax.Array, exclude: Sequence[str] = ()) -> Mask:
-    """Prune random weights, the same fraction of every layer (uniform by layer), `round(s * n)` of all n in total.
+def random_mask(
+    params: Params, target_sparsity: float, key: jax.Array, exclude: Sequence[str] = (), allocation: str = "layer"
+) -> Mask:
+    """Prune random weights, `round(s * n)` of all n in total, the same fraction of every layer unless told otherwise.
 
     Raises:
         InputError: as `prune_kernels_by_magnitude`.
     """
     prunable = prunable_leaves(params, exclude)
-    sizes = [leaf.size for leaf, flag in zip(jax.tree.leaves(params), prunable, strict=True) if flag]
-    return prune_lowest(_random_scores(params, key), params, prunable, uniform_counts(sizes, target_sparsity))
+    shapes = [leaf.shape for leaf, flag in zip(jax.tree.leaves(params), prunable, strict=True) if flag]
+    check_sparsity(target_sparsity)
+    counts = counts_by_layer(allocation, shapes, target_sparsity)
+    return prune_lowest(_random_scores(params, key), params, prunable, counts)
 
 
 def shuffled_mask(mask: Mask, params: Params, key: jax.Array, exclude: Sequence[str] = ()) -> Mask:
@@ -39,3 +43,26 @@ def shuffled_mask(mask: Mask, params: Params, key: jax.Array, exclude: Sequence[
     leaves = zip(jax.tree.leaves(mask), prunable, strict=True)
     counts = [int(np.sum(np.asarray(leaf) == 0)) for leaf, flag in leaves if flag]
     return prune_lowest(_random_scores(params, key), params, prunable, counts)
+
+
+def permute_kept(trees: Sequence[Params], mask: Mask, key: jax.Array) -> list[Params]:
+    """Permute the kept weights of each layer among their places, in all trees alike (weights, targets, moments).
+
+    Against the ticket it tells which weights are kept from what their values are. Biases and layers of which nothing is
+    pruned stay as they are.
+    """
+    treedef: Any
+    masks, treedef = jax.tree.flatten(mask)
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    orders = [rng.permutation(int(np.sum(np.asarray(m) != 0))) for m in masks]
+
+    def permute(tree: Params) -> Params:
+        moved = []
+        for leaf, kept, order in zip(treedef.flatten_up_to(tree), masks, orders, strict=True):
+            values, places = np.array(leaf), np.asarray(kept) != 0
+            if not places.all():
+                values[places] = values[places][order]
+            moved.append(values)
+        return treedef.unflatten(moved)
+
+    return [permute(tree) for tree in trees]

@@ -26,6 +26,8 @@ def plot_returns(rows: Sequence[RunRow]) -> Any:
     """
     from matplotlib.figure import Figure
 
+    # Tickets by sparsity; the controls, and further rewind points, are in the table.
+    rows = [row for row in rows if not row.control and row.rewind == rows[0].rewind] or list(rows)
     tasks = list(dict.fromkeys(row.task for row in rows))
     sparsities = list(dict.fromkeys(row.sparsity for row in rows))
     methods = list(dict.fromkeys(row.method for row in rows))

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from ..config import Config
 from ..experiment import store
-from ..experiment.spec import MaskSpec, TicketSpec, grid, run_path
+from ..experiment.spec import rows as grid_rows
+from ..experiment.spec import run_path
 from ..files import write_whole
 
 TABLE_FILE = "table.csv"
@@ -15,12 +16,18 @@ RUNS_FILE = "runs.csv"
 
 
 class RunRow(NamedTuple):
-    """One ticket beside the dense agent of the same task and seed, at their last evaluations."""
+    """One ticket or control beside the dense agent of the same task and seed, at their last evaluations.
+
+    `method` is empty where a control serves all methods, `control` for a ticket, `sparsity` where nothing is pruned;
+    `rewind` is the environment step that weights were put back to, or `none`.
+    """
 
     task: str
     seed: int
     method: str
+    control: str
     sparsity: str
+    rewind: str
     dense_return: float
     ticket_return: float
     dense_success: float | None
@@ -34,7 +41,9 @@ class TableRow(NamedTuple):
 
     task: str
     method: str
+    control: str
     sparsity: str
+    rewind: str
     seeds: int
     dense_return: float
     dense_return_sd: float | None
@@ -50,25 +59,25 @@ def run_rows(config: Config) -> list[RunRow]:
     """Collect a config's finished tickets. The last evaluation is what counts, never the best."""
     rows = []
     root = config.output_dir
-    for spec in grid(config):
-        if not isinstance(spec, TicketSpec) or not isinstance(spec.mask, MaskSpec):
+    for row in grid_rows(config):
+        if not (store.is_finished(root, row.run) and store.is_finished(root, row.dense)):
             continue
-        if not (store.is_finished(root, spec) and store.is_finished(root, spec.dense)):
-            continue
-        dense = store.last_evaluation(store.directory(root, spec.dense))
-        ticket = store.last_evaluation(store.directory(root, spec))
+        dense = store.last_evaluation(store.directory(root, row.dense))
+        ticket = store.last_evaluation(store.directory(root, row.run))
         rows.append(
             RunRow(
-                spec.dense.task,
-                spec.dense.seed,
-                spec.mask.method,
-                spec.mask.sparsity.label(),
+                row.dense.task,
+                row.dense.seed,
+                row.method,
+                row.control,
+                row.sparsity,
+                row.rewind,
                 dense["evaluation/return"],
                 ticket["evaluation/return"],
                 dense.get("evaluation/success"),
                 ticket.get("evaluation/success"),
-                str(run_path(spec.dense)),
-                str(run_path(spec)),
+                str(run_path(row.dense)),
+                str(run_path(row.run)),
             )
         )
     return rows
@@ -76,21 +85,23 @@ def run_rows(config: Config) -> list[RunRow]:
 
 def summarize(rows: Iterable[RunRow]) -> list[TableRow]:
     """Average over seeds, in the order in which the rows come."""
-    groups: dict[tuple[str, str, str], list[RunRow]] = {}
+    groups: dict[tuple[str, ...], list[RunRow]] = {}
     for row in rows:
-        groups.setdefault((row.task, row.sparsity, row.method), []).append(row)
+        groups.setdefault((row.task, row.rewind, row.sparsity, row.method, row.control), []).append(row)
     return [
         TableRow(
             task,
             method,
+            control,
             sparsity,
+            rewind,
             len(group),
             *_mean_sd([row.dense_return for row in group]),  # type: ignore[arg-type]
             *_mean_sd([row.ticket_return for row in group]),  # type: ignore[arg-type]
             *_mean_sd([row.dense_success for row in group]),
             *_mean_sd([row.ticket_success for row in group]),
         )
-        for (task, sparsity, method), group in groups.items()
+        for (task, rewind, sparsity, method, control), group in groups.items()
     ]
 
 

@@ -1,46 +1,53 @@
 """What `lth run` and `lth eval` print."""
 
+import textwrap
 import time
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ..config import CONTROLS
+from ..config import CONTROLS, Config
+from ..experiment import store
 from ..experiment.runner import Cost, Outcome
 from ..experiment.spec import DenseSpec, MaskSpec, Spec, TicketSpec
+from ..experiment.status import State
 from .tables import TableRow
 
 
 def _train_steps(spec: Spec) -> int:
     if isinstance(spec, DenseSpec):
         return spec.training.env_steps
-    return spec.dense.training.env_steps - spec.rewind_steps if isinstance(spec, TicketSpec) else 0
+    return spec.dense.training.env_steps - spec.start if isinstance(spec, TicketSpec) else 0
 
 
 class GridDisplay:
-    """Live bars on a terminal; elsewhere one plain line a finished run."""
+    """Live bars on a terminal, one for each run that is being made; elsewhere one plain line a finished run."""
 
     def __init__(self, console: Console, specs: Sequence[Spec]):
         self._console = console
         self._total_runs = len(specs)
         self._ended = 0
-        self._kept = 0
-        self._latest: dict[str, float] = {}
         self._started = time.monotonic()
         self._remaining = sum(_train_steps(spec) for spec in specs)
-        self._trained = 0
-        self._done_here = 0
+        self._steps: dict[Spec, int] = {}
+        self._first: dict[
+            Spec, tuple[int, float]
+        ] = {}  # steps and time of the first news: a resumed run has some before
+        self._metrics: dict[Spec, dict[str, float]] = {}
+        self._bars: dict[Spec, TaskID] = {}
         self._progress: Progress | None = None
         self._whole: TaskID | None = None
-        self._current: TaskID | None = None
         if console.is_terminal:
             self._progress = Progress(
-                TextColumn("{task.description:<38.38}"),
-                BarColumn(bar_width=12),
+                TextColumn("{task.description:<44.44}"),
+                BarColumn(bar_width=10),
                 TextColumn("{task.percentage:>3.0f} %"),
                 TimeElapsedColumn(),
                 TextColumn("{task.fields[note]}"),
@@ -62,52 +69,61 @@ class GridDisplay:
 
     def begin(self, spec: Spec) -> None:
         """A run starts."""
-        self._latest = {}
-        self._done_here = 0
-        if self._progress:
-            self._current = self._progress.add_task(spec.title(), total=max(_train_steps(spec), 1), note="")
+        if self._progress and spec not in self._bars:
+            self._bars[spec] = self._progress.add_task(spec.title(), total=max(_train_steps(spec), 1), note="")
 
     def step(self, spec: Spec, env_steps: int, metrics: dict[str, float]) -> None:
         """A run has come to an environment step."""
-        self._latest |= metrics
-        start = spec.rewind_steps if isinstance(spec, TicketSpec) else 0
-        self._trained += env_steps - start - self._done_here
-        self._done_here = env_steps - start
-        if self._progress and self._current is not None and self._whole is not None:
-            self._progress.update(self._current, completed=self._done_here, note=self._scores())
-            self._progress.update(self._whole, completed=self._trained, note=self._time_left())
+        start = spec.start if isinstance(spec, TicketSpec) else 0
+        done = env_steps - start
+        first, since = self._first.setdefault(spec, (done, time.monotonic()))
+        self._steps[spec] = done
+        self._metrics[spec] = metrics
+        if self._progress and spec in self._bars:
+            seconds = time.monotonic() - since
+            rate = f", {(done - first) / seconds:.0f} steps/s" if done > first and seconds else ""
+            self._progress.update(self._bars[spec], completed=done, note=f"{self._scores(spec)}{rate}")
+            assert self._whole is not None
+            self._progress.update(self._whole, completed=sum(self._steps.values()), note=self._time_left())
+
+    def note(self, spec: Spec, text: str) -> None:
+        """Something happened that does not end the run."""
+        self._first.pop(spec, None)
+        self._console.print(f"{spec.title()}: {text}", style="yellow", highlight=False, soft_wrap=True)
 
     def end(self, outcome: Outcome) -> None:
         """A run has ended."""
         self._ended += 1
-        if self._progress and self._current is not None:
-            self._progress.remove_task(self._current)
-            self._current = None
+        spec = outcome.spec
+        if self._progress and spec in self._bars:
+            self._progress.remove_task(self._bars.pop(spec))
         if outcome.status == "kept":
-            self._kept += 1
-            self._remaining -= _train_steps(outcome.spec)
+            self._remaining -= _train_steps(spec)
             if self._progress and self._whole is not None:
                 self._progress.update(self._whole, total=max(self._remaining, 1))
             return
-        head = f"[{self._ended}/{self._total_runs}] {outcome.spec.title()}"
+        head = f"[{self._ended}/{self._total_runs}] {spec.title()}"
         if outcome.status in ("failed", "skipped"):
             self._console.print(
                 f"{head}: {outcome.status}: {outcome.message}", style="red", highlight=False, soft_wrap=True
             )
             return
-        left = self._time_left()
-        text = f"{head}{': ' if self._scores() else ''}{self._scores()} ({outcome.seconds:.1f} s{f'; {left}' if left else ''})"
+        self._steps[spec] = _train_steps(spec)
+        scores, left = self._scores(spec), self._time_left()
+        text = f"{head}{': ' if scores else ''}{scores} ({outcome.seconds:.1f} s{f'; {left}' if left else ''})"
         self._console.print(text, highlight=False, soft_wrap=True)
 
-    def _scores(self) -> str:
+    def _scores(self, spec: Spec) -> str:
         names = {"evaluation/return": "return", "evaluation/success": "success"}
-        return ", ".join(f"{names[name]} {self._latest[name]:.4g}" for name in names if name in self._latest)
+        latest = self._metrics.get(spec, {})
+        return ", ".join(f"{names[name]} {latest[name]:.4g}" for name in names if name in latest)
 
     def _time_left(self) -> str:
-        if not self._trained or self._trained >= self._remaining:
+        trained = sum(self._steps.values()) - sum(first for first, _ in self._first.values())
+        left = self._remaining - sum(self._steps.values())
+        if trained <= 0 or left <= 0:
             return ""
-        seconds = (time.monotonic() - self._started) / self._trained * (self._remaining - self._trained)
-        return f"about {_duration(seconds)} left"
+        return f"about {_duration((time.monotonic() - self._started) / trained * left)} left"
 
 
 def _duration(seconds: float) -> str:
@@ -125,18 +141,25 @@ def results_table(rows: Sequence[TableRow]) -> Table:
     table.add_column("method", no_wrap=True)
     for name in ("sparsity", "dense", "ticket"):
         table.add_column(name, justify="right")
+    with_rewind = len({row.rewind for row in rows}) > 1
+    if with_rewind:
+        table.add_column("rewound to", justify="right")
     with_success = any(row.ticket_success is not None for row in rows)
     if with_success:
         for name in ("dense success", "ticket success"):
             table.add_column(name, justify="right")
     last = None
     for row in rows:
-        if last not in (None, (row.task, row.sparsity)):
+        if last not in (None, (row.task, row.rewind, row.sparsity)):
             table.add_section()
-        last = (row.task, row.sparsity)
-        method = f"{row.method} (control)" if row.method in CONTROLS else row.method
+        last = (row.task, row.rewind, row.sparsity)
+        method = (
+            f"{row.method} (control)" if row.method in CONTROLS else " + ".join(filter(None, (row.method, row.control)))
+        )
         cells = [row.task, method, row.sparsity]
         cells += [_spread(row.dense_return, row.dense_return_sd), _spread(row.ticket_return, row.ticket_return_sd)]
+        if with_rewind:
+            cells.append(row.rewind)
         if with_success:
             cells += [
                 _spread(row.dense_success, row.dense_success_sd, 2),
@@ -198,4 +221,72 @@ def costs_summary(costs: Sequence[Cost]) -> str:
     return (
         f"{len(todo)} of {len(costs)} runs to do: {sum(c.env_steps for c in todo):,} environment steps, "
         f"{sum(c.updates for c in todo):,} updates, {sum(c.megabytes for c in todo):,.0f} MB; time: {seconds}"
+        f"{' for one worker' if known else ''}"
     )
+
+
+def growth(config: Config, costs: Sequence[Cost]) -> str:
+    """Say what one more seed, task or sparsity would cost: a grid grows with the product of all three."""
+    runs = [cost for cost in costs if cost.env_steps]
+    steps = sum(cost.env_steps for cost in runs)
+    cells = len(config.tasks) * len(config.seeds)
+    dense = sum(cost.env_steps for cost in runs if isinstance(cost.spec, DenseSpec))
+    levels = 1 if config.pruning.rate is not None else len(config.pruning.sparsity)
+    return (
+        f"{len(runs)} training runs, {steps:,} environment steps in all. One more seed on each task: "
+        f"{steps // len(config.seeds):,}; one more task: {steps // len(config.tasks):,}; one more sparsity: about "
+        f"{(steps - min(dense, steps)) // levels:,} ({cells} dense agents are shared by all tickets of their task and seed)."
+    )
+
+
+def status_table(states: Sequence[State]) -> Table:
+    """Lay out what is being made and what failed."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for name in ("run", "state", "env steps", "return", "note"):
+        table.add_column(name, overflow="fold")
+    for state in states:
+        if state.state in ("running", "failed", "interrupted"):
+            value = state.progress.get("metrics", {}).get("evaluation/return")
+            table.add_row(
+                state.spec.title(),
+                state.state,
+                f"{state.env_steps:,} of {state.total_steps:,}" if state.state == "running" else "",
+                "" if value is None else f"{value:.4g}",
+                state.message,
+            )
+    return table
+
+
+def status_summary(config: Config, states: Sequence[State]) -> str:
+    """Count the runs of a grid by their state, with the disk that they take and how long is left."""
+    counts = Counter(state.state for state in states)
+    names = ("finished", "running", "failed", "interrupted", "to do")
+    disk = sum(state.megabytes for state in states)
+    left = [state for state in states if state.state != "finished"]
+    rates = sorted(state.seconds / state.total_steps for state in states if state.seconds and state.total_steps)
+    text = f"{len(states)} runs: " + ", ".join(f"{counts[name]} {name}" for name in names if counts[name])
+    text += f"; {disk:,.1f} MB on disk"
+    if left and rates:
+        steps = sum(state.total_steps - state.env_steps for state in left)
+        text += (
+            f"; about {_duration(steps * rates[len(rates) // 2] / config.workers)} left with workers={config.workers}"
+        )
+    return text
+
+
+def describe(run: Path) -> str:
+    """Say all that is known of one run: its settings, what it was made with, timings, attempts and files.
+
+    Raises:
+        InputError: there is no run.
+    """
+    import yaml
+
+    found = store.describe(run)
+
+    def block(title: str, value: Any) -> str:
+        return (
+            f"{title}:\n" + textwrap.indent(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), "  ").rstrip()
+        )
+
+    return "\n".join(block(title, value) for title, value in found.items() if value)

@@ -5,7 +5,7 @@ The agent knows nothing of pruning: what keeps a ticket's pruned weights at zero
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from ..config import SACConfig
+from ..pruning.controls import permute_kept
 from ..pruning.masks import MaskedState, apply_mask, check_same_structure, keep_pruned_at_zero, set_mask
 from ..replay import ReplayBuffer, ReplayState, insert, take_rows, unpack_rows
 from ..types import Array, Batch, Mask, Params
@@ -319,6 +320,29 @@ def make_ticket(state: SACState, actor_mask: Mask, critic_mask: Mask) -> SACStat
         actor_opt=set_mask(state.actor_opt, actor_mask, state.actor_params),
         critic_opt=set_mask(state.critic_opt, critic_mask, state.critic_params),
     )
+
+
+def permuted_ticket(state: SACState, actor_key: jax.Array, critic_key: jax.Array) -> SACState:
+    """Permute a ticket's kept weights within each layer, with their targets and moments (`permute_kept`)."""
+
+    def moved(name: str, key: jax.Array, more: tuple[str, ...] = ()) -> dict[str, Any]:
+        opt, params = getattr(state, f"{name}_opt"), getattr(state, f"{name}_params")
+        treedef: Any = jax.tree.structure(params)
+        fields = [f"{name}_params", *more]
+
+        def like_params(node: Any) -> bool:
+            return jax.tree.structure(node) == treedef
+
+        inner: Any
+        nodes, inner = jax.tree.flatten(opt.inner, is_leaf=like_params)
+        moments = [i for i, node in enumerate(nodes) if like_params(node)]
+        trees = permute_kept([*(getattr(state, f) for f in fields), *(nodes[i] for i in moments)], opt.mask, key)
+        trees = jax.tree.map(jnp.asarray, trees)
+        for i, tree in zip(moments, trees[len(fields) :], strict=True):
+            nodes[i] = tree
+        return {**dict(zip(fields, trees, strict=False)), f"{name}_opt": opt._replace(inner=inner.unflatten(nodes))}
+
+    return state._replace(**moved("actor", actor_key), **moved("critic", critic_key, ("target_critic_params",)))
 
 
 def masks_of(state: SACState) -> dict[str, Mask]:

@@ -1,5 +1,6 @@
 """A complete agent as one safetensors file."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,18 @@ def _named_leaves(state: SACState) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def dump_agent(config: SACConfig, state: SACState, about: dict[str, Any]) -> bytes:
-    """Return a checkpoint: every array of the state, with the configuration and `about` as its metadata."""
+def dump_agent(
+    config: SACConfig, state: SACState, about: dict[str, Any], more: Mapping[str, np.ndarray] | None = None
+) -> bytes:
+    """Return a checkpoint: every array of the state (and `more`), with the configuration and `about` as its metadata."""
     arrays = {n: np.asarray(jax.random.key_data(x) if _is_key(x) else x) for n, x in _named_leaves(state).items()}
     sizes = {
         "observation_dim": int(state.normalizer.mean.shape[0]),
         "action_dim": int(state.actor_params["output"]["bias"].shape[0]) // 2,
     }
-    return dump_tensors(arrays, {"format": FORMAT, "sac": config.model_dump(mode="json"), **sizes, "about": about})
+    return dump_tensors(
+        {**arrays, **(more or {})}, {"format": FORMAT, "sac": config.model_dump(mode="json"), **sizes, "about": about}
+    )
 
 
 def load_agent(path: Path) -> tuple[SACConfig, SACState, dict[str, Any]]:
@@ -43,8 +48,22 @@ def load_agent(path: Path) -> tuple[SACConfig, SACState, dict[str, Any]]:
         InputError: the file is missing, altered, cut short or not of this format; an array is missing, has the wrong
             shape or type (naming both), or holds NaN or infinity.
     """
+    config, state, about, more = load_agent_and_more(path)
+    if more:
+        raise InputError(f"the checkpoint {path} has an array {min(more)!r} that no network of its configuration has")
+    return config, state, about
+
+
+def load_agent_and_more(
+    path: Path, needs_checksum: bool = True
+) -> tuple[SACConfig, SACState, dict[str, Any], dict[str, np.ndarray]]:
+    """Read a checkpoint of `dump_agent` with the arrays that it holds besides the state.
+
+    Raises:
+        InputError: as `load_agent`.
+    """
     what = "the checkpoint"
-    arrays, metadata = load_tensors(path, what)
+    arrays, metadata = load_tensors(path, what, needs_checksum)
     if metadata.get("format") != FORMAT:
         raise InputError(f"{what} {path} has format {metadata.get('format')!r}; this version of lth reads {FORMAT!r}")
     try:
@@ -78,6 +97,4 @@ def load_agent(path: Path) -> tuple[SACConfig, SACState, dict[str, Any]]:
                 f"{what} {path}: array {name!r} holds NaN or infinity, so the training that made it went wrong"
             )
         leaves.append(jax.random.wrap_key_data(jnp.asarray(have)) if _is_key(leaf) else jnp.asarray(have))
-    if arrays:
-        raise InputError(f"{what} {path} has an array {min(arrays)!r} that no network of its configuration has")
-    return config, jax.tree.unflatten(jax.tree.structure(template), leaves), about
+    return config, jax.tree.unflatten(jax.tree.structure(template), leaves), about, arrays

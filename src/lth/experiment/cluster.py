@@ -1,0 +1,84 @@
+"""Runs on a Ray cluster: the same attempts as on this machine, with the results in a folder that all nodes share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..config import Config
+from ..errors import InputError
+from ..threads import thread_variables
+from . import store
+from .spec import Spec
+from .stages import How
+from .workers import Event
+
+
+def _attempt(root: str, spec: dict[str, Any], how: list[Any]) -> dict[str, Any]:
+    # In a process of Ray's, whose environment has the number of threads before JAX is imported.
+    from .attempt import attempt
+    from .spec import parse_spec
+    from .stages import How
+
+    points, *rest = how
+    return attempt(Path(root), parse_spec(spec), How(tuple(points), *rest), lambda env_steps, metrics: None)
+
+
+class RayPool:
+    """`workers` runs at a time on a cluster. A run whose node is lost is started again on another by Ray itself."""
+
+    def __init__(self, config: Config, how: How):
+        try:
+            import ray
+        except ImportError as error:
+            raise InputError(f"executor=ray needs Ray: pip install -e '.[ray]' ({error})") from None
+        self._ray, self.root, self.how = ray, config.output_dir, how
+        self._running: dict[Any, Spec] = {}
+        self._workers = config.workers
+        self._mine = not ray.is_initialized()
+        try:
+            if self._mine:
+                ray.init(
+                    address=config.ray.address,
+                    logging_level="error",
+                    log_to_driver=False,
+                    runtime_env={"env_vars": thread_variables(config.training.threads)},
+                )
+        except Exception as error:  # Ray's own kinds are many
+            raise InputError(f"ray.address={config.ray.address}: no cluster there ({error})") from None
+        self._remote = ray.remote(
+            num_cpus=config.ray.cpus, num_gpus=config.ray.gpus, max_retries=-1, retry_exceptions=False
+        )(_attempt)
+
+    @property
+    def free(self) -> int:
+        """How many runs could start now."""
+        return self._workers - len(self._running)
+
+    def start(self, spec: Spec) -> None:
+        """Hand a run to the cluster."""
+        reference = self._remote.remote(
+            str(self.root.absolute()), spec.model_dump(mode="json"), [list(self.how.rewind_points), *self.how[1:3]]
+        )
+        self._running[reference] = spec
+
+    def events(self) -> Iterator[Event]:
+        """Wait a moment for news, and yield them."""
+        ready, waiting = self._ray.wait(list(self._running), timeout=0.5)
+        for reference in waiting:
+            spec = self._running[reference]
+            if found := store.read_progress(store.directory(self.root, spec)):
+                yield Event(spec, "step", found)
+        for reference in ready:
+            spec = self._running.pop(reference)
+            try:
+                found = self._ray.get(reference)
+            except Exception as error:  # the cluster is gone, or Ray gave up on the task
+                found = {"kind": "failed", "message": f"Ray: {type(error).__name__}: {error}"}
+            yield Event(spec, found.pop("kind"), found)
+
+    def close(self) -> None:
+        """Leave the cluster; one that was started here ends."""
+        for reference in self._running:
+            self._ray.cancel(reference, force=True)
+        if self._mine:
+            self._ray.shutdown()

@@ -1,0 +1,136 @@
+"""Processes of this machine that make runs side by side."""
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..config import Config
+from ..threads import thread_variables
+from .spec import Spec
+from .stages import How
+
+FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals by which people, schedulers and operating systems end a process; a crash comes by others."""
+
+
+class Event(NamedTuple):
+    """What is heard of a run: kind "step", "done", "failed" or "unusable" as of `attempt`, or "killed"."""
+
+    spec: Spec
+    kind: str
+    data: dict[str, Any]
+
+
+class _Worker:
+    def __init__(self, number: int, threads: int, log: Path):
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        self.cores = {cores[(number * threads + i) % len(cores)] for i in range(threads)} if cores else set()
+        self.threads, self.log = threads, log
+        self.spec: Spec | None = None
+        self.process: subprocess.Popen[bytes] | None = None
+        self.buffer = b""
+
+    def start(self) -> None:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "lth.experiment.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env={**os.environ, **thread_variables(self.threads)},
+                start_new_session=True,  # Ctrl-C is for the process that people see
+            )
+        if self.cores:
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(self.process.pid, self.cores)
+        self.buffer = b""
+
+    def last_words(self) -> str:
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return " | ".join(line.strip() for line in text.splitlines()[-3:] if line.strip())
+
+
+class LocalPool:
+    """`workers` processes, each pinned to its own `training.threads` cores; one that dies is replaced."""
+
+    def __init__(self, config: Config, how: How):
+        self.root, self.how = config.output_dir, how
+        logs = config.output_dir / "logs"
+        self._workers = [_Worker(i, config.training.threads, logs / f"worker{i}.log") for i in range(config.workers)]
+        self._selector = selectors.DefaultSelector()
+
+    @property
+    def free(self) -> int:
+        """How many runs could start now."""
+        return sum(worker.spec is None for worker in self._workers)
+
+    def start(self, spec: Spec) -> None:
+        """Hand a run to a free process."""
+        worker = next(worker for worker in self._workers if worker.spec is None)
+        worker.spec = spec
+        if worker.process is None:
+            worker.start()
+            assert worker.process
+            assert worker.process.stdout
+            self._selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
+        message = {"root": str(self.root.absolute()), "spec": spec.model_dump(mode="json"), "how": list(self.how[:3])}
+        assert worker.process
+        assert worker.process.stdin
+        # Of one that died just now we hear when its pipe is read.
+        with contextlib.suppress(BrokenPipeError):
+            worker.process.stdin.write(json.dumps(message).encode() + b"\n")
+            worker.process.stdin.flush()
+
+    def events(self) -> Iterator[Event]:
+        """Wait a moment for news, and yield them."""
+        for key, _ in self._selector.select(timeout=0.5):
+            worker: _Worker = key.data
+            data = os.read(key.fd, 1 << 16)
+            if not data:
+                yield from self._died(worker)
+                continue
+            *lines, worker.buffer = (worker.buffer + data).split(b"\n")
+            for line in lines:
+                found = json.loads(line)
+                spec = worker.spec
+                assert spec is not None
+                if found["kind"] != "step":
+                    worker.spec = None
+                yield Event(spec, found.pop("kind"), found)
+
+    def _died(self, worker: _Worker) -> Iterator[Event]:
+        assert worker.process
+        assert worker.process.stdout
+        self._selector.unregister(worker.process.stdout)
+        status = worker.process.wait()
+        for stream in (worker.process.stdin, worker.process.stdout):
+            with contextlib.suppress(OSError):
+                stream.close()  # type: ignore[union-attr]
+        worker.process = None
+        spec, worker.spec = worker.spec, None
+        if spec is None:
+            return
+        if -status in FROM_OUTSIDE:
+            yield Event(spec, "killed", {"message": f"its process was ended by {signal.Signals(-status).name}"})
+            return
+        how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+        yield Event(spec, "failed", {"message": f"its process ended {how}: {worker.last_words()} ({worker.log})"})
+
+    def close(self) -> None:
+        """End the processes, at once: whatever they are at is safe to interrupt."""
+        for worker in self._workers:
+            if worker.process:
+                worker.process.kill()
+                worker.process.wait()
+                for stream in (worker.process.stdin, worker.process.stdout):
+                    with contextlib.suppress(OSError):
+                        stream.close()  # type: ignore[union-attr]
+        self._selector.close()
