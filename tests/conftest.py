@@ -39,7 +39,7 @@ def dense(small_config):
     from lth.experiment.spec import dense_spec
 
     spec = dense_spec(small_config, "Pendulum-v1", 0)
-    return spec, stages.train_dense(small_config.output_dir, spec, rewind_steps=200)
+    return spec, stages.train_dense(small_config.output_dir, spec, rewind_points=(200,))
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def trained(tmp_path_factory):
     """A real dense run with its rewind point 100, and its magnitude mask, below one output directory."""
     root = tmp_path_factory.mktemp("trained")
     spec = dense_spec(parse_config(TINY), "Pendulum-v1", 0)
-    stages.train_dense(root, spec, rewind_steps=100)
+    stages.train_dense(root, spec, rewind_points=(100,))
     stages.make_mask(root, mask_spec(parse_config(TINY), "Pendulum-v1", 0, "magnitude", HALF))
     return root
 

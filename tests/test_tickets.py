@@ -129,7 +129,7 @@ def test_a_rewind_point_asked_for_later_is_made_again(dense, tmp_path):
     early = stages.train_dense(tmp_path, spec)
     assert not store.checkpoint_file(early, 200).exists()
     before = store.checkpoint_file(early).stat().st_mtime_ns
-    stages.train_dense(tmp_path, spec, rewind_steps=200)
+    stages.train_dense(tmp_path, spec, rewind_points=(200,))
     assert store.checkpoint_file(early).stat().st_mtime_ns == before
     for file in (
         *(store.checkpoint_file(run, k) for k in (0, 200, None)),

@@ -1,8 +1,8 @@
 """Environments by task name; Gymnasium and Meta-World are imported only when one is made."""
 
+import contextlib
 import functools
 import os
-import sys
 import warnings
 from typing import Any
 
@@ -137,6 +137,11 @@ def _check_spaces(task: str, env: Any) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the simulators that are loaded."""
-    found = {name: sys.modules[name] for name in ("gymnasium", "mujoco", "metaworld") if name in sys.modules}
-    return {name: str(getattr(module, "__version__", "unknown")) for name, module in found.items()}
+    """Return the versions of the simulators, whether or not this process has loaded them."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in ("gymnasium", "mujoco", "metaworld"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

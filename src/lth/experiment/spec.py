@@ -76,12 +76,12 @@ class MaskSpec(_Spec):
 
     def title(self) -> str:
         """Say in a few words which mask this is."""
-        return f"{self.dense.task} seed {self.dense.seed} mask {self.label()}"
+        return " ".join([f"{self.dense.task} seed {self.dense.seed} mask", *self.words()])
 
-    def label(self) -> str:
-        """Name the mask as in directories: `taylor-0.8`, `random-erk-0.9`, `magnitude-0.488-round3`."""
-        parts = [self.method, *([self.allocation] if self.allocation != "global" else []), self.sparsity.label()]
-        return "-".join([*parts, *([f"round{self.round}"] if self.previous else [])])
+    def words(self) -> list[str]:
+        """Name the mask, in titles and directories: taylor 0.8; random erk 0.9; magnitude 0.488 round3."""
+        allocation = [self.allocation] if self.allocation != "global" else []
+        return [self.method, *allocation, self.sparsity.label(), *([f"round{self.round}"] if self.previous else [])]
 
 
 class FileMask(_Spec):
@@ -93,9 +93,9 @@ class FileMask(_Spec):
     sha256: str
     sparsity: Sparsity
 
-    def label(self) -> str:
-        """Name it as in directories."""
-        return f"{self.method}-{self.sparsity.label()}"
+    def words(self) -> list[str]:
+        """Name it, in titles and directories."""
+        return [self.method, self.sparsity.label()]
 
 
 class TicketSpec(_Spec):
@@ -129,16 +129,17 @@ class TicketSpec(_Spec):
 
     def title(self) -> str:
         """Say in a few words which run this is."""
-        return " ".join([f"{self.dense.task} seed {self.dense.seed}", *self._parts()])
+        return " ".join([f"{self.dense.task} seed {self.dense.seed}", *self.words()])
 
-    def _parts(self) -> list[str]:
-        parts = [self.mask.label()] if self.mask else []
-        parts += [self.control] if self.control else []
-        parts += [f"from-{folder_name(self.mask_task() or '')}"] if self.mask_task() else []
-        parts += ["with-weights"] if self.weights else []
+    def words(self) -> list[str]:
+        """Name it, in titles and directories."""
+        words = self.mask.words() if self.mask else []
+        words += [self.control] if self.control else []
+        words += ["from", folder_name(self.mask_task() or "")] if self.mask_task() else []
+        words += ["with weights"] if self.weights else []
         if self.rewind_steps == "none":
-            return [*parts, "finetune"]
-        return [*parts, *([f"rewind{self.rewind_steps}"] if self.rewind_steps else [])]
+            return [*words, "finetune"]
+        return [*words, *([f"rewind{self.rewind_steps}"] if self.rewind_steps else [])]
 
     def needs(self) -> list["Spec"]:
         """Return the runs that have to be there first."""
@@ -163,11 +164,11 @@ def run_path(spec: Spec) -> Path:
     """Return a run's directory below the output directory: `<task>/seed<k>/<stage>-<method>-<sparsity>-<hash8>`."""
     dense = spec if isinstance(spec, DenseSpec) else spec.dense
     parts: list[str] = [spec.stage]
-    if isinstance(spec, MaskSpec):
-        parts += [spec.label()]
-    elif isinstance(spec, TicketSpec):
-        parts += spec._parts()
-    return Path(folder_name(dense.task)) / f"seed{dense.seed}" / "-".join([*parts, spec_hash(spec)[:8]])
+    if not isinstance(spec, DenseSpec):
+        parts += spec.words()
+    return (
+        Path(folder_name(dense.task)) / f"seed{dense.seed}" / "-".join([*parts, spec_hash(spec)[:8]]).replace(" ", "-")
+    )
 
 
 def folder_name(task: str) -> str:
