@@ -1272,7 +1272,9 @@ def test_lth_run_over_damaged_files(name, results, tiny_yaml, capsys):
     assert {place: after[place] for place in before} == before
     # What is new tells of the attempt: locks, attempts, logs, and the folders that they lie in.
     apart = {*store.CLOCK_FILES, "logs"}
-    assert all(data is False or apart & {*Path(place).parts} for place, data in after.items() if place not in before)
+    assert all(
+        data is False or apart & {*pathlib.Path(place).parts} for place, data in after.items() if place not in before
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
