@@ -1,0 +1,153 @@
+"""A grid that is killed again and again ends in the bytes of one that was left in peace.
+
+    python benchmarks/kill.py [--json] [--kills 100] [--mean 30] [--seeds 3] [--steps 1500] [--folder DIR] [--seed 0]
+
+One task, three seeds, three methods, three sparsities and all controls, two workers; every run trains under 10 seconds. The grid is
+made once undisturbed. Then it is made again in another folder while SIGKILL ends, at random moments `--mean` seconds apart on
+average, either one of the worker processes or everything, whereupon the same command is given again; and so on in fresh
+folders until there were `--kills` kills. Every file but those that tell of the clock is compared byte for byte.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from common import arguments, report
+
+parser = arguments(__doc__.splitlines()[0])
+parser.add_argument("--kills", type=int, default=100)
+parser.add_argument("--mean", type=float, default=30.0)
+parser.add_argument("--seeds", type=int, default=3)
+parser.add_argument("--steps", type=int, default=1500)
+parser.add_argument("--methods", nargs="+", default=["magnitude", "gradient", "taylor"])
+parser.add_argument("--sparsities", nargs="+", type=float, default=[0.5, 0.8, 0.95])
+parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
+parser.add_argument("--seed", type=int, default=0, help="of the kills")
+options = parser.parse_args()
+
+from src.lth.experiment.store import CLOCK_FILES
+
+CONTROLS = ["reinit", "shuffled", "permuted", "inverted", "random-erk", "small-dense", "retrained"]
+
+
+def grid() -> dict:
+    """Return the config of the grid, without its output folder."""
+    return {
+        "tasks": ["Pendulum-v1"],
+        "seeds": list(range(options.seeds)),
+        "workers": 2,
+        "retries": 0,
+        "training": {
+            "env_steps": options.steps,
+            "start_steps": 200,
+            "segment_steps": 250,
+            "batch_size": 64,
+            "checkpoint_every": 1,
+        },
+        "sac": {"actor_hidden": [32, 32], "critic_hidden": [32, 32]},
+        "evaluation": {"every": 500, "episodes": 2},
+        "pruning": {
+            "methods": options.methods,
+            "sparsity": options.sparsities,
+            "num_gradient_batches": 20,
+            "gradient_batch_size": 64,
+            "controls": CONTROLS,
+        },
+    }
+
+
+def start(folder: Path) -> subprocess.Popen:
+    """Start `lth run` on a grid whose results go to a folder."""
+    config = folder.with_suffix(".yaml")
+    config.write_text(json.dumps({**grid(), "output_dir": str(folder)}))
+    with folder.with_suffix(".log").open("a") as log:
+        return subprocess.Popen([sys.executable, "-m", "lth", "run", str(config)], stdout=log, stderr=log)
+
+
+def workers_of(process: subprocess.Popen) -> list[int]:
+    """Return the worker processes of an `lth run`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[1]) == process.pid and b"lth.experiment.worker" in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except (OSError, ValueError, IndexError):
+            continue
+    return found
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    """Return every file of the results but those of the clock."""
+    apart = {*CLOCK_FILES, "logs"}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not apart & {*path.relative_to(folder).parts}
+    }
+
+
+def disturbed(folder: Path, rng: random.Random, counts: dict[str, int]) -> None:
+    """Make the grid in a folder, killing all the while."""
+    process = start(folder)
+    next_kill = time.monotonic() + rng.expovariate(1 / options.mean)
+    while True:
+        try:
+            status = process.wait(timeout=max(next_kill - time.monotonic(), 0.001))
+        except subprocess.TimeoutExpired:
+            next_kill = time.monotonic() + rng.expovariate(1 / options.mean)
+            workers = workers_of(process)
+            if workers and rng.random() < 0.5:
+                os.kill(rng.choice(workers), signal.SIGKILL)
+                counts["workers_killed"] += 1
+                continue
+            for pid in (process.pid, *workers):
+                os.kill(pid, signal.SIGKILL)
+            process.wait()
+            counts["everything_killed"] += 1
+            process = start(folder)
+            continue
+        if status:
+            raise SystemExit(f"lth run ended with status {status}: see {folder.with_suffix('.log')}")
+        return
+
+
+def main() -> None:
+    root = options.folder or Path(tempfile.mkdtemp(prefix="lth-kill-"))
+    root.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(options.seed)
+    counts = {"workers_killed": 0, "everything_killed": 0}
+    began = time.monotonic()
+    if start(root / "undisturbed").wait():
+        raise SystemExit(f"the undisturbed grid failed: see {root / 'undisturbed.log'}")
+    undisturbed_seconds = time.monotonic() - began
+    expected = bytes_of(root / "undisturbed")
+    grids, compared, differences = 0, 0, []
+    while sum(counts.values()) < options.kills:
+        folder = root / f"killed{grids}"
+        disturbed(folder, rng, counts)
+        found = bytes_of(folder)
+        grids += 1
+        compared += len(expected)
+        differences += [
+            f"{folder.name}/{name}"
+            for name in sorted(expected.keys() | found.keys())
+            if expected.get(name) != found.get(name)
+        ]
+        print(f"{counts}, {grids} grids, {len(differences)} differences", file=sys.stderr, flush=True)
+        if not differences:
+            shutil.rmtree(folder)
+    results = {"kills": sum(counts.values()), **counts, "grids": grids, "files_compared": compared}
+    results |= {"differences": len(differences), "undisturbed_seconds": round(undisturbed_seconds, 1)}
+    report({**results, "first_differences": differences[:5]}, options.json)
+    sys.exit(bool(differences))
+
+
+main()
