@@ -29,8 +29,8 @@ class Event(NamedTuple):
 
 
 class _Worker:
-    def __init__(self, number: int, threads: int, log: Path):
-        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    def __init__(self, number: int, threads: int, pinned: bool, log: Path):
+        cores = sorted(os.sched_getaffinity(0)) if pinned and hasattr(os, "sched_getaffinity") else []
         self.cores = {cores[(number * threads + i) % len(cores)] for i in range(threads)} if cores else set()
         self.threads, self.log = threads, log
         self.spec: Spec | None = None
@@ -59,7 +59,7 @@ class _Worker:
 
 
 class LocalPool:
-    """`workers` processes, each pinned to its own `training.threads` cores; one that dies is replaced."""
+    """`workers` processes, each pinned to its own `training.threads` cores if there are several; one that dies is replaced."""
 
     def __init__(self, config: Config, how: How):
         self.root, self.how = config.output_dir, how
