@@ -64,7 +64,11 @@ class LocalPool:
     def __init__(self, config: Config, how: How):
         self.root, self.how = config.output_dir, how
         logs = config.output_dir / "logs"
-        self._workers = [_Worker(i, config.training.threads, logs / f"worker{i}.log") for i in range(config.workers)]
+        # A single worker goes where the system puts it: several commands may be at work on this machine.
+        pinned = config.workers > 1
+        self._workers = [
+            _Worker(i, config.training.threads, pinned, logs / f"worker{i}.log") for i in range(config.workers)
+        ]
         self._selector = selectors.DefaultSelector()
 
     @property
