@@ -362,7 +362,7 @@ def train_ticket(root: Path, spec: TicketSpec, mask_file: Path | None = None, ho
         masks = store.load_mask(mask_file, None if spec.mismatch == "dense" else state)
         masks = {network: _fitted(masks[network], getattr(state, f"{network}_params")) for network in masks}
     state = controlled(spec, state, masks)
-    buffer = _rewound_buffer(root, spec, state)
+    buffer = rewound_buffer(root, spec, state)
     run = store.open_run(root, spec)
     store.save_agent(run, spec.dense.sac, state, spec.dense.task, spec.start)
     env = envs.make(spec.dense.task, spec.dense.seed, envs.EVALUATE)
@@ -420,7 +420,8 @@ def controlled(spec: TicketSpec, state: SACState, masks: dict[str, Mask]) -> SAC
     return permuted_ticket(state, keys["actor"], keys["critic"]) if spec.control == "permuted" else state
 
 
-def _rewound_buffer(root: Path, spec: TicketSpec, state: SACState) -> ReplayBuffer:
+def rewound_buffer(root: Path, spec: TicketSpec, state: SACState) -> ReplayBuffer:
+    """Return the replay buffer that a ticket starts with: empty, that of the rewind point, or the trained agent's."""
     dense, training = store.directory(root, spec.dense), spec.dense.training
     capacity = replay_capacity(spec.dense.sac, training)
     sizes = (state.normalizer.mean.shape[0], state.actor_params["output"]["bias"].shape[0] // 2)
