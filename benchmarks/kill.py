@@ -8,6 +8,7 @@ average, either one of the worker processes or everything, whereupon the same co
 folders until there were `--kills` kills. Every file but those that tell of the clock is compared byte for byte.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -94,6 +95,12 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     }
 
 
+def kill(pid: int) -> None:
+    """End a process at once, if it is still there: workers end by themselves when their parent is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
 def disturbed(folder: Path, rng: random.Random, counts: dict[str, int]) -> None:
     """Make the grid in a folder, killing all the while."""
     process = start(folder)
@@ -105,11 +112,11 @@ def disturbed(folder: Path, rng: random.Random, counts: dict[str, int]) -> None:
             next_kill = time.monotonic() + rng.expovariate(1 / options.mean)
             workers = workers_of(process)
             if workers and rng.random() < 0.5:
-                os.kill(rng.choice(workers), signal.SIGKILL)
+                kill(rng.choice(workers))
                 counts["workers_killed"] += 1
                 continue
             for pid in (process.pid, *workers):
-                os.kill(pid, signal.SIGKILL)
+                kill(pid)
             process.wait()
             counts["everything_killed"] += 1
             process = start(folder)

@@ -33,10 +33,11 @@ def attempt(root: Path, spec: Spec, how: How, progress: Progress) -> dict[str, A
         store.save_progress(run, {"env_steps": env_steps, "metrics": metrics, "seconds": seconds, "time": time.time()})
         progress(env_steps, metrics)
 
-    about = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "host": socket.gethostname(), "pid": os.getpid()}
+    about = {"time": store.now(), "host": socket.gethostname(), "pid": os.getpid()}
     try:
         with store.locked(run / store.LOCK, wait=True):
             if is_made(root, spec, how):
+                store.tidy(run)
                 return result("done")
             store.append_line(run / store.ATTEMPTS, about)
             try:

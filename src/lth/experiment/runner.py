@@ -97,6 +97,9 @@ def run_grid(config: Config, display: Display, only: str | None = None) -> list[
                 f"another `lth run` is at work in {config.output_dir}. Wait for it, or give this one an output_dir of its own. "
                 "(Several may share a folder if each is given its part by --only.)"
             )
+        if only is None:
+            for partial in config.output_dir.glob(".*.partial"):  # of a command that was killed
+                partial.unlink(missing_ok=True)
         return _run_all(config, specs, how, display)
 
 
@@ -113,6 +116,7 @@ def _run_all(config: Config, specs: Sequence[Spec], how: How, display: Display) 
     waiting = []
     for spec in specs:
         if is_made(config.output_dir, spec, how):
+            store.tidy(store.directory(config.output_dir, spec))
             end(Outcome(spec, "kept", 0.0))
         else:
             waiting.append(spec)
@@ -120,6 +124,7 @@ def _run_all(config: Config, specs: Sequence[Spec], how: How, display: Display) 
         return outcomes
     failures: Counter[Spec] = Counter()
     kills: Counter[Spec] = Counter()
+    furthest: Counter[Spec] = Counter()
     running: set[Spec] = set()
     pool: Pool = _pool(config, how)
     try:
@@ -136,7 +141,9 @@ def _run_all(config: Config, specs: Sequence[Spec], how: How, display: Display) 
                 continue
             for event in pool.events():
                 if event.kind == "step":
-                    kills[event.spec] = 0
+                    if event.data["env_steps"] > furthest[event.spec]:
+                        furthest[event.spec] = event.data["env_steps"]
+                        kills[event.spec] = 0
                     display.step(event.spec, event.data["env_steps"], event.data["metrics"])
                     continue
                 running.discard(event.spec)
@@ -144,6 +151,9 @@ def _run_all(config: Config, specs: Sequence[Spec], how: How, display: Display) 
                     end(Outcome(event.spec, "done", event.data["seconds"]))
                     continue
                 message = event.data["message"]
+                if event.kind == "failed" and "traceback" not in event.data:  # its process could not say so itself
+                    run = store.directory(config.output_dir, event.spec)
+                    store.append_line(run / store.FAILURES, {"time": store.now(), "message": message, "traceback": ""})
                 if event.kind == "unusable":
                     raise InputError(f"{event.spec.title()}: {message}")
                 count, most = (kills, MOST_KILLS) if event.kind == "killed" else (failures, config.retries)

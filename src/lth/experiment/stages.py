@@ -183,7 +183,7 @@ def _train_to_end(
     seconds["save"] += time.perf_counter() - began
     store.save_timings(run, {**seconds, "total": sum(seconds.values())})
     store.save_agent(run, spec.sac, state, spec.task)
-    store.delete_resume(run)
+    store.tidy(run)
 
 
 def evaluation_metrics(evaluation: Evaluation) -> dict[str, float]:

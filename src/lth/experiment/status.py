@@ -38,11 +38,7 @@ def _state(config: Config, spec: Spec) -> State:
         None if isinstance(spec, MaskSpec) else spec.training if isinstance(spec, DenseSpec) else spec.dense.training
     )
     total = training.env_steps - start if training else 0
-    if files:
-        with store.locked(run / store.LOCK) as free:
-            running = not free
-    else:
-        running = False
+    running = store.is_locked(run / store.LOCK)
     progress = store.read_progress(run) if running else {}
     done = max(int(progress.get("env_steps", start)) - start, 0)
     failures = store.read_lines(run / store.FAILURES)
@@ -66,6 +62,8 @@ def clean(config: Config, dry_run: bool = False) -> tuple[list[Path], float]:
     Raises:
         InputError: runs of the grid are not finished yet, or a run is being made.
     """
+    if not config.output_dir.is_dir():
+        raise InputError(f"there is no folder {config.output_dir}")
     with store.locked(config.output_dir / store.LOCK) as have:
         if not have:
             raise InputError(f"an `lth run` is at work in {config.output_dir}; clean up when it has ended")

@@ -10,8 +10,10 @@ import fcntl
 import hashlib
 import io
 import json
+import os
 import platform
 import subprocess
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -234,9 +236,16 @@ def load_resume(run: Path) -> Resume | None:
         ) from None
 
 
-def delete_resume(run: Path) -> None:
-    """Remove what a finished run no longer needs."""
-    (run / RESUME).unlink(missing_ok=True)
+def tidy(run: Path) -> None:
+    """Remove what a finished run no longer needs, and what killed processes left of it."""
+    for file in (run / RESUME, run / PROGRESS, *run.glob(".*.partial")):
+        with contextlib.suppress(OSError):  # such as a read-only folder's
+            file.unlink(missing_ok=True)
+
+
+def now() -> str:
+    """Return the time of day for records of what befell a run."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
 def append_line(path: Path, value: dict[str, Any]) -> None:
@@ -247,8 +256,10 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            file.write(json.dumps(value, sort_keys=True) + "\n")
+        with path.open("ab+") as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - 1, 0))
+            cut_short = file.read(1) not in (b"", b"\n")
+            file.write(b"\n" * cut_short + json.dumps(value, sort_keys=True).encode() + b"\n")
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
 
@@ -266,9 +277,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def save_progress(run: Path, progress: dict[str, Any]) -> None:
     """Write where a run stands, for whoever looks on. Not flushed to the disk: it is of no use after a crash."""
     temporary = run / f".{PROGRESS}.partial"
-    with contextlib.suppress(OSError):
+    try:
         temporary.write_text(json.dumps(progress))
         temporary.replace(run / PROGRESS)
+    except OSError:
+        temporary.unlink(missing_ok=True)
 
 
 def read_progress(run: Path) -> dict[str, Any]:
@@ -301,6 +314,18 @@ def locked(path: Path, shared: bool = False, wait: bool = False) -> Iterator[boo
         except OSError:
             have = False
         yield have
+
+
+def is_locked(path: Path) -> bool:
+    """Say whether somebody holds a lock exclusively; changes nothing."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def save_metrics(run: Path, rows: Iterable[tuple[int, str, float]]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config import Config
+from ..errors import InputError
 from ..threads import thread_variables
 from .spec import Spec
 from .stages import How
@@ -38,8 +39,14 @@ class _Worker:
         self.buffer = b""
 
     def start(self) -> None:
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as log:
+        try:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            log = self.log.open("ab")
+        except OSError as error:
+            raise InputError(
+                f"{self.log} cannot be written: {error.strerror or error}. Is the disk full, or the folder read-only?"
+            ) from error
+        with log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "lth.experiment.worker"],
                 stdin=subprocess.PIPE,
