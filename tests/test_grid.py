@@ -14,7 +14,7 @@ import yaml
 from conftest import SMALL
 
 from lth.cli import main
-from lth.experiment import store
+from lth.experiment import runner, store
 
 GRID = {
     **SMALL,
@@ -219,6 +219,52 @@ def test_failures_are_recorded_tried_again_and_stop_nothing_else(grid, alone, tm
     assert "the gripper is stuck" in printed
     assert main(["clean", *words]) == 2
     assert "10 runs of this grid are not finished" in capsys.readouterr().err
+
+
+DYING = """
+import os
+import gymnasium
+from gymnasium.envs.classic_control import PendulumEnv
+
+class Dying(PendulumEnv):
+    calls = 0
+
+    def step(self, action):
+        Dying.calls += 1
+        if Dying.calls == 250:
+            self.die()
+        return super().step(action)
+
+class Killed(Dying):
+    def die(self):
+        os.kill(os.getpid(), 9)
+
+class Crashed(Dying):
+    def die(self):
+        os._exit(3)
+
+for task in (Killed, Crashed):
+    gymnasium.register(f"{task.__name__}-v0", task, max_episode_steps=200)
+"""
+
+
+def test_a_run_whose_process_dies_for_ever_is_given_up(grid, tmp_path, monkeypatch, capsys):
+    (tmp_path / "dying.py").write_text(DYING)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(runner, "MOST_KILLS", 2)
+    words = [str(grid), "tasks=[dying:Killed-v0, dying:Crashed-v0]", f"output_dir={tmp_path / 'out'}", "retries=0"]
+    assert main(["run", *words]) == 1
+    errors = capsys.readouterr().err
+    assert "failed: dying:Killed-v0 seed 0 dense: its process was ended by SIGKILL" in errors
+    assert "failed: dying:Crashed-v0 seed 0 dense: its process ended with status 3" in errors
+    attempts = {
+        task: [len(store.read_lines(f)) for f in (tmp_path / "out" / f"dying_{task}-v0").rglob(store.ATTEMPTS)]
+        for task in ("Killed", "Crashed")
+    }
+    assert attempts == {"Killed": [3], "Crashed": [1]}
+    assert main(["status", *words]) == 0
+    assert " ".join(capsys.readouterr().out.split()).count(" failed ") >= 1
 
 
 def test_two_at_once_in_one_folder(grid, alone, start, tmp_path, capsys):
