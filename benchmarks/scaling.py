@@ -93,7 +93,13 @@ def plot(rows: list[dict], path: Path) -> None:
             axis = axes[line, column]
             axis.plot([row[name] for row in mine], [row[metric] for row in mine], marker="o")
             axis.set_xscale("log", base=10 if name == "replay" else 2)
-            axis.set_yscale("log")
+            axis.set_xticks([row[name] for row in mine], [f"{row[name]:,}" for row in mine])
+            axis.minorticks_off()
+            if line:
+                axis.set_ylim(0, 1.1 * max(row["peak_megabytes"] for row in rows))
+            else:
+                axis.set_yscale("log")
+                axis.set_yticks((1, 3, 10, 30), ("1", "3", "10", "30"))
             axis.grid(alpha=0.3)
             if line:
                 axis.set_xlabel(labels[name])
