@@ -250,7 +250,9 @@ def status_table(states: Sequence[State]) -> Table:
             table.add_row(
                 state.spec.title(),
                 state.state,
-                f"{state.env_steps:,} of {state.total_steps:,}" if state.state == "running" else "",
+                f"{state.env_steps:,} of {state.total_steps:,}"
+                if state.state == "running" and state.total_steps
+                else "",
                 "" if value is None else f"{value:.4g}",
                 state.message,
             )
