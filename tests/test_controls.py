@@ -26,6 +26,7 @@ from lth.experiment.spec import (
 )
 from lth.pruning.allocation import counts_by_layer, erk_counts, pruned_count
 from lth.pruning.masks import pruned_counts
+from lth.sac.agent import init_state
 
 # The inverted control is free to empty a layer, and here it does.
 pytestmark = pytest.mark.filterwarnings("ignore:.*no weight is left")
@@ -265,6 +266,16 @@ def test_erk_counts(shapes, sparsity):
     assert not shares or max(shares) - min(shares) <= 2 * slack + 1e-9
 
 
+@pytest.mark.parametrize(("allocation", "rounds"), [("layer", 31), ("erk", 53)])
+def test_many_small_rounds_prune_exactly(allocation, rounds):
+    params = init_state(parse_config(SMALL).sac, jax.random.key(0), 3, 1).critic_params
+    n, mask = sum(x.size for x in kernels(params).values()), None
+    for k in range(1, rounds + 1):
+        sparsity = 1 - 0.95**k
+        mask = lth.prune_kernels_by_gradient_saliency(params, None, sparsity, "magnitude", mask, allocation=allocation)
+        assert sum(pruned for pruned, _ in pruned_counts(mask).values()) == round(sparsity * n), k
+
+
 def test_allocations_reach_the_masks(tmp_path):
     shapes = {"actor": [(3, 16), (16, 16), (16, 2)], "critic": [(4, 16), (16, 16), (16, 1)] * 2}
     for allocation in ("layer", "erk"):
@@ -340,14 +351,23 @@ def test_transfer_to_another_shape(tmp_path):
 
 
 def test_transfer_between_tasks_of_one_size(tmp_path):
-    gymnasium.register("lth-test/Pendulum-v7", "gymnasium.envs.classic_control:PendulumEnv", max_episode_steps=100)
+    # Other dynamics: between tasks that differ in nothing, whose weights are taken would make no difference.
+    gymnasium.register(
+        "lth-test/Pendulum-v7", "gymnasium.envs.classic_control:PendulumEnv", max_episode_steps=100, kwargs={"g": 5.0}
+    )
     try:
         config = parse_config(
             {
                 **SMALL,
                 "tasks": ["lth-test/Pendulum-v7"],
                 "output_dir": str(tmp_path),
-                "pruning": {**SMALL["pruning"], "methods": ["random"], "transfer_from": [TASK]},
+                "pruning": {
+                    **SMALL["pruning"],
+                    "methods": ["random"],
+                    "transfer_from": [TASK],
+                    "transfer_weights": "both",
+                    "rewind_steps": [0, 200, "none"],
+                },
             }
         )
         found = make(config)
@@ -356,6 +376,12 @@ def test_transfer_between_tasks_of_one_size(tmp_path):
         assert spec.mask_task() == TASK
         assert "from-Pendulum-v1" in run_path(spec).name
         assert same(lth.load(store.directory(tmp_path, spec)).masks["critic"], masks(config, spec)["critic"])
+        for rewind, at in (("200", 200), ("none", None)):
+            for label, task in ((f"from {TASK}", spec.dense.task), (f"from {TASK} with its weights", TASK)):
+                run = found["random", label, rewind].run
+                theirs = lth.load(store.directory(tmp_path, dense_spec(config, task, 0)), at).agent.state
+                expected = lth.apply_mask(theirs.critic_params, masks(config, run)["critic"])
+                assert same(start_of(config, run).critic_params, expected), (label, rewind)
     finally:
         gymnasium.registry.pop("lth-test/Pendulum-v7")
 

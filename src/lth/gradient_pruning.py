@@ -17,7 +17,7 @@ import numpy as np
 
 from .config import SACConfig
 from .errors import InputError, nearest
-from .pruning.allocation import check_sparsity, counts_by_layer
+from .pruning.allocation import check_sparsity, counts_by_layer, not_below
 from .pruning.criteria import CRITERIA
 from .pruning.masks import check_mask_values, check_same_structure, path_name, prunable_leaves, prune_lowest
 from .replay import ReplayBuffer, sample_rows, unpack_rows
@@ -246,6 +246,9 @@ def prune_kernels_by_gradient_saliency(
         check_mask_values(prev_mask, "prev_mask")
     shapes = [jnp.shape(leaf) for leaf, flag in zip(jax.tree.leaves(params), prunable, strict=True) if flag]
     counts = counts_by_layer(allocation, shapes, target_sparsity)
+    if prev_mask is not None and not isinstance(counts, int):
+        before = zip(jax.tree.leaves(prev_mask), prunable, strict=True)
+        counts = not_below(counts, [int(np.sum(np.asarray(leaf) == 0)) for leaf, flag in before if flag])
     if invert:
         scores = jax.tree.map(jnp.negative, scores)
     return prune_lowest(scores, params, prunable, counts, prev_mask)

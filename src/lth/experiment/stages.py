@@ -374,10 +374,11 @@ def train_ticket(root: Path, spec: TicketSpec, mask_file: Path | None = None, ho
 def rewound_state(root: Path, spec: TicketSpec) -> SACState:
     """Return the dense agent's state at the rewind point, with what is not rewound taken from its end."""
     last = load_dense(root, spec.dense).state
-    if spec.rewind_steps == "none":
+    at = None if spec.rewind_steps == "none" else spec.rewind_steps
+    state = load_dense(root, spec.dense, at).state
+    if at is None:
         start = jnp.asarray(spec.start, jnp.int32)
-        return last._replace(env_steps=start, grad_steps=jnp.zeros_like(last.grad_steps))
-    state = load_dense(root, spec.dense, spec.rewind_steps).state
+        state = state._replace(env_steps=start, grad_steps=jnp.zeros_like(last.grad_steps))
     kept = {
         "optimizer": ("actor_opt", "critic_opt"),
         "normalizer": ("normalizer",),
@@ -387,7 +388,7 @@ def rewound_state(root: Path, spec: TicketSpec) -> SACState:
         if part not in spec.rewound:
             state = state._replace(**{name: getattr(last, name) for name in names})
     if spec.weights:
-        theirs = load_dense(root, spec.weights, spec.rewind_steps).state
+        theirs = load_dense(root, spec.weights, at).state
         for name in ("actor_params", "critic_params", "target_critic_params"):
             mine, other = getattr(state, name), getattr(theirs, name)
             if spec.mismatch == "error":

@@ -73,6 +73,21 @@ def erk_counts(shapes: Sequence[Sequence[int]], sparsity: float) -> list[int]:
     return counts
 
 
+def not_below(counts: Sequence[int], already_pruned: Sequence[int]) -> list[int]:
+    """Raise layers' counts to what is pruned of them already, and take as much from the others, so that the total stays.
+
+    Counts that are rounded to one total can fall by one in a layer while the sparsity rises.
+
+    >>> not_below([50, 12], [49, 13])
+    [49, 13]
+    """
+    counts, total = [max(pair) for pair in zip(counts, already_pruned, strict=True)], sum(counts)
+    for _ in range(sum(counts) - max(total, sum(already_pruned))):
+        i = max(range(len(counts)), key=lambda i: counts[i] - already_pruned[i])
+        counts[i] -= 1
+    return counts
+
+
 def counts_by_layer(allocation: str, shapes: Sequence[Sequence[int]], sparsity: float) -> list[int] | int:
     """Return how many weights are pruned: of all layers together (`global`), or of each (`layer`, `erk`).
 
