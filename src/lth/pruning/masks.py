@@ -5,7 +5,7 @@ ties there are. Scores are floats, and the order of floats is the order of their
 lowest is therefore found bit by bit, in one pass over the scores for each bit, without sorting them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -200,7 +200,7 @@ def emptied_layers(mask: Mask) -> list[str]:
 class MaskedState(NamedTuple):
     """The state of `keep_pruned_at_zero`: which weights are kept (a pytree of bool arrays), and the inner state."""
 
-    mask: Mask
+    mask: Mask | None  # None: all that there are, because the pruned ones are not among the parameters
     inner: optax.OptState
 
 
@@ -216,6 +216,9 @@ def keep_pruned_at_zero(inner: optax.GradientTransformation) -> optax.GradientTr
         return MaskedState(jax.tree.map(lambda p: jnp.ones(p.shape, bool), params), inner.init(params))
 
     def update(updates: Params, state: MaskedState, params: Params | None = None) -> tuple[Params, MaskedState]:
+        if state.mask is None:
+            updates, inner_state = inner.update(updates, state.inner, params)
+            return updates, MaskedState(None, inner_state)
         updates, inner_state = inner.update(apply_mask(updates, state.mask), state.inner, params)
         return apply_mask(updates, state.mask), MaskedState(state.mask, inner_state)
 
@@ -227,14 +230,18 @@ def set_mask(state: MaskedState, mask: Mask, params: Params) -> MaskedState:
 
     Every part of the inner state with the structure of `params` (Adam's two moments) is masked; counters are not.
     """
-    treedef: Any = jax.tree.structure(params)
     kept = jax.tree.map(lambda m: jnp.asarray(m) != 0, mask)
-
-    def like_params(node: Any) -> bool:
-        return jax.tree.structure(node) == treedef
-
-    masked = jax.tree.map(lambda n: apply_mask(n, kept) if like_params(n) else n, state.inner, is_leaf=like_params)
+    masked = map_like(jax.tree.structure(params), lambda moments: apply_mask(moments, kept), state.inner)
     return MaskedState(kept, masked)
+
+
+def map_like(treedef: Any, change: Callable[[Any], Any], tree: Any) -> Any:
+    """Change those parts of a tree that have a structure, such as an optimiser's moments, and leave the rest as it is."""
+
+    def like(node: Any) -> bool:
+        return bool(jax.tree.structure(node) == treedef)
+
+    return jax.tree.map(lambda node: change(node) if like(node) else node, tree, is_leaf=like)
 
 
 def check_same_structure(tree: Any, params: Params, what: str, like: str = "the network's") -> None:

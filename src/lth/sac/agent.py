@@ -16,9 +16,12 @@ from ..config import SACConfig
 from ..pruning.controls import permute_kept
 from ..pruning.masks import MaskedState, apply_mask, check_same_structure, keep_pruned_at_zero, set_mask
 from ..replay import ReplayBuffer, ReplayState, insert, take_rows, unpack_rows
+from ..sparse import Pattern
+from ..sparse.mlp import native_mlp
+from ..sparse.pattern import Layout
 from ..types import Array, Batch, Mask, Params
 from .losses import actor_loss, critic_loss, temperature_loss
-from .networks import Actor, TwinCritic
+from .networks import Actor, TwinCritic, gaussian
 
 OBSERVATION_CLIP = 10.0
 
@@ -101,6 +104,24 @@ def functions(config: SACConfig, action_dim: int) -> Functions:
     )
 
 
+class Patterns(NamedTuple):
+    """Which weights each network of a packed state keeps."""
+
+    actor: Pattern
+    critic: Pattern
+
+
+def packed_functions(
+    config: SACConfig, action_dim: int, layouts: tuple[Layout, Layout], tables: tuple[jax.Array, jax.Array]
+) -> Functions:
+    """Return the networks as functions of packed vectors, and the same optimisers."""
+    actor, critic = (functools.partial(native_mlp, *pair) for pair in zip(layouts, tables, strict=True))
+    return functions(config, action_dim)._replace(
+        actor_apply=lambda theta, observations: gaussian(actor(theta, observations)),
+        critic_apply=lambda theta, observations, actions: critic(theta, observations, actions).T,
+    )
+
+
 def init_state(config: SACConfig, key: jax.Array, observation_dim: int, action_dim: int) -> SACState:
     """Make the state of an untrained agent. The target critics start equal to the critics."""
     return _init_state(config, observation_dim, action_dim)(key)
@@ -172,13 +193,16 @@ def target_entropy(config: SACConfig, action_dim: int) -> float:
     return -float(action_dim) if config.target_entropy is None else config.target_entropy
 
 
-def update(config: SACConfig, state: SACState, batch: Batch, noise: Array) -> tuple[SACState, dict[str, jax.Array]]:
+def update(
+    config: SACConfig, state: SACState, batch: Batch, noise: Array, fns: Functions | None = None
+) -> tuple[SACState, dict[str, jax.Array]]:
     """One gradient step on a raw batch, in the paper's order (algorithm 1): critics, actor, temperature, targets.
 
     `noise` (2, n, action_dim) is standard normal, for the next actions of the target and for those of the actor's loss.
+    `fns` are the networks that the state's parameters belong to, if not those of `functions`.
     """
     action_dim = batch.actions.shape[1]
-    fns = functions(config, action_dim)
+    fns = fns or functions(config, action_dim)
     batch = prepare_batch(config, state.normalizer, batch)
 
     (q_loss, q_mean), grads = jax.value_and_grad(critic_loss, has_aux=True)(
@@ -228,11 +252,14 @@ def update(config: SACConfig, state: SACState, batch: Batch, noise: Array) -> tu
 def flat_policy(config: SACConfig, state: SACState) -> jax.Array:
     """Lay out what acting needs as one float32 vector: the normaliser's mean and scale, then each layer's kernel and bias.
 
-    A fresh array, so that the host can look at it while the state itself is donated to the next call.
+    A fresh array, so that the host can look at it while the state itself is donated to the next call. Of a packed actor
+    its one vector stands in the place of the layers.
     """
     n = state.normalizer
     scale = observation_scale(n)
     head = [n.mean, scale] if config.normalize_obs else [jnp.zeros_like(n.mean), jnp.ones_like(scale)]
+    if isinstance(state.actor_params, jax.Array):
+        return jnp.concatenate([*head, state.actor_params])
     layers = [state.actor_params[name] for name in layer_order(config)]
     return jnp.concatenate([*head, *(x.ravel() for layer in layers for x in (layer["kernel"], layer["bias"]))])
 
@@ -265,25 +292,41 @@ Learner = Callable[
 ]
 
 
-@functools.cache
-def learner(config: SACConfig, observation_dim: int) -> Learner:
+def learner(config: SACConfig, observation_dim: int, patterns: Patterns | None = None) -> Learner:
     """Compile the hot call: insert transitions, update the normaliser, then gather and learn for each row of `Draws`.
 
     The call takes (state, replay, rows, draws) with rows (n, width) as from `pack_rows`, donates the first two, and returns
-    both anew with the policy as one vector and the metrics of the last update.
+    both anew with the policy as one vector and the metrics of the last update. With `patterns` the state is a packed one.
     """
+    tables = None if patterns is None else tuple(jnp.asarray(pattern.table) for pattern in patterns)
+    compiled = _learner(config, observation_dim, patterns and (patterns.actor.layout, patterns.critic.layout))
 
+    def call(
+        state: SACState, replay: ReplayState, rows: np.ndarray, draws: Draws
+    ) -> tuple[SACState, ReplayState, jax.Array, dict[str, jax.Array]]:
+        # The key stays behind: dispatch is slower with a typed key among the arguments.
+        key = state.key
+        state, replay, policy, metrics = compiled(state._replace(key=None), replay, rows, draws, tables)
+        return state._replace(key=key), replay, policy, metrics
+
+    return call
+
+
+@functools.cache
+def _learner(config: SACConfig, observation_dim: int, layouts: tuple[Layout, Layout] | None) -> Callable[..., Any]:
     def learn(
-        state: SACState, replay: ReplayState, rows: jax.Array, draws: Draws
+        state: SACState, replay: ReplayState, rows: jax.Array, draws: Draws, tables: tuple[jax.Array, jax.Array] | None
     ) -> tuple[SACState, ReplayState, jax.Array, dict[str, jax.Array]]:
         replay = insert(replay, rows)
         state = state._replace(
             normalizer=update_normalizer(state.normalizer, rows[:, :observation_dim]),
             env_steps=state.env_steps + rows.shape[0],
         )
+        fns = layouts and packed_functions(config, draws.noise.shape[-1], layouts, tables)
 
         def step(state: SACState, draw: Draws) -> tuple[SACState, dict[str, jax.Array]]:
-            return update(config, state, unpack_rows(take_rows(replay, draw.indices), observation_dim), draw.noise)
+            batch = unpack_rows(take_rows(replay, draw.indices), observation_dim)
+            return update(config, state, batch, draw.noise, fns)
 
         if draws.indices.shape[0] == 1:
             state, metrics = step(state, Draws(draws.indices[0], draws.noise[0]))
@@ -292,17 +335,7 @@ def learner(config: SACConfig, observation_dim: int) -> Learner:
             metrics = {name: values[-1] for name, values in many.items()}
         return state, replay, flat_policy(config, state), metrics
 
-    compiled = jax.jit(learn, donate_argnums=(0, 1))
-
-    def call(
-        state: SACState, replay: ReplayState, rows: np.ndarray, draws: Draws
-    ) -> tuple[SACState, ReplayState, jax.Array, dict[str, jax.Array]]:
-        # The key stays behind: dispatch is slower with a typed key among the arguments.
-        key = state.key
-        state, replay, policy, metrics = compiled(state._replace(key=None), replay, rows, draws)
-        return state._replace(key=key), replay, policy, metrics
-
-    return call
+    return jax.jit(learn, donate_argnums=(0, 1))
 
 
 def make_ticket(state: SACState, actor_mask: Mask, critic_mask: Mask) -> SACState:

@@ -27,6 +27,12 @@ class MLP(nn.Module):
         return nn.Dense(self.output_dim, name="output")(x)
 
 
+def gaussian(output: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Split the actor's last layer, (n, 2 * action_dim), into mean and log_std, the latter clipped to [-20, 2]."""
+    mean, log_std = jnp.split(output, 2, axis=-1)
+    return mean, jnp.clip(log_std, *LOG_STD_RANGE)
+
+
 class Actor(nn.Module):
     """A Gaussian before the tanh: its mean and the logarithm of its standard deviation, (n, action_dim) each."""
 
@@ -40,8 +46,7 @@ class Actor(nn.Module):
 
     def __call__(self, observations: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Map normalised observations (n, observation_dim) to mean and log_std, the latter clipped to [-20, 2]."""
-        mean, log_std = jnp.split(self.mlp(observations), 2, axis=-1)
-        return mean, jnp.clip(log_std, *LOG_STD_RANGE)
+        return gaussian(self.mlp(observations))
 
 
 class TwinCritic(nn.Module):

@@ -1,0 +1,99 @@
+"""A multilayer perceptron over its kept weights, as one differentiable function."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..types import Params
+from . import native
+from .pattern import Layout, Pattern, unpack
+
+_NOTHING, _SIGNS, _VALUES = range(3)  # enum Keep of kernel.h
+
+
+def sparse_mlp(pattern: Pattern, backend: str = "native") -> Callable[..., jax.Array]:
+    """Return the network of a pattern as a function of its packed weights and its input.
+
+    Args:
+        pattern: which weights are kept.
+        backend: `native` computes with the kept weights alone; `dense` puts them into whole matrices and multiplies those.
+
+    Returns:
+        A function (theta (kept,) float32, *x) -> (n, outputs) float32, where the arrays x, (n, width) float32 each, lie side
+        by side in the network's input. It can be differentiated once, in reverse. Of the native backend's gradients only
+        those are computed that are asked for.
+
+    Raises:
+        native.Unavailable: there is no native backend here.
+    """
+    if backend == "dense":
+        return lambda theta, *x: _dense(unpack(pattern, theta), jnp.concatenate(x, axis=1))
+    native.load()  # now, and not only where it is traced, so that whoever asks learns it here
+    return functools.partial(native_mlp, pattern.layout, jnp.asarray(pattern.table))
+
+
+def _dense(params: Params, x: jax.Array) -> jax.Array:
+    if "output" not in params:
+        return jnp.concatenate([_dense(params[name], x) for name in sorted(params)], axis=1)
+    for i in range(len(params) - 1):
+        x = jax.nn.relu(x @ params[f"layer_{i}"]["kernel"] + params[f"layer_{i}"]["bias"])
+    return x @ params["output"]["kernel"] + params["output"]["bias"]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def native_mlp(layout: Layout, table: jax.Array, theta: jax.Array, *x: jax.Array) -> jax.Array:
+    """Compute `sparse_mlp` with a pattern's table as data, so that all masks of one layout share a compilation."""
+    return _forward(layout, table, theta, jnp.concatenate(x, axis=1), _NOTHING)[0]
+
+
+def _forward(layout: Layout, table: Any, theta: Any, x: jax.Array, keep: int) -> tuple[jax.Array, jax.Array]:
+    native.load()
+    lanes = native.lanes()
+    bytes_a_unit = (0, lanes // 8, lanes * 4)[keep]
+    shapes = (
+        jax.ShapeDtypeStruct((x.shape[0], layout.sizes[-1]), jnp.float32),
+        jax.ShapeDtypeStruct((-(-x.shape[0] // lanes) * sum(layout.sizes[1:-1]) * bytes_a_unit,), jnp.uint8),
+    )
+    call = jax.ffi.ffi_call(native.TARGETS[0], shapes, vmap_method="sequential")
+    y, kept = call(x, theta, table, keep=np.int64(keep))
+    return y, kept
+
+
+@jax.tree_util.register_static
+class _Static(tuple):
+    """What is known when a function is traced, carried between its two rules."""
+
+
+def _forward_rule(layout: Layout, table: Any, theta: Any, *x: Any) -> Any:
+    wanted = _Static((theta.perturbed, *((part.value.shape[1], part.perturbed) for part in x)))
+    keep = _VALUES if theta.perturbed else _SIGNS if any(part.perturbed for part in x) else _NOTHING
+    whole = jnp.concatenate([part.value for part in x], axis=1)
+    y, kept = _forward(layout, table.value, theta.value, whole, keep)
+    return y, (table.value, theta.value, whole, kept, wanted)
+
+
+def _backward_rule(layout: Layout, residuals: Any, dy: Any) -> Any:
+    del layout
+    table, theta, x, kept, (by_theta, *parts) = residuals
+    if isinstance(dy, jax.custom_derivatives.SymbolicZero):
+        return (None,) * (2 + len(parts))
+    ends = np.cumsum([0, *(width for width, _ in parts)])
+    places = [(int(a), int(b)) if by else None for (_, by), a, b in zip(parts, ends[:-1], ends[1:], strict=True)]
+    begin = min((place[0] for place in places if place), default=0)
+    end = max((place[1] for place in places if place), default=0)
+    shapes = (
+        jax.ShapeDtypeStruct((x.shape[0], end - begin), jnp.float32),
+        jax.ShapeDtypeStruct(theta.shape if by_theta else (0,), jnp.float32),
+    )
+    call = jax.ffi.ffi_call(native.TARGETS[1], shapes, vmap_method="sequential")
+    keep = _VALUES if by_theta else _SIGNS
+    dx, dtheta = call(dy, x, theta, table, kept, keep=np.int64(keep), begin=np.int64(begin))
+    dparts = (dx[:, place[0] - begin : place[1] - begin] if place else None for place in places)
+    return None, dtheta if by_theta else None, *dparts
+
+
+native_mlp.defvjp(_forward_rule, _backward_rule, symbolic_zeros=True)

@@ -1,0 +1,165 @@
+"""The compiled kernel: built on first use, kept in a cache, loaded into XLA.
+
+A file of the cache is named by what it was made from (source, flags, compiler, jaxlib) and by its own content, so a stale one
+is not found and a damaged one is seen before it is loaded; both are built anew. Processes that build at the same time each
+move a whole file into place.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jaxlib
+import numpy as np
+
+SOURCES = ("kernel.h", "mlp.cc")
+TARGETS = ("lth_sparse_mlp_forward", "lth_sparse_mlp_backward")
+SWITCH = "LTH_NATIVE"
+"""Set to 0 in the environment, it turns the kernel off."""
+CACHE = "LTH_CACHE"
+"""The folder of the cache, if it is set; otherwise $XDG_CACHE_HOME/lth or ~/.cache/lth."""
+_AVX512 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+_AVX2 = {"avx2", "fma", "bmi1", "bmi2", "f16c"}
+
+
+class Unavailable(Exception):
+    """Why there is no kernel here."""
+
+
+def load() -> ctypes.CDLL:
+    """Return the kernel's library, registered with XLA; builds it where it is not in the cache.
+
+    Raises:
+        Unavailable: there is no kernel here, and why.
+    """
+    if os.environ.get(SWITCH) == "0":
+        raise Unavailable(f"{SWITCH}=0 in the environment")
+    result = _load()
+    if isinstance(result, str):
+        raise Unavailable(result)
+    return result
+
+
+@functools.cache
+def _load() -> ctypes.CDLL | str:
+    try:
+        if jax.default_backend() != "cpu":
+            raise Unavailable(f"JAX runs on {jax.default_backend()}")
+        file = cached_file() or _build()
+        library = ctypes.CDLL(str(file))
+    except (Unavailable, OSError) as error:
+        return str(error)
+    for name in TARGETS:
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
+    library.lth_sparse_mlp_one.argtypes = [ctypes.c_void_p] * 4
+    library.lth_sparse_mlp_one.restype = None
+    return library
+
+
+@functools.cache
+def instruction_set() -> str:
+    """Return the x86-64 level to compile for: v4 (AVX-512) or v3 (AVX2).
+
+    Raises:
+        Unavailable: this is another system or processor.
+    """
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        raise Unavailable(f"it is written for Linux on x86-64, and this is {platform.system()} on {platform.machine()}")
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    has = set(next((line.split(":")[1].split() for line in lines if line.startswith("flags")), []))
+    if has >= _AVX512 | _AVX2:
+        return "x86-64-v4"
+    if has >= _AVX2:
+        return "x86-64-v3"
+    raise Unavailable("this processor has no AVX2")
+
+
+def lanes() -> int:
+    """Return how many examples the kernel takes at a time, LANES of kernel.h."""
+    return {"x86-64-v4": 64, "x86-64-v3": 32}[instruction_set()]
+
+
+def _command() -> list[str]:
+    """Return the compiler and its flags; no -ffast-math, with which GCC turns subnormal numbers off in the whole process."""
+    compiler = shlex.split(os.environ.get("CXX", "")) or [shutil.which("g++") or shutil.which("clang++") or ""]
+    if not shutil.which(compiler[0]):
+        raise Unavailable(
+            f"there is no C++ compiler ({compiler[0] or 'g++ or clang++'}); Debian's package is g++, and CXX names another"
+        )
+    flags = ["-std=c++17", "-O3", f"-march={instruction_set()}", "-ffp-contract=fast", "-fPIC", "-shared", "-w"]
+    return [*compiler, *flags]
+
+
+def _key() -> str:
+    sources = b"".join((Path(__file__).parent / name).read_bytes() for name in SOURCES)
+    made_from = [*_command()[1:], jaxlib.__version__, instruction_set()]
+    return hashlib.sha256(sources + "\0".join(made_from).encode()).hexdigest()[:16]
+
+
+def cache_folder() -> Path:
+    """Return the folder of the cache, made if need be; nobody but the user can write there.
+
+    Raises:
+        Unavailable: it cannot be made, or others can write there.
+    """
+    base = os.environ.get(CACHE)
+    folder = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lth"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+    except (OSError, RuntimeError) as error:
+        raise Unavailable(f"its cache {folder} cannot be made ({error}); {CACHE} names another") from None
+    if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o022:
+        raise Unavailable(f"others can write to its cache {folder}; `chmod 700` it, or name another in {CACHE}")
+    return folder
+
+
+def cached_file() -> Path | None:
+    """Return the kernel's file in the cache, or None where there is none; removes damaged ones."""
+    for file in sorted(cache_folder().glob(f"kernel-{_key()}-*.so")):
+        if file.stem.endswith(_digest(file.read_bytes())):
+            return file
+        file.unlink(missing_ok=True)
+    return None
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _build() -> Path:
+    folder = cache_folder()
+    source = Path(__file__).parent / "mlp.cc"
+    with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as place:
+        built = Path(place) / "kernel.so"
+        command = [*_command(), "-isystem", jax.ffi.include_dir(), str(source), "-o", str(built)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[:200])
+            raise Unavailable(f"it did not compile: {first}; the command was {shlex.join(command)}")
+        file = folder / f"kernel-{_key()}-{_digest(built.read_bytes())}.so"
+        os.replace(built, file)
+    return file
+
+
+def one_example(table: np.ndarray, outputs: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Return a function (theta (kept,), x (inputs,)) -> (outputs,), both float32 and contiguous, for a pattern's table."""
+    call, y = load().lth_sparse_mlp_one, np.empty(outputs, np.float32)
+    table_at, y_at = table.ctypes.data, y.ctypes.data
+
+    def forward(theta: np.ndarray, x: np.ndarray) -> np.ndarray:
+        call(table_at, theta.ctypes.data, x.ctypes.data, y_at)
+        return y
+
+    forward.table = table  # type: ignore[attr-defined]  # kept alive with the function
+    return forward
