@@ -56,12 +56,17 @@ def one_step() -> dict[str, float]:
     def timed_learner(*args):
         return timed("dispatch", learner(*args))
 
-    def timed_read(*args):
-        # Whoever reads the policy has waited for the update: from its dispatch to here is the update's time.
-        seconds["update"] += time.perf_counter() - called["dispatch"]
-        return read_policy(*args)
+    def timed_reader(*args):
+        read_policy = policy_reader(*args)
 
-    learner, read_policy, make_vector = training.learner, training.read_policy, envs.make_vector
+        def read(flat):
+            # Whoever reads the policy has waited for the update: from its dispatch to here is the update's time.
+            seconds["update"] += time.perf_counter() - called["dispatch"]
+            return read_policy(flat)
+
+        return read
+
+    learner, policy_reader, make_vector = training.learner, training.policy_reader, envs.make_vector
 
     def timed_vector(*args):
         vector = make_vector(*args)
@@ -70,7 +75,7 @@ def one_step() -> dict[str, float]:
 
     training.act = timed("act", training.act)
     training.pack_rows = timed("pack", training.pack_rows)
-    training.learner, training.read_policy, envs.make_vector = timed_learner, timed_read, timed_vector
+    training.learner, training.policy_reader, envs.make_vector = timed_learner, timed_reader, timed_vector
     loop = TrainingConfig(env_steps=10**9, start_steps=options.steps, segment_steps=options.steps)
     state = init_state(config, jax.random.key(0), observation_dim, action_dim)
     replay = init_replay(config.buffer_size, observation_dim, action_dim)

@@ -109,6 +109,7 @@ def _run(arguments: argparse.Namespace) -> int:
     config = parse_words(arguments.config)
     set_threads(config.training.threads)
     from . import envs
+    from .experiment.backend import recorded, settle
     from .experiment.runner import chosen, costs, run_grid
     from .experiment.stages import excluded_layers
     from .report.plots import save_plot
@@ -120,11 +121,14 @@ def _run(arguments: argparse.Namespace) -> int:
     for task in (*config.tasks, *config.pruning.transfer_from):
         envs.check_task(task)
     if arguments.dry_run:
+        config = recorded(config)
         estimates = costs(config)
         console.print(costs_table(estimates))
         console.print(costs_summary(estimates), highlight=False)
         console.print(growth(config, estimates), highlight=False)
         return 0
+    config, how_computed = settle(config)
+    console.print(how_computed, highlight=False)
     with GridDisplay(console, chosen(config, arguments.only)) as display:
         outcomes = run_grid(config, display, arguments.only)
     kept = sum(outcome.status == "kept" for outcome in outcomes)
@@ -154,9 +158,11 @@ def _status(arguments: argparse.Namespace) -> int:
     config = parse_words(arguments.config)
     set_threads(config.training.threads)
     from .experiment import store
+    from .experiment.backend import recorded
     from .experiment.status import states
     from .report.terminal import status_summary, status_table
 
+    config = recorded(config)
     console, found = _console(), states(config)
     if arguments.paths:
         for state in found:
@@ -170,9 +176,10 @@ def _status(arguments: argparse.Namespace) -> int:
 def _clean(arguments: argparse.Namespace) -> int:
     config = parse_words(arguments.config)
     set_threads(config.training.threads)
+    from .experiment.backend import recorded
     from .experiment.status import clean
 
-    files, megabytes = clean(config, arguments.dry_run)
+    files, megabytes = clean(recorded(config), arguments.dry_run)
     if arguments.dry_run:
         for file in files:
             print(file)

@@ -118,8 +118,9 @@ class TrainingConfig(_Settings):
     """Threads of the numerical libraries. Results repeat to the byte at a fixed number."""
     checkpoint_every: Positive = 10
     """A run can be taken up again at every so many segments. Changes no result."""
-    backend: Literal["auto", "dense"] = "auto"
-    """How tickets are computed; `dense` multiplies by masked matrices, and is what `auto` means so far."""
+    backend: Literal["auto", "native", "dense"] = "auto"
+    """How tickets are computed: `native` skips the work of pruned weights, `dense` multiplies by masked matrices, and `auto`
+    takes what is faster (docs/performance.md)."""
 
     @model_validator(mode="after")
     def _fits(self) -> "TrainingConfig":
@@ -313,6 +314,11 @@ class Config(_Settings):
     def _fits(self) -> "Config":
         _check_distinct(self.tasks, "tasks")
         _check_distinct(self.seeds, "seeds")
+        if self.training.backend == "native" and self.sac.critic_layer_norm:
+            raise ValueError(
+                "training.backend is native, whose networks have no layer normalisation, and sac.critic_layer_norm is true; "
+                "take training.backend=auto"
+            )
         segment = self.training.segment_steps
         for rewind in self.pruning.rewind_steps:
             if rewind == "none" or (rewind % segment == 0 and rewind < self.training.env_steps):

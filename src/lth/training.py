@@ -20,8 +20,9 @@ from . import envs
 from .config import SACConfig, TrainingConfig
 from .errors import InputError, TrainingError
 from .replay import ReplayState, insert, pack_rows
-from .sac.acting import Policy, act, read_policy
-from .sac.agent import Draws, SACState, draw, flat_policy, learner, update_normalizer
+from .sac.acting import Policy, act, policy_reader
+from .sac.agent import Draws, Patterns, SACState, draw, flat_policy, learner, update_normalizer
+from .sac.packed import pack_state, unpack_state
 from .types import Batch
 
 EVALUATION_SEED = 1_000_000
@@ -134,6 +135,7 @@ def train(
     replay: ReplayState,
     until: int,
     again: bool = False,
+    patterns: Patterns | None = None,
 ) -> Iterator[Segment]:
     """Train from where `state` stands to environment step `until`, segment by segment.
 
@@ -146,6 +148,7 @@ def train(
         replay: its replay buffer, with room for min(sac.buffer_size, training.env_steps) transitions; copied too.
         until: an environment step, at most `training.env_steps`.
         again: draw everything anew: other starts of episodes, exploration and batches than a run of this seed has.
+        patterns: those of the state's masks, to do the work of the kept weights only, in the native kernel.
 
     Yields:
         A Segment after each, whose state and replay buffer are good until the next is asked for.
@@ -162,7 +165,11 @@ def train(
             end = min((number + 1) * training.segment_steps, until)
             started = time.perf_counter()
             seed_of = functools.partial(segment_seed, seed, number, again=again)
-            state, replay, metrics = _train_segment(config, training, vector, seed_of, state, replay, env_steps, end)
+            packed = state if patterns is None else pack_state(patterns, state)
+            packed, replay, metrics = _train_segment(
+                config, training, vector, seed_of, packed, replay, env_steps, end, patterns
+            )
+            state = packed if patterns is None else unpack_state(patterns, packed, state)
             env_steps = end
             yield Segment(state, replay, env_steps, metrics, time.perf_counter() - started)
     finally:
@@ -178,14 +185,16 @@ def _train_segment(
     replay: ReplayState,
     env_steps: int,
     end: int,
+    patterns: Patterns | None,
 ) -> tuple[SACState, ReplayState, dict[str, float]]:
     observation_dim, action_dim = envs.dimensions(vector)
     num_envs = training.num_envs
     action_rng, update_rng = (np.random.default_rng(seed_of(stream)) for stream in (_ACTIONS, _UPDATES))
     observations, _ = vector.reset(seed=int(seed_of(_ENVIRONMENTS).generate_state(1)[0] >> 2))
-    store, learn = _inserter(observation_dim), learner(config, observation_dim)
+    store, learn = _inserter(observation_dim), learner(config, observation_dim, patterns)
+    read_policy = policy_reader(config, observation_dim, action_dim, patterns)
     capacity, missing = replay.rows.shape[0], env_steps - int(replay.size)
-    policy = read_policy(config, np.asarray(_flat_policy(config, state)), observation_dim, action_dim)
+    policy = read_policy(np.asarray(_flat_policy(config, state)))
     pending: list[np.ndarray] = []
     metrics: dict[str, jax.Array] = {}
     running_return, finished_returns = np.zeros(num_envs), []
@@ -235,7 +244,7 @@ def _train_segment(
         env_steps += num_envs
         noise, draws = chance(env_steps)
         if flat is not None:
-            policy = read_policy(config, np.asarray(flat), observation_dim, action_dim)
+            policy = read_policy(np.asarray(flat))
     if pending:
         state, replay = store(state, replay, np.concatenate(pending))
 

@@ -6,16 +6,23 @@ from pathlib import Path
 from .. import envs
 from ..config import Config, Sparsity
 from ..errors import InputError
-from ..pruning.masks import compute_sparsity
+from ..pruning.masks import compute_sparsity, pruned_counts
 from ..replay import ReplayBuffer
 from ..sac.agent import Agent
 from ..types import Mask
 from . import stages, store
+from .backend import settle
 from .spec import FileMask, MaskSpec, dense_spec, mask_spec, ticket_spec
 
 
 def _say(text: str) -> None:
     print(text, flush=True)
+
+
+def _settled(config: Config) -> Config:
+    config, line = settle(config)
+    _say(line)
+    return config
 
 
 def _tasks(config: Config) -> Iterator[tuple[str, int]]:
@@ -87,6 +94,7 @@ def create_gradient_masks(config: Config) -> int:
 
 def train_tickets(config: Config, mask: str | None) -> int:
     """Train the tickets of `_03_train_ticket.py`: under `mask.pkl`, `mask_gradient.pkl`, or a file anywhere."""
+    config = _settled(config)
     named = mask in (None, store.MASK, store.MASK_GRADIENT)
     for task, seed in _tasks(config):
         for sparsity in config.pruning.sparsity if named else (None,):
@@ -113,8 +121,15 @@ def _named_mask(
     return file, spec
 
 
+def _sparsity(file: Path) -> Sparsity:
+    counts = {network: pruned_counts(mask).values() for network, mask in store.load_mask(file).items()}
+    return Sparsity(
+        **{n: sum(k for k, _ in layers) / max(1, sum(s for _, s in layers)) for n, layers in counts.items()}
+    )
+
+
 def _train_one(config: Config, task: str, seed: int, file: Path, mask: MaskSpec | FileMask) -> None:
-    spec = ticket_spec(config, task, seed, mask)
+    spec = ticket_spec(config, task, seed, mask, sparsity=_sparsity(file) if isinstance(mask, FileMask) else None)
     state = "finished before" if store.is_finished(config.output_dir, spec) else f"training under {file}"
     _say(f"{spec.title()}: {state}")
     run = stages.train_ticket(config.output_dir, spec, file, stages.how_of(config))
@@ -124,6 +139,7 @@ def _train_one(config: Config, task: str, seed: int, file: Path, mask: MaskSpec 
 
 def transfer_tickets(config: Config, source: str | None, target: str | None, mask: str | None) -> int:
     """Train the tickets of `_04_transfer.py`: the target's start under the source's mask, seed by seed."""
+    config = _settled(config)
     source = source or config.tasks[0]
     targets = [target] if target else [task for task in config.tasks if task != source]
     if not targets:

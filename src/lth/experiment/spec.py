@@ -25,6 +25,9 @@ from ..config import (
 
 SPEC_VERSION = 1
 
+BREAK_EVEN = 0.5
+"""The sparsity from which on the native kernel is faster than masked dense products (docs/performance.md)."""
+
 
 class _Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -106,7 +109,7 @@ class TicketSpec(_Spec):
     mask: MaskSpec | FileMask | None
     """None: nothing is pruned (the control `retrained`)."""
     rewind_steps: int | Literal["none"] = 0
-    backend: str = "dense"
+    backend: Literal["dense", "native"] = "dense"
     rewound: tuple[str, ...] = REWOUND
     control: Literal["", "reinit", "shuffled", "permuted", "retrained"] = ""
     weights: DenseSpec | None = None
@@ -241,17 +244,31 @@ def ticket_spec(
     mask: MaskSpec | FileMask | None,
     rewind_steps: int | Literal["none"] | None = None,
     control: str = "",
+    sparsity: Sparsity | None = None,
 ) -> TicketSpec:
-    """Describe the ticket that a config trains under a mask, from its first rewind point if none is named."""
+    """Describe the ticket that a config trains under a mask, from its first rewind point if none is named.
+
+    `sparsity` is that of a mask from a file, where it is known.
+    """
     pruning = config.pruning
     rewind = pruning.rewind_steps[0] if rewind_steps is None else rewind_steps
     return TicketSpec(
         dense=dense_spec(config, task, seed),
         mask=mask,
         rewind_steps=rewind,
+        backend=_backend(config, mask.sparsity if isinstance(mask, MaskSpec) else sparsity),
         rewound=REWOUND if rewind == "none" else tuple(part for part in REWOUND if part in pruning.rewound),
         control=control,  # type: ignore[arg-type]
     )
+
+
+def _backend(config: Config, sparsity: Sparsity | None) -> Literal["dense", "native"]:
+    wanted = config.training.backend
+    if sparsity is None or wanted == "dense" or config.sac.critic_layer_norm:
+        return "dense"
+    # The critics are two of the three networks, and more than two thirds of the work.
+    pays = (sparsity.actor + 2 * sparsity.critic) / 3 >= BREAK_EVEN
+    return "native" if wanted == "native" or pays else "dense"
 
 
 class Row(NamedTuple):

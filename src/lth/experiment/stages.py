@@ -20,8 +20,10 @@ from ..pruning.controls import random_mask, shuffled_mask
 from ..pruning.masks import check_same_structure, emptied_layers, holds_layer, layer_names
 from ..replay import ReplayBuffer, init_replay
 from ..sac.acting import policy_of
-from ..sac.agent import Agent, SACState, init_state, make_ticket, masks_of, permuted_ticket
+from ..sac.agent import Agent, Patterns, SACState, init_state, make_ticket, masks_of, permuted_ticket
 from ..sac.checkpoint import load_agent
+from ..sac.packed import patterns_of
+from ..sparse import native
 from ..training import Evaluation, evaluate, evaluation_due, metric_rows, replay_capacity, train
 from ..types import Mask, Params
 from . import store
@@ -132,6 +134,7 @@ def _train_to_end(
     how: How,
     keep: Sequence[int] = (),
     again: bool = False,
+    patterns: Patterns | None = None,
 ) -> None:
     """Train from where the agent or an interrupted run stands to the end of the budget, and write what a run consists of."""
     buffer = agent.replay_buffer
@@ -162,7 +165,8 @@ def _train_to_end(
     else:
         evaluate_now(state)
     how.progress(int(state.env_steps), latest)
-    segments = train(spec.sac, spec.training, spec.task, spec.seed, state, buffer.state, spec.training.env_steps, again)
+    until = spec.training.env_steps
+    segments = train(spec.sac, spec.training, spec.task, spec.seed, state, buffer.state, until, again, patterns)
     for number, segment in enumerate(segments, 1):
         state, buffer.state = segment.state, segment.replay
         seconds["train"] += segment.seconds
@@ -367,8 +371,25 @@ def train_ticket(root: Path, spec: TicketSpec, mask_file: Path | None = None, ho
     store.save_agent(run, spec.dense.sac, state, spec.dense.task, spec.start)
     env = envs.make(spec.dense.task, spec.dense.seed, envs.EVALUATE)
     ticket = Agent(spec.dense.sac, state, buffer)
-    _train_to_end(run, spec.dense, ticket, env, started, how, again=spec.control == "retrained")
+    again = spec.control == "retrained"
+    _train_to_end(run, spec.dense, ticket, env, started, how, again=again, patterns=_patterns(spec, state))
     return run
+
+
+def _patterns(spec: TicketSpec, state: SACState) -> Patterns | None:
+    """Return what the native kernel needs for a ticket that is to be computed by it, or None where it cannot be."""
+    if spec.backend == "dense":
+        return None
+    try:
+        native.load()
+    except native.Unavailable as error:
+        warnings.warn(
+            f"{spec.title()}: there is no native kernel on this machine ({error}), so this ticket is computed densely: the same "
+            "mathematics, more slowly, and other last bits",
+            stacklevel=2,
+        )
+        return None
+    return patterns_of(state)
 
 
 def rewound_state(root: Path, spec: TicketSpec) -> SACState:

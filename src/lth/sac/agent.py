@@ -322,7 +322,7 @@ def _learner(config: SACConfig, observation_dim: int, layouts: tuple[Layout, Lay
             normalizer=update_normalizer(state.normalizer, rows[:, :observation_dim]),
             env_steps=state.env_steps + rows.shape[0],
         )
-        fns = layouts and packed_functions(config, draws.noise.shape[-1], layouts, tables)
+        fns = packed_functions(config, draws.noise.shape[-1], layouts, tables) if layouts and tables else None
 
         def step(state: SACState, draw: Draws) -> tuple[SACState, dict[str, jax.Array]]:
             batch = unpack_rows(take_rows(replay, draw.indices), observation_dim)

@@ -148,18 +148,19 @@ def _build() -> Path:
             first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[:200])
             raise Unavailable(f"it did not compile: {first}; the command was {shlex.join(command)}")
         file = folder / f"kernel-{_key()}-{_digest(built.read_bytes())}.so"
-        os.replace(built, file)
+        built.replace(file)
     return file
 
 
-def one_example(table: np.ndarray, outputs: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Return a function (theta (kept,), x (inputs,)) -> (outputs,), both float32 and contiguous, for a pattern's table."""
-    call, y = load().lth_sparse_mlp_one, np.empty(outputs, np.float32)
-    table_at, y_at = table.ctypes.data, y.ctypes.data
+def one_example(table: np.ndarray) -> Callable[[np.ndarray, np.ndarray, np.ndarray], None]:
+    """Return a function (theta (kept,), x (inputs,), y (outputs,)) that writes a network's output for one input to y.
 
-    def forward(theta: np.ndarray, x: np.ndarray) -> np.ndarray:
-        call(table_at, theta.ctypes.data, x.ctypes.data, y_at)
-        return y
+    All are float32 and contiguous. `table` is a pattern's; the function keeps it alive.
+    """
+    call, at = load().lth_sparse_mlp_one, table.ctypes.data
 
-    forward.table = table  # type: ignore[attr-defined]  # kept alive with the function
+    def forward(theta: np.ndarray, x: np.ndarray, y: np.ndarray) -> None:
+        call(at, theta.ctypes.data, x.ctypes.data, y.ctypes.data)
+
+    forward.table = table  # type: ignore[attr-defined]
     return forward

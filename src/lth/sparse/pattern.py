@@ -30,7 +30,7 @@ class Pattern(NamedTuple):
 
     layout: Layout
     table: np.ndarray  # int32, what kernel.h reads; its length follows from the layout
-    index: np.ndarray  # (kept,) int32: places among all parameters, ravelled one leaf after the other
+    places: np.ndarray  # (kept,) int32: where each stands among all parameters, ravelled one leaf after the other
     shapes: tuple[tuple[int, ...], ...]  # of the leaves
     treedef: Any
 
@@ -64,7 +64,7 @@ def make_pattern(mask: Mask) -> Pattern:
         kernels.append(_block_diagonal(blocks) if level else np.concatenate(blocks, axis=1))
         biases.append(np.concatenate([place[f"{name}/bias"] for name in names]))
 
-    alive = [np.ones(kernels[-1].shape[1], bool)]  # units from which kept weights lead to an output
+    alive: list[Any] = [np.ones(kernels[-1].shape[1], bool)]  # units from which kept weights lead to an output
     for kernel in kernels[:0:-1]:
         alive.insert(0, (kernel[:, alive[0]] >= 0).any(axis=1))
     alive.insert(0, np.ones(kernels[0].shape[0], bool))
@@ -73,13 +73,13 @@ def make_pattern(mask: Mask) -> Pattern:
 
     used = np.concatenate([*(k.T[k.T >= 0] for k in kernels), *(bias[bias >= 0] for bias in biases)])
     everything = np.concatenate([p[p >= 0] for p in place.values()])
-    index = np.concatenate([used, np.setdiff1d(everything, used)]).astype(np.int32)
+    places = np.concatenate([used, np.setdiff1d(everything, used)]).astype(np.int32)
     theta = np.full(sum(sizes) + 1, -1)  # from places among all parameters to places in theta; -1 stays -1
-    theta[index] = np.arange(len(index))
+    theta[places] = np.arange(len(places))
 
-    layout = Layout((kernels[0].shape[0], *(len(lives) for lives in alive[1:])), len(index))
+    layout = Layout((kernels[0].shape[0], *(len(lives) for lives in alive[1:])), len(places))
     weights = sum(int((k >= 0).sum()) for k in kernels)
-    parts = [[len(kernels), weights, len(index)], *(k.shape for k in kernels)]
+    parts: list[Any] = [[len(kernels), weights, len(places)], *(k.shape for k in kernels)]
     first = 0
     for kernel, bias in zip(kernels, biases, strict=True):
         parts += [first + _offsets((kernel >= 0).sum(axis=0)), theta[bias], first + _offsets((kernel >= 0).sum(axis=1))]
@@ -89,7 +89,7 @@ def make_pattern(mask: Mask) -> Pattern:
     parts += [theta[k[k >= 0]] for k in kernels]  # and its place
     table = np.zeros(_table_length(layout), np.int32)
     table[: sum(map(len, parts))] = np.concatenate(parts)
-    return Pattern(layout, table, index, tuple(np.shape(leaf) for _, leaf in leaves), treedef)
+    return Pattern(layout, table, places, tuple(np.shape(leaf) for _, leaf in leaves), treedef)
 
 
 def obstacle(mask: Mask) -> str:
@@ -144,15 +144,18 @@ def pack(pattern: Pattern, params: Params) -> jax.Array:
     Raises:
         InputError: `params` is not a tree of the mask's shapes.
     """
-    if jax.tree.structure(params) != pattern.treedef or tuple(map(jnp.shape, jax.tree.leaves(params))) != pattern.shapes:
+    if (
+        jax.tree.structure(params) != pattern.treedef
+        or tuple(map(jnp.shape, jax.tree.leaves(params))) != pattern.shapes
+    ):
         like = pattern.treedef.unflatten([np.empty(shape) for shape in pattern.shapes])
         check_same_structure(params, like, "the tree to be packed", "the pattern's")
-    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(params)])[pattern.index]
+    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(params)])[pattern.places]
 
 
 def unpack(pattern: Pattern, theta: jax.Array) -> Params:
     """Put the kept weights back in their places; pruned ones are 0.0. The inverse of `pack`."""
     sizes = [int(np.prod(shape)) for shape in pattern.shapes]
-    flat = jnp.zeros(sum(sizes), theta.dtype).at[pattern.index].set(theta, unique_indices=True)
+    flat = jnp.zeros(sum(sizes), theta.dtype).at[pattern.places].set(theta, unique_indices=True)
     pieces = jnp.split(flat, np.cumsum(sizes)[:-1])
     return pattern.treedef.unflatten([p.reshape(shape) for p, shape in zip(pieces, pattern.shapes, strict=True)])
