@@ -6,7 +6,7 @@ from pathlib import Path
 from .. import envs
 from ..config import Config, Sparsity
 from ..errors import InputError
-from ..pruning.masks import compute_sparsity, pruned_counts
+from ..pruning.masks import compute_sparsity
 from ..replay import ReplayBuffer
 from ..sac.agent import Agent
 from ..types import Mask
@@ -121,15 +121,8 @@ def _named_mask(
     return file, spec
 
 
-def _sparsity(file: Path) -> Sparsity:
-    counts = {network: pruned_counts(mask).values() for network, mask in store.load_mask(file).items()}
-    return Sparsity(
-        **{n: sum(k for k, _ in layers) / max(1, sum(s for _, s in layers)) for n, layers in counts.items()}
-    )
-
-
 def _train_one(config: Config, task: str, seed: int, file: Path, mask: MaskSpec | FileMask) -> None:
-    spec = ticket_spec(config, task, seed, mask, sparsity=_sparsity(file) if isinstance(mask, FileMask) else None)
+    spec = ticket_spec(config, task, seed, mask)
     state = "finished before" if store.is_finished(config.output_dir, spec) else f"training under {file}"
     _say(f"{spec.title()}: {state}")
     run = stages.train_ticket(config.output_dir, spec, file, stages.how_of(config))

@@ -244,19 +244,15 @@ def ticket_spec(
     mask: MaskSpec | FileMask | None,
     rewind_steps: int | Literal["none"] | None = None,
     control: str = "",
-    sparsity: Sparsity | None = None,
 ) -> TicketSpec:
-    """Describe the ticket that a config trains under a mask, from its first rewind point if none is named.
-
-    `sparsity` is that of a mask from a file, where it is known.
-    """
+    """Describe the ticket that a config trains under a mask, from its first rewind point if none is named."""
     pruning = config.pruning
     rewind = pruning.rewind_steps[0] if rewind_steps is None else rewind_steps
     return TicketSpec(
         dense=dense_spec(config, task, seed),
         mask=mask,
         rewind_steps=rewind,
-        backend=_backend(config, mask.sparsity if isinstance(mask, MaskSpec) else sparsity),
+        backend=_backend(config, mask.sparsity if mask else None),
         rewound=REWOUND if rewind == "none" else tuple(part for part in REWOUND if part in pruning.rewound),
         control=control,  # type: ignore[arg-type]
     )
