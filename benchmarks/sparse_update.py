@@ -1,0 +1,68 @@
+"""A ticket's whole SAC update on the native kernel, against the dense agent's, on one core.
+
+    taskset -c 0 python benchmarks/sparse_update.py [--json] [--batch 256] [--width 256] [--masks erk|layer] [--repeats 9]
+
+Both are the calls that training makes (draw, insert, gather, update), many updates a call, at Meta-World's sizes (39 observations,
+4 actions, two hidden layers), measured in turn in one process; each ratio is the dense agent's median over the ticket's. Masks are
+random: `erk` by the Erdos-Renyi-kernel rule, which keeps small layers dense, or `layer`, the same share of each layer. `--lower`
+measures the sparsities around break-even instead.
+"""
+
+from common import arguments, interleave, report
+
+parser = arguments(__doc__.splitlines()[0])
+parser.add_argument("--batch", type=int, default=256)
+parser.add_argument("--width", type=int, default=256)
+parser.add_argument("--masks", choices=("erk", "layer"), default="erk")
+parser.add_argument("--updates", type=int, default=50)
+parser.add_argument("--repeats", type=int, default=9)
+parser.add_argument("--lower", action="store_true", help="sparsities 0 to 0.7")
+options = parser.parse_args()
+
+import jax
+import numpy as np
+
+from src.lth.config import SACConfig
+from src.lth.pruning.controls import random_mask
+from src.lth.replay import init_replay, insert
+from src.lth.sac.agent import draw, init_state, learner, make_ticket
+from src.lth.sac.packed import pack_state, patterns_of
+
+OBSERVATION_DIM, ACTION_DIM, ROWS = 39, 4, 100_000
+SPARSITIES = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7) if options.lower else (0.80, 0.90, 0.95, 0.98, 0.99)
+
+
+def main() -> None:
+    config = SACConfig(actor_hidden=(options.width,) * 2, critic_hidden=(options.width,) * 2)
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(ROWS, 2 * OBSERVATION_DIM + ACTION_DIM + 2)).astype(np.float32)
+    draws = draw(rng, options.updates, options.batch, ROWS, ACTION_DIM)
+
+    def side(sparsity: float | None):
+        state, patterns = init_state(config, jax.random.key(0), OBSERVATION_DIM, ACTION_DIM), None
+        if sparsity is not None:
+            actor_mask, critic_mask = (
+                random_mask(params, sparsity, jax.random.key(1), (), options.masks)
+                for params in (state.actor_params, state.critic_params)
+            )
+            state = make_ticket(state, actor_mask, critic_mask)
+            patterns = patterns_of(state)
+            state = pack_state(patterns, state)
+        learn = learner(config, OBSERVATION_DIM, patterns)
+        carry = [state, insert(init_replay(ROWS, OBSERVATION_DIM, ACTION_DIM), rows)]
+
+        def updates() -> None:
+            carry[0], carry[1], flat, _ = learn(*carry, rows[:1], draws)
+            jax.block_until_ready(flat)
+
+        updates()
+        return updates
+
+    sides = {"dense": side(None), **{f"{sparsity:.2f}": side(sparsity) for sparsity in SPARSITIES}}
+    seconds = interleave(sides, options.repeats)
+    ratios = {name: seconds["dense"] / value for name, value in seconds.items() if name != "dense"}
+    milliseconds = {f"ms_{name}": value / options.updates * 1e3 for name, value in seconds.items()}
+    report({**ratios, **milliseconds}, options.json)
+
+
+main()

@@ -1,0 +1,38 @@
+"""Environment steps a second: a ticket's training, the dense agent's and SBX's, all on the same one core, in turn.
+
+    python benchmarks/ticket_end_to_end.py [--json] [--task HalfCheetah-v5] [--sparsity 0.95] [--core 0] [--steps 500] [--repeats 9]
+
+One update for each environment step, everything included: the simulator, acting, the update, packing. `vs_dense` and `vs_sbx` are
+the ticket's rate over the others', of medians.
+"""
+
+import os
+
+from common import arguments, interleave, report
+from trainers import ask, start, stop
+
+parser = arguments(__doc__.splitlines()[0])
+parser.add_argument("--task", default="HalfCheetah-v5")
+parser.add_argument("--sparsity", type=float, default=0.95)
+parser.add_argument("--core", type=int, default=0)
+parser.add_argument("--steps", type=int, default=500)
+parser.add_argument("--repeats", type=int, default=9)
+options = parser.parse_args()
+
+
+def main() -> None:
+    os.sched_setaffinity(0, {options.core})  # the processes inherit it
+    processes = {
+        side: start(side, 1, options.task, options.steps, options.sparsity) for side in ("dense", "ticket", "sbx")
+    }
+    try:
+        seconds = interleave({side: lambda p=p: ask(p) for side, p in processes.items()}, options.repeats)
+    finally:
+        stop(processes.values())
+    rate = {side: options.steps / value for side, value in seconds.items()}
+    results = {f"vs_{side}": rate["ticket"] / rate[side] for side in ("dense", "sbx")}
+    steps = {f"{side}_steps_per_second": value for side, value in rate.items()}
+    report({"task": options.task, "sparsity": options.sparsity, **results, **steps}, options.json)
+
+
+main()

@@ -1,0 +1,109 @@
+"""Processes that train a dense agent, a ticket, or SBX's SAC step by step, for the benchmarks that time them in turn.
+
+    python benchmarks/trainers.py {dense,ticket,sbx} THREADS TASK STEPS [SPARSITY]
+
+All have two hidden layers of 256 and batches of 256, and act, step and update strictly in turn (SBX: train_freq=1,
+gradient_steps=1). A process warms up (steps without learning, then compilation), writes "ready", and trains STEPS environment
+steps for each line that it reads.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from src.lth.threads import set_threads
+
+LONGEST = 10_000_000
+
+
+def ours(threads: int, task: str, steps: int, sparsity: float):
+    """Return what trains our agent for some steps: dense at sparsity 0, else a random ticket (ERK) on the native kernel."""
+    import jax
+
+    from src.lth import envs
+    from src.lth.config import SACConfig, TrainingConfig
+    from src.lth.pruning.controls import random_mask
+    from src.lth.replay import init_replay
+    from src.lth.sac.agent import init_state, make_ticket
+    from src.lth.sac.packed import patterns_of
+    from src.lth.training import train
+
+    config = SACConfig(buffer_size=100_000)
+    training = TrainingConfig(env_steps=LONGEST, start_steps=steps, segment_steps=steps, threads=threads)
+    observation_dim, action_dim = envs.dimensions(envs.make(task))
+    state = init_state(config, jax.random.key(0), observation_dim, action_dim)
+    if sparsity:
+        networks = (state.actor_params, state.critic_params)
+        state = make_ticket(state, *(random_mask(p, sparsity, jax.random.key(1), (), "erk") for p in networks))
+    replay = init_replay(config.buffer_size, observation_dim, action_dim)
+    patterns = patterns_of(state) if sparsity else None
+    segments = train(config, training, task, 0, state, replay, LONGEST, patterns=patterns)
+    return lambda: next(segments)
+
+
+def sbx(task: str, steps: int):
+    """Return what trains SBX's SAC for some steps."""
+    import gymnasium
+    from sbx import SAC
+
+    model = SAC(
+        "MlpPolicy",
+        gymnasium.make(task),
+        seed=0,
+        buffer_size=100_000,
+        batch_size=256,
+        learning_starts=steps,
+        train_freq=1,
+        gradient_steps=1,
+        policy_kwargs={"net_arch": [256, 256]},
+    )
+    return lambda: model.learn(steps, reset_num_timesteps=False)
+
+
+def start(side: str, threads: int, task: str, steps: int, sparsity: float = 0.0) -> subprocess.Popen:
+    """Start a process and wait until it is warm."""
+    command = [sys.executable, __file__, side, str(threads), task, str(steps), str(sparsity)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    _expect(process, "ready")
+    return process
+
+
+def ask(process: subprocess.Popen) -> None:
+    """Have a process train its steps."""
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    _expect(process, "done")
+
+
+def stop(processes) -> None:
+    """End processes."""
+    for process in processes:
+        process.stdin.close()
+        process.wait()
+
+
+def _expect(process: subprocess.Popen, word: str) -> None:
+    line = process.stdout.readline().strip()
+    if line != word:
+        raise SystemExit(f"a process that was to be timed ended early: {line!r}")
+
+
+def main() -> None:
+    side, threads, task, steps, sparsity = sys.argv[1:]
+    set_threads(int(threads))
+    if side == "sbx":
+        step = sbx(task, int(steps))
+    else:
+        step = ours(int(threads), task, int(steps), float(sparsity) if side == "ticket" else 0.0)
+    for _ in range(2):
+        step()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        step()
+        print("done", flush=True)
+
+
+if __name__ == "__main__":
+    main()
