@@ -130,7 +130,7 @@ def one_run(kind: str, folder: Path, since: float) -> None:
     evaluation = EvaluationConfig(every=steps // 5, episodes=5)
     dense = DenseSpec(task=options.task, seed=0, training=loop, sac=SACConfig(), evaluation=evaluation)
     mask = MaskSpec(dense=dense, method="magnitude", sparsity=Sparsity(actor=0.9, critic=0.9))
-    ticket = TicketSpec(dense=dense, mask=mask)
+    ticket = TicketSpec(dense=dense, mask=mask, backend="native")
     run = train_dense(folder, dense) if kind == "dense" else train_ticket(folder, ticket)
     timings = store.read_timings(run)
     spent = sum(compiled)

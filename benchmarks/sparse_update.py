@@ -5,7 +5,7 @@
 Both are the calls that training makes (draw, insert, gather, update), many updates a call, at Meta-World's sizes (39 observations,
 4 actions, two hidden layers), measured in turn in one process; each ratio is the dense agent's median over the ticket's. Masks are
 random: `erk` by the Erdos-Renyi-kernel rule, which keeps small layers dense, or `layer`, the same share of each layer. `--lower`
-measures the sparsities around break-even instead.
+measures the sparsities around break-even instead, and `--profile 0.9` the kernel's calls of one update, in microseconds.
 """
 
 from common import arguments, interleave, report
@@ -17,9 +17,11 @@ parser.add_argument("--masks", choices=("erk", "layer"), default="erk")
 parser.add_argument("--updates", type=int, default=50)
 parser.add_argument("--repeats", type=int, default=9)
 parser.add_argument("--lower", action="store_true", help="sparsities 0 to 0.7")
+parser.add_argument("--profile", type=float, metavar="SPARSITY", help="time the kernel's calls of one update")
 options = parser.parse_args()
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from src.lth.config import SACConfig
@@ -27,9 +29,48 @@ from src.lth.pruning.controls import random_mask
 from src.lth.replay import init_replay, insert
 from src.lth.sac.agent import draw, init_state, learner, make_ticket
 from src.lth.sac.packed import pack_state, patterns_of
+from src.lth.sparse import sparse_mlp
 
 OBSERVATION_DIM, ACTION_DIM, ROWS = 39, 4, 100_000
 SPARSITIES = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7) if options.lower else (0.80, 0.90, 0.95, 0.98, 0.99)
+
+
+def ticket(state, sparsity: float):
+    networks = (state.actor_params, state.critic_params)
+    return make_ticket(state, *(random_mask(p, sparsity, jax.random.key(1), (), options.masks) for p in networks))
+
+
+def profile(state) -> None:
+    """Time each of the calls of the kernel that an update consists of, many of them in one compiled loop."""
+    calls = 200
+    patterns = patterns_of(ticket(state, options.profile))
+    packed = pack_state(patterns, ticket(state, options.profile))
+    actor, critic = (sparse_mlp(pattern) for pattern in patterns)
+    observations = jax.random.normal(jax.random.key(2), (options.batch, OBSERVATION_DIM))
+    actions = jax.random.normal(jax.random.key(3), (options.batch, ACTION_DIM))
+    actor_at, critic_at = packed.actor_params, packed.critic_params
+    by_actions = jax.grad(lambda theta, o, a: critic(theta, o, a).sum(), argnums=2)
+    parts = {
+        "actor": lambda o, a: actor(actor_at, o),
+        "target critics": lambda o, a: critic(critic_at, o, a),
+        "critics, gradient by weights": lambda o, a: jax.grad(lambda t: critic(t, o, a).sum())(critic_at),
+        "actor, gradient by weights": lambda o, a: jax.grad(lambda t: actor(t, o).sum())(actor_at),
+        "critics, gradient by actions": lambda o, a: by_actions(critic_at, o, a),
+    }
+
+    def loop(call):
+        def step(carry, _):
+            return call(observations + carry * 1e-30, actions).ravel()[0] * 1e-30, None  # so that nothing is hoisted
+
+        run = jax.jit(lambda: jax.lax.scan(step, jnp.float32(0), length=calls)[0])
+        run().block_until_ready()
+        return lambda: run().block_until_ready()
+
+    seconds = interleave({name: loop(call) for name, call in parts.items()}, options.repeats)
+    microseconds = {name: value / calls * 1e6 for name, value in seconds.items()}
+    weights = int(patterns.critic.table[1])
+    rate = 2 * options.batch * weights / microseconds["target critics"] / 1e3
+    report({**microseconds, "all": sum(microseconds.values()), "target critics, GFLOP/s": rate}, options.json)
 
 
 def main() -> None:
@@ -38,14 +79,14 @@ def main() -> None:
     rows = rng.normal(size=(ROWS, 2 * OBSERVATION_DIM + ACTION_DIM + 2)).astype(np.float32)
     draws = draw(rng, options.updates, options.batch, ROWS, ACTION_DIM)
 
+    if options.profile is not None:
+        profile(init_state(config, jax.random.key(0), OBSERVATION_DIM, ACTION_DIM))
+        return
+
     def side(sparsity: float | None):
         state, patterns = init_state(config, jax.random.key(0), OBSERVATION_DIM, ACTION_DIM), None
         if sparsity is not None:
-            actor_mask, critic_mask = (
-                random_mask(params, sparsity, jax.random.key(1), (), options.masks)
-                for params in (state.actor_params, state.critic_params)
-            )
-            state = make_ticket(state, actor_mask, critic_mask)
+            state = ticket(state, sparsity)
             patterns = patterns_of(state)
             state = pack_state(patterns, state)
         learn = learner(config, OBSERVATION_DIM, patterns)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,7 +30,7 @@ def policy_reader(config: SACConfig, observation_dim: int, action_dim: int, patt
     network = (
         _dense_network([observation_dim, *config.actor_hidden, 2 * action_dim])
         if patterns is None
-        else _sparse_network(one_example(patterns.actor.table), 2 * action_dim)
+        else _sparse_network(one_example(patterns.actor.table, observation_dim, 2 * action_dim))
     )
 
     def read(flat: np.ndarray) -> Policy:
@@ -60,17 +60,10 @@ def _dense_network(sizes: list[int]) -> Callable[[np.ndarray], Callable[[np.ndar
     return of
 
 
-def _sparse_network(
-    one: Callable[..., None], outputs: int
-) -> Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]]:
+def _sparse_network(one: Callable[..., Any]) -> Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]]:
     def of(theta: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        def network(x: np.ndarray) -> np.ndarray:
-            y = np.empty((len(x), outputs), np.float32)
-            for row, out in zip(x, y, strict=True):
-                one(theta, row, out)
-            return y
-
-        return network
+        forward = one(theta)
+        return lambda x: np.stack([forward(row).copy() for row in x]) if len(x) > 1 else forward(x[0])[None]
 
     return of
 

@@ -328,8 +328,12 @@ inline void forward_one(const Network& net, const float* theta, const float* x, 
     const bool last = l + 1 == net.layers.size();
     float* to = last ? y : between[l % 2];
     for (int r = 0; r < layer.outputs; r++) {
-      float sum = layer.bias[r] < 0 ? 0.0f : theta[layer.bias[r]];
-      for (int k = layer.first[r]; k < layer.first[r + 1]; k++) sum += theta[k] * from[net.column[k]];
+      float sums[4] = {layer.bias[r] < 0 ? 0.0f : theta[layer.bias[r]]};  // four, so that none waits for the one before
+      int k = layer.first[r];
+      for (; k + 4 <= layer.first[r + 1]; k += 4)
+        for (int u = 0; u < 4; u++) sums[u] += theta[k + u] * from[net.column[k + u]];
+      for (; k < layer.first[r + 1]; k++) sums[0] += theta[k] * from[net.column[k]];
+      const float sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
       to[r] = last || !(sum <= 0) ? sum : 0.0f;
     }
     from = to;

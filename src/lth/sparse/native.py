@@ -152,15 +152,27 @@ def _build() -> Path:
     return file
 
 
-def one_example(table: np.ndarray) -> Callable[[np.ndarray, np.ndarray, np.ndarray], None]:
-    """Return a function (theta (kept,), x (inputs,), y (outputs,)) that writes a network's output for one input to y.
+def one_example(
+    table: np.ndarray, inputs: int, outputs: int
+) -> Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]]:
+    """Return a function from packed weights (kept,) to the network for one input: (inputs,) -> (outputs,), all float32.
 
-    All are float32 and contiguous. `table` is a pattern's; the function keeps it alive.
+    `table` is a pattern's. The output is overwritten by the next call. Addresses are looked up once, since that takes as long
+    as the network itself.
     """
-    call, at = load().lth_sparse_mlp_one, table.ctypes.data
+    call = load().lth_sparse_mlp_one
+    x, y = np.empty(inputs, np.float32), np.empty(outputs, np.float32)
+    table_at, x_at, y_at = (array.ctypes.data for array in (table, x, y))
 
-    def forward(theta: np.ndarray, x: np.ndarray, y: np.ndarray) -> None:
-        call(at, theta.ctypes.data, x.ctypes.data, y.ctypes.data)
+    def of(theta: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        theta_at = theta.ctypes.data
 
-    forward.table = table  # type: ignore[attr-defined]
-    return forward
+        def forward(example: np.ndarray) -> np.ndarray:
+            x[:] = example
+            call(table_at, theta_at, x_at, y_at)
+            return y
+
+        forward.alive = (table, theta)  # type: ignore[attr-defined]
+        return forward
+
+    return of

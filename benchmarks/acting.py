@@ -1,0 +1,61 @@
+"""Choosing one action, in microseconds: NumPy on whole matrices, the native kernel on kept weights, a compiled JAX call.
+
+    python benchmarks/acting.py [--json] [--width 256] [--repeats 9]
+
+Meta-World's sizes, masks by the Erdos-Renyi-kernel rule; the whole of `act`, from a raw observation to a sampled action.
+"""
+
+from common import arguments, interleave, report
+
+parser = arguments(__doc__.splitlines()[0])
+parser.add_argument("--width", type=int, default=256)
+parser.add_argument("--repeats", type=int, default=9)
+options = parser.parse_args()
+
+import jax
+import numpy as np
+
+from src.lth.config import SACConfig
+from src.lth.pruning.controls import random_mask
+from src.lth.sac.acting import act, policy_reader
+from src.lth.sac.agent import flat_policy, functions, init_state, make_ticket
+from src.lth.sac.packed import pack_state, patterns_of
+
+OBSERVATION_DIM, ACTION_DIM, CALLS = 39, 4, 2000
+
+
+def main() -> None:
+    config = SACConfig(actor_hidden=(options.width,) * 2, critic_hidden=(options.width,) * 2)
+    state = init_state(config, jax.random.key(0), OBSERVATION_DIM, ACTION_DIM)
+    rng = np.random.default_rng(0)
+    observation = rng.normal(size=(1, OBSERVATION_DIM))
+    noise = rng.standard_normal((1, ACTION_DIM), np.float32)
+    dense = policy_reader(config, OBSERVATION_DIM, ACTION_DIM)(np.asarray(flat_policy(config, state)))
+    policies = {"numpy": dense}
+    for sparsity in (0.5, 0.8, 0.9, 0.95, 0.99):
+        networks = (state.actor_params, state.critic_params)
+        ticket = make_ticket(state, *(random_mask(p, sparsity, jax.random.key(1), (), "erk") for p in networks))
+        patterns = patterns_of(ticket)
+        read = policy_reader(config, OBSERVATION_DIM, ACTION_DIM, patterns)
+        policies[f"native {sparsity}"] = read(np.asarray(flat_policy(config, pack_state(patterns, ticket))))
+
+    def many(policy):
+        def call() -> None:
+            for _ in range(CALLS):
+                act(policy, observation, noise)
+
+        return call
+
+    compiled = jax.jit(functions(config, ACTION_DIM).actor_apply)
+    first = observation.astype(np.float32)
+
+    def jax_calls() -> None:
+        for _ in range(CALLS):
+            np.asarray(compiled(state.actor_params, first)[0])
+
+    jax_calls()
+    sides = {name: many(policy) for name, policy in policies.items()} | {"jax, the network alone": jax_calls}
+    report({name: value / CALLS * 1e6 for name, value in interleave(sides, options.repeats).items()}, options.json)
+
+
+main()
