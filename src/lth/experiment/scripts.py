@@ -19,12 +19,6 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-def _settled(config: Config) -> Config:
-    config, line = settle(config)
-    _say(line)
-    return config
-
-
 def _tasks(config: Config) -> Iterator[tuple[str, int]]:
     for task in config.tasks:
         envs.check_task(task)
@@ -94,8 +88,8 @@ def create_gradient_masks(config: Config) -> int:
 
 def train_tickets(config: Config, mask: str | None) -> int:
     """Train the tickets of `_03_train_ticket.py`: under `mask.pkl`, `mask_gradient.pkl`, or a file anywhere."""
-    config = _settled(config)
     named = mask in (None, store.MASK, store.MASK_GRADIENT)
+    tickets = []
     for task, seed in _tasks(config):
         for sparsity in config.pruning.sparsity if named else (None,):
             if sparsity is None:
@@ -103,8 +97,8 @@ def train_tickets(config: Config, mask: str | None) -> int:
                 found: MaskSpec | FileMask = store.file_mask(file, "file")
             else:
                 file, found = _named_mask(config, task, seed, mask or store.MASK, sparsity)
-            _train_one(config, task, seed, file, found)
-    return 0
+            tickets.append((task, seed, file, found))
+    return _train(config, tickets)
 
 
 def _named_mask(
@@ -121,6 +115,15 @@ def _named_mask(
     return file, spec
 
 
+def _train(config: Config, tickets: list[tuple[str, int, Path, MaskSpec | FileMask]]) -> int:
+    """Train tickets (task, seed, file of the mask, mask), whose masks are all there."""
+    config, line = settle(config)
+    _say(line)
+    for ticket in tickets:
+        _train_one(config, *ticket)
+    return 0
+
+
 def _train_one(config: Config, task: str, seed: int, file: Path, mask: MaskSpec | FileMask) -> None:
     spec = ticket_spec(config, task, seed, mask)
     state = "finished before" if store.is_finished(config.output_dir, spec) else f"training under {file}"
@@ -132,7 +135,6 @@ def _train_one(config: Config, task: str, seed: int, file: Path, mask: MaskSpec 
 
 def transfer_tickets(config: Config, source: str | None, target: str | None, mask: str | None) -> int:
     """Train the tickets of `_04_transfer.py`: the target's start under the source's mask, seed by seed."""
-    config = _settled(config)
     source = source or config.tasks[0]
     targets = [target] if target else [task for task in config.tasks if task != source]
     if not targets:
@@ -141,9 +143,12 @@ def transfer_tickets(config: Config, source: str | None, target: str | None, mas
         raise InputError(f"--mask {mask}: here it is mask.pkl or mask_gradient.pkl; _03_train_ticket.py takes any file")
     for task in (source, *targets):
         envs.check_task(task)
-    for task in targets:
-        for seed in config.seeds:
-            for sparsity in config.pruning.sparsity:
-                file, found = _named_mask(config, source, seed, mask or store.MASK, sparsity)
-                _train_one(config, task, seed, file, found)
-    return 0
+    return _train(
+        config,
+        [
+            (task, seed, *_named_mask(config, source, seed, mask or store.MASK, sparsity))
+            for task in targets
+            for seed in config.seeds
+            for sparsity in config.pruning.sparsity
+        ],
+    )
