@@ -66,7 +66,7 @@ def _sparse_network(
     def of(theta: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         def network(x: np.ndarray) -> np.ndarray:
             y = np.empty((len(x), outputs), np.float32)
-            for row, out in zip(x, y, strict=True):
+            for row, out in zip(np.ascontiguousarray(x), y, strict=True):
                 one(theta, row, out)
             return y
 
