@@ -94,7 +94,7 @@ def reference(params, mask, x, dy):
 
 def close(a, b):
     """Hold the bound that all of this is made to."""
-    a, b = np.asarray(a), np.asarray(b)
+    a, b = np.asarray(a, float), np.asarray(b, float)
     assert a.shape == b.shape
     if a.size:
         assert np.abs(a - b).max() <= 1e-5 * np.abs(b).max()
