@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..errors import InputError
 from ..types import Params
 from . import native
 from .pattern import Layout, Pattern, unpack
@@ -29,6 +30,7 @@ def sparse_mlp(pattern: Pattern, backend: str = "native") -> Callable[..., jax.A
 
     Raises:
         native.Unavailable: there is no native backend here.
+        InputError: when the function is called with other shapes or types.
     """
     if backend == "dense":
         return lambda theta, *x: _dense(unpack(pattern, theta), jnp.concatenate(x, axis=1))
@@ -47,7 +49,21 @@ def _dense(params: Params, x: jax.Array) -> jax.Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def native_mlp(layout: Layout, table: jax.Array, theta: jax.Array, *x: jax.Array) -> jax.Array:
     """Compute `sparse_mlp` with a pattern's table as data, so that all masks of one layout share a compilation."""
-    return _forward(layout, table, theta, jnp.concatenate(x, axis=1), _NOTHING)[0]
+    return _forward(layout, table, theta, _whole(layout, theta, x), _NOTHING)[0]
+
+
+def _whole(layout: Layout, theta: Any, x: tuple[Any, ...]) -> jax.Array:
+    # The kernel reads as far as the pattern says, whatever the arrays' lengths are.
+    shapes = [jnp.shape(part) for part in x]
+    fits = all(len(shape) == 2 for shape in shapes) and len({shape[0] for shape in shapes}) == 1
+    fits = fits and sum(shape[1] for shape in shapes) == layout.sizes[0] and jnp.shape(theta) == (layout.kept,)
+    types = {str(jnp.result_type(array)) for array in (theta, *x)}
+    if not fits or types != {"float32"}:
+        raise InputError(
+            f"this sparse network takes theta ({layout.kept},) and inputs (n, ...) that are {layout.sizes[0]} wide together, all "
+            f"of float32, and was given {jnp.shape(theta)} and {', '.join(map(str, shapes))} of {', '.join(sorted(types))}"
+        )
+    return jnp.concatenate(x, axis=1)
 
 
 def _forward(layout: Layout, table: Any, theta: Any, x: jax.Array, keep: int) -> tuple[jax.Array, jax.Array]:
@@ -71,7 +87,7 @@ class _Static(tuple):
 def _forward_rule(layout: Layout, table: Any, theta: Any, *x: Any) -> Any:
     wanted = _Static((theta.perturbed, *((part.value.shape[1], part.perturbed) for part in x)))
     keep = _VALUES if theta.perturbed else _SIGNS if any(part.perturbed for part in x) else _NOTHING
-    whole = jnp.concatenate([part.value for part in x], axis=1)
+    whole = _whole(layout, theta.value, tuple(part.value for part in x))
     y, kept = _forward(layout, table.value, theta.value, whole, keep)
     return y, (table.value, theta.value, whole, kept, wanted)
 

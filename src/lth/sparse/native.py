@@ -1,8 +1,8 @@
 """The compiled kernel: built on first use, kept in a cache, loaded into XLA.
 
-A file of the cache is named by what it was made from (source, flags, compiler, jaxlib) and by its own content, so a stale one
-is not found and a damaged one is seen before it is loaded; both are built anew. Processes that build at the same time each
-move a whole file into place.
+A file of the cache is named by what it was made from (source, flags, jaxlib) and by its own content, so a stale one is not
+found and a damaged one is seen before it is loaded; both are built anew. Processes that build at the same time each move a
+whole file into place. The compiler is not part of the name: where there is none, what another machine built is good.
 """
 
 import ctypes
@@ -25,11 +25,11 @@ import numpy as np
 SOURCES = ("kernel.h", "mlp.cc")
 TARGETS = ("lth_sparse_mlp_forward", "lth_sparse_mlp_backward")
 SWITCH = "LTH_NATIVE"
-"""Set to 0 in the environment, it turns the kernel off."""
+"""Set to 0 in the environment, it turns the kernel off; set to x86-64-v3, it keeps to AVX2 where there is AVX-512 too."""
 CACHE = "LTH_CACHE"
 """The folder of the cache, if it is set; otherwise $XDG_CACHE_HOME/lth or ~/.cache/lth."""
 _AVX512 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
-_AVX2 = {"avx2", "fma", "bmi1", "bmi2", "f16c"}
+_AVX2 = {"avx", "avx2", "fma", "bmi1", "bmi2", "f16c", "abm", "movbe"}
 
 
 class Unavailable(Exception):
@@ -75,13 +75,16 @@ def instruction_set() -> str:
     """
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         raise Unavailable(f"it is written for Linux on x86-64, and this is {platform.system()} on {platform.machine()}")
+    wanted = os.environ.get(SWITCH) or "1"
+    if wanted not in ("1", "x86-64-v3", "x86-64-v4"):
+        raise Unavailable(f"{SWITCH}={wanted} in the environment; it can be 0, 1, x86-64-v3 or x86-64-v4")
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     has = set(next((line.split(":")[1].split() for line in lines if line.startswith("flags")), []))
-    if has >= _AVX512 | _AVX2:
+    if has >= _AVX512 | _AVX2 and wanted != "x86-64-v3":
         return "x86-64-v4"
-    if has >= _AVX2:
+    if has >= _AVX2 and wanted != "x86-64-v4":
         return "x86-64-v3"
-    raise Unavailable("this processor has no AVX2")
+    raise Unavailable(f"this processor has no {'AVX-512' if wanted == 'x86-64-v4' else 'AVX2'}")
 
 
 def lanes() -> int:
@@ -89,20 +92,32 @@ def lanes() -> int:
     return {"x86-64-v4": 64, "x86-64-v3": 32}[instruction_set()]
 
 
-def _command() -> list[str]:
-    """Return the compiler and its flags; no -ffast-math, with which GCC turns subnormal numbers off in the whole process."""
-    compiler = shlex.split(os.environ.get("CXX", "")) or [shutil.which("g++") or shutil.which("clang++") or ""]
-    if not shutil.which(compiler[0]):
+def _flags() -> list[str]:
+    """Return the compiler's flags; no -ffast-math, with which GCC turns subnormal numbers off in the whole process."""
+    return ["-std=c++17", "-O3", f"-march={instruction_set()}", "-ffp-contract=fast", "-fPIC", "-shared", "-w"]
+
+
+def compiler() -> list[str]:
+    """Return the command that is the C++ compiler.
+
+    Raises:
+        Unavailable: there is none.
+    """
+    named = os.environ.get("CXX", "")
+    try:
+        command = shlex.split(named) or [shutil.which("g++") or shutil.which("clang++") or ""]
+    except ValueError as error:
+        raise Unavailable(f"CXX is {named!r} in the environment, which is no command ({error})") from None
+    if not shutil.which(command[0]):
         raise Unavailable(
-            f"there is no C++ compiler ({compiler[0] or 'g++ or clang++'}); Debian's package is g++, and CXX names another"
+            f"there is no C++ compiler ({command[0] or 'g++ or clang++'}); Debian's package is g++, and CXX names another"
         )
-    flags = ["-std=c++17", "-O3", f"-march={instruction_set()}", "-ffp-contract=fast", "-fPIC", "-shared", "-w"]
-    return [*compiler, *flags]
+    return command
 
 
 def _key() -> str:
     sources = b"".join((Path(__file__).parent / name).read_bytes() for name in SOURCES)
-    made_from = [*_command()[1:], jaxlib.__version__, instruction_set()]
+    made_from = [*_flags(), jaxlib.__version__, instruction_set()]
     return hashlib.sha256(sources + "\0".join(made_from).encode()).hexdigest()[:16]
 
 
@@ -112,9 +127,9 @@ def cache_folder() -> Path:
     Raises:
         Unavailable: it cannot be made, or others can write there.
     """
-    base = os.environ.get(CACHE)
-    folder = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lth"
+    folder = Path(os.environ.get(CACHE) or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "lth")
     try:
+        folder = folder.expanduser().absolute()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
     except (OSError, RuntimeError) as error:
@@ -125,12 +140,11 @@ def cache_folder() -> Path:
 
 
 def cached_file() -> Path | None:
-    """Return the kernel's file in the cache, or None where there is none; removes damaged ones."""
+    """Return the kernel's file in the cache, or None where there is none that is whole."""
     for file in sorted(cache_folder().glob(f"kernel-{_key()}-*.so")):
         if file.stem.endswith(_digest(file.read_bytes())):
             return file
-        file.unlink(missing_ok=True)
-    return None
+    return None  # a damaged one is left to be replaced: it may have been by now, by another process that uses it
 
 
 def _digest(content: bytes) -> str:
@@ -142,10 +156,13 @@ def _build() -> Path:
     source = Path(__file__).parent / "mlp.cc"
     with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as place:
         built = Path(place) / "kernel.so"
-        command = [*_command(), "-isystem", jax.ffi.include_dir(), str(source), "-o", str(built)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[:200])
+        command = [*compiler(), *_flags(), "-isystem", jax.ffi.include_dir(), str(source), "-o", str(built)]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        if done.returncode or not built.exists():
+            said = (
+                done.stderr.strip()[:200] or f"the compiler said nothing, and ended with exit status {done.returncode}"
+            )
+            first = next((line for line in done.stderr.splitlines() if "error" in line), said)
             raise Unavailable(f"it did not compile: {first}; the command was {shlex.join(command)}")
         file = folder / f"kernel-{_key()}-{_digest(built.read_bytes())}.so"
         built.replace(file)

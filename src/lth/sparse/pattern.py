@@ -107,6 +107,10 @@ def obstacle(mask: Mask) -> str:
     for network in networks:
         for before, layer in pairwise((networks[0][0], *network)):
             kernel, bias = shapes[f"{layer}/kernel"], shapes[f"{layer}/bias"]
+            if len(kernel) != 2 or len(bias) != 1:
+                return (
+                    f"{layer} has a kernel {kernel} and a bias {bias}, and should have (inputs, outputs) and (outputs,)"
+                )
             inputs = shapes[f"{before}/kernel"][0 if layer == network[0] else 1]
             if kernel != (inputs, *bias):
                 return f"{layer} has a kernel {kernel} and a bias {bias}, and {inputs} inputs"
