@@ -159,7 +159,7 @@ def drawn(some):
     return rng, *network(rng, some["sizes"], densities, some["members"], some["kept_biases"])
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(ANY_NETWORK)
 def test_pack_and_unpack_are_inverses(some):
     _, params, mask = drawn(some)
@@ -193,7 +193,7 @@ def read_table(table):
     return sizes, weights, parameters, parts, [take(weights) for _ in range(3)], list(at)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(ANY_NETWORK)
 def test_every_index_of_a_table_is_in_range(some):
     _, _, mask = drawn(some)
@@ -260,7 +260,7 @@ def test_values_and_gradients_are_those_of_the_dense_network(name):
 
 
 @needs_kernel
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(ANY_NETWORK)
 def test_any_network(some):
     rng, params, mask = drawn(some)
@@ -383,13 +383,9 @@ def test_arguments_that_do_not_fit_never_reach_the_kernel():
 @pytest.mark.parametrize("name", CASES)
 def test_one_example_as_acting_needs_it(name):
     pattern, mask, params, x, dy = case(name, 3)
-    one = native.one_example(pattern.table)
-    wanted = reference(params, mask, x, dy)[0]
-    y = np.empty(dy.shape, np.float32)
-    theta = np.asarray(pack(pattern, params))
-    for row, out in zip(x, y, strict=True):
-        one(theta, row, out)
-    close(y, wanted)
+    one = native.one_example(pattern.table, pattern.layout.sizes[0], pattern.layout.sizes[-1])
+    forward = one(np.asarray(pack(pattern, params)))
+    close(np.stack([forward(row).copy() for row in x]), reference(params, mask, x, dy)[0])
 
 
 @needs_kernel
@@ -602,12 +598,9 @@ def test_twenty_updates_are_those_of_the_dense_agent(clip, normalize):
     assert compiled._cache_size() == 1
     other = ticket_state(config, seed=7)
     assert not np.array_equal(patterns_of(other).actor.table, patterns.actor.table)
-    if (
-        patterns_of(other).actor.layout == patterns.actor.layout
-        and patterns_of(other).critic.layout == patterns.critic.layout
-    ):
-        twenty_updates(config, other, patterns_of(other))
-        assert compiled._cache_size() == 1
+    assert [p.layout for p in patterns_of(other)] == [p.layout for p in patterns]
+    twenty_updates(config, other, patterns_of(other))
+    assert compiled._cache_size() == 1
 
 
 # ---------------------------------------------------------------------------------------------------------------------
