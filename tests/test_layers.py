@@ -16,6 +16,7 @@ RANKS = {
     "files": 1,
     "pruning": 1,
     "replay": 1,
+    "stats": 1,
     "envs": 2,
     "sac": 2,
     "gradient_pruning": 3,
