@@ -18,6 +18,7 @@ RANKS = {
     "replay": 1,
     "envs": 2,
     "sac": 2,
+    "analysis": 3,
     "gradient_pruning": 3,
     "training": 3,
     "experiment": 4,
