@@ -19,6 +19,7 @@ RANKS = {
     "stats": 1,
     "envs": 2,
     "sac": 2,
+    "analysis": 3,
     "gradient_pruning": 3,
     "training": 3,
     "experiment": 4,
