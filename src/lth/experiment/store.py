@@ -363,8 +363,12 @@ def read_csv(path: Path, what: str) -> list[dict[str, str]]:
 _ANEW = "To make the run anew, delete the folder {} and run the same command again."
 
 
-def last_evaluation(run: Path) -> dict[str, float]:
-    """Return the metrics of a run's last evaluation by name: `evaluation/return`, and `evaluation/success` if defined."""
+def evaluations(run: Path) -> list[tuple[int, str, float]]:
+    """Return what a run's evaluations measured, (env_steps, metric, value): `evaluation/return`, `evaluation/success`.
+
+    Raises:
+        InputError: they cannot be read, or there are none.
+    """
     rows = read_csv(run / METRICS, "the metrics")
     try:
         found = [
@@ -372,11 +376,19 @@ def last_evaluation(run: Path) -> dict[str, float]:
             for row in rows
             if row["metric"].startswith("evaluation/")
         ]
-        end = max(env_steps for env_steps, _, _ in found)
+        if not found:
+            raise ValueError("no row is one")
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise InputError(
             f"{run / METRICS} holds no evaluation that can be read ({error}). {_ANEW.format(run)}"
         ) from None
+    return found
+
+
+def last_evaluation(run: Path) -> dict[str, float]:
+    """Return the metrics of a run's last evaluation by name: `evaluation/return`, and `evaluation/success` if defined."""
+    found = evaluations(run)
+    end = max(env_steps for env_steps, _, _ in found)
     return {metric: value for env_steps, metric, value in found if env_steps == end}
 
 

@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ..config import CONTROLS, Config
+from ..config import Config
 from ..experiment import store
 from ..experiment.runner import Cost, Outcome
 from ..experiment.spec import DenseSpec, MaskSpec, Spec, TicketSpec
 from ..experiment.status import State
-from .tables import TableRow
+from .tables import TableRow, label
 
 
 def _train_steps(spec: Spec) -> int:
@@ -153,10 +153,7 @@ def results_table(rows: Sequence[TableRow]) -> Table:
         if last not in (None, (row.task, row.rewind, row.sparsity)):
             table.add_section()
         last = (row.task, row.rewind, row.sparsity)
-        method = (
-            f"{row.method} (control)" if row.method in CONTROLS else " + ".join(filter(None, (row.method, row.control)))
-        )
-        cells = [row.task, method, row.sparsity]
+        cells = [row.task, label(row.method, row.control), row.sparsity]
         cells += [_spread(row.dense_return, row.dense_return_sd), _spread(row.ticket_return, row.ticket_return_sd)]
         if with_rewind:
             cells.append(row.rewind)
