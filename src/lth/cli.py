@@ -42,6 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     status = commands.add_parser("status", help="show what of a grid is done, running, failed and left")
     status.add_argument("config", **words)  # type: ignore[arg-type]
     status.add_argument("--paths", action="store_true", help="list every run with its folder")
+    report = commands.add_parser(
+        "report",
+        help="write the results as one HTML page",
+        description="Write report.html, which needs nothing else, and tidy.csv, which its numbers come from, to the output_dir.",
+    )
+    report.add_argument("config", **words)  # type: ignore[arg-type]
+    report.add_argument("--open", action="store_true", help="show it in the browser")
     clean = commands.add_parser("clean", help="remove what a finished grid no longer needs")
     clean.add_argument("config", **words)  # type: ignore[arg-type]
     clean.add_argument("--dry-run", action="store_true", help="list the files, and stop")
@@ -53,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     evaluate.add_argument("--video", type=Path, metavar="FILE", help="film the first episode: .mp4, or .gif")
     # Settings may stand before and after options, which argparse does not see to where there are subcommands.
     arguments, rest = parser.parse_known_args(argv)
-    if arguments.command not in ("run", "status", "clean") or any(word.startswith("-") for word in rest):
+    if arguments.command not in ("run", "status", "report", "clean") or any(word.startswith("-") for word in rest):
         arguments = parser.parse_args(argv)
     elif rest:
         arguments.config = [*arguments.config, *rest]
@@ -65,8 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command is None:
         parser.print_help()
         return 2
-    command = {"run": _run, "eval": _evaluate, "status": _status, "clean": _clean, "show": _show}[arguments.command]
-    return guard(lambda: command(arguments))
+    known = {"run": _run, "eval": _evaluate, "status": _status, "report": _report, "clean": _clean, "show": _show}
+    return guard(lambda: known[arguments.command](arguments))
 
 
 def guard(command: Callable[[], int], go_on: str = "the same command") -> int:
@@ -111,9 +118,11 @@ def _run(arguments: argparse.Namespace) -> int:
     from . import envs
     from .experiment.runner import chosen, costs, run_grid
     from .experiment.stages import excluded_layers
-    from .report.plots import save_plot
+    from .report.figures import save_plot
+    from .report.findings import Runs
     from .report.tables import run_rows, save_tables, summarize
     from .report.terminal import GridDisplay, costs_summary, costs_table, growth, how_to_read, results_table
+    from .report.tidy import tidy_rows
 
     console = _console()
     excluded_layers(config.sac, config.pruning.exclude)
@@ -133,10 +142,11 @@ def _run(arguments: argparse.Namespace) -> int:
     rows = [] if arguments.only else run_rows(config)
     if rows:
         table, runs = save_tables(config.output_dir, rows)
-        plot = save_plot(config.output_dir, rows)
+        plot = save_plot(config.output_dir, Runs(tidy_rows(config)))
         console.print(results_table(summarize(rows)))
         console.print(how_to_read(summarize(rows)), highlight=False)
         console.print(f"Saved: {table}, {runs} (each seed), {plot}", highlight=False, soft_wrap=True)
+        console.print("`lth report` with the same words makes a page of it.", highlight=False)
     bad = [outcome for outcome in outcomes if outcome.status in ("failed", "skipped")]
     for outcome in bad:
         print(f"{outcome.status}: {outcome.spec.title()}: {outcome.message}", file=sys.stderr)
@@ -164,6 +174,20 @@ def _status(arguments: argparse.Namespace) -> int:
     elif any(state.state in ("running", "failed", "interrupted") for state in found):
         console.print(status_table(found))
     console.print(status_summary(config, found), highlight=False)
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    config = parse_words(arguments.config)
+    set_threads(config.training.threads)
+    from .report.page import save_report
+
+    page, table = save_report(config)
+    print(f"Saved: {page} ({page.stat().st_size / 1e6:.1f} MB), {table}")
+    if arguments.open:
+        import webbrowser
+
+        webbrowser.open(page.resolve().as_uri())
     return 0
 
 
