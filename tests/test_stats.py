@@ -156,7 +156,7 @@ def test_the_power_calculation_gives_the_tables_number():
     assert stats.pairs_needed([1.0, 1.0], comparisons=10) == 9
     assert stats.pairs_needed([1.0]) is None
     assert stats.pairs_needed([1.0, -1.0]) is None
-    assert stats.pairs_needed([1.0, -1.0 + 1e-4]) is None  # more than 10,000
+    assert stats.pairs_needed([1.0, -1.0 + 1e-4]) is None  # more than 1,000
 
 
 def test_so_many_pairs_do_separate():

@@ -159,7 +159,7 @@ def holm(p: Sequence[float]) -> list[float]:
     return corrected
 
 
-def pairs_needed(differences: Any, comparisons: int = 1, most: int = 10_000) -> int | None:
+def pairs_needed(differences: Any, comparisons: int = 1, most: int = 1000) -> int | None:
     """Return how many pairs it takes to call such differences different with a probability of POWER.
 
     Takes mean and standard deviation of the differences for the true ones, and the level for the first step of Holm's

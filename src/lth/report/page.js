@@ -2,7 +2,11 @@
 // Draws the charts from the page's own data. Everything that is said in words or tables is in the page already.
 const data = JSON.parse(document.getElementById("data").textContent);
 const hidden = new Set();
-const styleOf = (name) => data.series[name];
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const styleOf = (name) => {
+  const style = data.series[name];
+  return dark.matches ? { ...style, color: d3.rgb(style.color).brighter(0.5).formatHex() } : style;
+};
 const shown = (rows) => rows.filter((row) => !hidden.has(row.series));
 const asRows = (item) => item.rows.map((row) => Object.fromEntries(item.columns.map((name, i) => [name, row[i]])));
 const text = (value) => (value === null ? "" : typeof value === "number" ? String(+value.toPrecision(6)) : value);
@@ -181,20 +185,25 @@ for (const place of document.querySelectorAll(".charts")) {
     cards.push(made);
   }
 }
-const redraw = () => cards.forEach((made) => made.draw());
-
-const bar = document.getElementById("series");
-for (const name of Object.keys(data.series)) {
-  const button = element("button", { type: "button", title: "show or hide" });
-  button.innerHTML = `<svg width="34" height="14" viewBox="-1 -7 34 14" aria-hidden="true">${swatch(name)}</svg>`;
-  button.append(name);
-  button.setAttribute("aria-pressed", "true");
-  button.onclick = () => {
-    hidden.has(name) ? hidden.delete(name) : hidden.add(name);
+function legend() {
+  const buttons = Object.keys(data.series).map((name) => {
+    const button = element("button", { type: "button", title: "show or hide", onclick: () => toggle(name) });
+    button.innerHTML = `<svg width="34" height="14" viewBox="-1 -7 34 14" aria-hidden="true">${swatch(name)}</svg>`;
+    button.append(name);
     button.setAttribute("aria-pressed", String(!hidden.has(name)));
-    redraw();
-  };
-  bar.append(button);
+    return button;
+  });
+  document.getElementById("series").replaceChildren(...buttons);
+}
+
+function toggle(name) {
+  hidden.has(name) ? hidden.delete(name) : hidden.add(name);
+  show();
+}
+
+function show() {
+  legend();
+  cards.forEach((made) => made.draw());
 }
 
 document.getElementById("tidy").onclick = async () => {
@@ -208,7 +217,7 @@ let width = 0;
 new ResizeObserver(() => {
   if (document.body.clientWidth !== width) {
     width = document.body.clientWidth;
-    redraw();
+    show();
   }
 }).observe(document.body);
-redraw();
+dark.addEventListener("change", show);

@@ -67,7 +67,7 @@ def page(config: Config, tidy: Sequence[TidyRow]) -> str:
     )
     sections = {
         "Verdicts": _verdicts(runs, found, compared),
-        "Return against sparsity": '<div id="series"></div>' + _charts("sparsity", _SPARSITY),
+        "Return against sparsity": _charts("sparsity", _SPARSITY),
         "Learning curves": _charts("curves", _CURVES),
         "Results": _results(found),
         "Performance profiles": _charts("profiles", _PROFILES) if charts["profiles"] else "",
@@ -77,6 +77,7 @@ def page(config: Config, tidy: Sequence[TidyRow]) -> str:
         "How it was made": _made(config),
     }
     here = {title: body for title, body in sections.items() if body}
+    parts = [f'<section id="{_anchor(t)}"><h2>{t}</h2>\n{body}</section>' for t, body in here.items()]
     read = resources.files(__package__).joinpath
     vendor = {
         name: read(f"vendor/{name}").read_text("utf-8") for name in ("d3.min.js", "plot.umd.min.js", "LICENSES.txt")
@@ -87,7 +88,8 @@ def page(config: Config, tidy: Sequence[TidyRow]) -> str:
         title=_text(f"Lottery tickets on {', '.join(runs.tasks)}"),
         about=_text(about),
         nav="".join(f'<a href="#{_anchor(title)}">{title}</a>' for title in here),
-        main="\n".join(f'<section id="{_anchor(t)}"><h2>{t}</h2>\n{body}</section>' for t, body in here.items()),
+        verdicts=parts[0],
+        main="\n".join(parts[1:]),
         version=__version__,
         data=json.dumps(_data(runs, charts, pictures, tidy), separators=(",", ":"), allow_nan=False).replace(
             "<", "\\u003c"
@@ -183,11 +185,15 @@ def _verdicts(runs: Runs, found: Sequence[Result], compared: Sequence[Comparison
         "How many seeds would do is a rough guide, taken from the "
         "differences seen here.</p>"
     )
+    said: dict[str, list[str]] = {}
     for verdict in verdicts(runs, found, compared):
         first, *more = verdict.sentences
-        parts.append(f'<h3>{_text(verdict.title)}</h3><p class="reach">{_text(first)}</p>')
-        if more:
-            parts.append("<ul>" + "".join(f"<li>{_text(s)}</li>" for s in more) + "</ul>")
+        text = f'<h3>{_text(verdict.title)}</h3><p class="reach">{_text(first)}</p>'
+        text += "<ul>" + "".join(f"<li>{_text(s)}</li>" for s in more) + "</ul>" if more else ""
+        said.setdefault(verdict.scope, []).append(text)
+    for i, (scope, texts) in enumerate(said.items()):
+        body = "\n".join(texts)
+        parts.append(f"<details><summary>{_text(scope)} alone</summary>{body}</details>" if i else body)
     return "\n".join(parts)
 
 

@@ -15,6 +15,7 @@ CLAIMED_SECONDS = 30.0
 class Verdict(NamedTuple):
     """What is said of one level on one task, or on all."""
 
+    scope: str
     title: str
     sentences: list[str]
 
@@ -104,7 +105,7 @@ def verdicts(runs: Runs, results: Sequence[Result], comparisons: Sequence[Compar
             others = [c for c in of_level if not (c.first.is_ticket and c.second.is_ticket)]
             sentences += [_different(c) for c in others if c.differs]
             sentences += _undecided([c for c in others if not c.differs])
-            said.append(Verdict(f"{scope}, {name}", sentences))
+            said.append(Verdict(scope, f"{scope}, {name}", sentences))
     return said
 
 
@@ -155,7 +156,7 @@ def _more(comparison: Comparison) -> str:
     if comparison.pairs < 2:
         return "; one seed shows no spread, so how many would is not known"
     if comparison.seeds_needed is None:
-        return "; no number of seeds in reach would" if comparison.difference.value else "; they came out the same"
+        return "; it would take more than 1,000" if comparison.difference.value else "; they came out the same"
     return f"; about {comparison.seeds_needed} would"
 
 
