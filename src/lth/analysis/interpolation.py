@@ -89,4 +89,4 @@ def barrier(alphas: Sequence[float], values: Sequence[float], higher_is_better: 
     order = np.argsort(alphas)
     at, value = np.asarray(alphas, float)[order], np.asarray(values, float)[order]
     rise = value - ((1.0 - at) * value[0] + at * value[-1])
-    return float(max(np.max(-rise if higher_is_better else rise), 0.0))
+    return max(float(np.max(-rise if higher_is_better else rise)), 0.0) + 0.0  # and no -0.0
