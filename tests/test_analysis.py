@@ -2,24 +2,44 @@
 
 import itertools
 import math
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
+from conftest import SMALL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import lth
 from lth import envs
+from lth.analysis.interpolation import barrier, interpolate, losses
 from lth.analysis.overlap import compare, overlap, shared_by_chance
 from lth.analysis.paths import effective_sparsity, layers, weights_read
+from lth.analysis.stability import rank_correlation, stability
 from lth.analysis.units import TAU, hidden_units, spread_batch, units_of
-from lth.config import SACConfig
+from lth.cli import main
+from lth.config import CONNECTIVITY, SACConfig, parse_config
 from lth.envs.observations import observation_names
 from lth.errors import InputError
+from lth.experiment import stages, store
+from lth.experiment.connectivity import connect
+from lth.experiment.runner import chosen
+from lth.experiment.spec import ConnectivitySpec, MaskSpec, grid, parse_spec, run_path
+from lth.gradient_pruning import gradient_halves
 from lth.pruning.masks import compute_sparsity
 from lth.replay import ReplayBuffer, init_replay, insert, pack_rows
-from lth.sac.agent import Agent, init_state
+from lth.report.analysis import (
+    GridAnalysisRow,
+    analysis_rows,
+    connectivity_rows,
+    overlap_rows,
+    save_analysis,
+    unstable_masks,
+)
+from lth.sac.agent import Agent, init_state, update
 from lth.sac.networks import Actor, TwinCritic
 from lth.types import Batch
 
@@ -362,6 +382,287 @@ def test_random_masks_overlap_as_chance_says_and_large_ones_take_no_time():
     large = compare("", [(65536, 6554, 6554, 655), (65536, 3277, 3277, 164)])
     assert large.low < large.expected < large.high
     assert large.expected == pytest.approx(6554**2 / 65536 + 3277**2 / 65536)
+
+
+# Stability of rankings
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=30), st.randoms(use_true_random=False))
+def test_rank_correlation_is_spearmans_with_ties(values, random):
+    other = [random.randint(0, 5) for _ in values]
+    found = rank_correlation(np.array(values, float), np.array(other, float))
+    if len(set(values)) == 1 or len(set(other)) == 1:
+        assert math.isnan(found)
+    else:
+        assert found == pytest.approx(scipy.stats.spearmanr(values, other).statistic)
+
+
+def test_stability_by_hand():
+    params = tree([[1.0, 2.0, 3.0, 4.0]], [[1.0]] * 4)
+    gradients = [tree([scores], [[0.0]] * 4) for scores in ([4.0, 3.0, 2.0, 1.0], [4.0, 1.0, 2.0, 3.0])]
+    masks = tree([[1, 1, 0, 0]], [[1]] * 4), tree([[1, 0, 0, 1]], [[1]] * 4)
+    candidates = tree([[1, 1, 1, 1]], [[0]] * 4)
+    found = stability(params, tuple(gradients), masks, "gradient", candidates)
+    # Ranks 4 3 2 1 and 4 1 2 3: 1 - 6 * 8 / (4 * 15)
+    assert found.spearman == pytest.approx(0.2)
+    assert (found.shared, found.expected, found.stable) == (0.5, 0.5, False)
+    # Times the weights: 4 6 6 4 and 4 2 6 12
+    taylor = stability(params, tuple(gradients), masks, "taylor", candidates)
+    assert taylor.spearman == pytest.approx(scipy.stats.spearmanr([4, 6, 6, 4], [4, 2, 6, 12]).statistic)
+    same = stability(params, (gradients[0],) * 2, (masks[0],) * 2, "taylor", candidates)
+    assert (same.spearman, same.shared, same.stable) == (pytest.approx(1.0), 1.0, True)
+    whole = jax.tree.map(np.ones_like, params)
+    assert stability(params, tuple(gradients), (whole, whole), "taylor", candidates).shared == 1.0
+
+
+# Lines between agents
+
+
+def test_the_line_between_two_agents():
+    config = SACConfig(actor_hidden=(4,), critic_hidden=(4,))
+    one, other = (init_state(config, jax.random.key(k), 3, 1) for k in (0, 1))
+    other = other._replace(
+        normalizer=other.normalizer._replace(mean=jnp.array([1.0, 2.0, 3.0]), variance=jnp.array([5.0, 1.0, 1.0])),
+        log_alpha=jnp.float32(2.0),
+    )
+    assert interpolate(one, other, 0.0) is one
+    assert interpolate(one, other, 1.0) is other
+    state = interpolate(one, other, 0.25)
+    assert state.normalizer.mean.tolist() == [0.25, 0.5, 0.75]
+    assert state.normalizer.variance.tolist() == [2.0, 1.0, 1.0]
+    assert float(state.log_alpha) == 0.5
+    for name in ("actor_params", "critic_params", "target_critic_params"):
+        trees = (getattr(x, name) for x in (one, other, state))
+        for a, b, c in zip(*map(jax.tree.leaves, trees), strict=True):
+            assert c.dtype == a.dtype
+            np.testing.assert_allclose(c, 0.75 * a + 0.25 * b, rtol=1e-6, atol=1e-7)
+
+
+def test_losses_are_those_that_training_reports(dense):
+    run = lth.load(dense[1])
+    config, state = run.agent.config, run.agent.state
+    batch = spread_batch(run.replay_buffer, 64)
+    noise = np.random.default_rng(0).standard_normal((2, *batch.actions.shape), np.float32)
+    found = losses(config, state, batch, noise)
+    _, metrics = update(config, state, batch, noise)
+    assert found["critic_loss"] == pytest.approx(float(metrics["critic_loss"]), rel=1e-5)
+    # Training takes the actor's loss after the critics' step, which is small.
+    assert found["actor_loss"] == pytest.approx(float(metrics["actor_loss"]), rel=0.05)
+
+
+@given(st.lists(st.floats(-100, 100), min_size=3, max_size=9))
+def test_barriers(values):
+    alphas = np.linspace(0, 1, len(values)).tolist()
+    straight = [(1 - a) * values[0] + a * values[-1] for a in alphas]
+    worst = max(s - v for s, v in zip(straight, values, strict=True))
+    assert barrier(alphas, values, True) == pytest.approx(max(worst, 0.0), abs=1e-9)
+    assert barrier(alphas, [-v for v in values], False) == barrier(alphas, values, True)
+    assert barrier(alphas[::-1], values[::-1], True) == barrier(alphas, values, True)
+    assert barrier(alphas, straight, True) <= 1e-9
+
+
+# What a grid records
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory):
+    """A finished grid: two rounds of two methods, and every comparison."""
+    config = parse_config(
+        {
+            **SMALL,
+            "output_dir": str(tmp_path_factory.mktemp("analysis")),
+            "training": {**SMALL["training"], "env_steps": 400},
+            "pruning": {**SMALL["pruning"], "methods": ["magnitude", "taylor"], "rounds": 2, "exclude": ["output"]},
+            "analysis": {"connectivity": list(CONNECTIVITY), "connectivity_points": 3, "connectivity_episodes": 1},
+        }
+    )
+    for spec in grid(config):
+        stages.run_stage(config.output_dir, spec, stages.PLAIN)
+    return config
+
+
+def value_of(rows, network, layer, metric):
+    (found,) = [row.value for row in rows if (row.network, row.layer, row.metric) == (network, layer, metric)]
+    return found
+
+
+def test_each_run_records_what_its_mask_and_its_units_are(grown):
+    root = grown.output_dir
+    for spec in (s for s in grid(grown) if not isinstance(s, ConnectivitySpec)):
+        rows = store.read_analysis(store.directory(root, spec))
+        is_mask = isinstance(spec, MaskSpec)
+        run = None if is_mask else lth.load(store.directory(root, spec))
+        masks = run.masks if run else lth.load_mask(store.last_file(root, spec))
+        for network, mask in masks.items():
+            assert value_of(rows, network, "", "sparsity") == pytest.approx(compute_sparsity(mask), abs=1e-12)
+            assert value_of(rows, network, "", "effective_sparsity") == effective_sparsity(mask)
+            for layer in layers(mask):
+                assert value_of(rows, network, layer.name, "kept") == layer.kept.sum()
+                assert value_of(rows, network, layer.name, "effective") == layer.effective.sum()
+                if not layer.name.endswith("output"):
+                    assert value_of(rows, network, layer.name, "constant_units") == layer.constant.sum()
+                    assert value_of(rows, network, layer.name, "unheard_units") == (~layer.heard).sum()
+            if run:
+                units = hidden_units(run.agent, spread_batch(run.replay_buffer))[network]
+                for name, found in units.items():
+                    assert value_of(rows, network, name, "dead_units") == found.dead.sum()
+                    assert value_of(rows, network, name, "dormant_units") == found.dormant.sum()
+                assert value_of(rows, network, "", "dead_units") == sum(u.dead.sum() for u in units.values())
+            for name, read in weights_read(mask).items():
+                assert [value_of(rows, network, name, f"reads[{i}]") for i in range(len(read))] == read.tolist()
+            metrics = {row.metric for row in rows if row.network == network}
+            assert ("saliency_shared" in metrics) == (is_mask and spec.method == "taylor")
+            if "saliency_shared" in metrics:
+                assert value_of(rows, network, "", "saliency_shared_by_chance") < 1
+                assert 0 < value_of(rows, network, "", "saliency_shared") <= 1
+                assert 0.3 < value_of(rows, network, "", "saliency_spearman") <= 1
+
+
+def test_stability_is_that_of_the_masks_own_batches_and_candidates(grown):
+    (spec,) = [s for s in grid(grown) if isinstance(s, MaskSpec) and s.method == "taylor" and s.previous]
+    rows = store.read_analysis(store.directory(grown.output_dir, spec))
+    agent, buffer, before = lth.load(store.directory(grown.output_dir, spec.previous))
+    halves = gradient_halves(agent, buffer, 8, 32)
+    params = agent.state.actor_params
+    made = [
+        lth.prune_kernels_by_gradient_saliency(params, half[0], 0.8, "taylor", before["actor"], ("output",))
+        for half in halves
+    ]
+    kept = [np.concatenate([np.ravel(m[f"layer_{i}"]["kernel"]) for i in (0, 1)]) for m in made]
+    alive = np.concatenate([np.ravel(before["actor"][f"layer_{i}"]["kernel"]) for i in (0, 1)]) == 1
+    scores = [
+        np.abs(np.concatenate([np.ravel(params[n]["kernel"] * half[0][n]["kernel"]) for n in ("layer_0", "layer_1")]))
+        for half in halves
+    ]
+    spearman = scipy.stats.spearmanr(scores[0][alive], scores[1][alive]).statistic
+    assert value_of(rows, "actor", "", "saliency_spearman") == pytest.approx(spearman, abs=1e-6)
+    assert value_of(rows, "actor", "", "saliency_shared") == (kept[0] * kept[1]).sum() / kept[0].sum()
+
+
+def test_a_run_of_an_earlier_version_is_analysed_when_a_table_asks(grown, tmp_path):
+    shutil.copytree(grown.output_dir, tmp_path / "old")
+    config = grown.model_copy(update={"output_dir": tmp_path / "old"})
+    recorded = {path: path.read_bytes() for path in config.output_dir.rglob(store.ANALYSIS)}
+    assert len(recorded) == sum(not isinstance(spec, ConnectivitySpec) for spec in grid(config))
+    want = analysis_rows(config)
+    for path in recorded:
+        path.unlink()
+    assert analysis_rows(config) == want
+    assert {path: path.read_bytes() for path in recorded} == recorded
+    # Where the buffers are gone, what needs none is said nonetheless.
+    for path in [*recorded, *config.output_dir.rglob(f"{store.REPLAY_BUFFER}*")]:
+        path.unlink()
+    rows, inputs = analysis_rows(config)
+    assert inputs == want[1]
+    left_out = ("dead_units", "dormant_units", "saliency_spearman", "saliency_shared", "saliency_shared_by_chance")
+    assert rows == [row for row in want[0] if row.metric not in left_out]
+
+
+def test_the_tables_of_a_grid(grown):
+    rows, inputs = analysis_rows(grown)
+    runs = {row.run for row in rows}
+    assert runs == {str(run_path(s)) for s in grid(grown) if not isinstance(s, ConnectivitySpec)}
+    named = [(row.input, row.name) for row in inputs if row.layer == "q1/layer_0"][:4]
+    assert named == [(0, "cos(angle)"), (1, "sin(angle)"), (2, "angular velocity"), (3, "action[0]")]
+    found = overlap_rows(grown)
+    masks = [s for s in grid(grown) if isinstance(s, MaskSpec)]
+    pairs = {(row.differ_in, row.run, row.other_run) for row in found}
+    by = {(s.method, s.round): str(run_path(s)) for s in masks}
+    assert {(what, *sorted(pair)) for what, *pair in pairs} == {
+        *(("method", *sorted((by["magnitude", k], by["taylor", k]))) for k in (1, 2)),
+        *(("round", *sorted((by[m, 1], by[m, 2]))) for m in ("magnitude", "taylor")),
+    }
+    for row in found:
+        if row.differ_in == "round":  # what is pruned stays pruned
+            assert row.shared == min(row.kept, row.kept_other)
+        assert row.layer != "output"
+    paths = save_analysis(grown)
+    assert [path.name for path in paths] == [
+        *("analysis.csv", "inputs.csv", "overlap.csv", "connectivity.csv", "barriers.csv")
+    ]
+    assert len(store.read_csv(paths[0], "")) == len(rows)
+    assert unstable_masks([GridAnalysisRow("run", "actor", "", "saliency_shared", 0.79)])
+    assert not unstable_masks([GridAnalysisRow("run", "actor", "", "saliency_shared", 0.8)])
+
+
+def test_lines_between_agents_are_stages_of_the_grid(grown, tmp_path):
+    root = grown.output_dir
+    specs = [s for s in grid(grown) if isinstance(s, ConnectivitySpec)]
+    kinds = [s.kind for s in specs]
+    # Two methods in two rounds: four tickets, two of them with one before; and the dense agent trained again.
+    assert {kind: kinds.count(kind) for kind in CONNECTIVITY} == {"parent": 4, "methods": 2, "rounds": 2, "noise": 5}
+    assert len({run_path(s) for s in specs}) == len(specs)
+    assert [s.stage for s in chosen(grown, "connectivity-parent-magnitude-0.8")][-1] == "connectivity"
+    for spec in specs:
+        assert stages.is_made(root, spec, stages.PLAIN)
+        assert parse_spec(spec.model_dump(mode="json")) == spec
+        line = store.read_line(store.directory(root, spec))
+        assert [row.alpha for row in line] == [a for a in (0.0, 0.5, 1.0) for _ in range(3)]
+        ends = {(row.alpha, row.metric): row.value for row in line}
+        for alpha, end in ((0.0, spec.one), (1.0, spec.other)):
+            # One episode, as in the evaluations of this grid.
+            assert ends[alpha, "return"] == store.last_evaluation(store.directory(root, end))["evaluation/return"]
+    rows, barriers = connectivity_rows(grown)
+    assert len(rows) == 9 * len(specs)
+    assert len(barriers) == 3 * len(specs)
+    assert all(row.barrier >= 0 for row in barriers)
+
+
+def test_a_line_that_was_interrupted_is_measured_again_to_the_same_bytes(grown, tmp_path, monkeypatch):
+    shutil.copytree(grown.output_dir, tmp_path / "copy")
+    (spec,) = [
+        s for s in grid(grown) if isinstance(s, ConnectivitySpec) and s.kind == "rounds" and "taylor" in s.title()
+    ]
+    run = store.directory(tmp_path / "copy", spec)
+    before = (run / store.CONNECTIVITY).read_bytes()
+    modified = (run / store.CONNECTIVITY).stat().st_mtime_ns
+    connect(tmp_path / "copy", spec)
+    assert (run / store.CONNECTIVITY).stat().st_mtime_ns == modified  # what is finished is not done again
+    shutil.rmtree(run)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "save_line", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            connect(tmp_path / "copy", spec)
+    assert not store.is_finished(tmp_path / "copy", spec)
+    connect(tmp_path / "copy", spec)
+    assert (run / store.CONNECTIVITY).read_bytes() == before
+    (run / store.CONNECTIVITY).write_bytes(before[:-5])
+    with pytest.raises(InputError, match="altered or cut short"):
+        store.is_finished(tmp_path / "copy", spec)
+
+
+def test_noise_trains_the_same_start_under_the_same_mask_once_more(grown):
+    root = grown.output_dir
+    for spec in (s for s in grid(grown) if isinstance(s, ConnectivitySpec) and s.kind == "noise"):
+        one, other = (lth.load(store.directory(root, s)) for s in (spec.one, spec.other))
+        starts = [lth.load(store.directory(root, s), 0).agent.state for s in (spec.one, spec.other)]
+        for network in ("actor", "critic"):
+            assert jax.tree.all(jax.tree.map(np.array_equal, one.masks[network], other.masks[network]))
+            before = [getattr(state, f"{network}_params") for state in starts]
+            assert jax.tree.all(jax.tree.map(np.array_equal, *before))
+            after = [getattr(run.agent.state, f"{network}_params") for run in (one, other)]
+            assert not jax.tree.all(jax.tree.map(np.array_equal, *after))
+            for mask, params in zip((one.masks, other.masks), after, strict=True):
+                pruned = jax.tree.map(lambda m, p: not np.any(np.asarray(p)[np.asarray(m) == 0]), mask[network], params)
+                assert jax.tree.all(pruned)
+
+
+def test_without_a_wish_nothing_is_compared():
+    config = parse_config(SMALL)
+    assert not any(isinstance(spec, ConnectivitySpec) for spec in grid(config))
+    with pytest.raises(InputError, match="did you mean 'parent'"):
+        parse_config({**SMALL, "analysis": {"connectivity": ["parents"]}})
+
+
+def test_comparisons_are_listed_by_dry_run_and_status(grown, tmp_path, capsys):
+    words = ["seeds=[0]", "pruning.methods=[magnitude]", "analysis.connectivity=parent", f"output_dir={tmp_path}"]
+    path = tmp_path / "c.yaml"
+    path.write_text("{}")
+    assert main(["run", str(path), *words, "--dry-run"]) == 0
+    assert "connectivity parent magnitude 0.8" in " ".join(capsys.readouterr().out.split())
+    assert main(["status", str(path), *words]) == 0
+    assert "4 runs: 4 to do" in " ".join(capsys.readouterr().out.split())
 
 
 # Names of observations

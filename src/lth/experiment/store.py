@@ -31,11 +31,14 @@ from ..replay import ReplayBuffer, ReplayState
 from ..sac.agent import Agent, SACState, masks_of
 from ..sac.checkpoint import dump_agent, load_agent, load_agent_and_more
 from ..types import Mask
-from .spec import INVERTED, SPEC_VERSION, DenseSpec, FileMask, MaskSpec, Spec, parse_spec, run_path
+from .analysis import AnalysisRow
+from .spec import INVERTED, SPEC_VERSION, ConnectivitySpec, DenseSpec, FileMask, MaskSpec, Spec, parse_spec, run_path
 
 CHECKPOINT = "checkpoint.safetensors"
 REPLAY_BUFFER = "replay_buffer.pkl"
 METRICS = "metrics.csv"
+ANALYSIS = "analysis.csv"
+CONNECTIVITY = "connectivity.csv"
 TIMINGS = "timings.json"
 SPEC = "spec.json"
 PROVENANCE = "provenance.json"
@@ -82,6 +85,8 @@ def mask_name(method: str) -> str:
 def last_file(root: Path, spec: Spec) -> Path:
     """Return the file whose presence says that a run is finished."""
     run = directory(root, spec)
+    if isinstance(spec, ConnectivitySpec):
+        return run / CONNECTIVITY
     return run / mask_name(spec.method) if isinstance(spec, MaskSpec) else checkpoint_file(run)
 
 
@@ -97,7 +102,9 @@ def is_finished(root: Path, spec: Spec) -> bool:
     if not (run / SPEC).exists() or (isinstance(spec, DenseSpec) and not replay_file(run).exists()):
         return False
     check_spec(run, spec)
-    if isinstance(spec, MaskSpec):
+    if isinstance(spec, ConnectivitySpec):
+        read_whole(last_file(root, spec), "the comparison")
+    elif isinstance(spec, MaskSpec):
         read_whole(last_file(root, spec), "the mask")
     else:
         read_whole(last_file(root, spec), "the checkpoint", needs_checksum=True)
@@ -331,6 +338,52 @@ def is_locked(path: Path) -> bool:
 def save_metrics(run: Path, rows: Iterable[tuple[int, str, float]]) -> None:
     """Write tidy metrics: env_steps, metric, value."""
     write_whole(run / METRICS, csv_bytes(("env_steps", "metric", "value"), rows), checksum=False)
+
+
+def save_analysis(run: Path, rows: Iterable[AnalysisRow]) -> None:
+    """Write what is known of a run besides its results."""
+    write_whole(run / ANALYSIS, csv_bytes(AnalysisRow._fields, rows), checksum=False)
+
+
+def read_analysis(run: Path) -> list[AnalysisRow]:
+    """Read a file of `save_analysis`.
+
+    Raises:
+        InputError: it is missing or unreadable.
+    """
+    path = run / ANALYSIS
+    try:
+        rows = read_csv(path, "the analysis")
+        return [AnalysisRow(row["network"], row["layer"], row["metric"], float(row["value"])) for row in rows]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}). Delete it, and it is made anew.") from None
+
+
+class LineRow(NamedTuple):
+    """One number measured at a point of the line between two agents: `alpha` 0 is the one, 1 the other."""
+
+    alpha: float
+    metric: str  # return, success, critic_loss, actor_loss
+    value: float
+
+
+def save_line(run: Path, rows: Iterable[LineRow]) -> None:
+    """Write a comparison, the file whose presence says that it is finished."""
+    write_whole(run / CONNECTIVITY, csv_bytes(LineRow._fields, rows))
+
+
+def read_line(run: Path) -> list[LineRow]:
+    """Read a comparison.
+
+    Raises:
+        InputError: it is missing or unreadable.
+    """
+    path = run / CONNECTIVITY
+    try:
+        rows = read_csv(path, "the comparison")
+        return [LineRow(float(row["alpha"]), row["metric"], float(row["value"])) for row in rows]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}). {_ANEW.format(run)}") from None
 
 
 def save_timings(run: Path, timings: dict[str, float]) -> None:
