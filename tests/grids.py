@@ -3,12 +3,13 @@
 import jax
 import numpy as np
 
+from lth.analysis.stability import Stability
 from lth.config import parse_config
 from lth.experiment import store
+from lth.experiment.analysis import mask_rows, stability_rows
 from lth.experiment.spec import DenseSpec, MaskSpec, grid, run_path
-from lth.pruning.controls import random_mask
 from lth.replay import ReplayBuffer, init_replay
-from lth.sac.agent import init_state, make_ticket
+from lth.sac.agent import init_state, masks_of
 
 SIZES = {"Pendulum-v1": (3, 1), "drawer-close-v3": (39, 4), "door-close-v3": (39, 4), "HalfCheetah-v5": (17, 6)}
 BEST = {"Pendulum-v1": (-1500.0, -150.0)}
@@ -41,11 +42,17 @@ def _make(config, spec, states):
     mask = spec if isinstance(spec, MaskSpec) else getattr(spec, "mask", None)
     masks = None
     if mask:
-        key = jax.random.key(hash_of(mask) % 2**31)
         params = {"actor": state.actor_params, "critic": state.critic_params}
-        masks = {n: random_mask(p, getattr(mask.sparsity, n), key, (), "layer") for n, p in params.items()}
+        masks = {
+            n: _mask(p, getattr(mask.sparsity, n), np.random.default_rng(hash_of(mask))) for n, p in params.items()
+        }
     if isinstance(spec, MaskSpec):
         store.save_timings(run, {"total": round(float(rng.uniform(0.1, 3.0)), 3)})
+        rows = mask_rows(masks)
+        if spec.method in ("gradient", "taylor"):
+            shared = Stability(float(rng.uniform(0.5, 1)), float(rng.uniform(0.5, 1)), 0.1)
+            rows += stability_rows({"actor": shared, "critic": shared})
+        store.save_analysis(run, rows)
         store.save_mask(run, store.mask_name(spec.method), masks)
         return
     untrained, best = BEST.get(dense.task, (10.0, 1000.0))
@@ -63,10 +70,22 @@ def _make(config, spec, states):
     store.save_metrics(run, rows)
     store.save_timings(run, {"train": 5.0, "total": round(float(rng.uniform(5, 9)), 3)})
     if masks:
-        state = make_ticket(state, masks["actor"], masks["critic"])
+        flags = {n: jax.tree.map(lambda leaf: leaf != 0, mask) for n, mask in masks.items()}
+        state = state._replace(
+            actor_opt=state.actor_opt._replace(mask=flags["actor"]),
+            critic_opt=state.critic_opt._replace(mask=flags["critic"]),
+        )
+    store.save_analysis(run, mask_rows(masks_of(state)))
     buffer = ReplayBuffer(init_replay(1, *sizes), sizes[0])
     store.save_replay_buffer(run, buffer)
     store.save_agent(run, dense.sac, state, dense.task)
+
+
+def _mask(params, sparsity, rng):
+    def pruned(leaf):
+        return (rng.random(leaf.shape) >= sparsity * (leaf.ndim > 1)).astype(np.float32)
+
+    return jax.tree.map(pruned, params)
 
 
 def hash_of(spec):

@@ -111,7 +111,10 @@ class Runs:
             at = self.values.setdefault((row.task, condition, row.metric), {})
             at.setdefault(row.seed, {})[row.env_steps] = row.value
         self.tasks = list(dict.fromkeys(task for task, _, _ in self.values))
-        self.conditions = sorted(dict.fromkeys(c for _, c, _ in self.values), key=_order)
+        self.metrics: dict[tuple[str, Condition], list[str]] = {}
+        for task, condition, metric in self.values:
+            self.metrics.setdefault((task, condition), []).append(metric)
+        self.conditions = sorted(dict.fromkeys(c for _, c, m in self.values if m == RETURN), key=_order)
         self.references = {task: self._reference(task) for task in self.tasks}
         self.scored = [task for task in self.tasks if self.references[task].usable]
 
@@ -147,6 +150,14 @@ class Runs:
             self.score(task, [runs[seed] for seed in some])
             for task, runs, some in zip(tasks, found, chosen, strict=True)
         ]
+
+    def measured(self, task: str, condition: Condition, prefix: str) -> dict[str, float]:
+        """Return the mean over seeds of each metric that begins so, by what follows."""
+        return {
+            metric.removeprefix(prefix): float(np.mean(list(self.last(task, condition, metric).values())))
+            for metric in self.metrics.get((task, condition), ())
+            if metric.startswith(prefix)
+        }
 
     def has(self, tasks: Sequence[str], condition: Condition) -> bool:
         """Say whether a condition has runs on each of the tasks."""
@@ -396,27 +407,90 @@ def pictures(runs: Runs) -> list[Picture]:
     found = []
     for task in runs.tasks:
         for rewind, sparsity in runs.levels():
-            kept: list[Cell] = []
-            read: list[Cell] = []
-            for condition in runs.at(rewind, sparsity):
-                metrics = {m: runs.last(task, condition, m) for t, c, m in runs.values if (t, c) == (task, condition)}
-                for metric, counts in metrics.items():
-                    kind, _, name = metric.partition("/")
-                    if kind == "kept":
-                        weights = metrics[f"weights/{name}"]
-                        share = float(np.mean([counts[s] / weights[s] for s in counts]))
-                        kept.append(Cell(condition.label, name, share))
-                    if kind == "read":
-                        first = "layer_0" if "weights/actor/layer_0" in metrics else "output"
-                        inputs = sum(m.startswith("read/") for m in metrics)
-                        units = metrics[f"weights/actor/{first}"]
-                        share = float(np.mean([counts[s] * inputs / units[s] for s in counts]))
-                        read.append(Cell(condition.label, name.removeprefix("actor/"), share))
+            here = runs.at(rewind, sparsity)
             name = f"{task}, {level_name(runs, rewind, sparsity)}"
-            if kept:
-                found.append(Picture(f"Share of each layer kept: {name}", "layer", kept))
-                found.append(Picture(f"What the actor still reads: {name}", "observation", read))
+            kept = [
+                Cell(condition.label, layer, share)
+                for condition in here
+                for layer, share in shares(runs, task, condition, "kept").items()
+                if layer not in ("actor", "critic")
+            ]
+            read = []
+            for condition in here:
+                counts = runs.measured(task, condition, "reads/actor/")
+                first = next(iter(runs.measured(task, condition, "weights/actor/").values()), 0.0)
+                read += [Cell(condition.label, n, v * len(counts) / first) for n, v in counts.items()]
+            found.append(Picture(f"Share of each layer kept: {name}", "layer", kept))
+            found.append(Picture(f"What the actor still reads: {name}", "observation", read))
+    return [picture for picture in found if picture.cells]
+
+
+def shares(runs: Runs, task: str, condition: Condition, metric: str, of: str = "weights") -> dict[str, float]:
+    """Return a count of the analysis as a share of another, by network and layer; the mean over seeds."""
+    counts, whole = (runs.measured(task, condition, f"{name}/") for name in (metric, of))
+    return {name: counts[name] / whole[name] for name in counts if whole.get(name)}
+
+
+class Ticket(NamedTuple):
+    """What one network of the runs of a condition is, the mean over seeds; NaN where it was not measured."""
+
+    task: str
+    condition: Condition
+    network: str
+    sparsity: float
+    effective_sparsity: float  # weights off every path from inputs to outputs count as pruned
+    dead: float  # share of hidden units
+    dormant: float
+    spearman: float  # of two halves of the gradient batches
+    shared: float
+    shared_by_chance: float
+
+
+def tickets(runs: Runs) -> list[Ticket]:
+    """Describe the networks of all conditions."""
+    found = []
+    for task in runs.tasks:
+        for condition in runs.conditions:
+            for network in ("actor", "critic"):
+                units, stability = "units", ("spearman", "shared", "shared_by_chance")
+                values = [1.0 - shares(runs, task, condition, m).get(network, np.nan) for m in ("kept", "effective")]
+                values += [
+                    shares(runs, task, condition, m, units).get(network, np.nan)
+                    for m in ("dead_units", "dormant_units")
+                ]
+                values += [runs.measured(task, condition, f"saliency_{m}/").get(network, np.nan) for m in stability]
+                if values[0] == values[0]:
+                    found.append(Ticket(task, condition, network, *values))
     return found
+
+
+class Shared(NamedTuple):
+    """How much the masks of two methods (or seeds, tasks, rounds) have in common, the mean over what is alike."""
+
+    task: str
+    sparsity: str
+    method: str
+    other: str
+    differ_in: str
+    network: str
+    pairs: int
+    jaccard: float
+    by_chance: float
+
+
+def overlaps(runs: Runs) -> list[Shared]:
+    """Average the overlap of masks over seeds (or over pairs of seeds)."""
+    groups: dict[tuple[str, str, str, str, str, str], list[tuple[float, float]]] = {}
+    for (task, c, metric), seeds in runs.values.items():
+        kind, _, rest = metric.partition("/")
+        if kind == "overlap":
+            network, differ_in, other = rest.split("/", 2)
+            key = (task, c.sparsity, c.method, "another seed" if differ_in == "seed" else other, differ_in, network)
+            chance = runs.values[task, c, f"overlap_by_chance/{rest}"]
+            groups.setdefault(key, []).extend(
+                (value, chance[seed][step]) for seed, steps in seeds.items() for step, value in steps.items()
+            )
+    return [Shared(*key, len(pairs), *(float(v) for v in np.mean(pairs, axis=0))) for key, pairs in groups.items()]
 
 
 class CostRow(NamedTuple):

@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 
 from ..analysis.paths import layers
+from ..analysis.stability import LEAST_SHARED
 from ..config import Config
 from ..experiment import store
 from ..experiment.spec import grid, rows
@@ -71,7 +72,7 @@ def page(config: Config, tidy: Sequence[TidyRow]) -> str:
         "Learning curves": _charts("curves", _CURVES),
         "Results": _results(found),
         "Performance profiles": _charts("profiles", _PROFILES) if charts["profiles"] else "",
-        "What the masks kept": _charts("pictures", _MASKS) + _images(config),
+        "What the tickets are": _charts("pictures", _MASKS) + _images(config) + _tickets(runs),
         "Comparisons": _comparisons(runs, compared),
         "What it cost": _costs(runs),
         "How it was made": _made(config),
@@ -295,6 +296,64 @@ def _costs(runs: Runs) -> str:
         "those of training's matrix products: dense, and what would be left if every pruned weight were skipped, which today's "
         "training does not do.</p>"
     ) + _table(header, (line(c) for c in spent), 4, "costs")
+
+
+def _tickets(runs: Runs) -> str:
+    def share(value: float) -> str:
+        return "" if value != value else number(value, 3)
+
+    what = [
+        "sparsity",
+        "effective sparsity",
+        "dead units",
+        "dormant units",
+        "rank correlation",
+        "shared",
+        "shared by chance",
+    ]
+    header = ["task", "runs of", "pruned", "rewound to", "network", *what]
+    body = [
+        [t.task, t.condition.label, *_level(t.condition), t.network, *(share(v) for v in t[3:])]
+        for t in findings.tickets(runs)
+    ]
+    keep = [i for i in range(len(header)) if i < 5 or any(line[i] for line in body)]
+    words = (
+        "Means over seeds. Effective sparsity counts weights on no path from an input to an output as pruned; dead units put out "
+        "zero on all transitions that were looked at, dormant ones next to nothing. Where gradients were taken: how well the "
+        "rankings of two halves of the batches agree (docs/analysis.md)."
+    )
+    found = f'<p class="note">{words}</p>' + _table(
+        [header[i] for i in keep], ([line[i] for i in keep] for line in body), 5, "tickets"
+    )
+    unstable = [t for t in findings.tickets(runs) if t.shared < LEAST_SHARED]
+    if unstable:
+        names = ", ".join(dict.fromkeys(f"{t.condition.label} ({t.task}, {_level(t.condition)[0]})" for t in unstable))
+        found += (
+            f'<div class="headline"><p>Unstable: two halves of the gradient batches share less than {LEAST_SHARED:.0%} of the '
+            f"weights kept by {_text(names)}, so these masks depend on the draw. Raise pruning.num_gradient_batches.</p></div>"
+        )
+    shared = findings.overlaps(runs)
+    if shared:
+        lines = [
+            [
+                s.task,
+                findings.percent(s.sparsity),
+                s.method,
+                s.other,
+                s.network,
+                str(s.pairs),
+                share(s.jaccard),
+                share(s.by_chance),
+            ]
+            for s in shared
+        ]
+        header = ["task", "pruned", "mask of", "and of", "network", "pairs", "Jaccard index", "by chance"]
+        found += (
+            "<h3>Overlap of masks</h3>"
+            '<p class="note">The weights that both masks keep, as a share of those that either keeps; and the mean by chance, of '
+            "masks with as many weights in each layer.</p>"
+        ) + _table(header, lines, 5, "overlaps")
+    return found
 
 
 def _made(config: Config) -> str:

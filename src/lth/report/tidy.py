@@ -4,17 +4,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..analysis.paths import layers, weights_read
 from ..config import GRADIENT_METHODS, Config
 from ..envs.observations import observation_names
 from ..errors import InputError
 from ..experiment import store
-from ..experiment.spec import DenseSpec, MaskSpec, Row, TicketSpec, run_path
+from ..experiment.analysis import READS, AnalysisRow
+from ..experiment.spec import DenseSpec, MaskSpec, Row, TicketSpec, grid, run_path
 from ..experiment.spec import rows as grid_rows
+from ..experiment.stages import analyze
 from ..files import write_whole
-from ..sac.agent import masks_of
-from ..sac.checkpoint import load_agent
 from ..training import total_updates
+from .analysis import overlap_rows
 
 TIDY_FILE = "tidy.csv"
 DENSE = "dense"
@@ -56,7 +56,7 @@ def tidy_rows(config: Config) -> list[TidyRow]:
             f"there is nothing to report: no ticket of this config is finished in {root}. `lth run` with the same config makes "
             "them, `lth status` says how far it is."
         )
-    return found
+    return [*found, *_overlaps(config)]
 
 
 def _rows_of(root: Path, row: Row) -> Iterator[TidyRow]:
@@ -65,26 +65,43 @@ def _rows_of(root: Path, row: Row) -> Iterator[TidyRow]:
     about = (row.dense.task, row.dense.seed, row.method, row.control, row.sparsity, row.rewind, str(run_path(row.run)))
     for env_steps, metric, value in store.evaluations(run):
         yield TidyRow(*about, env_steps, metric, value)
-    measured = _mask_metrics(run, row.dense.task)
+    measured = _analysis(root, row.run)
     for metric, value in {**_costs(root, row.run, measured), **measured}.items():
         yield TidyRow(*about, end, metric, value)
 
 
-def _mask_metrics(run: Path, task: str) -> dict[str, float]:
-    """Count the weights of each layer, those kept and those on a path; and of each observation's, those on a path."""
-    _, state, _ = load_agent(store.checkpoint_file(run))
-    found: dict[str, float] = {}
-    masks = masks_of(state)
-    for network, mask in masks.items():
-        for layer in layers(mask):
-            name = f"{network}/{layer.name}"
-            found[f"weights/{name}"] = layer.kept.size
-            found[f"kept/{name}"] = int(layer.kept.sum())
-            found[f"effective/{name}"] = int(layer.effective.sum())
-    read = weights_read(masks["actor"])["layer_0" if state.actor_params.keys() > {"output"} else "output"]
-    for name, count in zip(observation_names(task, len(read)), read, strict=True):
-        found[f"read/actor/{name}"] = int(count)
+def _analysis(root: Path, spec: DenseSpec | TicketSpec) -> dict[str, float]:
+    """Return a run's analysis (docs/analysis.md) as `<metric>/<network>/<layer>`, and how stable its mask's ranking was."""
+    rows = analyze(root, spec)
+    found = {_metric(row): row.value for row in rows if not row.metric.startswith(READS)}
+    read = [row.value for row in rows if row.network == "actor" and row.metric.startswith(READS)]
+    task = spec.task if isinstance(spec, DenseSpec) else spec.dense.task
+    found |= {f"{READS}/actor/{n}": v for n, v in zip(observation_names(task, len(read)), read, strict=True)}
+    if isinstance(spec, TicketSpec) and isinstance(spec.mask, MaskSpec) and not spec.control:
+        found |= {_metric(row): row.value for row in analyze(root, spec.mask) if row.metric.startswith("saliency")}
     return found
+
+
+def _metric(row: AnalysisRow) -> str:
+    return "/".join(filter(None, (row.metric, row.network, row.layer)))
+
+
+def _overlaps(config: Config) -> Iterator[TidyRow]:
+    """What the masks of two methods (seeds, tasks, rounds) share: the Jaccard index, and what chance gives on average."""
+    masks = {str(run_path(spec)): spec for spec in grid(config) if isinstance(spec, MaskSpec)}
+    for row in overlap_rows(config):
+        if row.layer:
+            continue
+        one, other = masks[row.run], masks[row.other_run]
+        name = {
+            "method": other.method,
+            "seed": f"seed {other.dense.seed}",
+            "task": other.dense.task,
+            "round": f"round {other.round}",
+        }[row.differ_in]
+        about = (one.dense.task, one.dense.seed, one.method, "", one.sparsity.label(), "", row.run)
+        for kind, value in (("overlap", row.jaccard), ("overlap_by_chance", row.expected_jaccard)):
+            yield TidyRow(*about, one.dense.training.env_steps, f"{kind}/{row.network}/{row.differ_in}/{name}", value)
 
 
 def _costs(root: Path, spec: DenseSpec | TicketSpec, measured: dict[str, float]) -> dict[str, float]:
@@ -99,11 +116,8 @@ def _costs(root: Path, spec: DenseSpec | TicketSpec, measured: dict[str, float])
         "cost/mask_seconds": 0.0,
         "cost/gradient_batches": 0,
     }
-    for name, kind in (("cost/flops", "kept/"), ("cost/flops_dense", "weights/")):
-        actor, critics = (
-            2.0 * sum(v for k, v in measured.items() if k.startswith(kind + network))
-            for network in ("actor/", "critic/")
-        )
+    for name, kind in (("cost/flops", "kept"), ("cost/flops_dense", "weights")):
+        actor, critics = (2.0 * measured[f"{kind}/{network}"] for network in ("actor", "critic"))
         # An update passes forward through the actor at s' and s, the target critics, the critics at (s, a) and at (s, pi(s));
         # backward through a network is twice a forward pass, or once where only its inputs' gradient is needed (the critics in
         # the actor's loss). So 2 + 2 for the actor, 1 + 1 + 1 + 2 + 1 for the critics; and acting is a forward pass.
@@ -114,8 +128,7 @@ def _costs(root: Path, spec: DenseSpec | TicketSpec, measured: dict[str, float])
         if mask.criterion in GRADIENT_METHODS:
             found["cost/gradient_batches"] = mask.num_gradient_batches
         if mask.previous:
-            before = store.directory(root, mask.previous)
-            earlier = _costs(root, mask.previous, _mask_metrics(before, dense.task))
+            earlier = _costs(root, mask.previous, _analysis(root, mask.previous))
             found = {name: value + earlier[name] for name, value in found.items()}
     return found
 
