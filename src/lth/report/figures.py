@@ -112,12 +112,12 @@ def _panels(runs: Runs, charts: Sequence[Any], draw: Callable[..., None], wide: 
     rows = math.ceil(len(charts) / columns)
     looks = styles(runs)
     with matplotlib.rc_context(PAPER):  # type: ignore[arg-type]
-        figure = Figure(figsize=(max(3.4 if wide else 2.8, 0) * columns + 0.6, 2.4 * rows + 0.5), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False).flat
+        figure = Figure(figsize=((3.4 if wide else 2.8) * columns + 0.6, 2.4 * rows + 0.5), layout="constrained")
+        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
         for axis, chart in zip(axes, charts, strict=False):
             draw(axis, chart, looks)
             axis.set_title(chart.title, fontsize=7)
-        for axis in list(axes)[len(charts) :]:
+        for axis in axes[len(charts) :]:
             axis.set_visible(False)
         handles: dict[str, Any] = {}
         for axis in figure.axes:
@@ -136,7 +136,12 @@ def _series(chart: Chart) -> dict[str, list[findings.Point]]:
 
 def _look(style: Style) -> dict[str, Any]:
     face = "none" if style.hollow else style.color
-    return {"color": style.color, "marker": style.marker, "mfc": face, "linestyle": (0, style.dash or (None, None))}
+    return {
+        "color": style.color,
+        "marker": style.marker,
+        "mfc": face,
+        "linestyle": (0, style.dash) if style.dash else "-",
+    }
 
 
 def _curve(axis: Any, chart: Chart, looks: dict[str, Style]) -> None:
