@@ -360,7 +360,8 @@ def test_the_tickets_overlaps_and_costs(read):
         ("taylor", "another seed"),
     }
     for row in overlaps:
-        other = "seed/seed" if row["and of"] == "another seed" else f"method/{row['and of']}"
+        kind_of = "task" if row["and of"] in again.tasks else "method"
+        other = "seed/seed" if row["and of"] == "another seed" else f"{kind_of}/{row['and of']}"
         for column, kind in (("Jaccard index", "overlap"), ("by chance", "overlap_by_chance")):
             found = [
                 float(r["value"])
