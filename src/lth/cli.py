@@ -111,6 +111,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from . import envs
     from .experiment.runner import chosen, costs, run_grid
     from .experiment.stages import excluded_layers
+    from .report.analysis import save_analysis
     from .report.plots import save_plot
     from .report.tables import run_rows, save_tables, summarize
     from .report.terminal import GridDisplay, costs_summary, costs_table, growth, how_to_read, results_table
@@ -134,9 +135,13 @@ def _run(arguments: argparse.Namespace) -> int:
     if rows:
         table, runs = save_tables(config.output_dir, rows)
         plot = save_plot(config.output_dir, rows)
+        analysis, unstable = save_analysis(config)
         console.print(results_table(summarize(rows)))
         console.print(how_to_read(summarize(rows)), highlight=False)
-        console.print(f"Saved: {table}, {runs} (each seed), {plot}", highlight=False, soft_wrap=True)
+        if unstable:
+            console.print("\n".join(unstable), style="yellow", highlight=False, soft_wrap=True)
+        names = ", ".join(path.name for path in analysis)
+        console.print(f"Saved: {table}, {runs} (each seed), {plot}; {names}", highlight=False, soft_wrap=True)
     bad = [outcome for outcome in outcomes if outcome.status in ("failed", "skipped")]
     for outcome in bad:
         print(f"{outcome.status}: {outcome.spec.title()}: {outcome.message}", file=sys.stderr)
