@@ -583,6 +583,47 @@ def test_the_tables_of_a_grid(grown):
     assert not unstable_masks([LayerRow("run", "actor", "", "saliency_shared", 0.8)])
 
 
+def test_masks_are_compared_that_differ_in_one_thing(tmp_path):
+    config = parse_config(
+        {
+            **SMALL,
+            "tasks": ["Pendulum-v1", "InvertedPendulum-v5"],
+            "seeds": [0, 1],
+            "output_dir": str(tmp_path),
+            "pruning": {
+                "methods": ["magnitude", "random"],
+                "sparsity": [0.5, 0.8],
+                "rounds": 2,
+                "controls": ["random-erk"],
+            },
+        }
+    )
+    specs = [spec for spec in grid(config) if isinstance(spec, MaskSpec)]
+    rng = np.random.default_rng(0)
+    for spec in specs:
+        masks = {name: tree(rng.random((4, 6)) < 0.5, rng.random((6, 2)) < 0.5) for name in ("actor", "critic")}
+        masks["critic"] = {"q1": masks["critic"]}
+        store.save_mask(store.directory(tmp_path, spec), store.mask_name(spec.method), masks)
+    by_path = {str(run_path(spec)): spec for spec in specs}
+    found = {(row.differ_in, row.run, row.other_run) for row in overlap_rows(config)}
+    # magnitude at 0.5 and at 0.8 after each of two rounds, random and random-erk at both: 8 masks a task and seed
+    assert len(specs) == 2 * 2 * 8
+    count = {what: sum(pair[0] == what for pair in found) for what in ("method", "seed", "task", "round")}
+    # At each sparsity: random, random-erk and, in its second round, magnitude; only the randoms are of the same round.
+    assert count == {"method": 4 * 2, "seed": 2 * 8, "task": 2 * 8, "round": 4 * 2}
+    for what, one, other in found:
+        a, b = by_path[one], by_path[other]
+        differ = {
+            *(["task"] if a.dense.task != b.dense.task else []),
+            *(["seed"] if a.dense.seed != b.dense.seed else []),
+            *(["method"] if (a.method, a.allocation) != (b.method, b.allocation) else []),
+        }
+        assert differ == ({what} - {"round"})
+        assert (a.sparsity == b.sparsity) == (what != "round")
+        if what == "round":
+            assert b.previous.mask == a
+
+
 def test_lines_between_agents_are_stages_of_the_grid(grown, tmp_path):
     root = grown.output_dir
     specs = [s for s in grid(grown) if isinstance(s, ConnectivitySpec)]

@@ -4,7 +4,7 @@ Functions return rows, and `save_analysis` writes them; docs/analysis.md says wh
 path below the output directory, as in `runs.csv`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -145,44 +145,40 @@ def overlap_rows(config: Config) -> list[OverlapRow]:
         for spec in specs
     }
     rows = []
-    for what, key in _DIFFERENCES.items():
-        groups: dict[str, list[MaskSpec]] = {}
-        for spec in specs:
-            groups.setdefault(key(spec), []).append(spec)
-        for one, other in (pair for group in groups.values() for pair in combinations(group, 2)):
-            if what == "round" and one.round == other.round:
-                continue
-            for network, mask in masks[one].items():
-                rows += [
-                    OverlapRow(str(run_path(one)), str(run_path(other)), what, network, *found)
-                    for found in overlap(mask, masks[other][network])
-                ]
+    for what, one, other in _pairs(specs):
+        for network, mask in masks[one].items():
+            rows += [
+                OverlapRow(str(run_path(one)), str(run_path(other)), what, network, *found)
+                for found in overlap(mask, masks[other][network])
+            ]
     return rows
 
 
-def _group(*parts: str) -> Callable[[MaskSpec], str]:
-    """Return what has to be equal in masks that are compared."""
-
-    def key(spec: MaskSpec) -> str:
-        values = {
-            "task": spec.dense.task,
-            "seed": spec.dense.seed,
-            "method": spec.method,
-            "sparsity": spec.sparsity.label(),
-            "round": spec.round,
-            "rewind": spec.previous.rewind_steps if spec.previous else "",
-        }
-        return repr([values[part] for part in parts])
-
-    return key
-
-
-_DIFFERENCES = {
-    "method": _group("task", "seed", "sparsity", "round", "rewind"),
-    "seed": _group("task", "method", "sparsity", "round", "rewind"),
-    "task": _group("seed", "method", "sparsity", "round", "rewind"),
-    "round": _group("task", "seed", "method"),
-}
+def _pairs(specs: Sequence[MaskSpec]) -> Iterator[tuple[str, MaskSpec, MaskSpec]]:
+    """Yield the masks that differ in one thing only, with what it is."""
+    for what in ("method", "seed", "task"):
+        groups: dict[str, list[MaskSpec]] = {}
+        for spec in specs:
+            values = {
+                "task": spec.dense.task,
+                "seed": spec.dense.seed,
+                # A method's way to allocate is part of it.
+                "method": (spec.method, spec.allocation),
+                "sparsity": spec.sparsity.label(),
+                "rewind": spec.previous.rewind_steps if spec.previous else "",
+                "round": spec.round,
+            }
+            del values[what]
+            groups.setdefault(repr(values), []).append(spec)
+        for group in groups.values():
+            yield from ((what, *pair) for pair in combinations(group, 2))
+    finished = set(specs)
+    for spec in specs:
+        before = spec.previous.mask if spec.previous else None
+        while isinstance(before, MaskSpec):
+            if before in finished:
+                yield "round", before, spec
+            before = before.previous.mask if before.previous else None
 
 
 def connectivity_rows(config: Config) -> tuple[list[LinePointRow], list[BarrierRow]]:
