@@ -32,7 +32,7 @@ from lth.gradient_pruning import gradient_halves
 from lth.pruning.masks import compute_sparsity
 from lth.replay import ReplayBuffer, init_replay, insert, pack_rows
 from lth.report.analysis import (
-    GridAnalysisRow,
+    LayerRow,
     analysis_rows,
     connectivity_rows,
     overlap_rows,
@@ -276,16 +276,14 @@ def test_units_are_those_of_the_networks_themselves(layer_norm):
         "critic": ["q1/layer_0", "q1/layer_1", "q2/layer_0", "q2/layer_1"],
     }
     # A dead unit can be cut out without a trace, and a live one cannot.
-    observations = np.asarray(batch.observations)
+    actor = jax.jit(
+        lambda params: Actor((6, 5), 2).apply({"params": params}, batch.observations / np.sqrt(1 + 1e-8))[0]
+    )
+    whole = actor(state.actor_params)
     for unit in range(6):
         cut = jax.tree.map(np.array, state.actor_params)
         cut["layer_1"]["kernel"][unit] = 0.0
-        actor = Actor((6, 5), 2)
-        same = np.array_equal(
-            actor.apply({"params": state.actor_params}, observations / np.sqrt(1 + 1e-8))[0],
-            actor.apply({"params": cut}, observations / np.sqrt(1 + 1e-8))[0],
-        )
-        assert same == bool(found["actor"]["layer_0"].dead[unit])
+        assert np.array_equal(whole, actor(cut)) == bool(found["actor"]["layer_0"].dead[unit])
     if layer_norm:
         # Normalised units are about half active: before the normalisation they would not be so.
         shares = [units.active.mean() for units in found["critic"].values()]
@@ -293,12 +291,12 @@ def test_units_are_those_of_the_networks_themselves(layer_norm):
 
 
 def test_the_batch_is_spread_over_the_whole_buffer():
-    observations = np.arange(10, dtype=np.float32)[:, None]
+    observations = np.arange(10, dtype=np.float32)[:, None] * np.ones(2, np.float32)
     buffer = agent_of(None, observations).replay_buffer
     assert np.asarray(spread_batch(buffer, 5).observations)[:, 0].tolist() == [0, 2, 4, 6, 8]
     assert np.asarray(spread_batch(buffer, 100).observations)[:, 0].tolist() == list(range(10))
     with pytest.raises(InputError, match="empty"):
-        spread_batch(ReplayBuffer(init_replay(4, 1, 1), 1))
+        spread_batch(ReplayBuffer(init_replay(4, 2, 1), 2))
 
 
 # Overlap
@@ -445,7 +443,7 @@ def test_losses_are_those_that_training_reports(dense):
     batch = spread_batch(run.replay_buffer, 64)
     noise = np.random.default_rng(0).standard_normal((2, *batch.actions.shape), np.float32)
     found = losses(config, state, batch, noise)
-    _, metrics = update(config, state, batch, noise)
+    _, metrics = jax.jit(update, static_argnums=0)(config, state._replace(key=None), batch, noise)
     assert found["critic_loss"] == pytest.approx(float(metrics["critic_loss"]), rel=1e-5)
     # Training takes the actor's loss after the critics' step, which is small.
     assert found["actor_loss"] == pytest.approx(float(metrics["actor_loss"]), rel=0.05)
@@ -577,13 +575,53 @@ def test_the_tables_of_a_grid(grown):
         if row.differ_in == "round":  # what is pruned stays pruned
             assert row.shared == min(row.kept, row.kept_other)
         assert row.layer != "output"
-    paths = save_analysis(grown)
-    assert [path.name for path in paths] == [
-        *("analysis.csv", "inputs.csv", "overlap.csv", "connectivity.csv", "barriers.csv")
-    ]
+    paths, unstable = save_analysis(grown)
+    assert unstable == unstable_masks(rows)
+    assert [path.name for path in paths] == [*("layers.csv", "inputs.csv", "overlap.csv", "lines.csv", "barriers.csv")]
     assert len(store.read_csv(paths[0], "")) == len(rows)
-    assert unstable_masks([GridAnalysisRow("run", "actor", "", "saliency_shared", 0.79)])
-    assert not unstable_masks([GridAnalysisRow("run", "actor", "", "saliency_shared", 0.8)])
+    assert unstable_masks([LayerRow("run", "actor", "", "saliency_shared", 0.79)])
+    assert not unstable_masks([LayerRow("run", "actor", "", "saliency_shared", 0.8)])
+
+
+def test_masks_are_compared_that_differ_in_one_thing(tmp_path):
+    config = parse_config(
+        {
+            **SMALL,
+            "tasks": ["Pendulum-v1", "InvertedPendulum-v5"],
+            "seeds": [0, 1],
+            "output_dir": str(tmp_path),
+            "pruning": {
+                "methods": ["magnitude", "random"],
+                "sparsity": [0.5, 0.8],
+                "rounds": 2,
+                "controls": ["random-erk"],
+            },
+        }
+    )
+    specs = [spec for spec in grid(config) if isinstance(spec, MaskSpec)]
+    rng = np.random.default_rng(0)
+    for spec in specs:
+        masks = {name: tree(rng.random((4, 6)) < 0.5, rng.random((6, 2)) < 0.5) for name in ("actor", "critic")}
+        masks["critic"] = {"q1": masks["critic"]}
+        store.save_mask(store.directory(tmp_path, spec), store.mask_name(spec.method), masks)
+    by_path = {str(run_path(spec)): spec for spec in specs}
+    found = {(row.differ_in, row.run, row.other_run) for row in overlap_rows(config)}
+    # magnitude at 0.5 and at 0.8 after each of two rounds, random and random-erk at both: 8 masks a task and seed
+    assert len(specs) == 2 * 2 * 8
+    count = {what: sum(pair[0] == what for pair in found) for what in ("method", "seed", "task", "round")}
+    # At each sparsity: random, random-erk and, in its second round, magnitude; only the randoms are of the same round.
+    assert count == {"method": 4 * 2, "seed": 2 * 8, "task": 2 * 8, "round": 4 * 2}
+    for what, one, other in found:
+        a, b = by_path[one], by_path[other]
+        differ = {
+            *(["task"] if a.dense.task != b.dense.task else []),
+            *(["seed"] if a.dense.seed != b.dense.seed else []),
+            *(["method"] if (a.method, a.allocation) != (b.method, b.allocation) else []),
+        }
+        assert differ == ({what} - {"round"})
+        assert (a.sparsity == b.sparsity) == (what != "round")
+        if what == "round":
+            assert b.previous.mask == a
 
 
 def test_lines_between_agents_are_stages_of_the_grid(grown, tmp_path):

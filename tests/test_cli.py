@@ -18,6 +18,7 @@ from lth.cli import main
 from lth.config import load_config
 from lth.experiment import store
 from lth.experiment.spec import TicketSpec, grid
+from lth.report.analysis import TABLES
 from lth.report.tables import RunRow, run_rows, summarize
 
 
@@ -89,7 +90,7 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process(finished, run_com
     done = run_command("-m", "lth.cli", "run", "small.yaml", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     first, second = contents(path.parent / "results"), contents(tmp_path / "results")
-    apart = {*store.CLOCK_FILES, "logs", "table.csv", "runs.csv", "returns.png"}
+    apart = {*store.CLOCK_FILES, "logs", "table.csv", "runs.csv", "returns.png", *TABLES}
     compared = [name for name in second if not apart & {*Path(name).parts}]
     assert sum(name.endswith(("safetensors", ".pkl", "metrics.csv")) for name in compared) > 10
     assert [name for name in compared if first[name] != second[name]] == []

@@ -118,6 +118,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from . import envs
     from .experiment.runner import chosen, costs, run_grid
     from .experiment.stages import excluded_layers
+    from .report.analysis import save_analysis
     from .report.figures import save_plot
     from .report.findings import Runs
     from .report.tables import run_rows, save_tables, summarize
@@ -142,10 +143,14 @@ def _run(arguments: argparse.Namespace) -> int:
     rows = [] if arguments.only else run_rows(config)
     if rows:
         table, runs = save_tables(config.output_dir, rows)
+        analysis, unstable = save_analysis(config)
         plot = save_plot(config.output_dir, Runs(tidy_rows(config)))
         console.print(results_table(summarize(rows)))
         console.print(how_to_read(summarize(rows)), highlight=False)
-        console.print(f"Saved: {table}, {runs} (each seed), {plot}", highlight=False, soft_wrap=True)
+        if unstable:
+            console.print("\n".join(unstable), style="yellow", highlight=False, soft_wrap=True)
+        names = ", ".join(path.name for path in analysis)
+        console.print(f"Saved: {table}, {runs} (each seed), {plot}; {names}", highlight=False, soft_wrap=True)
         console.print("`lth report` with the same words makes a page of it.", highlight=False)
     bad = [outcome for outcome in outcomes if outcome.status in ("failed", "skipped")]
     for outcome in bad:

@@ -50,14 +50,19 @@ def overlap(mask: Mask, other: Mask) -> list[Overlap]:
     (1, 1.0, 0.0, 0.333)
     """
     first, second = (
-        {path_name(p[:-1]): np.asarray(x) != 0 for p, x in jax.tree_util.tree_leaves_with_path(tree) if is_prunable(p)}
+        {
+            path_name(p[:-1]): np.asarray(x).astype(bool, copy=False)
+            for p, x in jax.tree_util.tree_leaves_with_path(tree)
+            if is_prunable(p)
+        }
         for tree in (mask, other)
     )
-    counts = {
-        name: (a.size, int(a.sum()), int(second[name].sum()), int((a & second[name]).sum()))
-        for name, a in first.items()
-        if name in second and a.shape == second[name].shape and not (a.all() and second[name].all())
-    }
+    counts = {}
+    for name, a in first.items():
+        if name in second and a.shape == second[name].shape:
+            kept, kept_other = int(np.count_nonzero(a)), int(np.count_nonzero(second[name]))
+            if min(kept, kept_other) < a.size:
+                counts[name] = (a.size, kept, kept_other, int(np.count_nonzero(a & second[name])))
     if not counts:
         return []
     return [compare("", list(counts.values())), *(compare(name, [count]) for name, count in counts.items())]

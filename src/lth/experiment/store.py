@@ -553,6 +553,8 @@ def dense_spec_of(run: Path) -> DenseSpec:
 def _no_run(run: Path, path: Path) -> str:
     if run.is_file():
         return f"{run} is a file; a run is a directory such as results/Pendulum-v1/seed0/dense-0a1b2c3d"
+    if (run / CONNECTIVITY).exists():
+        return f"{run} is a comparison of two agents, and has none of its own: its {SPEC} names them."
     if (run / SPEC).exists() and any(run.glob("mask*.pkl")):
         return f"{run} is a mask, which has no agent. `lth.load_mask` reads its file; the tickets lie beside it."
     if (run / SPEC).exists():

@@ -4,10 +4,13 @@ Functions return rows, and `save_analysis` writes them; docs/analysis.md says wh
 path below the output directory, as in `runs.csv`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
+
+import jax
+import numpy as np
 
 from ..analysis.interpolation import barrier
 from ..analysis.overlap import overlap
@@ -20,14 +23,15 @@ from ..experiment.spec import ConnectivitySpec, DenseSpec, MaskSpec, TicketSpec,
 from ..experiment.stages import analyze
 from ..files import write_whole
 
-ANALYSIS_FILE = "analysis.csv"
+LAYERS_FILE = "layers.csv"
 INPUTS_FILE = "inputs.csv"
 OVERLAP_FILE = "overlap.csv"
-CONNECTIVITY_FILE = "connectivity.csv"
+LINES_FILE = "lines.csv"
 BARRIERS_FILE = "barriers.csv"
+TABLES = (LAYERS_FILE, INPUTS_FILE, OVERLAP_FILE, LINES_FILE, BARRIERS_FILE)
 
 
-class GridAnalysisRow(NamedTuple):
+class LayerRow(NamedTuple):
     """One number about a run; `layer` is empty for what concerns the whole network."""
 
     run: str
@@ -71,7 +75,7 @@ class OverlapRow(NamedTuple):
     expected_jaccard: float
 
 
-class ConnectivityRow(NamedTuple):
+class LinePointRow(NamedTuple):
     """One number at a point of the line between two agents."""
 
     run: str  # the comparison
@@ -104,13 +108,13 @@ def _finished(config: Config) -> list[DenseSpec | MaskSpec | TicketSpec]:
     ]
 
 
-def analysis_rows(config: Config) -> tuple[list[GridAnalysisRow], list[InputRow]]:
+def analysis_rows(config: Config) -> tuple[list[LayerRow], list[InputRow]]:
     """Collect what is recorded of a config's finished runs; runs of earlier versions are analysed now.
 
     Raises:
         InputError: a file was altered or cannot be read.
     """
-    rows: list[GridAnalysisRow] = []
+    rows: list[LayerRow] = []
     inputs: list[InputRow] = []
     for spec in _finished(config):
         run = str(run_path(spec))
@@ -120,7 +124,7 @@ def analysis_rows(config: Config) -> tuple[list[GridAnalysisRow], list[InputRow]
         observations = observation_names(task, dim)
         for row in found:
             if not row.metric.startswith(f"{READS}["):
-                rows.append(GridAnalysisRow(run, *row))
+                rows.append(LayerRow(run, *row))
                 continue
             i = int(row.metric.removeprefix(f"{READS}[").removesuffix("]"))
             name = observations[i] if i < dim else f"action[{i - dim}]"
@@ -135,62 +139,62 @@ def overlap_rows(config: Config) -> list[OverlapRow]:
         InputError: a mask was altered or cannot be read.
     """
     specs = [spec for spec in _finished(config) if isinstance(spec, MaskSpec)]
-    masks = {spec: store.load_mask(store.last_file(config.output_dir, spec)) for spec in specs}
+    # Truth values, a quarter of the memory: there may be hundreds.
+    masks = {
+        spec: jax.tree.map(lambda m: np.asarray(m) != 0, store.load_mask(store.last_file(config.output_dir, spec)))
+        for spec in specs
+    }
     rows = []
-    for what, key in _DIFFERENCES.items():
-        groups: dict[str, list[MaskSpec]] = {}
-        for spec in specs:
-            groups.setdefault(key(spec), []).append(spec)
-        for one, other in (pair for group in groups.values() for pair in combinations(group, 2)):
-            if what == "round" and one.round == other.round:
-                continue
-            for network, mask in masks[one].items():
-                rows += [
-                    OverlapRow(str(run_path(one)), str(run_path(other)), what, network, *found)
-                    for found in overlap(mask, masks[other][network])
-                ]
+    for what, one, other in _pairs(specs):
+        for network, mask in masks[one].items():
+            rows += [
+                OverlapRow(str(run_path(one)), str(run_path(other)), what, network, *found)
+                for found in overlap(mask, masks[other][network])
+            ]
     return rows
 
 
-def _group(*parts: str) -> Callable[[MaskSpec], str]:
-    """Return what has to be equal in masks that are compared."""
+def _pairs(specs: Sequence[MaskSpec]) -> Iterator[tuple[str, MaskSpec, MaskSpec]]:
+    """Yield the masks that differ in one thing only, with what it is."""
+    for what in ("method", "seed", "task"):
+        groups: dict[str, list[MaskSpec]] = {}
+        for spec in specs:
+            values = {
+                "task": spec.dense.task,
+                "seed": spec.dense.seed,
+                # A method's way to allocate is part of it.
+                "method": (spec.method, spec.allocation),
+                "sparsity": spec.sparsity.label(),
+                "rewind": spec.previous.rewind_steps if spec.previous else "",
+                "round": spec.round,
+            }
+            del values[what]
+            groups.setdefault(repr(values), []).append(spec)
+        for group in groups.values():
+            yield from ((what, *pair) for pair in combinations(group, 2))
+    finished = set(specs)
+    for spec in specs:
+        before = spec.previous.mask if spec.previous else None
+        while isinstance(before, MaskSpec):
+            if before in finished:
+                yield "round", before, spec
+            before = before.previous.mask if before.previous else None
 
-    def key(spec: MaskSpec) -> str:
-        values = {
-            "task": spec.dense.task,
-            "seed": spec.dense.seed,
-            "method": spec.method,
-            "sparsity": spec.sparsity.label(),
-            "round": spec.round,
-            "rewind": spec.previous.rewind_steps if spec.previous else "",
-        }
-        return repr([values[part] for part in parts])
 
-    return key
-
-
-_DIFFERENCES = {
-    "method": _group("task", "seed", "sparsity", "round", "rewind"),
-    "seed": _group("task", "method", "sparsity", "round", "rewind"),
-    "task": _group("seed", "method", "sparsity", "round", "rewind"),
-    "round": _group("task", "seed", "method"),
-}
-
-
-def connectivity_rows(config: Config) -> tuple[list[ConnectivityRow], list[BarrierRow]]:
+def connectivity_rows(config: Config) -> tuple[list[LinePointRow], list[BarrierRow]]:
     """Collect a config's finished comparisons, and their barriers.
 
     Raises:
         InputError: a file cannot be read.
     """
-    rows: list[ConnectivityRow] = []
+    rows: list[LinePointRow] = []
     barriers: list[BarrierRow] = []
     for spec in comparisons(config):
         if not store.is_finished(config.output_dir, spec):
             continue
         head = (str(run_path(spec)), spec.kind, str(run_path(spec.one)), str(run_path(spec.other)))
         line = store.read_line(store.directory(config.output_dir, spec))
-        rows += [ConnectivityRow(*head, *row) for row in line]
+        rows += [LinePointRow(*head, *row) for row in line]
         for metric in dict.fromkeys(row.metric for row in line):
             points = [(row.alpha, row.value) for row in line if row.metric == metric]
             alphas, values = zip(*points, strict=True)
@@ -199,7 +203,7 @@ def connectivity_rows(config: Config) -> tuple[list[ConnectivityRow], list[Barri
     return rows, barriers
 
 
-def unstable_masks(rows: Iterable[GridAnalysisRow]) -> list[str]:
+def unstable_masks(rows: Iterable[LayerRow]) -> list[str]:
     """Say which masks depend on the draw of their gradient batches more than docs/analysis.md takes for sound."""
     return [
         f"{row.run}: two halves of its gradient batches agree on {row.value:.0%} of the weights that the {row.network} keeps; "
@@ -209,8 +213,11 @@ def unstable_masks(rows: Iterable[GridAnalysisRow]) -> list[str]:
     ]
 
 
-def save_analysis(config: Config) -> list[Path]:
-    """Write analysis.csv, inputs.csv, overlap.csv, and, where lines were asked for, connectivity.csv and barriers.csv.
+def save_analysis(config: Config) -> tuple[list[Path], list[str]]:
+    """Write layers.csv, inputs.csv, overlap.csv, and, where lines were asked for, lines.csv and barriers.csv.
+
+    Returns:
+        The files, and what `unstable_masks` says.
 
     Raises:
         InputError: a file was altered, cannot be read or cannot be written.
@@ -218,15 +225,15 @@ def save_analysis(config: Config) -> list[Path]:
     rows, inputs = analysis_rows(config)
     points, barriers = connectivity_rows(config)
     tables: list[tuple[str, Sequence[str], Sequence[Sequence[object]]]] = [
-        (ANALYSIS_FILE, GridAnalysisRow._fields, rows),
+        (LAYERS_FILE, LayerRow._fields, rows),
         (INPUTS_FILE, InputRow._fields, inputs),
         (OVERLAP_FILE, OverlapRow._fields, overlap_rows(config)),
     ]
     if points:
         tables += [
-            (CONNECTIVITY_FILE, ConnectivityRow._fields, points),
+            (LINES_FILE, LinePointRow._fields, points),
             (BARRIERS_FILE, BarrierRow._fields, barriers),
         ]
     for name, header, table in tables:
         write_whole(config.output_dir / name, store.csv_bytes(header, table), checksum=False)
-    return [config.output_dir / name for name, _, _ in tables]
+    return [config.output_dir / name for name, _, _ in tables], unstable_masks(rows)
