@@ -108,8 +108,8 @@ def _panels(runs: Runs, charts: Sequence[Any], draw: Callable[..., None], wide: 
     import matplotlib
     from matplotlib.figure import Figure
 
-    columns = min(len(charts), 2 if wide else 3)
-    rows = math.ceil(len(charts) / columns)
+    columns = max(1, min(len(charts), 2 if wide else 3))
+    rows = max(1, math.ceil(len(charts) / columns))
     looks = styles(runs)
     with matplotlib.rc_context(PAPER):  # type: ignore[arg-type]
         figure = Figure(figsize=((3.4 if wide else 2.8) * columns + 0.6, 2.4 * rows + 0.5), layout="constrained")
