@@ -18,10 +18,8 @@ from ..analysis.paths import layers
 from ..analysis.stability import LEAST_SHARED
 from ..config import Config
 from ..experiment import store
-from ..experiment.spec import grid, rows
+from ..experiment.spec import MaskSpec, Spec, TicketSpec, grid, rows
 from ..files import write_whole
-from ..sac.agent import masks_of
-from ..sac.checkpoint import load_agent
 from . import findings
 from .figures import styles
 from .findings import Chart, Comparison, CostRow, Estimate, Picture, Point, Result, Runs
@@ -59,8 +57,8 @@ def page(config: Config, tidy: Sequence[TidyRow]) -> str:
         "profiles": findings.profiles(runs),
     }
     specs = grid(config)
-    finished = sum(store.is_finished(config.output_dir, spec) for spec in specs)
-    whole = "all" if finished == len(specs) else f"only {finished} of"
+    finished = [spec for spec in specs if store.is_finished(config.output_dir, spec)]
+    whole = "all" if len(finished) == len(specs) else f"only {len(finished)} of"
     seeds = len(config.seeds)
     about = (
         f"{', '.join(runs.tasks)}; {seeds} seed{'s' * (seeds > 1)}; {whole} {len(specs)} runs finished. Soft Actor-Critic; "
@@ -75,7 +73,7 @@ def page(config: Config, tidy: Sequence[TidyRow]) -> str:
         "What the tickets are": _charts("pictures", _MASKS) + _images(config) + _tickets(runs),
         "Comparisons": _comparisons(runs, compared),
         "What it cost": _costs(runs),
-        "How it was made": _made(config),
+        "How it was made": _made(config, finished),
     }
     here = {title: body for title, body in sections.items() if body}
     parts = [f'<section id="{_anchor(t)}"><h2>{t}</h2>\n{body}</section>' for t, body in here.items()]
@@ -356,7 +354,7 @@ def _tickets(runs: Runs) -> str:
     return found
 
 
-def _made(config: Config) -> str:
+def _made(config: Config, finished: Sequence[Spec]) -> str:
     settings = {k: v for k, v in config.model_dump(mode="json").items() if k not in NO_RESULT}
     if settings["pruning"]["rate"] is None:
         del settings["pruning"]["rate"]
@@ -364,11 +362,8 @@ def _made(config: Config) -> str:
         del settings["pruning"]["sparsity"]
     text = yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=110)
     made: dict[str, dict[str, None]] = {}
-    for spec in grid(config):
-        run = store.directory(config.output_dir, spec)
-        if not store.is_finished(config.output_dir, spec):
-            continue
-        known = json.loads((run / store.PROVENANCE).read_text())
+    for spec in finished:
+        known = json.loads((store.directory(config.output_dir, spec) / store.PROVENANCE).read_text())
         facts = {**known["versions"], "git revision": known["git_revision"], "machine": known["machine"]}
         for name, value in {**facts, "devices": ", ".join(known["devices"])}.items():
             made.setdefault(name, {})[str(value)] = None
@@ -391,11 +386,10 @@ def _images(config: Config) -> str:
     seed, size = config.seeds[0], 0
     parts: list[str] = []
     for row in rows(config.model_copy(update={"seeds": (seed,)})):
-        if row.control or not row.method or not store.is_finished(config.output_dir, row.run):
+        mask = row.run.mask if isinstance(row.run, TicketSpec) and not row.control else None
+        if not isinstance(mask, MaskSpec) or not store.is_finished(config.output_dir, mask):
             continue
-        run = store.directory(config.output_dir, row.run)
-        _, state, _ = load_agent(store.checkpoint_file(run))
-        for layer in layers(masks_of(state)["actor"]):
+        for layer in layers(store.load_mask(store.last_file(config.output_dir, mask))["actor"]):
             if layer.kept.all():
                 continue
             png = _png(layer.kept)

@@ -43,12 +43,12 @@ def tidy_rows(config: Config) -> list[TidyRow]:
         InputError: none is finished; or a file is damaged.
     """
     found: list[TidyRow] = []
-    seen = set()
     root = config.output_dir
+    finished = {spec for spec in grid(config) if store.is_finished(root, spec)}
+    seen = set()
     for row in grid_rows(config):
-        dense = Row(DENSE, "", "", "", row.dense, row.dense)
-        for one in (dense, row):
-            if one not in seen and all(store.is_finished(root, spec) for spec in {one.dense, one.run}):
+        for one in (Row(DENSE, "", "", "", row.dense, row.dense), row):
+            if one not in seen and {one.dense, one.run} <= finished:
                 found += _rows_of(root, one)
             seen.add(one)
     if not any(row.method != DENSE for row in found):
