@@ -25,7 +25,7 @@ PAPER = {
     "axes.grid": True,
     "grid.alpha": 0.3,
     "lines.linewidth": 1.2,
-    "lines.markersize": 4,
+    "lines.markersize": 5,
     "legend.frameon": False,
     "pdf.fonttype": 42,  # text stays text
     "svg.hashsalt": "lth",
@@ -112,7 +112,8 @@ def _panels(runs: Runs, charts: Sequence[Any], draw: Callable[..., None], wide: 
     rows = max(1, math.ceil(len(charts) / columns))
     looks = styles(runs)
     with matplotlib.rc_context(PAPER):  # type: ignore[arg-type]
-        figure = Figure(figsize=((3.4 if wide else 2.8) * columns + 0.6, 2.4 * rows + 0.5), layout="constrained")
+        width = (3.4 if wide else 2.8) * columns + 0.6
+        figure = Figure(figsize=(width + 1.2 * (columns == 1), 2.4 * rows + 0.5), layout="constrained")
         axes = list(figure.subplots(rows, columns, squeeze=False).flat)
         for axis, chart in zip(axes, charts, strict=False):
             draw(axis, chart, looks)
@@ -123,7 +124,9 @@ def _panels(runs: Runs, charts: Sequence[Any], draw: Callable[..., None], wide: 
         for axis in figure.axes:
             handles |= {name: handle for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
         if handles:
-            figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=min(len(handles), 4))
+            place: Any = "outside right upper" if columns == 1 else "outside lower center"
+            across = 1 if columns == 1 else int(width / 1.4)
+            figure.legend(list(handles.values()), list(handles), loc=place, ncols=across)
     return figure
 
 
