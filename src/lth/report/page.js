@@ -24,7 +24,7 @@ function tips(rows, chart) {
   const title = (d) =>
     `${d.series}\n${chart.x}: ${chart.kind === "sparsity" ? chart.ticks[d.x] : text(d.x)}\n${chart.y}: ${text(d.y)}` +
     (d.low === null ? "" : `\n95 %: ${text(d.low)} to ${text(d.high)}`) + `\nruns: ${d.runs}`;
-  return Plot.tip(rows, Plot.pointer({ x: (d) => d.at ?? d.x, y: "y", title, maxRadius: 60 }));
+  return Plot.tip(rows, Plot.pointer({ x: (d) => d.at ?? d.x, y: "y", title, maxRadius: 60, lineWidth: 40 }));
 }
 
 function line(rows, name, options = {}) {
@@ -147,6 +147,7 @@ function toSvg(place, chart) {
   const below = 24 * Math.ceil(names.length / columns), above = 26;
   const legend = names.map((name, i) => `<g transform="translate(${12 + (i % columns) * 170},${height + 14 + 24 * Math.floor(i / columns)})">${swatch(name)}<text x="40" y="4">${escaped(name)}</text></g>`);
   svg.removeAttribute("class");
+  svg.querySelectorAll("[aria-label=tip]").forEach((tip) => tip.remove());
   const text = new XMLSerializer().serializeToString(svg).replace(/var\((--[a-z-]+)\)/g, (_, name) => css.getPropertyValue(name).trim() || "none");
   const color = css.getPropertyValue("--fg").trim(), background = css.getPropertyValue("--bg").trim();
   return `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height + above + below}" viewBox="0 ${-above} ${width} ${height + above + below}" font-family="system-ui, sans-serif" font-size="12" fill="${color}" color="${color}"><rect y="${-above}" width="100%" height="100%" fill="${background}"/><text x="8" y="-9" font-weight="600" font-size="13">${escaped(chart.title)}</text>${text}${legend.join("")}</svg>`;

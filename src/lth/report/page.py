@@ -389,20 +389,21 @@ def _images(config: Config) -> str:
         mask = row.run.mask if isinstance(row.run, TicketSpec) and not row.control else None
         if not isinstance(mask, MaskSpec) or not store.is_finished(config.output_dir, mask):
             continue
+        name = f"{row.dense.task}, {label(row.method, row.control)}, {findings.percent(row.sparsity)}"
+        images = ""
         for layer in layers(store.load_mask(store.last_file(config.output_dir, mask))["actor"]):
             if layer.kept.all():
                 continue
-            png = _png(layer.kept)
-            size += len(png)
-            if size > MOST_IMAGES:
-                return _image_section(parts, seed, f" Only the first {len(parts)}; the page would get too large.")
-            name = f"{row.dense.task}, {label(row.method, row.control)}, {findings.percent(row.sparsity)}: {layer.name}"
             height, width = layer.kept.shape
-            zoom = max(1, min(160 // max(height, 1), 480 // width)) if height < 80 else 1
-            parts.append(
-                f'<figure><img alt="{_text(name)}" width="{width * zoom}" height="{height * zoom}" '
-                f'src="data:image/png;base64,{base64.b64encode(png).decode()}"><figcaption>{_text(name)}</figcaption></figure>'
+            png, zoom = _png(layer.kept), max(1, 256 // width)
+            size += len(png)
+            images += (
+                f'<img alt="{_text(name)}, {layer.name}" width="{width * zoom}" height="{height * zoom}" '
+                f'src="data:image/png;base64,{base64.b64encode(png).decode()}">'
             )
+        if size > MOST_IMAGES:
+            return _image_section(parts, seed, f" Only the first {len(parts)}; the page would get too large.")
+        parts.append(f"<figure>{images}<figcaption>{_text(name)}</figcaption></figure>")
     return _image_section(parts, seed, "")
 
 
@@ -411,7 +412,7 @@ def _image_section(parts: Sequence[str], seed: int, more: str) -> str:
         return ""
     return (
         f"<details><summary>The masks of the actor, weight by weight (seed {seed})</summary>"
-        f'<p class="note">A dot is a weight that is kept; rows are inputs, columns are units.{more}</p>'
+        f'<p class="note">A dot is a weight that is kept; rows are inputs, columns are units; the first layer on top.{more}</p>'
         f'<div class="masks">{"".join(parts)}</div></details>'
     )
 
