@@ -39,6 +39,7 @@ from lth.report.analysis import (
     save_analysis,
     unstable_masks,
 )
+from lth.report.terminal import unstable_note
 from lth.sac.agent import Agent, init_state, update
 from lth.sac.networks import Actor, TwinCritic
 from lth.types import Batch
@@ -121,6 +122,7 @@ def drawn_mask(shapes, seed, density, norm=()):
 drawn = {"seed": st.integers(0, 2**32 - 1), "density": st.floats(0.05, 0.95)}
 
 
+@settings(deadline=None)
 @given(widths=st.lists(st.integers(1, 4), min_size=2, max_size=5), **drawn)
 def test_effective_weights_are_those_on_a_path_by_walking_them_all(widths, seed, density):
     mask = drawn_mask(list(itertools.pairwise(widths)), seed, density)
@@ -184,6 +186,7 @@ def forward(params, x, norm=()):
 
 
 @pytest.mark.parametrize("norm", [(), (0, 1)])
+@settings(deadline=None)
 @given(**drawn)
 def test_the_rest_can_be_cut_out_if_biases_take_over_what_is_constant(norm, seed, density):
     mask = drawn_mask(SHAPES, seed, density, norm)
@@ -449,6 +452,7 @@ def test_losses_are_those_that_training_reports(dense):
     assert found["actor_loss"] == pytest.approx(float(metrics["actor_loss"]), rel=0.05)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-100, 100), min_size=3, max_size=9))
 def test_barriers(values):
     alphas = np.linspace(0, 1, len(values)).tolist()
@@ -581,6 +585,8 @@ def test_the_tables_of_a_grid(grown):
     assert len(store.read_csv(paths[0], "")) == len(rows)
     assert unstable_masks([LayerRow("run", "actor", "", "saliency_shared", 0.79)])
     assert not unstable_masks([LayerRow("run", "actor", "", "saliency_shared", 0.8)])
+    assert unstable_note(list("abc"), most=2) == "a\nb\n(and 1 more: saliency_shared in layers.csv)"
+    assert unstable_note(list("ab"), most=2) == "a\nb"
 
 
 def test_masks_are_compared_that_differ_in_one_thing(tmp_path):

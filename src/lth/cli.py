@@ -122,7 +122,15 @@ def _run(arguments: argparse.Namespace) -> int:
     from .report.figures import save_plot
     from .report.findings import Runs
     from .report.tables import run_rows, save_tables, summarize
-    from .report.terminal import GridDisplay, costs_summary, costs_table, growth, how_to_read, results_table
+    from .report.terminal import (
+        GridDisplay,
+        costs_summary,
+        costs_table,
+        growth,
+        how_to_read,
+        results_table,
+        unstable_note,
+    )
     from .report.tidy import tidy_rows
 
     console = _console()
@@ -148,7 +156,7 @@ def _run(arguments: argparse.Namespace) -> int:
         console.print(results_table(summarize(rows)))
         console.print(how_to_read(summarize(rows)), highlight=False)
         if unstable:
-            console.print("\n".join(unstable), style="yellow", highlight=False, soft_wrap=True)
+            console.print(unstable_note(unstable), style="yellow", highlight=False, soft_wrap=True)
         names = ", ".join(path.name for path in analysis)
         console.print(f"Saved: {table}, {runs} (each seed), {plot}; {names}", highlight=False, soft_wrap=True)
         console.print("`lth report` with the same words makes a page of it.", highlight=False)

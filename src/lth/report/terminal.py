@@ -184,6 +184,12 @@ def how_to_read(rows: Sequence[TableRow]) -> str:
     return text
 
 
+def unstable_note(sentences: Sequence[str], most: int = 4) -> str:
+    """Show a few of what `unstable_masks` says, and count the rest."""
+    rest = [f"(and {len(sentences) - most} more: saliency_shared in layers.csv)"] if len(sentences) > most else []
+    return "\n".join([*sentences[:most], *rest])
+
+
 def costs_table(costs: Sequence[Cost]) -> Table:
     """Lay out what `lth run` would do."""
     table = Table(title="what lth run would do", title_justify="left")
