@@ -18,6 +18,7 @@ from lth.cli import main
 from lth.config import load_config
 from lth.experiment import store
 from lth.experiment.spec import TicketSpec, grid
+from lth.report.analysis import TABLES
 from lth.report.tables import RunRow, run_rows, summarize
 
 
@@ -82,6 +83,26 @@ def test_a_second_run_does_nothing_twice(finished, run_command):
     assert contents(path.parent / "results") == before
 
 
+def test_lth_report_writes_a_page_of_the_same_numbers(finished, run_command):
+    path, _ = finished
+    done = run_command("-m", "lth.cli", "report", "small.yaml", cwd=path.parent)
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"Saved: results/report.html \(0.\d MB\), results/tidy.csv", done.stdout)
+    last = {}
+    with (path.parent / "results" / "tidy.csv").open() as file:
+        for row in csv.DictReader(file):
+            if row["metric"] == "evaluation/return":
+                last[row["run"]] = row["value"]
+    with (path.parent / "results" / "runs.csv").open() as file:
+        for row in csv.DictReader(file):
+            assert last[row["ticket_run"]] == row["ticket_return"]
+            assert last[row["dense_run"]] == row["dense_return"]
+    assert len(last) == 2 + 10
+    text = (path.parent / "results" / "report.html").read_text()
+    assert "all 22 runs finished" in text
+    assert "2 seeds cannot show any difference here" in text or "learned nothing to speak of" in text
+
+
 def test_the_same_seed_gives_the_same_bytes_in_another_process(finished, run_command, tmp_path):
     path, _ = finished
     (tmp_path / "small.yaml").write_bytes(path.read_bytes())
@@ -89,7 +110,7 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process(finished, run_com
     done = run_command("-m", "lth.cli", "run", "small.yaml", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     first, second = contents(path.parent / "results"), contents(tmp_path / "results")
-    apart = {*store.CLOCK_FILES, "logs", "table.csv", "runs.csv", "returns.png"}
+    apart = {*store.CLOCK_FILES, "logs", "table.csv", "runs.csv", "returns.png", *TABLES}
     compared = [name for name in second if not apart & {*Path(name).parts}]
     assert sum(name.endswith(("safetensors", ".pkl", "metrics.csv")) for name in compared) > 10
     assert [name for name in compared if first[name] != second[name]] == []

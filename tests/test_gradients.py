@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import lth
-from lth.gradient_pruning import gradient_accumulator
+from lth.gradient_pruning import gradient_accumulator, gradient_halves
 from lth.replay import sample_rows, unpack_rows
 
 
@@ -125,3 +125,16 @@ def test_a_buffer_of_another_task_is_refused(loaded):
         lth.accumulate_gradient_statistics(agent, None)
     with pytest.raises(lth.InputError, match="num_batches is 0"):
         lth.accumulate_gradient_statistics(agent, loaded.replay_buffer, num_batches=0)
+
+
+def test_the_halves_are_the_even_and_the_odd_batches(loaded):
+    agent, buffer, _ = loaded
+    key = jax.random.key(2)
+    whole = lth.accumulate_gradient_statistics(agent, buffer, 5, 32, key=key)
+    even, odd = gradient_halves(agent, buffer, 5, 32, key=key)
+    assert close(jax.tree.map(lambda a, b: (3 * a + 2 * b) / 5, even, odd), whole)
+    assert not close(even, odd)
+    first = lth.accumulate_gradient_statistics(agent, buffer, 1, 32, key=key)
+    assert equal(gradient_halves(agent, buffer, 2, 32, key=key)[0], first)
+    with pytest.raises(lth.InputError, match="cannot be halved"):
+        gradient_halves(agent, buffer, 1)

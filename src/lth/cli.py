@@ -42,6 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     status = commands.add_parser("status", help="show what of a grid is done, running, failed and left")
     status.add_argument("config", **words)  # type: ignore[arg-type]
     status.add_argument("--paths", action="store_true", help="list every run with its folder")
+    report = commands.add_parser(
+        "report",
+        help="write the results as one HTML page",
+        description="Write report.html, which needs nothing else, and tidy.csv, which its numbers come from, to the output_dir.",
+    )
+    report.add_argument("config", **words)  # type: ignore[arg-type]
+    report.add_argument("--open", action="store_true", help="show it in the browser")
     clean = commands.add_parser("clean", help="remove what a finished grid no longer needs")
     clean.add_argument("config", **words)  # type: ignore[arg-type]
     clean.add_argument("--dry-run", action="store_true", help="list the files, and stop")
@@ -53,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     evaluate.add_argument("--video", type=Path, metavar="FILE", help="film the first episode: .mp4, or .gif")
     # Settings may stand before and after options, which argparse does not see to where there are subcommands.
     arguments, rest = parser.parse_known_args(argv)
-    if arguments.command not in ("run", "status", "clean") or any(word.startswith("-") for word in rest):
+    if arguments.command not in ("run", "status", "report", "clean") or any(word.startswith("-") for word in rest):
         arguments = parser.parse_args(argv)
     elif rest:
         arguments.config = [*arguments.config, *rest]
@@ -65,8 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command is None:
         parser.print_help()
         return 2
-    command = {"run": _run, "eval": _evaluate, "status": _status, "clean": _clean, "show": _show}[arguments.command]
-    return guard(lambda: command(arguments))
+    known = {"run": _run, "eval": _evaluate, "status": _status, "report": _report, "clean": _clean, "show": _show}
+    return guard(lambda: known[arguments.command](arguments))
 
 
 def guard(command: Callable[[], int], go_on: str = "the same command") -> int:
@@ -105,6 +112,15 @@ def parse_words(words: Sequence[str]) -> Config:
     return load_config(Path(paths[0]) if paths else None, [word for word in words if "=" in word])
 
 
+def _recorded(words: Sequence[str]) -> Config:
+    """Read a config as its output directory knows it, for the commands that train nothing."""
+    config = parse_words(words)
+    set_threads(config.training.threads)
+    from .experiment.backend import recorded
+
+    return recorded(config)
+
+
 def _run(arguments: argparse.Namespace) -> int:
     config = parse_words(arguments.config)
     set_threads(config.training.threads)
@@ -112,9 +128,20 @@ def _run(arguments: argparse.Namespace) -> int:
     from .experiment.backend import recorded, settle
     from .experiment.runner import chosen, costs, run_grid
     from .experiment.stages import excluded_layers
-    from .report.plots import save_plot
+    from .report.analysis import save_analysis
+    from .report.figures import save_plot
+    from .report.findings import Runs
     from .report.tables import run_rows, save_tables, summarize
-    from .report.terminal import GridDisplay, costs_summary, costs_table, growth, how_to_read, results_table
+    from .report.terminal import (
+        GridDisplay,
+        costs_summary,
+        costs_table,
+        growth,
+        how_to_read,
+        results_table,
+        unstable_note,
+    )
+    from .report.tidy import tidy_rows
 
     console = _console()
     excluded_layers(config.sac, config.pruning.exclude)
@@ -137,10 +164,15 @@ def _run(arguments: argparse.Namespace) -> int:
     rows = [] if arguments.only else run_rows(config)
     if rows:
         table, runs = save_tables(config.output_dir, rows)
-        plot = save_plot(config.output_dir, rows)
+        analysis, unstable = save_analysis(config)
+        plot = save_plot(config.output_dir, Runs(tidy_rows(config)))
         console.print(results_table(summarize(rows)))
         console.print(how_to_read(summarize(rows)), highlight=False)
-        console.print(f"Saved: {table}, {runs} (each seed), {plot}", highlight=False, soft_wrap=True)
+        if unstable:
+            console.print(unstable_note(unstable), style="yellow", highlight=False, soft_wrap=True)
+        names = ", ".join(path.name for path in analysis)
+        console.print(f"Saved: {table}, {runs} (each seed), {plot}; {names}", highlight=False, soft_wrap=True)
+        console.print("`lth report` with the same words makes a page of it.", highlight=False)
     bad = [outcome for outcome in outcomes if outcome.status in ("failed", "skipped")]
     for outcome in bad:
         print(f"{outcome.status}: {outcome.spec.title()}: {outcome.message}", file=sys.stderr)
@@ -155,14 +187,11 @@ def _console() -> "Console":
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    config = parse_words(arguments.config)
-    set_threads(config.training.threads)
+    config = _recorded(arguments.config)
     from .experiment import store
-    from .experiment.backend import recorded
     from .experiment.status import states
     from .report.terminal import status_summary, status_table
 
-    config = recorded(config)
     console, found = _console(), states(config)
     if arguments.paths:
         for state in found:
@@ -173,13 +202,24 @@ def _status(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _report(arguments: argparse.Namespace) -> int:
+    config = _recorded(arguments.config)
+    from .report.page import save_report
+
+    page, table = save_report(config)
+    print(f"Saved: {page} ({page.stat().st_size / 1e6:.1f} MB), {table}")
+    if arguments.open:
+        import webbrowser
+
+        webbrowser.open(page.resolve().as_uri())
+    return 0
+
+
 def _clean(arguments: argparse.Namespace) -> int:
-    config = parse_words(arguments.config)
-    set_threads(config.training.threads)
-    from .experiment.backend import recorded
+    config = _recorded(arguments.config)
     from .experiment.status import clean
 
-    files, megabytes = clean(recorded(config), arguments.dry_run)
+    files, megabytes = clean(config, arguments.dry_run)
     if arguments.dry_run:
         for file in files:
             print(file)

@@ -25,6 +25,8 @@ MATCHED_CONTROLS = ("reinit", "shuffled", "permuted", "inverted")
 """`pruning.controls` that belong to one ticket each."""
 SHARED_CONTROLS = ("random-erk", "small-dense", "retrained")
 """Those that are run once for all methods."""
+CONNECTIVITY = ("parent", "methods", "rounds", "noise")
+"""Which agents `analysis.connectivity` can compare."""
 REWOUND = ("optimizer", "normalizer", "temperature", "replay_buffer")
 """What can be put back beside the weights."""
 
@@ -271,6 +273,27 @@ class PruningConfig(_Settings):
         return self
 
 
+class AnalysisConfig(_Settings):
+    """`analysis.*`: what is measured besides (docs/analysis.md)."""
+
+    connectivity: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
+    """Compare agents along the line between their weights: parent, methods, rounds, noise (trains every ticket once more)."""
+    connectivity_points: Annotated[Whole, Field(strict=True, ge=3, le=1001)] = 11
+    """Points of the line at which agents are measured, both ends among them."""
+    connectivity_episodes: Positive = 5
+    """Episodes of the evaluation at each point, the same ones at all."""
+
+    @field_validator("connectivity")
+    @classmethod
+    def _known_kinds(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for kind in value:
+            if kind not in CONNECTIVITY:
+                raise ValueError(
+                    f"{kind!r} is none of the comparisons; there are {', '.join(CONNECTIVITY)}{nearest(kind, CONNECTIVITY)}"
+                )
+        return _check_distinct(value, "connectivity") if value else value
+
+
 class RayConfig(_Settings):
     """`ray.*`: a cluster, where `executor` is ray (the extra `ray`)."""
 
@@ -299,6 +322,8 @@ class Config(_Settings):
     """The evaluations."""
     pruning: PruningConfig = PruningConfig()  # type: ignore[call-arg]
     """The masks."""
+    analysis: AnalysisConfig = AnalysisConfig()
+    """What is measured besides."""
     workers: Positive = 1
     """Runs made side by side, each in a process of its own on `training.threads` cores. Changes no result."""
     executor: Literal["local", "ray"] = "local"

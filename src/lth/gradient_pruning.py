@@ -97,12 +97,16 @@ def gradient_accumulator(config: SACConfig, observation_dim: int, batch_size: in
     """Compile the accumulation over a number of batches that is an argument: one program for 10 batches and for 1000.
 
     The call takes (state, replay, key, num_batches) and returns the two trees of mean |dL/dw|, and for each leaf of
-    the two trees, in tree order, the first batch in which its gradient was not finite (num_batches: none).
+    the two trees, in tree order, the first batch in which its gradient was not finite (num_batches: none). With `first`
+    and `step` only batches first, first + step, ... are taken.
     """
 
-    def accumulate(state: SACState, replay: Any, key: jax.Array, num_batches: jax.Array) -> tuple[Any, jax.Array]:
-        def one_batch(i: jax.Array, carry: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
+    def accumulate(
+        state: SACState, replay: Any, key: jax.Array, num_batches: jax.Array, first: Any = 0, step: Any = 1
+    ) -> tuple[Any, jax.Array]:
+        def one_batch(number: jax.Array, carry: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
             sums, first_bad = carry
+            i = first + number * step
             index_key, noise_key = jax.random.split(jax.random.fold_in(key, i))
             batch = unpack_rows(sample_rows(replay, index_key, batch_size), observation_dim)
             grads = network_gradients(config, state, batch, noise_key, normalize_obs)
@@ -112,8 +116,9 @@ def gradient_accumulator(config: SACConfig, observation_dim: int, batch_size: in
 
         zeros = jax.tree.map(jnp.zeros_like, (state.actor_params, state.critic_params))
         none_bad = jnp.broadcast_to(num_batches, (len(jax.tree.leaves(zeros)),))
-        sums, first_bad = jax.lax.fori_loop(0, num_batches, one_batch, (zeros, none_bad))
-        return jax.tree.map(lambda s: s / num_batches.astype(s.dtype), sums), first_bad
+        count = (num_batches - first + step - 1) // step
+        sums, first_bad = jax.lax.fori_loop(0, count, one_batch, (zeros, none_bad))
+        return jax.tree.map(lambda s: s / count.astype(s.dtype), sums), first_bad
 
     return jax.jit(accumulate)
 
@@ -143,6 +148,42 @@ def accumulate_gradient_statistics(
         InputError: there is no replay buffer, it is empty or does not fit the agent, or a gradient is not finite
             (naming the network, the layer and the first bad batch).
     """
+    return _accumulate(agent, replay_buffer, num_batches, batch_size, normalize_obs, key)
+
+
+def gradient_halves(
+    agent: AgentLike,
+    replay_buffer: ReplayBuffer,
+    num_batches: int = 100,
+    batch_size: int = 256,
+    normalize_obs: bool = True,
+    key: jax.Array | None = None,
+) -> tuple[tuple[Params, Params], tuple[Params, Params]]:
+    """Return what `accumulate_gradient_statistics` returns, of the even and of the odd ones among the same batches.
+
+    How far the two agree says how far the statistics depend on the draw of the batches (`lth.analysis.stability`).
+
+    Raises:
+        InputError: as `accumulate_gradient_statistics`; or num_batches is 1.
+    """
+    if num_batches == 1:
+        raise InputError("num_batches is 1, and cannot be halved")
+    even, odd = (
+        _accumulate(agent, replay_buffer, num_batches, batch_size, normalize_obs, key, half, 2) for half in (0, 1)
+    )
+    return even, odd
+
+
+def _accumulate(
+    agent: AgentLike,
+    replay_buffer: ReplayBuffer,
+    num_batches: int,
+    batch_size: int,
+    normalize_obs: bool,
+    key: jax.Array | None,
+    start: int = 0,
+    step: int = 1,
+) -> tuple[Params, Params]:
     if replay_buffer is None or len(replay_buffer) == 0:
         raise InputError(
             "No replay buffer found: the agent has none, or it is empty. `python scripts/_01_train_dense.py` and `lth run` "
@@ -160,7 +201,9 @@ def accumulate_gradient_statistics(
         )
     accumulate = gradient_accumulator(agent.config, observation_dim, int(batch_size), normalize_obs)
     n = jnp.asarray(num_batches, jnp.int32)
-    (actor_grads, critic_grads), first_bad = accumulate(agent.state, replay_buffer.state, _saliency_key(agent, key), n)
+    (actor_grads, critic_grads), first_bad = accumulate(
+        agent.state, replay_buffer.state, _saliency_key(agent, key), n, start, step
+    )
     bad = np.asarray(first_bad)
     if (bad < num_batches).any():
         trees = {"actor": actor_grads, "critic": critic_grads}

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 from ..config import Config
 from ..errors import InputError
 from . import store
-from .spec import DenseSpec, MaskSpec, Spec, TicketSpec, grid, needs, run_path
+from .spec import DenseSpec, MaskSpec, Spec, TicketSpec, grid, needs, run_path, training_steps
 from .stages import How, how_of, is_made
 from .workers import Event, LocalPool
 
@@ -182,7 +182,7 @@ def _pool(config: Config, how: How) -> Pool:
 
 
 class Cost(NamedTuple):
-    """What a run takes; masks take no environment steps."""
+    """What a run takes; masks and comparisons train for no environment steps."""
 
     spec: Spec
     finished: bool
@@ -217,16 +217,16 @@ def costs(config: Config) -> list[Cost]:
         checkpoint, mask, row = sizes[task]
         training = config.training
         start = spec.start if isinstance(spec, TicketSpec) else 0
-        trains = not isinstance(spec, MaskSpec)
-        steps = training.env_steps - start if trains else 0
-        size = 2 * checkpoint + row * replay_capacity(config.sac, training) if trains else mask
+        steps = training_steps(spec)
+        size = 2 * checkpoint + row * replay_capacity(config.sac, training) if steps else 0
+        size = mask if isinstance(spec, MaskSpec) else size
         seconds = None if measured is None else measured * steps
         found.append(
             Cost(
                 spec,
                 store.is_finished(config.output_dir, spec),
                 steps,
-                total_updates(training, start) if trains else 0,
+                total_updates(training, start) if steps else 0,
                 size / 1e6,
                 seconds,
             )
@@ -237,10 +237,9 @@ def costs(config: Config) -> list[Cost]:
 def _seconds_per_step(root: Path, specs: Sequence[Spec]) -> float | None:
     rates = []
     for spec in specs:
-        if isinstance(spec, MaskSpec) or not store.is_finished(root, spec):
+        steps = training_steps(spec)
+        if not steps or not store.is_finished(root, spec):
             continue
-        total = store.read_timings(store.directory(root, spec)).get("total")
-        steps = (spec.training if isinstance(spec, DenseSpec) else spec.dense.training).env_steps
-        if total:
-            rates.append(total / (steps - (spec.start if isinstance(spec, TicketSpec) else 0)))
+        if total := store.read_timings(store.directory(root, spec)).get("total"):
+            rates.append(total / steps)
     return sorted(rates)[len(rates) // 2] if rates else None

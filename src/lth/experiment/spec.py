@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from ..config import (
+    CONTROLS,
     GRADIENT_METHODS,
     MATCHED_CONTROLS,
     REWOUND,
@@ -107,7 +108,7 @@ class TicketSpec(_Spec):
     stage: Literal["ticket"] = "ticket"
     dense: DenseSpec
     mask: MaskSpec | FileMask | None
-    """None: nothing is pruned (the control `retrained`)."""
+    """None: nothing is pruned (the control `retrained` of the dense agent)."""
     rewind_steps: int | Literal["none"] = 0
     backend: Literal["dense", "native"] = "dense"
     rewound: tuple[str, ...] = REWOUND
@@ -150,8 +151,30 @@ class TicketSpec(_Spec):
         return [*needs, *([self.mask] if isinstance(self.mask, MaskSpec) else [])]
 
 
+class ConnectivitySpec(_Spec):
+    """A comparison of two trained agents along the straight line between their weights."""
+
+    stage: Literal["connectivity"] = "connectivity"
+    dense: DenseSpec
+    """Whose replay buffer the losses are taken on."""
+    kind: Literal["parent", "methods", "rounds", "noise"]
+    one: DenseSpec | TicketSpec
+    other: TicketSpec
+    points: int = 11
+    episodes: int = 5
+
+    def title(self) -> str:
+        """Say in a few words which comparison this is."""
+        return " ".join([f"{self.dense.task} seed {self.dense.seed} connectivity", *self.words()])
+
+    def words(self) -> list[str]:
+        """Name it, in titles and directories; of three kinds the one side follows from the other."""
+        one = self.one.words() if self.kind == "methods" and isinstance(self.one, TicketSpec) else []
+        return [self.kind, *one, *self.other.words()]
+
+
 MaskSpec.model_rebuild()
-Spec = DenseSpec | MaskSpec | TicketSpec
+Spec = DenseSpec | MaskSpec | TicketSpec | ConnectivitySpec
 
 
 def spec_hash(spec: Spec) -> str:
@@ -185,7 +208,16 @@ def needs(spec: Spec) -> list[Spec]:
         return []
     if isinstance(spec, TicketSpec):
         return spec.needs()
+    if isinstance(spec, ConnectivitySpec):
+        return list(dict.fromkeys([spec.dense, spec.one, spec.other]))
     return [spec.previous or spec.dense]
+
+
+def training_steps(spec: Spec) -> int:
+    """Return how many environment steps a run trains for; masks and comparisons do not."""
+    if isinstance(spec, DenseSpec):
+        return spec.training.env_steps
+    return spec.dense.training.env_steps - spec.start if isinstance(spec, TicketSpec) else 0
 
 
 def parse_spec(fields: dict[str, Any]) -> Spec:
@@ -194,7 +226,12 @@ def parse_spec(fields: dict[str, Any]) -> Spec:
     Raises:
         ValueError: these are not the fields of a spec.
     """
-    kinds: dict[Any, Any] = {"dense": DenseSpec, "mask": MaskSpec, "ticket": TicketSpec}
+    kinds: dict[Any, Any] = {
+        "dense": DenseSpec,
+        "mask": MaskSpec,
+        "ticket": TicketSpec,
+        "connectivity": ConnectivitySpec,
+    }
     if fields.get("stage") not in kinds:
         raise ValueError(f"its stage is {fields.get('stage')!r}")
     spec: Spec = kinds[fields["stage"]].model_validate(fields)
@@ -397,6 +434,43 @@ def parameters(inputs: int, hidden: tuple[int, ...], outputs: int) -> int:
     return sum(a * b + b for a, b in zip((inputs, *hidden), (*hidden, outputs), strict=True))
 
 
+def comparisons(config: Config) -> Iterator[ConnectivitySpec]:
+    """Yield the comparisons that `analysis.connectivity` asks for; between tickets, never of controls."""
+    asked = config.analysis
+
+    def compare(dense: DenseSpec, kind: str, one: DenseSpec | TicketSpec, other: TicketSpec) -> ConnectivitySpec:
+        return ConnectivitySpec(
+            dense=dense,
+            kind=kind,  # type: ignore[arg-type]
+            one=one,
+            other=other,
+            points=asked.connectivity_points,
+            episodes=asked.connectivity_episodes,
+        )
+
+    groups: dict[Any, list[tuple[Row, TicketSpec]]] = {}
+    for row in rows(config) if asked.connectivity else ():
+        if not row.control and isinstance(row.run, TicketSpec):
+            groups.setdefault((row.dense, row.rewind, row.sparsity), []).append((row, row.run))
+    restarted: set[Any] = set()
+    for (dense, rewind, _), found in groups.items():
+        if "noise" in asked.connectivity and (dense, rewind) not in restarted:
+            restarted.add((dense, rewind))
+            again = ticket_spec(config, dense.task, dense.seed, None, found[0][1].rewind_steps, "retrained")
+            yield compare(dense, "noise", dense, again)
+        for i, (row, ticket) in enumerate(found):
+            mask = ticket.mask
+            if "parent" in asked.connectivity:
+                yield compare(dense, "parent", dense, ticket)
+            if "rounds" in asked.connectivity and isinstance(mask, MaskSpec) and mask.previous:
+                yield compare(dense, "rounds", mask.previous, ticket)
+            if "noise" in asked.connectivity and row.method not in CONTROLS:
+                yield compare(dense, "noise", ticket, ticket.model_copy(update={"control": "retrained"}))
+            if "methods" in asked.connectivity:
+                for _, before in found[:i]:
+                    yield compare(dense, "methods", before, ticket)
+
+
 def grid(config: Config) -> list[Spec]:
     """Return all runs of `lth run`, each once and after those that it needs."""
     found: dict[Spec, None] = {}
@@ -410,7 +484,10 @@ def grid(config: Config) -> list[Spec]:
     for task in config.tasks:
         for seed in config.seeds:
             add(dense_spec(config, task, seed))
-            for row in rows(config.model_copy(update={"tasks": (task,), "seeds": (seed,)})):
+            part = config.model_copy(update={"tasks": (task,), "seeds": (seed,)})
+            for row in rows(part):
                 add(row.dense)
                 add(row.run)
+            for comparison in comparisons(part):
+                add(comparison)
     return list(found)

@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 
 from .. import envs
+from ..analysis.stability import Stability, stability
 from ..config import GRADIENT_METHODS, Config, SACConfig
 from ..errors import InputError, nearest
 from ..files import checksum_path
-from ..gradient_pruning import accumulate_gradient_statistics, prune_kernels_by_gradient_saliency
+from ..gradient_pruning import accumulate_gradient_statistics, gradient_halves, prune_kernels_by_gradient_saliency
 from ..pruning.controls import random_mask, shuffled_mask
-from ..pruning.masks import check_same_structure, emptied_layers, holds_layer, layer_names
+from ..pruning.masks import check_same_structure, emptied_layers, holds_layer, layer_names, prunable_leaves
 from ..replay import ReplayBuffer, init_replay
 from ..sac.acting import policy_of
 from ..sac.agent import Agent, Patterns, SACState, init_state, make_ticket, masks_of, permuted_ticket
@@ -27,8 +28,10 @@ from ..sparse import native
 from ..training import Evaluation, evaluate, evaluation_due, metric_rows, replay_capacity, train
 from ..types import Mask, Params
 from . import store
+from .analysis import AnalysisRow, agent_rows, mask_rows, stability_rows
+from .connectivity import connect
 from .events import event_log
-from .spec import DenseSpec, FileMask, MaskSpec, Spec, TicketSpec
+from .spec import ConnectivitySpec, DenseSpec, FileMask, MaskSpec, Spec, TicketSpec
 
 Progress = Callable[[int, dict[str, float]], None]
 """Called with the environment step and the newest metrics after every segment."""
@@ -83,6 +86,8 @@ def run_stage(root: Path, spec: Spec, how: How) -> Path:
         return train_dense(root, spec, how.rewind_points, how)
     if isinstance(spec, MaskSpec):
         return make_mask(root, spec)
+    if isinstance(spec, ConnectivitySpec):
+        return connect(root, spec)
     return train_ticket(root, spec, how=how)
 
 
@@ -184,6 +189,7 @@ def _train_to_end(
     began = time.perf_counter()
     store.save_replay_buffer(run, buffer)
     store.save_metrics(run, rows)
+    store.save_analysis(run, agent_rows(Agent(spec.sac, state, buffer)))
     seconds["save"] += time.perf_counter() - began
     store.save_timings(run, {**seconds, "total": sum(seconds.values())})
     store.save_agent(run, spec.sac, state, spec.task)
@@ -221,16 +227,42 @@ def create_masks(agent: Agent, buffer: Callable[[], ReplayBuffer], spec: MaskSpe
     What the agent was trained without stays pruned. Random masks depend on the run's seed, the method and the network, and
     not on the sparsity of the other network.
     """
+    if spec.criterion not in GRADIENT_METHODS:
+        return _select_masks(agent, spec, {})
+    actor_grads, critic_grads = accumulate_gradient_statistics(
+        agent, buffer(), spec.num_gradient_batches, spec.gradient_batch_size
+    )
+    return _select_masks(agent, spec, {"actor": actor_grads, "critic": critic_grads})
+
+
+def saliency_stability(agent: Agent, buffer: ReplayBuffer, spec: MaskSpec) -> dict[str, Stability]:
+    """Make a mask from each half of its gradient batches, and say how far they agree; of the actor and of the critics."""
+    halves = gradient_halves(agent, buffer, spec.num_gradient_batches, spec.gradient_batch_size)
+    gradients = [dict(zip(("actor", "critic"), half, strict=True)) for half in halves]
+    masks = [_select_masks(agent, spec, half) for half in gradients]
+    exclude = dict(zip(("actor", "critic"), excluded_layers(agent.config, spec.exclude), strict=True))
+    found = {}
+    for network, before in masks_of(agent.state).items():
+        prunable = prunable_leaves(before, exclude[network])
+        treedef: Any
+        leaves, treedef = jax.tree.flatten(before)
+        # What is excluded, or was pruned before, is no candidate.
+        candidates = treedef.unflatten([m * flag for m, flag in zip(leaves, prunable, strict=True)])
+        found[network] = stability(
+            getattr(agent.state, f"{network}_params"),
+            (gradients[0][network], gradients[1][network]),
+            (masks[0][network], masks[1][network]),
+            spec.criterion,
+            candidates,
+        )
+    return found
+
+
+def _select_masks(agent: Agent, spec: MaskSpec, gradients: dict[str, Any]) -> dict[str, Mask]:
     params = {"actor": agent.state.actor_params, "critic": agent.state.critic_params}
     sparsity = {"actor": spec.sparsity.actor, "critic": spec.sparsity.critic}
     exclude = dict(zip(params, excluded_layers(agent.config, spec.exclude), strict=True))
     before = masks_of(agent.state) if spec.previous else {"actor": None, "critic": None}
-    gradients: dict[str, Any] = {}
-    if spec.criterion in GRADIENT_METHODS:
-        actor_grads, critic_grads = accumulate_gradient_statistics(
-            agent, buffer(), spec.num_gradient_batches, spec.gradient_batch_size
-        )
-        gradients = {"actor": actor_grads, "critic": critic_grads}
     masks = {}
     for network, tree in params.items():
         stream = zlib.crc32(f"{spec.method}/{network}".encode())
@@ -292,18 +324,53 @@ def make_mask(root: Path, spec: MaskSpec, name: str | None = None) -> Path:
         store.check_spec(run, spec)
         return run
     started = time.perf_counter()
-    source = store.directory(root, spec.previous or spec.dense)
-    if spec.previous:
-        config, state, _ = load_agent(store.checkpoint_file(source))
-        agent = Agent(config, state)
-    else:
-        agent = load_dense(root, spec.dense)
+    agent, source = _scored(root, spec)
     masks = create_masks(agent, lambda: store.load_replay_buffer(source), spec)
     warn_of_emptied_layers(masks, spec.title())
+    total = time.perf_counter() - started
     store.open_run(root, spec)
-    store.save_timings(run, {"total": time.perf_counter() - started})
+    store.save_analysis(run, _mask_rows(masks, agent, lambda: store.load_replay_buffer(source), spec))
+    store.save_timings(run, {"total": total, "analysis": time.perf_counter() - started - total})
     store.save_mask(run, name, masks)
     return run
+
+
+def _mask_rows(
+    masks: dict[str, Mask], agent: Agent, buffer: Callable[[], ReplayBuffer], spec: MaskSpec
+) -> list[AnalysisRow]:
+    rows = mask_rows(masks)
+    if spec.criterion in GRADIENT_METHODS and spec.num_gradient_batches > 1:
+        rows += stability_rows(saliency_stability(agent, buffer(), spec))
+    return rows
+
+
+def analyze(root: Path, spec: DenseSpec | MaskSpec | TicketSpec) -> list[AnalysisRow]:
+    """Return what `analysis.csv` says of a finished run; for a run of an earlier version it is made now.
+
+    Raises:
+        InputError: the run is not there, or a file was altered.
+    """
+    run = store.directory(root, spec)
+    if not (run / store.ANALYSIS).exists():
+        if isinstance(spec, MaskSpec):
+            agent, source = _scored(root, spec)
+            masks = store.load_mask(store.last_file(root, spec))
+            rows = mask_rows(masks)
+            if store.replay_file(source).exists():
+                rows = _mask_rows(masks, agent, lambda: store.load_replay_buffer(source), spec)
+        else:
+            rows = agent_rows(store.load(run).agent)
+        store.save_analysis(run, rows)
+    return store.read_analysis(run)
+
+
+def _scored(root: Path, spec: MaskSpec) -> tuple[Agent, Path]:
+    """Return the agent whose weights a mask is made from, and its directory."""
+    source = store.directory(root, spec.previous or spec.dense)
+    if not spec.previous:
+        return load_dense(root, spec.dense), source
+    config, state, _ = load_agent(store.checkpoint_file(source))
+    return Agent(config, state), source
 
 
 def save_edited_mask(root: Path, spec: MaskSpec, masks: dict[str, Mask]) -> Path:
@@ -425,7 +492,7 @@ def _fitted(mask: Mask, params: Params) -> Mask:
 
 def controlled(spec: TicketSpec, state: SACState, masks: dict[str, Mask]) -> SACState:
     """Put a state under the masks, as a ticket or as the control that `spec` names (docs/protocols.md)."""
-    if spec.control == "retrained":
+    if spec.control == "retrained" and spec.mask is None:
         return state
     keys = {
         network: jax.random.fold_in(jax.random.key(spec.dense.seed), zlib.crc32(f"{spec.control}/{network}".encode()))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from ..config import Config
 from ..errors import InputError
 from . import store
-from .spec import DenseSpec, MaskSpec, Spec, TicketSpec, grid
+from .spec import Spec, TicketSpec, grid, training_steps
 from .stages import how_of, is_made
 
 
@@ -34,10 +34,7 @@ def _state(config: Config, spec: Spec) -> State:
     files = [file for file in run.rglob("*") if file.is_file()]
     megabytes = sum(file.stat().st_size for file in files) / 1e6
     start = spec.start if isinstance(spec, TicketSpec) else 0
-    training = (
-        None if isinstance(spec, MaskSpec) else spec.training if isinstance(spec, DenseSpec) else spec.dense.training
-    )
-    total = training.env_steps - start if training else 0
+    total = training_steps(spec)
     running = store.is_locked(run / store.LOCK)
     progress = store.read_progress(run) if running else {}
     done = max(int(progress.get("env_steps", start)) - start, 0)

@@ -31,11 +31,14 @@ from ..replay import ReplayBuffer, ReplayState
 from ..sac.agent import Agent, SACState, masks_of
 from ..sac.checkpoint import dump_agent, load_agent, load_agent_and_more
 from ..types import Mask
-from .spec import INVERTED, SPEC_VERSION, DenseSpec, FileMask, MaskSpec, Spec, parse_spec, run_path
+from .analysis import AnalysisRow
+from .spec import INVERTED, SPEC_VERSION, ConnectivitySpec, DenseSpec, FileMask, MaskSpec, Spec, parse_spec, run_path
 
 CHECKPOINT = "checkpoint.safetensors"
 REPLAY_BUFFER = "replay_buffer.pkl"
 METRICS = "metrics.csv"
+ANALYSIS = "analysis.csv"
+CONNECTIVITY = "connectivity.csv"
 TIMINGS = "timings.json"
 SPEC = "spec.json"
 PROVENANCE = "provenance.json"
@@ -82,6 +85,8 @@ def mask_name(method: str) -> str:
 def last_file(root: Path, spec: Spec) -> Path:
     """Return the file whose presence says that a run is finished."""
     run = directory(root, spec)
+    if isinstance(spec, ConnectivitySpec):
+        return run / CONNECTIVITY
     return run / mask_name(spec.method) if isinstance(spec, MaskSpec) else checkpoint_file(run)
 
 
@@ -97,7 +102,9 @@ def is_finished(root: Path, spec: Spec) -> bool:
     if not (run / SPEC).exists() or (isinstance(spec, DenseSpec) and not replay_file(run).exists()):
         return False
     check_spec(run, spec)
-    if isinstance(spec, MaskSpec):
+    if isinstance(spec, ConnectivitySpec):
+        read_whole(last_file(root, spec), "the comparison")
+    elif isinstance(spec, MaskSpec):
         read_whole(last_file(root, spec), "the mask")
     else:
         read_whole(last_file(root, spec), "the checkpoint", needs_checksum=True)
@@ -333,6 +340,52 @@ def save_metrics(run: Path, rows: Iterable[tuple[int, str, float]]) -> None:
     write_whole(run / METRICS, csv_bytes(("env_steps", "metric", "value"), rows), checksum=False)
 
 
+def save_analysis(run: Path, rows: Iterable[AnalysisRow]) -> None:
+    """Write what is known of a run besides its results."""
+    write_whole(run / ANALYSIS, csv_bytes(AnalysisRow._fields, rows), checksum=False)
+
+
+def read_analysis(run: Path) -> list[AnalysisRow]:
+    """Read a file of `save_analysis`.
+
+    Raises:
+        InputError: it is missing or unreadable.
+    """
+    path = run / ANALYSIS
+    try:
+        rows = read_csv(path, "the analysis")
+        return [AnalysisRow(row["network"], row["layer"], row["metric"], float(row["value"])) for row in rows]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}). Delete it, and it is made anew.") from None
+
+
+class LineRow(NamedTuple):
+    """One number measured at a point of the line between two agents: `alpha` 0 is the one, 1 the other."""
+
+    alpha: float
+    metric: str  # return, success, critic_loss, actor_loss
+    value: float
+
+
+def save_line(run: Path, rows: Iterable[LineRow]) -> None:
+    """Write a comparison, the file whose presence says that it is finished."""
+    write_whole(run / CONNECTIVITY, csv_bytes(LineRow._fields, rows))
+
+
+def read_line(run: Path) -> list[LineRow]:
+    """Read a comparison.
+
+    Raises:
+        InputError: it is missing or unreadable.
+    """
+    path = run / CONNECTIVITY
+    try:
+        rows = read_csv(path, "the comparison")
+        return [LineRow(float(row["alpha"]), row["metric"], float(row["value"])) for row in rows]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}). {_ANEW.format(run)}") from None
+
+
 def save_timings(run: Path, timings: dict[str, float]) -> None:
     """Write seconds by name."""
     _write_json(run / TIMINGS, {name: round(seconds, 3) for name, seconds in timings.items()})
@@ -363,8 +416,12 @@ def read_csv(path: Path, what: str) -> list[dict[str, str]]:
 _ANEW = "To make the run anew, delete the folder {} and run the same command again."
 
 
-def last_evaluation(run: Path) -> dict[str, float]:
-    """Return the metrics of a run's last evaluation by name: `evaluation/return`, and `evaluation/success` if defined."""
+def evaluations(run: Path) -> list[tuple[int, str, float]]:
+    """Return what a run's evaluations measured, (env_steps, metric, value): `evaluation/return`, `evaluation/success`.
+
+    Raises:
+        InputError: they cannot be read, or there are none.
+    """
     rows = read_csv(run / METRICS, "the metrics")
     try:
         found = [
@@ -372,11 +429,19 @@ def last_evaluation(run: Path) -> dict[str, float]:
             for row in rows
             if row["metric"].startswith("evaluation/")
         ]
-        end = max(env_steps for env_steps, _, _ in found)
+        if not found:
+            raise ValueError("no row is one")
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise InputError(
             f"{run / METRICS} holds no evaluation that can be read ({error}). {_ANEW.format(run)}"
         ) from None
+    return found
+
+
+def last_evaluation(run: Path) -> dict[str, float]:
+    """Return the metrics of a run's last evaluation by name: `evaluation/return`, and `evaluation/success` if defined."""
+    found = evaluations(run)
+    end = max(env_steps for env_steps, _, _ in found)
     return {metric: value for env_steps, metric, value in found if env_steps == end}
 
 
@@ -488,6 +553,8 @@ def dense_spec_of(run: Path) -> DenseSpec:
 def _no_run(run: Path, path: Path) -> str:
     if run.is_file():
         return f"{run} is a file; a run is a directory such as results/Pendulum-v1/seed0/dense-0a1b2c3d"
+    if (run / CONNECTIVITY).exists():
+        return f"{run} is a comparison of two agents, and has none of its own: its {SPEC} names them."
     if (run / SPEC).exists() and any(run.glob("mask*.pkl")):
         return f"{run} is a mask, which has no agent. `lth.load_mask` reads its file; the tickets lie beside it."
     if (run / SPEC).exists():

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..config import Config
+from ..config import CONTROLS, Config
 from ..experiment import store
 from ..experiment.spec import rows as grid_rows
 from ..experiment.spec import run_path
@@ -13,6 +13,11 @@ from ..files import write_whole
 
 TABLE_FILE = "table.csv"
 RUNS_FILE = "runs.csv"
+
+
+def label(method: str, control: str) -> str:
+    """Name what was done, for people: `taylor`, `random (control)`, `taylor + reinit`, `random-erk`."""
+    return f"{method} (control)" if method in CONTROLS else " + ".join(filter(None, (method, control)))
 
 
 class RunRow(NamedTuple):

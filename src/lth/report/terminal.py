@@ -13,18 +13,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ..config import CONTROLS, Config
+from ..config import Config
 from ..experiment import store
 from ..experiment.runner import Cost, Outcome
-from ..experiment.spec import DenseSpec, MaskSpec, Spec, TicketSpec
+from ..experiment.spec import DenseSpec, Spec, TicketSpec, training_steps
 from ..experiment.status import State
-from .tables import TableRow
-
-
-def _train_steps(spec: Spec) -> int:
-    if isinstance(spec, DenseSpec):
-        return spec.training.env_steps
-    return spec.dense.training.env_steps - spec.start if isinstance(spec, TicketSpec) else 0
+from .tables import TableRow, label
 
 
 class GridDisplay:
@@ -35,7 +29,7 @@ class GridDisplay:
         self._total_runs = len(specs)
         self._ended = 0
         self._started = time.monotonic()
-        self._remaining = sum(_train_steps(spec) for spec in specs)
+        self._remaining = sum(training_steps(spec) for spec in specs)
         self._steps: dict[Spec, int] = {}
         self._first: dict[
             Spec, tuple[int, float]
@@ -70,7 +64,7 @@ class GridDisplay:
     def begin(self, spec: Spec) -> None:
         """A run starts."""
         if self._progress and spec not in self._bars:
-            self._bars[spec] = self._progress.add_task(spec.title(), total=max(_train_steps(spec), 1), note="")
+            self._bars[spec] = self._progress.add_task(spec.title(), total=max(training_steps(spec), 1), note="")
 
     def step(self, spec: Spec, env_steps: int, metrics: dict[str, float]) -> None:
         """A run has come to an environment step."""
@@ -98,7 +92,7 @@ class GridDisplay:
         if self._progress and spec in self._bars:
             self._progress.remove_task(self._bars.pop(spec))
         if outcome.status == "kept":
-            self._remaining -= _train_steps(spec)
+            self._remaining -= training_steps(spec)
             if self._progress and self._whole is not None:
                 self._progress.update(self._whole, total=max(self._remaining, 1))
             return
@@ -108,7 +102,7 @@ class GridDisplay:
                 f"{head}: {outcome.status}: {outcome.message}", style="red", highlight=False, soft_wrap=True
             )
             return
-        self._steps[spec] = _train_steps(spec)
+        self._steps[spec] = training_steps(spec)
         scores, left = self._scores(spec), self._time_left()
         text = f"{head}{': ' if scores else ''}{scores} ({outcome.seconds:.1f} s{f'; {left}' if left else ''})"
         self._console.print(text, highlight=False, soft_wrap=True)
@@ -153,10 +147,7 @@ def results_table(rows: Sequence[TableRow]) -> Table:
         if last not in (None, (row.task, row.rewind, row.sparsity)):
             table.add_section()
         last = (row.task, row.rewind, row.sparsity)
-        method = (
-            f"{row.method} (control)" if row.method in CONTROLS else " + ".join(filter(None, (row.method, row.control)))
-        )
-        cells = [row.task, method, row.sparsity]
+        cells = [row.task, label(row.method, row.control), row.sparsity]
         cells += [_spread(row.dense_return, row.dense_return_sd), _spread(row.ticket_return, row.ticket_return_sd)]
         if with_rewind:
             cells.append(row.rewind)
@@ -193,6 +184,12 @@ def how_to_read(rows: Sequence[TableRow]) -> str:
     return text
 
 
+def unstable_note(sentences: Sequence[str], most: int = 4) -> str:
+    """Show a few of what `unstable_masks` says, and count the rest."""
+    rest = [f"(and {len(sentences) - most} more: saliency_shared in layers.csv)"] if len(sentences) > most else []
+    return "\n".join([*sentences[:most], *rest])
+
+
 def costs_table(costs: Sequence[Cost]) -> Table:
     """Lay out what `lth run` would do."""
     table = Table(title="what lth run would do", title_justify="left")
@@ -201,14 +198,14 @@ def costs_table(costs: Sequence[Cost]) -> Table:
     for name in ("env steps", "updates", "disk MB", "time"):
         table.add_column(name, justify="right")
     for cost in costs:
-        mask = isinstance(cost.spec, MaskSpec)
+        trains = cost.env_steps > 0
         table.add_row(
             cost.spec.title(),
             "finished" if cost.finished else "to do",
-            "" if mask else f"{cost.env_steps:,}",
-            "" if mask else f"{cost.updates:,}",
+            f"{cost.env_steps:,}" if trains else "",
+            f"{cost.updates:,}" if trains else "",
             f"{cost.megabytes:.1f}",
-            "" if mask or cost.seconds is None else _duration(cost.seconds),
+            _duration(cost.seconds) if trains and cost.seconds is not None else "",
         )
     return table
 

@@ -1,0 +1,112 @@
+"""Which kept weights still matter: those on a path from an input of the network to one of its outputs.
+
+A kept weight is *effective* if some path of kept weights leads from an input of the network through it to an output
+(Vysogorets & Kempe 2023, "Connectivity Matters", https://arxiv.org/abs/2107.02306, where all others are "inactivated"). The
+others are of two kinds. Without a path to an output a weight has no influence at all, and its gradient is zero. Without a path
+from an input it hangs on a unit that is *constant*, whatever its bias: what it passes on is a number, which the next layer's
+bias could hold as well. Biases are on no path of their own and are not counted.
+
+Layer normalisation mixes the units of its layer, so what reaches one of them reaches all, and all are heard if one is. (Of a
+layer with a single unit it makes a constant.)
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import InputError
+from ..types import Mask
+
+
+class Layer(NamedTuple):
+    """One dense layer under its mask; booleans."""
+
+    name: str  # its path: `layer_0`, `q1/output`
+    kept: np.ndarray  # (inputs, outputs): the weights that the mask keeps
+    fed: np.ndarray  # (inputs,): which inputs of the layer depend on an input of the network
+    heard: np.ndarray  # (outputs,): which outputs of the layer have a path to an output of the network
+
+    @property
+    def effective(self) -> np.ndarray:
+        """The kept weights on a path from an input to an output, (inputs, outputs)."""
+        return self.kept & self.fed[:, None] & self.heard[None, :]
+
+    @property
+    def constant(self) -> np.ndarray:
+        """Which outputs of the layer depend on no input of the network, (outputs,)."""
+        return ~(self.kept & self.fed[:, None]).any(axis=0)
+
+
+def networks_of(tree: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Split an actor's or the critics' tree into single networks by the prefix of their layers' names: "", or q1/ and q2/."""
+    if "output" in tree:
+        return {"": tree}
+    return {f"{name}/": tree[name] for name in sorted(tree) if isinstance(tree[name], Mapping)}
+
+
+def layer_order(network: Mapping[str, Any]) -> list[str]:
+    """Return the names of a network's dense layers from its inputs to its outputs.
+
+    Raises:
+        InputError: it is not made of `layer_0`, `layer_1`, ... and `output`.
+    """
+    hidden = [f"layer_{i}" for i in range(sum(name.startswith("layer_") for name in network))]
+    order = [*hidden, "output"]
+    if any(name not in network for name in order):
+        raise InputError(f"this network has the layers {sorted(network)}, and should have {order}")
+    return order
+
+
+def layers(mask: Mask) -> list[Layer]:
+    """Follow the paths through an actor's or the critics' mask; each network's layers from its inputs to its outputs.
+
+    >>> import numpy as np
+    >>> kernels = {"layer_0": [[1, 0], [0, 0]], "output": [[1], [1]]}
+    >>> found = layers({name: {"kernel": np.array(kernel)} for name, kernel in kernels.items()})
+    >>> [layer.effective.astype(int).tolist() for layer in found]  # the second hidden unit is constant
+    [[[1, 0], [0, 0]], [[1], [0]]]
+
+    Raises:
+        InputError: the tree is not that of an actor or of critics.
+    """
+    return [layer for prefix, network in networks_of(mask).items() for layer in _follow(prefix, network)]
+
+
+def _follow(prefix: str, network: Mapping[str, Any]) -> list[Layer]:
+    order = layer_order(network)
+    kept = [np.asarray(network[name]["kernel"]) != 0 for name in order]
+    mixed = [f"norm_{i}" in network for i in range(len(order) - 1)]
+    fed = [np.ones(kept[0].shape[0], bool)]
+    for weights, norm in zip(kept[:-1], mixed, strict=True):
+        reached = (weights & fed[-1][:, None]).any(axis=0)
+        fed.append(np.full(len(reached), reached.any() and len(reached) > 1) if norm else reached)
+    heard = [np.ones(kept[-1].shape[1], bool)]
+    for weights, norm in zip(kept[:0:-1], mixed[::-1], strict=True):
+        reaching = (weights & heard[0][None, :]).any(axis=1)
+        heard.insert(0, np.full(len(reaching), reaching.any() and len(reaching) > 1) if norm else reaching)
+    return [Layer(prefix + name, *parts) for name, *parts in zip(order, kept, fed, heard, strict=True)]
+
+
+def effective_sparsity(mask: Mask) -> float:
+    """Return the fraction of an actor's or the critics' weights that lie on no path from an input to an output.
+
+    It is `compute_sparsity` of the mask, or more: what is lost besides was kept in vain.
+
+    >>> import numpy as np
+    >>> kernels = {"layer_0": [[1, 0], [0, 0]], "output": [[1], [1]]}
+    >>> round(effective_sparsity({name: {"kernel": np.array(k)} for name, k in kernels.items()}), 3)  # of 6, 3 are kept
+    0.667
+    """
+    found = layers(mask)
+    return 1.0 - sum(int(layer.effective.sum()) for layer in found) / sum(layer.kept.size for layer in found)
+
+
+def weights_read(mask: Mask) -> dict[str, np.ndarray]:
+    """Count the effective weights of each network's first layer by its input, (inputs,): what is read, and how widely.
+
+    Keys are the first layers' names. An actor reads observations; a critic reads observations, then actions. An input with
+    none cannot change any output.
+    """
+    firsts = [_follow(prefix, network)[0] for prefix, network in networks_of(mask).items()]
+    return {layer.name: layer.effective.sum(axis=1) for layer in firsts}

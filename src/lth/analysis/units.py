@@ -1,0 +1,105 @@
+"""What hidden units do on transitions of an agent's own: which are dead, which dormant."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..config import SACConfig
+from ..errors import InputError
+from ..replay import ReplayBuffer, take_rows, unpack_rows
+from ..sac.agent import Agent, SACState, prepare_batch
+from ..sac.networks import Actor, TwinCritic
+from ..types import Batch
+from .paths import layer_order, networks_of
+
+TRANSITIONS = 2048
+"""How many transitions are looked at."""
+TAU = 0.025
+"""A unit is dormant whose share of its layer's activity is at most this (Sokar et al. 2023)."""
+
+
+class Units(NamedTuple):
+    """The hidden units of one layer on a batch."""
+
+    active: np.ndarray  # (units,) float: the share of transitions on which the unit's output is above zero
+    activity: np.ndarray  # (units,) float: its mean output, divided by the mean over the units of the layer
+
+    @property
+    def dead(self) -> np.ndarray:
+        """Which units are zero on every transition, (units,) bool."""
+        return self.active == 0.0
+
+    @property
+    def dormant(self) -> np.ndarray:
+        """Which units are TAU-dormant, (units,) bool; dead ones are among them."""
+        return self.activity <= TAU
+
+
+def spread_batch(buffer: ReplayBuffer, transitions: int = TRANSITIONS) -> Batch:
+    """Return transitions (at most all) at even distances over a replay buffer: old and new ones, the same each time.
+
+    Raises:
+        InputError: the buffer is empty.
+    """
+    size = len(buffer)
+    if size == 0:
+        raise InputError("the replay buffer is empty, so there is nothing to look at")
+    n = min(size, transitions)
+    rows = take_rows(buffer.state, (np.arange(n, dtype=np.int64) * size // n).astype(np.int32))
+    return unpack_rows(rows, buffer.observation_dim)
+
+
+def hidden_units(agent: Agent, batch: Batch) -> dict[str, dict[str, Units]]:
+    """Look at the hidden units of an agent's networks on raw transitions: `found["critic"]["q1/layer_0"]`.
+
+    The score of unit i is E|h_i| / mean_k E|h_k| over the units k of its layer (Sokar et al. 2023, eq. 1,
+    https://arxiv.org/abs/2302.12902); h is the output of the ReLU. In a layer that is zero throughout all scores are 0. The
+    critics see the actions that were taken.
+    """
+    outputs = _relu_outputs(agent.config, agent.action_dim)(agent.state, Batch(*(jnp.asarray(x) for x in batch)))
+    return {
+        name: {layer: units_of(np.asarray(values)) for layer, values in found.items()}
+        for name, found in outputs.items()
+    }
+
+
+@functools.cache
+def _relu_outputs(config: SACConfig, action_dim: int) -> Callable[[SACState, Batch], dict[str, dict[str, jax.Array]]]:
+    """Compile what comes out of each hidden layer's ReLU, (n, units), by network and layer."""
+    actor = Actor(config.actor_hidden, action_dim)
+    critic = TwinCritic(config.critic_hidden, config.critic_layer_norm)
+
+    def outputs(state: SACState, batch: Batch) -> dict[str, dict[str, jax.Array]]:
+        batch = prepare_batch(config, state.normalizer, batch)
+        calls: Any = {
+            "actor": (actor, state.actor_params, (batch.observations,)),
+            "critic": (critic, state.critic_params, (batch.observations, batch.actions)),
+        }
+        found: dict[str, dict[str, jax.Array]] = {}
+        for name, (module, params, inputs) in calls.items():
+            _, seen = module.apply({"params": params}, *inputs, capture_intermediates=True, mutable=["intermediates"])
+            found[name] = {
+                prefix + layer: jax.nn.relu(network.get(f"norm_{i}", network[layer])["__call__"][0])
+                for prefix, network in networks_of(seen["intermediates"]).items()
+                for i, layer in enumerate(layer_order(network)[:-1])
+            }
+        return found
+
+    return jax.jit(outputs)
+
+
+def units_of(outputs: np.ndarray) -> Units:
+    """Describe the units of a layer by what comes out of its ReLU, (n, units).
+
+    >>> import numpy as np
+    >>> found = units_of(np.array([[0.0, 1.0, 0.02], [0.0, 3.0, 0.02]]))
+    >>> found.dead.tolist(), found.dormant.tolist(), found.active.tolist()
+    ([True, False, False], [True, False, False], [0.0, 1.0, 1.0])
+    """
+    mean = np.abs(outputs).mean(axis=0, dtype=np.float64)
+    whole = mean.mean()
+    return Units((outputs > 0).mean(axis=0), mean / whole if whole > 0 else mean)

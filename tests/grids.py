@@ -1,0 +1,95 @@
+"""Result files of a whole grid, written in seconds by the store's own functions: what a run would measure is made up."""
+
+import jax
+import numpy as np
+
+from lth.analysis.stability import Stability
+from lth.config import parse_config
+from lth.experiment import store
+from lth.experiment.analysis import mask_rows, stability_rows
+from lth.experiment.spec import DenseSpec, MaskSpec, grid, run_path
+from lth.replay import ReplayBuffer, init_replay
+from lth.sac.agent import init_state, masks_of
+
+SIZES = {"Pendulum-v1": (3, 1), "drawer-close-v3": (39, 4), "door-close-v3": (39, 4), "HalfCheetah-v5": (17, 6)}
+BEST = {"Pendulum-v1": (-1500.0, -150.0)}
+"""Returns of the untrained and the dense agent."""
+SKILL = {"magnitude": 0.85, "gradient": 0.6, "taylor": 0.9, "random": 0.3, "shuffled": 0.8}
+
+
+def make_grid(tree, root, skip=()):
+    """Write the runs of a config below `root`, but those whose path holds one of `skip`; returns the config."""
+    config = parse_config({**tree, "output_dir": str(root)})
+    states, provenance = {}, store.provenance()
+    store.provenance, kept = lambda: provenance, store.provenance
+    try:
+        for spec in grid(config):
+            if not any(part in str(run_path(spec)) for part in skip):
+                _make(config, spec, states)
+    finally:
+        store.provenance = kept
+    return config
+
+
+def _make(config, spec, states):
+    dense = spec if isinstance(spec, DenseSpec) else spec.dense
+    rng = np.random.default_rng(abs(hash_of(spec)))
+    run = store.open_run(config.output_dir, spec)
+    sizes = SIZES[dense.task]
+    if (dense.sac, sizes) not in states:
+        states[dense.sac, sizes] = init_state(dense.sac, jax.random.key(0), *sizes)
+    state = states[dense.sac, sizes]
+    mask = spec if isinstance(spec, MaskSpec) else getattr(spec, "mask", None)
+    masks = None
+    if mask:
+        params = {"actor": state.actor_params, "critic": state.critic_params}
+        masks = {
+            n: _mask(p, getattr(mask.sparsity, n), np.random.default_rng(hash_of(mask))) for n, p in params.items()
+        }
+    if isinstance(spec, MaskSpec):
+        store.save_timings(run, {"total": round(float(rng.uniform(0.1, 3.0)), 3)})
+        rows = mask_rows(masks)
+        if spec.method in ("gradient", "taylor"):
+            shared = Stability(float(rng.uniform(0.5, 1)), float(rng.uniform(0.5, 1)), 0.1)
+            rows += stability_rows({"actor": shared, "critic": shared})
+        store.save_analysis(run, rows)
+        store.save_mask(run, store.mask_name(spec.method), masks)
+        return
+    untrained, best = BEST.get(dense.task, (10.0, 1000.0))
+    skill = 1.0
+    if mask:
+        skill = SKILL.get(mask.method, 0.5) * (1.0 - 0.3 * mask.sparsity.actor**4)
+    rows = []
+    start = getattr(spec, "start", 0)
+    for step in range(start, dense.training.env_steps + 1, dense.evaluation.every):
+        share = step / dense.training.env_steps
+        value = untrained + (best - untrained) * (skill * share + rng.normal(0, 0.05))
+        rows.append((step, "evaluation/return", value))
+        if dense.task.endswith("-v3"):
+            rows.append((step, "evaluation/success", round(float(np.clip(skill * share, 0, 1)), 1)))
+    store.save_metrics(run, rows)
+    store.save_timings(run, {"train": 5.0, "total": round(float(rng.uniform(5, 9)), 3)})
+    if masks:
+        flags = {n: jax.tree.map(lambda leaf: leaf != 0, mask) for n, mask in masks.items()}
+        state = state._replace(
+            actor_opt=state.actor_opt._replace(mask=flags["actor"]),
+            critic_opt=state.critic_opt._replace(mask=flags["critic"]),
+        )
+    store.save_analysis(run, mask_rows(masks_of(state)))
+    buffer = ReplayBuffer(init_replay(1, *sizes), sizes[0])
+    store.save_replay_buffer(run, buffer)
+    store.save_agent(run, dense.sac, state, dense.task)
+
+
+def _mask(params, sparsity, rng):
+    def pruned(leaf):
+        return (rng.random(leaf.shape) >= sparsity * (leaf.ndim > 1)).astype(np.float32)
+
+    return jax.tree.map(pruned, params)
+
+
+def hash_of(spec):
+    """Return a number that differs from spec to spec and not from day to day."""
+    from lth.experiment.spec import spec_hash
+
+    return int(spec_hash(spec)[:8], 16)

@@ -1,0 +1,23 @@
+"""The notebooks run."""
+
+import pytest
+from conftest import ROOT
+
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
+
+RUN = """
+import sys, nbformat, nbclient
+notebook = nbformat.read(sys.argv[1], 4)
+nbclient.NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": sys.argv[2]}}, timeout=120).execute()
+print([output for cell in notebook.cells for output in cell.get("outputs", [])])
+"""
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.name)
+def test_a_notebook_runs(notebook, run_command):
+    pytest.importorskip("nbclient")
+    done = run_command("-c", RUN, notebook, notebook.parent)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("image/png") == 4
+    assert "2 seeds cannot show any difference here" in done.stdout
+    assert "error" not in done.stderr.lower()

@@ -1,0 +1,168 @@
+"""The statistics against published and hand-computed values; and how often the test gives a false alarm."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+
+from lth import stats
+
+DARWIN = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]
+"""Crossed minus self-fertilised maize, in eighths of an inch (Fisher 1935, The Design of Experiments, section 21)."""
+
+
+def test_the_sign_flip_test_gives_fishers_count():
+    assert stats.sign_flip_test(DARWIN) == 1726 / 2**15
+
+
+@given(st.lists(st.integers(-4, 4), min_size=1, max_size=9))
+def test_the_sign_flip_test_counts_every_flip_ties_included(differences):
+    signs = np.array(np.meshgrid(*[[-1, 1]] * len(differences))).reshape(len(differences), -1)
+    count = np.sum(np.abs(signs.T @ differences) >= abs(sum(differences)))
+    assert stats.sign_flip_test(differences) == count / 2 ** len(differences)
+    assert stats.sign_flip_test(np.array(differences) * 0.1 + 0.0) == count / 2 ** len(
+        differences
+    )  # in spite of rounding
+
+
+def test_few_pairs_cannot_be_significant():
+    for pairs, least in ((1, 1.0), (2, 0.5), (3, 0.25), (5, 0.0625), (6, 0.03125)):
+        assert stats.sign_flip_test(np.arange(1.0, pairs + 1)) == stats.smallest_p(pairs) == least
+    assert stats.sign_flip_test([]) == stats.sign_flip_test([0.0, 0.0]) == 1.0
+
+
+def test_many_pairs_are_drawn_and_repeat():
+    differences = np.random.default_rng(1).normal(0.2, 1.0, 50)
+    p = stats.sign_flip_test(differences)
+    assert p == stats.sign_flip_test(differences)
+    assert p == pytest.approx(scipy_stats.ttest_1samp(differences, 0).pvalue, abs=0.01)
+    assert stats.sign_flip_test(np.ones(50)) == stats.smallest_p(50) == 1 / 100_001
+
+
+def test_holm_gives_rs_answer():
+    # R: p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm")
+    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert stats.holm([]) == []
+    assert stats.holm([0.5, 0.9]) == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_at_most_five_in_a_hundred_null_data_sets_are_called_different(seeds, tasks):
+    """Five conditions, all ten pairs compared: a data set is called different if any pair is. Errors are far from normal."""
+    rng = np.random.default_rng(seeds)
+    sets, first, second = 2000, *np.triu_indices(5, 1)
+    runs = rng.normal(size=(sets, seeds * tasks, 1)) + rng.standard_t(2, (sets, seeds * tasks, 5))
+    alone = called = 0
+    for differences in (runs[:, :, first] - runs[:, :, second]).transpose(0, 2, 1):
+        p = [stats.sign_flip_test(d) for d in differences]
+        alone += p[0] <= stats.LEVEL
+        called += min(stats.holm(p)) <= stats.LEVEL
+    error = 2.6 * np.sqrt(0.05 * 0.95 / sets)  # one time in 200 by chance; the seed is fixed
+    assert called / sets <= 0.05 + error
+    assert alone / sets <= 0.05 + error
+    if seeds * tasks < 6:
+        assert alone == called == 0
+    if seeds * tasks >= 10:
+        assert alone / sets > 0.03  # the test is not idle
+
+
+def test_percentile_intervals_would_give_false_alarms():
+    """Why they do not decide: how many 95 % intervals of the mean difference of 3 and 10 null pairs leave out zero."""
+    rng, false = np.random.default_rng(0), {}
+    for seeds in (3, 10):
+        bounds = [
+            stats.interval(stats.mean, [rng.normal(size=seeds)], rng=rng, resamples=1000)  # one task
+            for _ in range(1000)
+        ]
+        false[seeds] = np.mean([low > 0 or high < 0 for low, high in bounds])
+    assert false[3] == pytest.approx(0.26, abs=0.04)
+    assert false[10] == pytest.approx(0.10, abs=0.04)
+
+
+def test_aggregates_by_hand():
+    two = [np.array([0.0, 1.0, 2.0, 9.0]), np.array([4.0, 6.0])]
+    assert stats.iqm([two[0]]) == 1.5
+    assert stats.iqm(two) == np.mean([1, 2, 4, 6])  # six runs together, one off each end
+    assert stats.mean(two) == stats.median(two) == (3 + 5) / 2
+    assert stats.median([*two, np.array([100.0])]) == 5
+    assert stats.mean([*two, np.array([100.0])]) == 36
+    assert stats.optimality_gap(two) == (0.25 + 0) / 2
+    assert stats.profile(two, [0.0, 1.5, 4.0]).tolist() == [0.875, 0.75, 0.375]
+    assert stats.profile(two, [0.0, 9.0]).tolist() == [0.875, 0.0]  # above, not at
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=7),
+    st.lists(st.integers(0, 5), min_size=1, max_size=7),
+)
+def test_probability_of_improvement_is_mann_whitneys(mine, theirs):
+    found = stats.probability_of_improvement([np.array(mine)], [np.array(theirs)])
+    u = scipy_stats.mannwhitneyu(mine, theirs).statistic if len({*mine, *theirs}) > 1 else len(mine) * len(theirs) / 2
+    assert found == pytest.approx(u / (len(mine) * len(theirs)))
+    assert stats.probability_of_improvement([np.array(theirs)], [np.array(mine)]) == pytest.approx(1 - found)
+
+
+def test_one_task_is_resampled_over_its_runs():
+    """Its interval is that of SciPy's bootstrap of the one sample, and as wide as its runs are spread."""
+    runs = np.array([0.1, 0.4, 0.5, 0.9, 1.3])
+    low, high = stats.interval(stats.mean, [runs], rng=np.random.default_rng(0), resamples=20_000)
+    theirs = scipy_stats.bootstrap(
+        (runs,), np.mean, method="percentile", n_resamples=20_000, rng=np.random.default_rng(1)
+    ).confidence_interval
+    assert (low, high) == pytest.approx(theirs, abs=0.02)
+    assert low < runs.mean() < high
+
+
+def test_runs_are_never_drawn_across_tasks():
+    apart = [np.array([0.0, 0.0, 0.0]), np.array([10.0, 10.0])]
+    for statistic in (stats.mean, stats.median, stats.iqm):
+        assert stats.interval(statistic, apart, rng=np.random.default_rng(0)) == (statistic(apart),) * 2
+
+
+def test_intervals_repeat_and_one_run_has_none():
+    runs = [np.array([1.0, 2.0, 4.0])]
+    first, second = (stats.interval(stats.iqm, runs, rng=np.random.default_rng(7)) for _ in range(2))
+    assert first == second
+    assert np.isnan(stats.interval(stats.iqm, [np.array([1.0])], rng=np.random.default_rng(0))).all()
+    # The recipe, which another program can follow: indices (resamples, runs), percentiles 2.5 and 97.5.
+    indices = np.random.default_rng(7).integers(0, 3, (2000, 3))
+    assert first == tuple(np.percentile(runs[0][indices].mean(axis=1), [2.5, 97.5]))
+
+
+def test_curves_draw_whole_runs():
+    runs = np.array([[0.0, 1.0, 2.0], [0.0, 10.0, 20.0]])  # (times, runs): the second is ten times the first
+    low, high = stats.interval(stats.iqm, [runs], rng=np.random.default_rng(0))
+    assert low.shape == high.shape == (2,)
+    assert low[1] == pytest.approx(10 * low[0])
+    assert high[1] == pytest.approx(10 * high[0])
+
+
+def test_profiles_have_bands():
+    runs = [np.array([0.2, 0.6, 0.9])]
+    low, high = stats.interval(lambda s: stats.profile(s, [0.0, 0.5, 1.0]), runs, rng=np.random.default_rng(0))
+    assert (low[0], high[0], low[2], high[2]) == (1.0, 1.0, 0.0, 0.0)
+    assert low[1] < stats.profile(runs, [0.5])[0] < high[1]
+
+
+def test_the_power_calculation_gives_the_tables_number():
+    # Cohen's medium effect, two-sided paired t test, 5 %, 80 %: 34 pairs (G*Power 3.1).
+    differences = np.array([-1.0, 1.0]) / np.sqrt(2) + 0.5  # mean 0.5, standard deviation 1
+    assert stats.pairs_needed(differences) == 34
+    assert stats.pairs_needed(differences, comparisons=10) > 34
+    assert stats.pairs_needed([1.0, 1.0, 1.0]) == 6  # 2^(1 - 6) is the first p below 0.05
+    assert stats.pairs_needed([1.0, 1.0], comparisons=10) == 9
+    assert stats.pairs_needed([1.0]) is None
+    assert stats.pairs_needed([1.0, -1.0]) is None
+    assert stats.pairs_needed([1.0, -1.0 + 1e-4]) is None  # more than 1,000
+
+
+def test_so_many_pairs_do_separate():
+    """Data drawn as the power calculation assumes, as many as it asks for: the sign-flip test sees it 80 % of the time."""
+    rng = np.random.default_rng(3)
+    pairs = stats.pairs_needed(np.array([-1.0, 1.0]) / np.sqrt(2) + 1.0)
+    assert pairs == 10
+    seen = np.mean([stats.sign_flip_test(rng.normal(1.0, 1.0, pairs)) <= 0.05 for _ in range(1000)])
+    assert seen == pytest.approx(0.8, abs=0.05)
