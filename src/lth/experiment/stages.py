@@ -17,7 +17,8 @@ from ..errors import InputError, nearest
 from ..files import checksum_path
 from ..gradient_pruning import accumulate_gradient_statistics, prune_kernels_by_gradient_saliency
 from ..pruning.controls import random_mask, shuffled_mask
-from ..pruning.masks import check_same_structure, emptied_layers, holds_layer, layer_names
+from ..pruning.layers import holds_layer, layer_names
+from ..pruning.masks import check_same_structure, emptied_layers
 from ..replay import ReplayBuffer, init_replay
 from ..sac.acting import policy_of
 from ..sac.agent import Agent, SACState, init_state, make_ticket, masks_of, permuted_ticket

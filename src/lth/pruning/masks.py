@@ -14,60 +14,8 @@ import numpy as np
 import optax
 
 from ..errors import InputError, nearest
-from ..types import Mask, Params
-
-
-def path_name(path: Sequence[Any]) -> str:
-    """Name a leaf by its path: `layer_0/kernel`."""
-    return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
-
-
-def layer_names(params: Params) -> list[str]:
-    """Return the names of the layers that can be pruned: the paths of the kernels without their last part."""
-    return [
-        path_name(path[:-1])
-        for path, _ in jax.tree_util.tree_leaves_with_path(params)
-        if path_name(path[-1:]) == "kernel"
-    ]
-
-
-def is_prunable(path: Sequence[Any], exclude: Sequence[str] = ()) -> bool:
-    """Say whether the leaf at `path` may be pruned: it is a kernel, and no layer named in `exclude` holds it.
-
-    A layer is named by any part of its path (`output`), or by several joined by slashes (`q1/output`).
-    """
-    if path_name(path[-1:]) != "kernel":
-        return False
-    return not any(holds_layer(path_name(path[:-1]), name) for name in exclude)
-
-
-def holds_layer(layer: str, name: str) -> bool:
-    """Say whether `name` is a part of a layer's path, or several joined by slashes."""
-    return f"/{name.strip('/')}/" in f"/{layer}/"
-
-
-def prunable_leaves(params: Params, exclude: Sequence[str] = ()) -> list[bool]:
-    """Say of each leaf of `params`, in tree order, whether it may be pruned.
-
-    Raises:
-        InputError: `params` has no kernel, or a name in `exclude` is no layer's.
-    """
-    if isinstance(exclude, str):
-        exclude = (exclude,)
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    kernels = [path for path in paths if is_prunable(path)]
-    if not kernels:
-        raise InputError(
-            "there is nothing to prune: the parameters have no leaf named 'kernel'. Their leaves are "
-            f"{[path_name(path) for path in paths][:8]}"
-        )
-    names = sorted({part for name in layer_names(params) for part in (name, *name.split("/"))})
-    for name in exclude:
-        if all(is_prunable(path, (name,)) for path in kernels):
-            raise InputError(
-                f"pruning.exclude names {name!r}, which is no layer here; layers: {names}{nearest(name, names)}"
-            )
-    return [is_prunable(path, exclude) for path in paths]
+from ..types import Array, Mask, Params
+from .layers import Prunable, layer_of, named_leaves, prunable_leaves
 
 
 def _ordered_bits(x: jax.Array) -> jax.Array:
@@ -100,16 +48,33 @@ def _lowest(keys: jax.Array, among: jax.Array, count: jax.Array) -> tuple[jax.Ar
     return below, among & (keys == threshold), count - jnp.sum(below, dtype=jnp.int32)
 
 
+def lowest(scores: jax.Array, weights: jax.Array, among: jax.Array, count: jax.Array) -> jax.Array:
+    """Mark, among the marked elements of flat arrays, exactly `count` with the lowest scores.
+
+    Ties: the smaller |w| first, then the later in order. `count` is data and at most the number of marked elements. NaN
+    ranks above infinity, or below minus infinity if its sign is set.
+    """
+    below, tied, needed = _lowest(_ordered_bits(scores), among, count)
+
+    def by_weight() -> jax.Array:
+        smaller, still_tied, missing = _lowest(_ordered_bits(jnp.abs(weights)), tied, needed)
+        from_the_end = jnp.cumsum(still_tied[::-1], dtype=jnp.int32)[::-1]
+        return smaller | (still_tied & (from_the_end <= missing))
+
+    # Most often the threshold is one element, and it goes.
+    return below | jax.lax.cond(needed == jnp.sum(tied, dtype=jnp.int32), lambda: tied, by_weight)
+
+
 @jax.jit
-def _select(scores: jax.Array, weights: jax.Array, kept_before: jax.Array, count: jax.Array) -> jax.Array:
-    """Return which of the flat weights are kept when `count` are pruned (at least those pruned before)."""
-    count = jnp.maximum(count, jnp.sum(~kept_before, dtype=jnp.int32))
-    needed = count - jnp.sum(~kept_before, dtype=jnp.int32)
-    pruned, tied, needed = _lowest(_ordered_bits(scores), kept_before, needed)
-    smaller, tied, needed = _lowest(_ordered_bits(jnp.abs(weights)), tied, needed)
-    from_the_end = jnp.cumsum(tied[::-1], dtype=jnp.int32)[::-1]
-    last = tied & (from_the_end <= needed)
-    return kept_before & ~(pruned | smaller | last)
+def _keep(scores: list[Array], weights: list[Array], kept: list[Array], count: Array) -> list[jax.Array]:
+    """Return which weights of a few leaves stay when `count` of them all are pruned (at least those pruned before)."""
+    flat = [jnp.concatenate([jnp.ravel(leaf) for leaf in leaves]) for leaves in (scores, weights, kept)]
+    among = flat[2] != 0
+    before = jnp.sum(~among, dtype=jnp.int32)
+    among &= ~lowest(flat[0], flat[1], among, jnp.maximum(count, before) - before)
+    ends = np.cumsum([leaf.size for leaf in weights])[:-1]
+    pieces = jnp.split(among, ends)
+    return [piece.reshape(leaf.shape).astype(leaf.dtype) for piece, leaf in zip(pieces, weights, strict=True)]
 
 
 def prune_lowest(
@@ -128,39 +93,29 @@ def prune_lowest(
     Returns:
         A mask with the structure, shapes and dtypes of `params`, all ones where not prunable.
     """
-    # The pieces are cut and put together in NumPy: each eager operation of JAX is compiled anew for each shape.
     leaves: list[Any]
     treedef: Any
-    leaves, treedef = jax.tree.flatten(jax.tree.map(_canonical, params))
-    score_leaves = [_canonical(leaf) for leaf in treedef.flatten_up_to(scores)]
-    kept_before = [np.ones(leaf.shape, bool) for leaf in leaves]
-    if prev_mask is not None:
-        kept_before = [np.asarray(m) != 0 for m in treedef.flatten_up_to(prev_mask)]
+    leaves, treedef = jax.tree.flatten(jax.tree.map(_array, params))
+    score_leaves = treedef.flatten_up_to(scores)
+    before = [np.ones(leaf.shape, bool) for leaf in leaves] if prev_mask is None else treedef.flatten_up_to(prev_mask)
     chosen = [i for i, flag in enumerate(prunable) if flag]
-    groups = [chosen] if isinstance(count, int) else [[i] for i in chosen]
-    counts = [count] if isinstance(count, int) else list(count)
-    mask = [np.ones(leaf.shape, leaf.dtype) for leaf in leaves]
-    for group, group_count in zip(groups, counts, strict=True):
-        if not group:
-            continue
-        kept = np.asarray(
-            _select(
-                np.concatenate([score_leaves[i].ravel() for i in group]),
-                np.concatenate([leaves[i].ravel() for i in group]),
-                np.concatenate([kept_before[i].ravel() for i in group]),
-                np.int32(group_count),
-            )
-        )
-        offset = 0
-        for i in group:
-            size = leaves[i].size
-            mask[i] = kept[offset : offset + size].reshape(leaves[i].shape).astype(leaves[i].dtype)
-            offset += size
-    return treedef.unflatten([jnp.asarray(leaf) for leaf in mask])
+    groups = [(chosen, count)] if isinstance(count, int) else zip([[i] for i in chosen], count, strict=True)
+    mask = [
+        None if flag else jnp.asarray(np.ones(leaf.shape, leaf.dtype))
+        for leaf, flag in zip(leaves, prunable, strict=True)
+    ]
+    for group, group_count in groups:
+        if group:
+            parts = ([tree[i] for i in group] for tree in (score_leaves, leaves, before))
+            for i, kept in zip(group, _keep(*parts, np.int32(group_count)), strict=True):
+                mask[i] = kept
+    return treedef.unflatten(mask)
 
 
-def _canonical(leaf: Any) -> np.ndarray:
-    """Return a leaf as NumPy array, in the type that JAX would give it (float32 for float64)."""
+def _array(leaf: Any) -> Array:
+    """Return a leaf in the type that JAX would give it, float32 for float64. In NumPy: eager JAX compiles for each shape."""
+    if isinstance(leaf, jax.Array):
+        return leaf
     array = np.asarray(leaf)
     return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
 
@@ -170,13 +125,12 @@ def apply_mask(params: Params, mask: Mask) -> Params:
     return jax.tree.map(lambda m, p: jnp.where(jnp.asarray(m) != 0, p, jnp.zeros_like(p)), mask, params)
 
 
-def pruned_counts(mask: Mask, exclude: Sequence[str] = ()) -> dict[str, tuple[int, int]]:
+def pruned_counts(
+    mask: Mask, exclude: Sequence[str] = (), prunable: Prunable | None = None
+) -> dict[str, tuple[int, int]]:
     """Return, for each prunable layer by name, how many weights are pruned and how many there are."""
-    counts = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(mask):
-        if is_prunable(path, exclude):
-            counts[path_name(path[:-1])] = (int(np.sum(np.asarray(leaf) == 0)), leaf.size)
-    return counts
+    leaves = zip(named_leaves(mask).items(), prunable_leaves(mask, exclude, prunable), strict=True)
+    return {layer_of(name): (int(np.sum(np.asarray(leaf) == 0)), leaf.size) for (name, leaf), flag in leaves if flag}
 
 
 def compute_sparsity(mask: Mask, exclude: Sequence[str] = ()) -> float:
@@ -186,15 +140,15 @@ def compute_sparsity(mask: Mask, exclude: Sequence[str] = ()) -> float:
     >>> compute_sparsity({"layer": {"kernel": jnp.array([[1., 0.], [0., 0.]]), "bias": jnp.ones(2)}})
     0.75
     """
-    prunable_leaves(mask, exclude)
     counts = pruned_counts(mask, exclude).values()
     total = sum(size for _, size in counts)
     return sum(pruned for pruned, _ in counts) / total if total else 0.0
 
 
-def emptied_layers(mask: Mask) -> list[str]:
+def emptied_layers(mask: Mask, exclude: Sequence[str] = (), prunable: Prunable | None = None) -> list[str]:
     """Name the layers that a mask leaves without a single weight."""
-    return [name for name, (pruned, size) in pruned_counts(mask).items() if pruned == size]
+    counts = pruned_counts(mask, exclude, prunable)
+    return [name for name, (pruned, size) in counts.items() if pruned == size]
 
 
 class MaskedState(NamedTuple):
@@ -239,8 +193,7 @@ def set_mask(state: MaskedState, mask: Mask, params: Params) -> MaskedState:
 
 def check_same_structure(tree: Any, params: Params, what: str, like: str = "the network's") -> None:
     """Raise InputError unless `tree` has the leaves and shapes of `params`, naming the first leaf that differs."""
-    have = {path_name(p): jnp.shape(leaf) for p, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-    want = {path_name(p): jnp.shape(leaf) for p, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    have, want = ({name: jnp.shape(leaf) for name, leaf in named_leaves(t).items()} for t in (tree, params))
     for name in want:
         if name not in have:
             raise InputError(f"{what} has no leaf {name!r}{nearest(name, have)} (it has {sorted(have)[:8]})")
@@ -259,12 +212,12 @@ def check_same_structure(tree: Any, params: Params, what: str, like: str = "the 
 
 def check_mask_values(mask: Mask, what: str) -> None:
     """Raise InputError unless every value of a mask is 0 or 1, naming the leaf, the position and the value."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(mask):
+    for name, leaf in named_leaves(mask).items():
         values = np.asarray(leaf)
         wrong = np.argwhere((values != 0) & (values != 1))
         if len(wrong):
             where = tuple(int(i) for i in wrong[0])
             raise InputError(
-                f"{what} is not a mask: its leaf {path_name(path)!r} holds {values[where]} at {where}, and only 0 (pruned) "
+                f"{what} is not a mask: its leaf {name!r} holds {values[where]} at {where}, and only 0 (pruned) "
                 "and 1 (kept) are allowed. Are these scores or weights?"
             )
