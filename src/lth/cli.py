@@ -110,13 +110,14 @@ def _run(arguments: argparse.Namespace) -> int:
     set_threads(config.training.threads)
     from . import envs
     from .experiment.runner import chosen, costs, run_grid
-    from .experiment.stages import excluded_layers
+    from .experiment.spec import allocation_of
+    from .experiment.stages import named_layers
     from .report.plots import save_plot
     from .report.tables import run_rows, save_tables, summarize
     from .report.terminal import GridDisplay, costs_summary, costs_table, growth, how_to_read, results_table
 
     console = _console()
-    excluded_layers(config.sac, config.pruning.exclude)
+    named_layers(config.sac, config.pruning.exclude, allocation_of(config))
     for task in (*config.tasks, *config.pruning.transfer_from):
         envs.check_task(task)
     if arguments.dry_run:

@@ -60,6 +60,19 @@ def networks(state: SACState) -> dict[str, Params]:
     return {"actor": state.actor_params, "critic": state.critic_params}
 
 
+def synaptic_flow(params: Params, _: Any = None) -> jax.Array:
+    """Return R, what flows out of our networks where each input is 1: the sum of 1^T (prod W) 1 over their chains of layers
+    (Tanaka et al. 2020, eq. 1), biases and norms left out. `params` is a network, or several in a dict.
+    """
+    if "output" not in params:
+        return sum((synaptic_flow(params[name]) for name in sorted(params)), jnp.zeros(()))
+    hidden = sorted((name for name in params if name.startswith("layer_")), key=lambda name: int(name[6:]))
+    flow = jnp.ones(params[hidden[0] if hidden else "output"]["kernel"].shape[0])
+    for name in (*hidden, "output"):
+        flow = flow @ params[name]["kernel"]
+    return jnp.sum(flow)
+
+
 @functools.cache
 def _batch_gradients(config: SACConfig, normalize_obs: bool) -> Callable[..., tuple[Params, Params]]:
     def gradients(state: SACState, batch: Batch, key: jax.Array) -> tuple[Params, Params]:

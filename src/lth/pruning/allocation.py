@@ -123,11 +123,6 @@ def counts_by_layer(
     )
 
 
-def one_shot(sparsity: float, rounds: int) -> list[float]:
-    """All at once, in the last round."""
-    return [0.0] * (rounds - 1) + [sparsity]
-
-
 def geometric(sparsity: float, rounds: int) -> list[float]:
     """Each round prunes the same share of what is left: 1 - (1 - s)^(k/n) after round k (Frankle & Carbin 2019; the
     exponential schedule of Tanaka et al. 2020).
@@ -148,8 +143,8 @@ def cubic(sparsity: float, rounds: int) -> list[float]:
     return [*(sparsity * (1.0 - (1.0 - k / rounds) ** 3) for k in range(1, rounds)), sparsity]
 
 
-PATHS = {"one-shot": one_shot, "geometric": geometric, "cubic": cubic}
-"""Ways to a sparsity in a number of rounds."""
+PATHS = {"geometric": geometric, "cubic": cubic}
+"""Ways to a sparsity in a number of rounds; in one round, each is one-shot."""
 
 
 def check_sparsity(sparsity: float) -> None:

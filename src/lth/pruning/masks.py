@@ -6,7 +6,7 @@ lowest is therefore found bit by bit, in one pass over the scores for each bit, 
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -151,11 +151,27 @@ def emptied_layers(mask: Mask, exclude: Sequence[str] = (), prunable: Prunable |
     return [name for name, (pruned, size) in counts.items() if pruned == size]
 
 
+class Schedule(Protocol):
+    """What changes a mask in training: a pytree of arrays that counts the updates (`schedules`)."""
+
+    @property
+    def instead_of_a_step(self) -> bool: ...
+
+    def counted(self) -> "Schedule": ...
+
+    def due(self) -> jax.Array: ...
+
+    def change(self, mask: Mask, params: Params, gradients: Params) -> Mask: ...
+
+
 class MaskedState(NamedTuple):
-    """The state of `keep_pruned_at_zero`: which weights are kept (a pytree of bool arrays), and the inner state."""
+    """The state of `keep_pruned_at_zero`: which weights are kept (a pytree of bool arrays), the inner state, and what
+    changes the mask as training goes on, if anything.
+    """
 
     mask: Mask
     inner: optax.OptState
+    schedule: Any = None
 
 
 def keep_pruned_at_zero(inner: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -164,14 +180,31 @@ def keep_pruned_at_zero(inner: optax.GradientTransformation) -> optax.GradientTr
     The mask lives in the state and not in the code, so one compilation serves all masks, dense training (a mask of
     ones, the state that `init` returns) included. It is applied on the way in, so that moments and clipping see the
     kept weights only, and on the way out.
+
+    With a schedule in the state (`tx.init(params)._replace(schedule=...)`, see `schedules`) the mask changes at its
+    updates: what is pruned then becomes 0.0 with all that the optimiser remembers of it, and what grows starts from there.
     """
 
     def init(params: Params) -> MaskedState:
         return MaskedState(jax.tree.map(lambda p: jnp.ones(p.shape, bool), params), inner.init(params))
 
     def update(updates: Params, state: MaskedState, params: Params | None = None) -> tuple[Params, MaskedState]:
-        updates, inner_state = inner.update(apply_mask(updates, state.mask), state.inner, params)
-        return apply_mask(updates, state.mask), MaskedState(state.mask, inner_state)
+        def step() -> tuple[Params, MaskedState]:
+            stepped, inner_state = inner.update(apply_mask(updates, state.mask), state.inner, params)
+            return apply_mask(stepped, state.mask), state._replace(inner=inner_state)
+
+        if state.schedule is None:
+            return step()
+        state = state._replace(schedule=state.schedule.counted())
+
+        def change() -> tuple[Params, MaskedState]:
+            still = jax.tree.map(jnp.zeros_like, params), state
+            stepped, after = still if state.schedule.instead_of_a_step else step()
+            mask = state.schedule.change(state.mask, optax.apply_updates(params, stepped), updates)
+            stepped = jax.tree.map(lambda m, u, p: jnp.where(m, u, -p), mask, stepped, params)
+            return stepped, set_mask(after, mask, params)
+
+        return jax.lax.cond(state.schedule.due(), change, step)
 
     return optax.GradientTransformation(init, update)
 
@@ -188,7 +221,7 @@ def set_mask(state: MaskedState, mask: Mask, params: Params) -> MaskedState:
         return jax.tree.structure(node) == treedef
 
     masked = jax.tree.map(lambda n: apply_mask(n, kept) if like_params(n) else n, state.inner, is_leaf=like_params)
-    return MaskedState(kept, masked)
+    return state._replace(mask=kept, inner=masked)
 
 
 def check_same_structure(tree: Any, params: Params, what: str, like: str = "the network's") -> None:
