@@ -5,7 +5,8 @@ ties there are. Scores are floats, and the order of floats is the order of their
 lowest is therefore found bit by bit, in one pass over the scores for each bit, without sorting them.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -30,51 +31,81 @@ def _ordered_bits(x: jax.Array) -> jax.Array:
     return jnp.where((bits & sign) != 0, ~bits, bits | sign)
 
 
-def _lowest(keys: jax.Array, among: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Among the marked elements find those with the `count` lowest keys, as far as the keys decide it.
+def _per_group(marks: Sequence[jax.Array], groups: Sequence[int]) -> jax.Array:
+    """Count the marked elements of each group of leaves, (number of groups,) int32."""
+    counts = [jnp.sum(leaf, dtype=jnp.int32) for leaf in marks]
+    members = ([n for n, g in zip(counts, groups, strict=True) if g == group] for group in range(max(groups) + 1))
+    return jnp.stack([functools.reduce(jnp.add, of_one) for of_one in members])
 
-    Returns the elements below the count-th lowest key, the elements tied at it, and how many of the tied are needed.
+
+def _lowest(
+    keys: list[jax.Array], among: list[jax.Array], groups: Sequence[int], counts: jax.Array
+) -> tuple[list[jax.Array], list[jax.Array], jax.Array]:
+    """Among the marked elements find those with the lowest keys of each group, as far as the keys decide it.
+
+    Returns the elements below each group's count-th lowest key, those tied at it, and how many of the tied are needed.
     """
-    bits = keys.dtype.itemsize * 8
-    one = jnp.array(1, keys.dtype)
+    dtype = jnp.result_type(*keys)
+    bits, one = dtype.itemsize * 8, jnp.array(1, dtype)
+
+    def marked(compare: Callable[[Any, Any], jax.Array], bounds: jax.Array) -> list[jax.Array]:
+        return [a & compare(k, bounds[g]) for a, k, g in zip(among, keys, groups, strict=True)]
 
     # The largest v with fewer than `count` marked keys below it is the count-th lowest key.
     def try_bit(i: jax.Array, v: jax.Array) -> jax.Array:
-        candidate = v | (one << (bits - 1 - i).astype(keys.dtype))
-        return jnp.where(jnp.sum(among & (keys < candidate), dtype=jnp.int32) < count, candidate, v)
+        candidate = v | (one << (bits - 1 - i).astype(dtype))
+        return jnp.where(_per_group(marked(jnp.less, candidate), groups) < counts, candidate, v)
 
-    threshold = jax.lax.fori_loop(0, bits, try_bit, jnp.array(0, keys.dtype))
-    below = among & (keys < threshold)
-    return below, among & (keys == threshold), count - jnp.sum(below, dtype=jnp.int32)
+    threshold = jax.lax.fori_loop(0, bits, try_bit, jnp.zeros(counts.shape, dtype))
+    below = marked(jnp.less, threshold)
+    return below, marked(jnp.equal, threshold), counts - _per_group(below, groups)
 
 
-def lowest(scores: jax.Array, weights: jax.Array, among: jax.Array, count: jax.Array) -> jax.Array:
-    """Mark, among the marked elements of flat arrays, exactly `count` with the lowest scores.
+def lowest(
+    scores: list[Array], weights: list[Array], among: list[Array], groups: Sequence[int], counts: Array
+) -> list[jax.Array]:
+    """Mark, among the marked elements of each group of leaves, exactly so many with the lowest scores as `counts` says.
 
-    Ties: the smaller |w| first, then the later in order. `count` is data and at most the number of marked elements. NaN
-    ranks above infinity, or below minus infinity if its sign is set.
+    Ties: the smaller |w| first, then the later in order. Traceable; one program for all counts.
+
+    Args:
+        scores: arrays of floats. NaN ranks above infinity, or below minus infinity if its sign is set.
+        weights: arrays of the same shapes.
+        among: bool arrays of the same shapes.
+        groups: the number of each leaf's group, from 0.
+        counts: (number of groups,) int32, each at most the number of marked elements.
     """
-    below, tied, needed = _lowest(_ordered_bits(scores), among, count)
+    below, tied, needed = _lowest([_ordered_bits(x) for x in scores], among, groups, counts)
 
-    def by_weight() -> jax.Array:
-        smaller, still_tied, missing = _lowest(_ordered_bits(jnp.abs(weights)), tied, needed)
-        from_the_end = jnp.cumsum(still_tied[::-1], dtype=jnp.int32)[::-1]
-        return smaller | (still_tied & (from_the_end <= missing))
+    def by_weight() -> list[jax.Array]:
+        chosen, still_tied, missing = _lowest([_ordered_bits(jnp.abs(w)) for w in weights], tied, groups, needed)
+        later = [jnp.int32(0)] * (max(groups) + 1)
+        for i in reversed(range(len(groups))):
+            from_the_end = jnp.cumsum(still_tied[i].ravel()[::-1], dtype=jnp.int32)[::-1] + later[groups[i]]
+            chosen[i] |= still_tied[i] & (from_the_end.reshape(still_tied[i].shape) <= missing[groups[i]])
+            later[groups[i]] += jnp.sum(still_tied[i], dtype=jnp.int32)
+        return chosen
 
     # Most often the threshold is one element, and it goes.
-    return below | jax.lax.cond(needed == jnp.sum(tied, dtype=jnp.int32), lambda: tied, by_weight)
+    decided = jax.lax.cond(jnp.all(needed == _per_group(tied, groups)), lambda: tied, by_weight)
+    return [a | b for a, b in zip(below, decided, strict=True)]
 
 
-@jax.jit
-def _keep(scores: list[Array], weights: list[Array], kept: list[Array], count: Array) -> list[jax.Array]:
-    """Return which weights of a few leaves stay when `count` of them all are pruned (at least those pruned before)."""
-    flat = [jnp.concatenate([jnp.ravel(leaf) for leaf in leaves]) for leaves in (scores, weights, kept)]
-    among = flat[2] != 0
-    before = jnp.sum(~among, dtype=jnp.int32)
-    among &= ~lowest(flat[0], flat[1], among, jnp.maximum(count, before) - before)
-    ends = np.cumsum([leaf.size for leaf in weights])[:-1]
-    pieces = jnp.split(among, ends)
-    return [piece.reshape(leaf.shape).astype(leaf.dtype) for piece, leaf in zip(pieces, weights, strict=True)]
+def prune_to(
+    scores: list[Array], weights: list[Array], kept: list[Array], groups: Sequence[int], counts: Array
+) -> list[jax.Array]:
+    """Return which weights of each group stay, bool arrays, when `counts` are pruned, or more if more were before."""
+    before = _per_group([~leaf for leaf in kept], groups)
+    gone = lowest(scores, weights, kept, groups, jnp.maximum(counts, before) - before)
+    return [k & ~g for k, g in zip(kept, gone, strict=True)]
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _keep(
+    scores: list[Array], weights: list[Array], kept: list[Array], groups: tuple[int, ...], counts: Array
+) -> list[jax.Array]:
+    stays = prune_to(scores, weights, [leaf != 0 for leaf in kept], groups, counts)
+    return [leaf.astype(w.dtype) for leaf, w in zip(stays, weights, strict=True)]
 
 
 def prune_lowest(
@@ -99,17 +130,14 @@ def prune_lowest(
     score_leaves = treedef.flatten_up_to(scores)
     before = [np.ones(leaf.shape, bool) for leaf in leaves] if prev_mask is None else treedef.flatten_up_to(prev_mask)
     chosen = [i for i, flag in enumerate(prunable) if flag]
-    groups = [(chosen, count)] if isinstance(count, int) else zip([[i] for i in chosen], count, strict=True)
-    mask = [
-        None if flag else jnp.asarray(np.ones(leaf.shape, leaf.dtype))
-        for leaf, flag in zip(leaves, prunable, strict=True)
-    ]
-    for group, group_count in groups:
-        if group:
-            parts = ([tree[i] for i in group] for tree in (score_leaves, leaves, before))
-            for i, kept in zip(group, _keep(*parts, np.int32(group_count)), strict=True):
-                mask[i] = kept
-    return treedef.unflatten(mask)
+    together = isinstance(count, int)
+    groups = (0,) * len(chosen) if together else tuple(range(len(chosen)))
+    parts = ([tree[i] for i in chosen] for tree in (score_leaves, leaves, before))
+    found = _keep(*parts, groups, np.array([count] if together else count, np.int32)) if chosen else []
+    mask = [np.ones(leaf.shape, leaf.dtype) for leaf in leaves]
+    for i, kept in zip(chosen, found, strict=True):
+        mask[i] = kept
+    return treedef.unflatten([jnp.asarray(leaf) for leaf in mask])
 
 
 def _array(leaf: Any) -> Array:

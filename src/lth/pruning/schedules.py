@@ -18,7 +18,7 @@ from ..errors import InputError, nearest
 from ..types import Array, Mask, Params
 from .allocation import PATHS, check_sparsity, counts_by_layer, not_below
 from .layers import Prunable, layer_of, named_leaves, prunable_leaves
-from .masks import lowest
+from .masks import lowest, prune_to
 
 
 class PruneAt(NamedTuple):
@@ -46,16 +46,11 @@ class PruneAt(NamedTuple):
         """Return the next mask; what is pruned stays pruned."""
         del gradients
         counts = self.counts[jnp.argmax(self.at == self.step)]
-        kept, weights = jax.tree.leaves(mask), jax.tree.leaves(params)
-        groups = [list(range(len(kept)))] if counts.shape[0] == 1 else [[i] for i in range(len(kept))]
-        for group, count in zip(groups, counts, strict=True):
-            among = jnp.concatenate([(kept[i] & self.prunable[i]).ravel() for i in group])
-            pruned = sum(jnp.sum(~kept[i] & self.prunable[i], dtype=jnp.int32) for i in group)
-            sizes = jnp.concatenate([jnp.abs(weights[i]).ravel() for i in group])
-            gone = lowest(sizes, sizes, among, jnp.maximum(count, pruned) - pruned)
-            for i, piece in zip(group, jnp.split(gone, np.cumsum([kept[i].size for i in group])[:-1]), strict=True):
-                kept[i] = kept[i] & ~piece.reshape(kept[i].shape)
-        return jax.tree.unflatten(jax.tree.structure(mask), kept)
+        kept, sizes = jax.tree.leaves(mask), [jnp.abs(leaf) for leaf in jax.tree.leaves(params)]
+        groups = [0] * len(kept) if counts.shape[0] == 1 else range(len(kept))
+        among = [leaf | ~self.prunable[i] for i, leaf in enumerate(kept)]
+        protected = [jnp.where(self.prunable[i], leaf, jnp.inf) for i, leaf in enumerate(sizes)]
+        return jax.tree.unflatten(jax.tree.structure(mask), prune_to(protected, sizes, among, groups, counts))
 
 
 def _replaced(mask: Mask, params: Params, growth: Sequence[Array], share: Array, prunable: Array) -> Mask:
@@ -63,15 +58,16 @@ def _replaced(mask: Mask, params: Params, growth: Sequence[Array], share: Array,
 
     A dropped weight may grow again at once, and then was not dropped at all; so a dense layer stays as it is.
     """
-    kept_leaves = []
-    for i, (kept, weights) in enumerate(zip(jax.tree.leaves(mask), jax.tree.leaves(params), strict=True)):
-        flat, sizes, scores = kept.ravel(), jnp.abs(weights).ravel(), growth[i].ravel()
-        replaced = jnp.where(prunable[i], jnp.floor(share * jnp.sum(flat)), 0).astype(jnp.int32)
-        flat &= ~lowest(sizes, sizes, flat, replaced)
-        empty = jnp.sum(~flat, dtype=jnp.int32)
-        flat |= ~flat & ~lowest(scores, scores, ~flat, empty - replaced)
-        kept_leaves.append(flat.reshape(kept.shape))
-    return jax.tree.unflatten(jax.tree.structure(mask), kept_leaves)
+    kept, sizes = jax.tree.leaves(mask), [jnp.abs(leaf) for leaf in jax.tree.leaves(params)]
+    each = range(len(kept))
+    replaced = [jnp.where(prunable[i], jnp.floor(share * jnp.sum(leaf)), 0) for i, leaf in enumerate(kept)]
+    counts = jnp.stack(replaced).astype(jnp.int32)
+    gone = lowest(sizes, sizes, kept, each, counts)
+    kept = [k & ~g for k, g in zip(kept, gone, strict=True)]
+    empty = [~leaf for leaf in kept]
+    still_empty = jnp.stack([jnp.sum(leaf, dtype=jnp.int32) for leaf in empty]) - counts
+    stays_out = lowest(list(growth), list(growth), empty, each, still_empty)
+    return jax.tree.unflatten(jax.tree.structure(mask), [~leaf for leaf in stays_out])
 
 
 class Set(NamedTuple):
