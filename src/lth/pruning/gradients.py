@@ -61,7 +61,7 @@ def accumulate(
             return jax.jvp(lambda p: gradient(p, batch), (params,), (direction,))[1]
 
         sums, worse = total(along, each)
-        first_bad = jnp.minimum(first_bad, worse)
+        first_bad = jnp.where(jnp.all(first_bad == num_batches), worse, first_bad)
     return mean(sums), first_bad
 
 

@@ -70,7 +70,7 @@ def lowest(
 
     Args:
         scores: arrays of floats. NaN ranks above infinity, or below minus infinity if its sign is set.
-        weights: arrays of the same shapes.
+        weights: arrays of the same shapes; `scores` itself where |w| is the score.
         among: bool arrays of the same shapes.
         groups: the number of each leaf's group, from 0.
         counts: (number of groups,) int32, each at most the number of marked elements.
@@ -78,7 +78,10 @@ def lowest(
     below, tied, needed = _lowest([_ordered_bits(x) for x in scores], among, groups, counts)
 
     def by_weight() -> list[jax.Array]:
-        chosen, still_tied, missing = _lowest([_ordered_bits(jnp.abs(w)) for w in weights], tied, groups, needed)
+        chosen, still_tied, missing = [jnp.zeros_like(leaf) for leaf in tied], tied, needed
+        if weights is not scores:  # else what is tied by score is tied by weight
+            bits = [_ordered_bits(jnp.abs(leaf)) for leaf in weights]
+            chosen, still_tied, missing = _lowest(bits, tied, groups, needed)
         later = [jnp.int32(0)] * (max(groups) + 1)
         for i in reversed(range(len(groups))):
             from_the_end = jnp.cumsum(still_tied[i].ravel()[::-1], dtype=jnp.int32)[::-1] + later[groups[i]]

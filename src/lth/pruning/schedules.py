@@ -50,10 +50,11 @@ class PruneAt(NamedTuple):
         groups = [0] * len(kept) if counts.shape[0] == 1 else range(len(kept))
         among = [leaf | ~self.prunable[i] for i, leaf in enumerate(kept)]
         protected = [jnp.where(self.prunable[i], leaf, jnp.inf) for i, leaf in enumerate(sizes)]
-        return jax.tree.unflatten(jax.tree.structure(mask), prune_to(protected, sizes, among, groups, counts))
+        stays = prune_to(protected, protected, among, groups, counts)
+        return jax.tree.map(jnp.logical_and, mask, jax.tree.unflatten(jax.tree.structure(mask), stays))
 
 
-def _replaced(mask: Mask, params: Params, growth: Sequence[Array], share: Array, prunable: Array) -> Mask:
+def _replaced(mask: Mask, params: Params, growth: list[Array], share: Array, prunable: Array) -> Mask:
     """In each layer drop a share of the kept weights, the smallest |w|, and grow as many of the highest growth scores.
 
     A dropped weight may grow again at once, and then was not dropped at all; so a dense layer stays as it is.
@@ -66,7 +67,7 @@ def _replaced(mask: Mask, params: Params, growth: Sequence[Array], share: Array,
     kept = [k & ~g for k, g in zip(kept, gone, strict=True)]
     empty = [~leaf for leaf in kept]
     still_empty = jnp.stack([jnp.sum(leaf, dtype=jnp.int32) for leaf in empty]) - counts
-    stays_out = lowest(list(growth), list(growth), empty, each, still_empty)
+    stays_out = lowest(growth, growth, empty, each, still_empty)
     return jax.tree.unflatten(jax.tree.structure(mask), [~leaf for leaf in stays_out])
 
 
