@@ -19,6 +19,7 @@ RANKS = {
     "envs": 2,
     "sac": 2,
     "gradient_pruning": 3,
+    "sbx": 3,
     "training": 3,
     "experiment": 4,
     "report": 5,

@@ -1,5 +1,7 @@
 """N of M, whole neurons, and the network that is left of them."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,7 @@ from lth.pruning.structure import n_of_m_mask, neuron_masks, shrink
 
 def chain_of(sizes, seed=0):
     rng = np.random.default_rng(seed)
-    pairs = zip(sizes[:-1], sizes[1:], strict=True)
+    pairs = itertools.pairwise(sizes)
     return [(rng.normal(size=s).astype(np.float32), rng.normal(size=s[1]).astype(np.float32)) for s in pairs]
 
 
@@ -76,7 +78,7 @@ def test_the_smaller_network_computes_the_same(seed, density, sizes):
     np.testing.assert_allclose(run(small, x), run(chain, x), atol=1e-6, rtol=1e-6)
     hidden = [kernel.shape[1] for kernel, _ in small[:-1]]
     assert all(width <= size for width, size in zip(hidden, sizes[1:-1], strict=True))
-    for (kernel, _), (following, _) in zip(small[:-1], small[1:], strict=True):  # nothing is left to remove
+    for (kernel, _), (following, _) in itertools.pairwise(small):  # nothing is left to remove
         assert kernel.shape[1] == 1 or (np.asarray(following).any(axis=1)).all()
 
 
