@@ -477,7 +477,7 @@ def scheduled(spec: TicketSpec, state: SACState) -> SACState:
             found = sparse_evolution(params, schedule.every, until, key, schedule.fraction, exclude[network])
         else:
             found = rigl(params, schedule.every, until, schedule.fraction, exclude[network])
-        opt = getattr(state, f"{network}_opt")._replace(schedule=jax.tree.map(jnp.asarray, found))
+        opt = getattr(state, f"{network}_opt")._replace(schedule=found)
         state = state._replace(**{f"{network}_opt": opt})
     return state
 

@@ -8,7 +8,7 @@ saves the optimiser's state saves it. Networks with biases are like any others: 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -176,7 +176,7 @@ def prune_at(
             rows.append(not_below(counts, rows[-1]) if rows else counts)
     table = np.zeros((len(rows), 1 if isinstance(counts, int) else len(flags)), np.int32)
     table[:, [True] if isinstance(counts, int) else flags] = rows
-    return PruneAt(_ZERO, steps.astype(np.int32), table, flags)
+    return _on_device(PruneAt(_ZERO, steps.astype(np.int32), table, flags))
 
 
 def sparse_evolution(
@@ -194,7 +194,7 @@ def sparse_evolution(
         InputError: a number is out of its range, or as `prunable_leaves`.
     """
     flags = np.array(prunable_leaves(params, exclude, prunable))
-    return Set(_ZERO, *_numbers(every, until, fraction), flags, np.asarray(jax.random.key_data(key)))
+    return _on_device(Set(_ZERO, *_numbers(every, until, fraction), flags, jax.random.key_data(key)))
 
 
 def rigl(
@@ -213,7 +213,11 @@ def rigl(
         InputError: a number is out of its range, or as `prunable_leaves`.
     """
     flags = np.array(prunable_leaves(params, exclude, prunable))
-    return RigL(_ZERO, *_numbers(every, until, fraction), flags)
+    return _on_device(RigL(_ZERO, *_numbers(every, until, fraction), flags))
+
+
+def _on_device(schedule: Any) -> Any:
+    return jax.tree.map(jnp.asarray, schedule)
 
 
 def _numbers(every: int, until: int, fraction: float) -> tuple[Array, Array, Array]:
