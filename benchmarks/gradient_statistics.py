@@ -26,7 +26,7 @@ import numpy as np
 
 from src.lth import ReplayBuffer, accumulate_gradient_statistics, compute_gradients_from_batch, envs
 from src.lth.config import SACConfig
-from src.lth.gradient_pruning import gradient_accumulator, network_gradients
+from src.lth.gradient_pruning import gradient_accumulator, network_loss, networks
 from src.lth.replay import init_replay, insert, pack_rows
 from src.lth.sac.agent import Agent, init_state, update_normalizer
 from src.lth.types import Batch
@@ -69,7 +69,11 @@ def main() -> None:
         return jax.block_until_ready(jax.tree.map(lambda g: g / options.batches, total))
 
     def loop() -> object:
-        return looped(lambda batch, key: network_gradients(config, state, batch, key))
+        def gradients(batch: Batch, key: object) -> object:
+            grads = jax.grad(lambda params: network_loss(config, state, params, batch, key, True))(networks(state))
+            return grads["actor"], grads["critic"]
+
+        return looped(gradients)
 
     def jitted_loop() -> object:
         return looped(lambda batch, key: compute_gradients_from_batch(agent, batch, key=key))

@@ -219,9 +219,9 @@ def test_the_recipe_for_a_criterion_through_lth_run(tmp_path, small_yaml, run_co
     snippet = re.findall(r"```python\n(.*?)```", recipes.split("## A criterion", 1)[1], flags=re.DOTALL)[0]
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     criteria, config = tmp_path / "src/lth/pruning/criteria.py", tmp_path / "src/lth/config.py"
-    code = snippet.replace("from lth.pruning.criteria import CRITERIA\n", "")
+    code = snippet.replace("from lth.pruning.criteria import CRITERIA, Criterion\n", "")
     criteria.write_text(f"{criteria.read_text()}\n\n{code}")
-    old, new = '("gradient", "taylor")', '("gradient", "taylor", "tempered_taylor")'
+    old, new = 'GRADIENT_METHODS = ("gradient", ', 'GRADIENT_METHODS = ("tempered_taylor", "gradient", '
     assert old in config.read_text()
     config.write_text(config.read_text().replace(old, new))
     done = run_command(

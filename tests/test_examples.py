@@ -1,5 +1,8 @@
-"""The notebooks run."""
+"""The notebooks and the examples run, and do what they say."""
 
+import runpy
+
+import jax
 import pytest
 from conftest import ROOT
 
@@ -21,3 +24,12 @@ def test_a_notebook_runs(notebook, run_command):
     assert done.stdout.count("image/png") == 4
     assert "2 seeds cannot show any difference here" in done.stdout
     assert "error" not in done.stderr.lower()
+
+
+def test_a_train_state_stays_under_its_mask(capsys):
+    state, mask = runpy.run_path(str(ROOT / "examples" / "train_state.py"))["main"]()
+    assert "pruned 0.900; Dense_1 has " in capsys.readouterr().out
+    for tree in (state.params, state.target_params, state.opt_state.inner[0].mu):
+        for leaf, kept in zip(jax.tree.leaves(tree), jax.tree.leaves(mask), strict=True):
+            assert bool((leaf[kept == 0] == 0.0).all())
+            assert bool((leaf[kept == 1] != 0.0).any())

@@ -22,6 +22,7 @@ RANKS = {
     "sac": 3,
     "analysis": 4,
     "gradient_pruning": 4,
+    "sbx": 4,
     "training": 4,
     "experiment": 5,
     "report": 6,

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
         prune_kernels_by_magnitude,
     )
     from .pruning.controls import random_mask, shuffled_mask
+    from .pruning.gradients import gradient_statistic
     from .pruning.masks import apply_mask, compute_sparsity, keep_pruned_at_zero, set_mask
+    from .pruning.prune import prune
     from .replay import ReplayBuffer
     from .sac.agent import Agent, make_ticket
 
@@ -35,10 +37,12 @@ _HOMES = {
     "prune_kernels_by_magnitude": "gradient_pruning",
     "random_mask": "pruning.controls",
     "shuffled_mask": "pruning.controls",
+    "gradient_statistic": "pruning.gradients",
     "apply_mask": "pruning.masks",
     "compute_sparsity": "pruning.masks",
     "keep_pruned_at_zero": "pruning.masks",
     "set_mask": "pruning.masks",
+    "prune": "pruning.prune",
     "ReplayBuffer": "replay",
     "Agent": "sac.agent",
     "make_ticket": "sac.agent",
@@ -54,10 +58,12 @@ __all__ = [
     "apply_mask",
     "compute_gradients_from_batch",
     "compute_sparsity",
+    "gradient_statistic",
     "keep_pruned_at_zero",
     "load",
     "load_mask",
     "make_ticket",
+    "prune",
     "prune_kernels_by_gradient_saliency",
     "prune_kernels_by_magnitude",
     "random_mask",

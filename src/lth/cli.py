@@ -127,7 +127,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from . import envs
     from .experiment.backend import recorded, settle
     from .experiment.runner import chosen, costs, run_grid
-    from .experiment.stages import excluded_layers
+    from .experiment.spec import allocation_of
+    from .experiment.stages import named_layers
     from .report.analysis import save_analysis
     from .report.figures import save_plot
     from .report.findings import Runs
@@ -144,7 +145,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from .report.tidy import tidy_rows
 
     console = _console()
-    excluded_layers(config.sac, config.pruning.exclude)
+    named_layers(config.sac, config.pruning.exclude, allocation_of(config))
     for task in (*config.tasks, *config.pruning.transfer_from):
         envs.check_task(task)
     if arguments.dry_run:

@@ -15,12 +15,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from .errors import InputError, nearest
 
-GRADIENT_METHODS = ("gradient", "taylor")
+GRADIENT_METHODS = ("gradient", "taylor", "fisher", "snip", "grasp")
 """Methods that need gradients over the replay buffer; their masks are called mask_gradient.pkl."""
-SALIENCY_METHODS = ("magnitude", *GRADIENT_METHODS)
-"""The rows of `pruning.criteria.CRITERIA`."""
+SALIENCY_METHODS = ("magnitude", *GRADIENT_METHODS, "synflow")
+"""The rows of `pruning.criteria.CRITERIA`, but for random."""
 CONTROLS = ("random", "shuffled")
-METHODS = SALIENCY_METHODS + CONTROLS
+SCHEDULED_METHODS = ("gradual", "set", "rigl")
+"""Methods that change the mask while the ticket trains (`pruning.schedules`)."""
+METHODS = SALIENCY_METHODS + CONTROLS + SCHEDULED_METHODS
 MATCHED_CONTROLS = ("reinit", "shuffled", "permuted", "inverted")
 """`pruning.controls` that belong to one ticket each."""
 SHARED_CONTROLS = ("random-erk", "small-dense", "retrained")
@@ -199,22 +201,26 @@ RewindStep = Annotated[Whole, Field(strict=True, ge=0, le=10**12)] | Literal["no
 class PruningConfig(_Settings):
     """`pruning.*`: the masks."""
 
-    methods: tuple[str, ...] = SALIENCY_METHODS
-    """The masks that `lth run` compares: magnitude, gradient, taylor, and the controls random and shuffled."""
+    methods: tuple[str, ...] = ("magnitude", "gradient", "taylor")
+    """The masks that `lth run` compares: magnitude, gradient, taylor, fisher, snip, grasp, synflow; the controls random and
+    shuffled; and those that change in training: gradual, set, rigl."""
     sparsity: Annotated[
         tuple[Annotated[Sparsity, BeforeValidator(_sparsity)], ...], BeforeValidator(_as_list), Field(default=0.8)
     ]
     """A number for actor and critic each, `{actor: a, critic: c}`, or a list of these."""
     exclude: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
-    """Layers that stay dense, by any part of their path: `output`, `q1/layer_0`."""
+    """Layers that stay dense, by any part of their path: `output`, `q1/layer_0`, `actor/layer_0`."""
     gradient_method: str = "taylor"
     """What `_02b_create_mask_gradient.py` scores by."""
     num_gradient_batches: Positive = 100
-    """Batches over which |dL/dw| is averaged for gradient and taylor; more are more stable."""
+    """Batches over which gradients are averaged, where the method takes any; more are more stable."""
     gradient_batch_size: Positive = 256
     """Transitions in each of them."""
-    allocation: Literal["global", "layer", "erk"] = "global"
-    """Which layers lose how much: decided by the scores of all layers together, the same share of each, or ERK."""
+    allocation: Literal["global", "layer", "erk"] | dict[str, Fraction] = "global"
+    """Which layers lose how much: decided by the scores of all layers together (`global`), the same share of each (`layer`),
+    `erk`, or `{layer: sparsity}`, where layers that are not named have `sparsity`."""
+    pool: Literal["apart", "together"] = "apart"
+    """Whether actor and critics each lose `sparsity` of their own weights, or both together lose it of all."""
     rounds: Positive = 1
     """Iterative pruning: so many times prune, rewind and train, on the way to each `sparsity`. 1 is one-shot."""
     rate: Annotated[float, BeforeValidator(_no_truth_value), Field(gt=0, lt=1)] | None = None
@@ -225,6 +231,12 @@ class PruningConfig(_Settings):
     """What is put back with the weights: optimizer, normalizer, temperature, replay_buffer. The rest is the trained agent's."""
     controls: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
     """Further rows (docs/protocols.md): reinit, shuffled, permuted, inverted, random-erk, small-dense, retrained."""
+    mask_every: Positive = 1000
+    """gradual, set and rigl change the mask after each so many updates."""
+    mask_until: Annotated[float, BeforeValidator(_no_truth_value), Field(gt=0, le=1)] = 0.75
+    """They do so up to this share of the ticket's updates, and train under the last mask from there."""
+    mask_fraction: Annotated[float, BeforeValidator(_no_truth_value), Field(gt=0, lt=1)] = 0.3
+    """set and rigl replace this share of each layer's kept weights (rigl: at first, falling to 0 as a cosine)."""
     transfer_from: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
     """Tasks whose masks are tried on each of `tasks` too."""
     transfer_weights: Literal["target", "source", "both"] = "target"
@@ -246,8 +258,9 @@ class PruningConfig(_Settings):
     @field_validator("gradient_method")
     @classmethod
     def _known_method(cls, value: str) -> str:
-        if value not in SALIENCY_METHODS:
-            raise ValueError(f"{value!r} is none of {SALIENCY_METHODS}{nearest(value, SALIENCY_METHODS)}")
+        known = ("magnitude", *GRADIENT_METHODS)
+        if value not in known:
+            raise ValueError(f"{value!r} is none of {known}{nearest(value, known)}")
         return value
 
     @model_validator(mode="after")
@@ -268,6 +281,14 @@ class PruningConfig(_Settings):
             _check_distinct(self.transfer_from, "transfer_from")
         if self.rate is not None and "sparsity" in self.model_fields_set:
             raise ValueError("rate and sparsity are two ways to say the same; give one of them")
+        if self.pool == "together" and any(s.actor != s.critic for s in self.sparsity):
+            raise ValueError("pool is together, so there is one sparsity for actor and critic; give a number")
+        by_total = {"random-erk", "small-dense"} & set(self.controls)
+        if by_total and (self.pool == "together" or isinstance(self.allocation, dict)):
+            raise ValueError(
+                f"{', '.join(sorted(by_total))}: matched to the sparsity of each network, which pool: together and an "
+                "allocation by layers' names leave open; leave these controls out"
+            )
         _check_distinct(self.methods, "methods")
         _check_distinct(tuple(s.label() for s in self.sparsity), "sparsity")
         return self

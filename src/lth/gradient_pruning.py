@@ -8,7 +8,7 @@ parameters, the actor's loss by the actor's.
 
 import functools
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from .config import SACConfig
-from .errors import InputError, nearest
-from .pruning.allocation import check_sparsity, counts_by_layer, not_below
-from .pruning.criteria import CRITERIA
-from .pruning.masks import check_mask_values, check_same_structure, path_name, prunable_leaves, prune_lowest
+from .errors import InputError
+from .pruning.gradients import accumulate
+from .pruning.layers import named_leaves
+from .pruning.prune import CHECKS, prune
 from .replay import ReplayBuffer, sample_rows, unpack_rows
 from .sac.agent import SACState, functions, prepare_batch
 from .sac.losses import actor_loss, critic_loss
@@ -27,24 +27,21 @@ from .types import AgentLike, Batch, Mask, Params
 
 _KEY_STREAM = 0x6C7468  # a stream of the agent's key that training never draws from
 
-CHECKS = (
-    "Check that (1) the dense model's checkpoint is valid: `lth eval` its run; (2) the replay buffer has valid data; "
-    "(3) fewer batches help: reduce pruning.num_gradient_batches."
-)
 
-
-def network_gradients(
-    config: SACConfig, state: SACState, batch: Batch, key: jax.Array, normalize_obs: bool = True
-) -> tuple[Params, Params]:
-    """Return dL/dw of the actor's and of the critics' loss on one raw batch. Pure."""
-    action_dim = batch.actions.shape[1]
-    fns = functions(config, action_dim)
+def network_loss(
+    config: SACConfig, state: SACState, params: dict[str, Params], batch: Batch, key: jax.Array, normalize_obs: bool
+) -> jax.Array:
+    """Return the actor's loss plus the critics' on one raw batch, whose gradient by `params["actor"]` is that of the actor's
+    alone, and by `params["critic"]` that of the critics'. Pure.
+    """
+    fns = functions(config, batch.actions.shape[1])
     batch = prepare_batch(config, state.normalizer, batch, normalize_obs)
     noise = jax.random.normal(key, (2, *batch.actions.shape))
-    critic_grads, _ = jax.grad(critic_loss, has_aux=True)(
-        state.critic_params,
+    fixed = jax.lax.stop_gradient(params)
+    q_loss, _ = critic_loss(
+        params["critic"],
         state.target_critic_params,
-        state.actor_params,
+        fixed["actor"],
         state.log_alpha,
         batch,
         noise[0],
@@ -52,15 +49,37 @@ def network_gradients(
         fns.critic_apply,
         config.discount,
     )
-    actor_grads, _ = jax.grad(actor_loss, has_aux=True)(
-        state.actor_params, state.critic_params, state.log_alpha, batch, noise[1], fns.actor_apply, fns.critic_apply
+    pi_loss, _ = actor_loss(
+        params["actor"], fixed["critic"], state.log_alpha, batch, noise[1], fns.actor_apply, fns.critic_apply
     )
-    return actor_grads, critic_grads
+    return q_loss + pi_loss
+
+
+def networks(state: SACState) -> dict[str, Params]:
+    """Return the parameters of both networks as one tree."""
+    return {"actor": state.actor_params, "critic": state.critic_params}
+
+
+def synaptic_flow(params: Params, _: Any = None) -> jax.Array:
+    """Return R, what flows out of our networks where each input is 1: the sum of 1^T (prod W) 1 over their chains of layers
+    (Tanaka et al. 2020, eq. 1), biases and norms left out. `params` is a network, or several in a dict.
+    """
+    if "output" not in params:
+        return sum((synaptic_flow(params[name]) for name in sorted(params)), jnp.zeros(()))
+    hidden = sorted((name for name in params if name.startswith("layer_")), key=lambda name: int(name[6:]))
+    flow = jnp.ones(params[hidden[0] if hidden else "output"]["kernel"].shape[0])
+    for name in (*hidden, "output"):
+        flow = flow @ params[name]["kernel"]
+    return jnp.sum(flow)
 
 
 @functools.cache
 def _batch_gradients(config: SACConfig, normalize_obs: bool) -> Callable[..., tuple[Params, Params]]:
-    return jax.jit(lambda state, batch, key: network_gradients(config, state, batch, key, normalize_obs))
+    def gradients(state: SACState, batch: Batch, key: jax.Array) -> tuple[Params, Params]:
+        grads = jax.grad(lambda params: network_loss(config, state, params, batch, key, normalize_obs))(networks(state))
+        return grads["actor"], grads["critic"]
+
+    return jax.jit(gradients)
 
 
 def _saliency_key(agent: AgentLike, key: jax.Array | None) -> jax.Array:
@@ -93,34 +112,32 @@ def compute_gradients_from_batch(
 
 
 @functools.cache
-def gradient_accumulator(config: SACConfig, observation_dim: int, batch_size: int, normalize_obs: bool) -> Any:
+def gradient_accumulator(
+    config: SACConfig, observation_dim: int, batch_size: int, normalize_obs: bool, statistic: str = "mean_abs"
+) -> Any:
     """Compile the accumulation over a number of batches that is an argument: one program for 10 batches and for 1000.
 
-    The call takes (state, replay, key, num_batches) and returns the two trees of mean |dL/dw|, and for each leaf of
-    the two trees, in tree order, the first batch in which its gradient was not finite (num_batches: none). With `first`
-    and `step` only batches first, first + step, ... are taken.
+    The call takes (state, replay, key, num_batches) and returns the tree {"actor": ..., "critic": ...} of a statistic of
+    the gradients, and for each of its leaves, in tree order, the first batch in which it was not finite (num_batches:
+    none). With `first` and `step` only batches first, first + step, ... are taken.
     """
 
-    def accumulate(
+    def gather(
         state: SACState, replay: Any, key: jax.Array, num_batches: jax.Array, first: Any = 0, step: Any = 1
     ) -> tuple[Any, jax.Array]:
-        def one_batch(number: jax.Array, carry: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
-            sums, first_bad = carry
+        def draw(number: jax.Array) -> tuple[Batch, jax.Array]:
             i = first + number * step
             index_key, noise_key = jax.random.split(jax.random.fold_in(key, i))
-            batch = unpack_rows(sample_rows(replay, index_key, batch_size), observation_dim)
-            grads = network_gradients(config, state, batch, noise_key, normalize_obs)
-            finite = jnp.stack([jnp.isfinite(g).all() for g in jax.tree.leaves(grads)])
-            first_bad = jnp.where(finite, first_bad, jnp.minimum(first_bad, i))
-            return jax.tree.map(lambda s, g: s + jnp.abs(g), sums, grads), first_bad
+            return unpack_rows(sample_rows(replay, index_key, batch_size), observation_dim), noise_key
 
-        zeros = jax.tree.map(jnp.zeros_like, (state.actor_params, state.critic_params))
-        none_bad = jnp.broadcast_to(num_batches, (len(jax.tree.leaves(zeros)),))
+        def loss(params: dict[str, Params], drawn: tuple[Batch, jax.Array]) -> jax.Array:
+            return network_loss(config, state, params, *drawn, normalize_obs)
+
         count = (num_batches - first + step - 1) // step
-        sums, first_bad = jax.lax.fori_loop(0, count, one_batch, (zeros, none_bad))
-        return jax.tree.map(lambda s: s / count.astype(s.dtype), sums), first_bad
+        found, first_bad = accumulate(loss, networks(state), draw, count, statistic)
+        return found, jnp.where(first_bad < count, first + first_bad * step, num_batches)
 
-    return jax.jit(accumulate)
+    return jax.jit(gather)
 
 
 def accumulate_gradient_statistics(
@@ -130,6 +147,7 @@ def accumulate_gradient_statistics(
     batch_size: int = 256,
     normalize_obs: bool = True,
     key: jax.Array | None = None,
+    statistic: str = "mean_abs",
 ) -> tuple[Params, Params]:
     """Return the mean of |dL/dw| over batches of the replay buffer, for the actor and for the critics.
 
@@ -143,12 +161,14 @@ def accumulate_gradient_statistics(
         batch_size: transitions in each batch, drawn with replacement, at least 1.
         normalize_obs: normalise observations as the agent does.
         key: a JAX key for the batches and for the actions that the losses sample.
+        statistic: what to gather instead of the mean of absolute values: another row of
+            `lth.pruning.gradients.STATISTICS`.
 
     Raises:
         InputError: there is no replay buffer, it is empty or does not fit the agent, or a gradient is not finite
             (naming the network, the layer and the first bad batch).
     """
-    return _accumulate(agent, replay_buffer, num_batches, batch_size, normalize_obs, key)
+    return _accumulate(agent, replay_buffer, num_batches, batch_size, normalize_obs, key, statistic)
 
 
 def gradient_halves(
@@ -158,6 +178,7 @@ def gradient_halves(
     batch_size: int = 256,
     normalize_obs: bool = True,
     key: jax.Array | None = None,
+    statistic: str = "mean_abs",
 ) -> tuple[tuple[Params, Params], tuple[Params, Params]]:
     """Return what `accumulate_gradient_statistics` returns, of the even and of the odd ones among the same batches.
 
@@ -169,7 +190,8 @@ def gradient_halves(
     if num_batches == 1:
         raise InputError("num_batches is 1, and cannot be halved")
     even, odd = (
-        _accumulate(agent, replay_buffer, num_batches, batch_size, normalize_obs, key, half, 2) for half in (0, 1)
+        _accumulate(agent, replay_buffer, num_batches, batch_size, normalize_obs, key, statistic, half, 2)
+        for half in (0, 1)
     )
     return even, odd
 
@@ -181,6 +203,7 @@ def _accumulate(
     batch_size: int,
     normalize_obs: bool,
     key: jax.Array | None,
+    statistic: str,
     start: int = 0,
     step: int = 1,
 ) -> tuple[Params, Params]:
@@ -199,19 +222,12 @@ def _accumulate(
             f"the replay buffer holds observations of length {replay_buffer.observation_dim} and actions of length "
             f"{replay_buffer.action_dim}, the agent takes {observation_dim} and {action_dim}: is it another task's?"
         )
-    accumulate = gradient_accumulator(agent.config, observation_dim, int(batch_size), normalize_obs)
+    gather = gradient_accumulator(agent.config, observation_dim, int(batch_size), normalize_obs, statistic)
     n = jnp.asarray(num_batches, jnp.int32)
-    (actor_grads, critic_grads), first_bad = accumulate(
-        agent.state, replay_buffer.state, _saliency_key(agent, key), n, start, step
-    )
+    grads, first_bad = gather(agent.state, replay_buffer.state, _saliency_key(agent, key), n, start, step)
     bad = np.asarray(first_bad)
     if (bad < num_batches).any():
-        trees = {"actor": actor_grads, "critic": critic_grads}
-        names = [
-            (network, path_name(path))
-            for network, tree in trees.items()
-            for path, _ in jax.tree_util.tree_leaves_with_path(tree)
-        ]
+        names = [(network, name) for network, tree in grads.items() for name in named_leaves(tree)]
         # NaN spreads from one network's weights to the other's gradients: the network that it comes from is named.
         params = {
             "actor": agent.state.actor_params,
@@ -226,7 +242,7 @@ def _accumulate(
             f"NaN gradients: those of the {network} are not finite, first in batch {int(bad.min())} of {num_batches} "
             f"(layer {layer!r}). {CHECKS}"
         )
-    return actor_grads, critic_grads
+    return grads["actor"], grads["critic"]
 
 
 def prune_kernels_by_gradient_saliency(
@@ -236,10 +252,11 @@ def prune_kernels_by_gradient_saliency(
     method: str = "taylor",
     prev_mask: Mask | None = None,
     exclude: Sequence[str] = (),
-    allocation: str = "global",
+    allocation: str | Mapping[str, float] = "global",
     invert: bool = False,
 ) -> Mask:
-    """Make a mask that prunes the kernels' least salient weights, by default globally over one network.
+    """Make a mask that prunes the kernels' least salient weights, by default globally over one network: `lth.prune` with
+    gradients that were gathered before.
 
     Of n prunable weights exactly `max(round(target_sparsity * n), already pruned)` are pruned; ties: the larger |w|
     stays, then the earlier in tree order.
@@ -251,14 +268,15 @@ def prune_kernels_by_gradient_saliency(
     [[0.0, 1.0, 1.0]]
 
     Args:
-        params: the parameters of one network; leaves named `kernel` can be pruned.
-        gradients: a tree like `params`: |dL/dw| from `accumulate_gradient_statistics`, or signed gradients. Not read
-            by `method="magnitude"`, where None is allowed.
+        params: the parameters of one network.
+        gradients: a tree like `params`: what `accumulate_gradient_statistics` gathers for the method, or signed
+            gradients. Not read by `method="magnitude"`, where None is allowed.
         target_sparsity: the fraction of prunable weights to remove, in [0, 1].
-        method: "taylor" (|w dL/dw|, Molchanov et al. 2017), "gradient" (|dL/dw|) or "magnitude" (|w|).
+        method: "taylor" (|w dL/dw|, Molchanov et al. 2017), "gradient" (|dL/dw|), "magnitude" (|w|), or another row of
+            `lth.pruning.criteria.CRITERIA`.
         prev_mask: an earlier mask; what is pruned there stays pruned.
         exclude: layers that stay dense, by any part of their path.
-        allocation: "global", "layer" (the same share of each) or "erk" (`erk_counts`).
+        allocation: "global", "layer" (the same share of each), "erk" (`erk_counts`), or {layer: sparsity}.
         invert: prune the most salient instead, as a control.
 
     Returns:
@@ -269,45 +287,17 @@ def prune_kernels_by_gradient_saliency(
         InputError: the method is unknown; the sparsity is outside [0, 1]; a tree does not fit (naming the leaf and
             both shapes); scores are not finite (naming the leaf); prev_mask holds other values than 0 and 1.
     """
-    if method not in CRITERIA:
-        raise InputError(
-            f"there is no pruning method {method!r}; there are {', '.join(CRITERIA)}{nearest(method, CRITERIA)}"
-        )
-    check_sparsity(target_sparsity)
-    prunable = prunable_leaves(params, exclude)
-    if method == "magnitude":
-        scores = _scores(method)(params, None)
-    else:
-        if gradients is None:
-            raise InputError(f"method {method!r} needs gradients; `accumulate_gradient_statistics` computes them")
-        check_same_structure(gradients, params, "the gradients' tree", "the parameters'")
-        _check_finite(gradients, "gradients", prunable)
-        scores = _scores(method)(params, gradients)
-    _check_finite(params, "parameters", prunable)
-    if prev_mask is not None:
-        check_same_structure(prev_mask, params, "prev_mask", "the parameters'")
-        check_mask_values(prev_mask, "prev_mask")
-    shapes = [jnp.shape(leaf) for leaf, flag in zip(jax.tree.leaves(params), prunable, strict=True) if flag]
-    counts = counts_by_layer(allocation, shapes, target_sparsity)
-    if prev_mask is not None and not isinstance(counts, int):
-        before = zip(jax.tree.leaves(prev_mask), prunable, strict=True)
-        counts = not_below(counts, [int(np.sum(np.asarray(leaf) == 0)) for leaf, flag in before if flag])
-    if invert:
-        scores = jax.tree.map(jnp.negative, scores)
-    return prune_lowest(scores, params, prunable, counts, prev_mask)
-
-
-@functools.cache
-def _scores(method: str) -> Callable[[Params, Params | None], Params]:
-    """Compile a criterion over whole trees."""
-    criterion = CRITERIA[method]
-
-    def scores(params: Params, gradients: Params | None) -> Params:
-        if gradients is None:
-            return jax.tree.map(lambda w: criterion(w, None), params)
-        return jax.tree.map(criterion, params, gradients)
-
-    return jax.jit(scores)
+    return prune(
+        params,
+        target_sparsity,
+        method,
+        gradients=gradients,
+        allocation=allocation,
+        exclude=exclude,
+        prev_mask=prev_mask,
+        invert=invert,
+        collapse="allow",
+    )
 
 
 def prune_kernels_by_magnitude(
@@ -318,11 +308,3 @@ def prune_kernels_by_magnitude(
     Equal to `prune_kernels_by_gradient_saliency(..., method="magnitude")`, whose rules, result and errors it shares.
     """
     return prune_kernels_by_gradient_saliency(params, None, target_sparsity, "magnitude", prev_mask, exclude)
-
-
-def _check_finite(tree: Params, what: str, prunable: Sequence[bool]) -> None:
-    for (path, leaf), flag in zip(jax.tree_util.tree_leaves_with_path(tree), prunable, strict=True):
-        if flag and not np.isfinite(np.asarray(leaf)).all():
-            raise InputError(
-                f"{'NaN ' if what == 'gradients' else ''}{what}: {path_name(path)!r} holds NaN or infinity. {CHECKS}"
-            )

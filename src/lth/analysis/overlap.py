@@ -8,11 +8,10 @@ import functools
 import math
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from scipy.special import gammaln
 
-from ..pruning.masks import is_prunable, path_name
+from ..pruning.layers import is_weight, layer_of, named_leaves
 from ..types import Mask
 
 CONFIDENCE = 0.95
@@ -51,9 +50,9 @@ def overlap(mask: Mask, other: Mask) -> list[Overlap]:
     """
     first, second = (
         {
-            path_name(p[:-1]): np.asarray(x).astype(bool, copy=False)
-            for p, x in jax.tree_util.tree_leaves_with_path(tree)
-            if is_prunable(p)
+            layer_of(name): np.asarray(leaf).astype(bool, copy=False)
+            for name, leaf in named_leaves(tree).items()
+            if is_weight(name, leaf)
         }
         for tree in (mask, other)
     )

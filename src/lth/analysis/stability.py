@@ -7,7 +7,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from ..pruning.criteria import CRITERIA
-from ..pruning.masks import is_prunable
+from ..pruning.layers import is_weight, named_leaves
 from ..types import Array, Mask, Params
 from .overlap import overlap
 
@@ -51,9 +51,9 @@ def stability(
 
     Args:
         params: the weights that are scored.
-        gradients: |dL/dw| of each half, as from `gradient_halves`.
+        gradients: what the criterion needs of each half, as from `gradient_halves`.
         masks: the mask that was made from each half.
-        method: "taylor" or "gradient".
+        method: a row of `CRITERIA` that needs gradients.
         candidates: a mask of the weights that could be pruned; none: all kernels.
     """
     weights = _kernels(params)
@@ -62,7 +62,10 @@ def stability(
     chosen = [np.asarray(mask) != 0 for mask in _kernels(candidates)]
     scores = [
         np.concatenate(
-            [np.asarray(CRITERIA[method](w, g))[c] for w, g, c in zip(weights, _kernels(half), chosen, strict=True)]
+            [
+                np.asarray(CRITERIA[method].score(w, g))[c]
+                for w, g, c in zip(weights, _kernels(half), chosen, strict=True)
+            ]
         )
         for half in gradients
     ]
@@ -75,4 +78,4 @@ def stability(
 
 
 def _kernels(tree: Params) -> list[Array]:
-    return [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree) if is_prunable(path)]
+    return [leaf for name, leaf in named_leaves(tree).items() if is_weight(name, leaf)]

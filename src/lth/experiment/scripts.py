@@ -48,9 +48,10 @@ def save_replay_buffer(run: Path, buffer: ReplayBuffer) -> None:
     store.save_replay_buffer(run, buffer)
 
 
-def layers_to_exclude(config: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def layers_to_exclude(config: Config) -> tuple[list[str], list[str]]:
     """Return the layers that `pruning.exclude` names in the actor and in the critics."""
-    return stages.excluded_layers(config.sac, config.pruning.exclude)
+    exclude, _ = stages.named_layers(config.sac, config.pruning.exclude)
+    return exclude["actor"], exclude["critic"]
 
 
 def dense_runs(config: Config) -> Iterator[tuple[Path, Agent, ReplayBuffer | None, Sparsity]]:

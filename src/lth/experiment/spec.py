@@ -17,6 +17,7 @@ from ..config import (
     GRADIENT_METHODS,
     MATCHED_CONTROLS,
     REWOUND,
+    SCHEDULED_METHODS,
     Config,
     EvaluationConfig,
     SACConfig,
@@ -63,7 +64,9 @@ class MaskSpec(_Spec):
     exclude: tuple[str, ...] = ()
     num_gradient_batches: int = 100
     gradient_batch_size: int = 256
-    allocation: str = "global"
+    allocation: str | tuple[tuple[str, float], ...] = "global"
+    """Or sparsities by layers' names."""
+    pool: str = "apart"
     previous: "TicketSpec | None" = None
     """Iterative pruning: the ticket of the round before, which is scored in the place of the dense agent."""
 
@@ -84,8 +87,34 @@ class MaskSpec(_Spec):
 
     def words(self) -> list[str]:
         """Name the mask, in titles and directories: taylor 0.8; random erk 0.9; magnitude 0.488 round3."""
-        allocation = [self.allocation] if self.allocation != "global" else []
-        return [self.method, *allocation, self.sparsity.label(), *([f"round{self.round}"] if self.previous else [])]
+        words = [self.method, *allocation_words(self.allocation), *(["pooled"] if self.pool == "together" else [])]
+        return [*words, self.sparsity.label(), *([f"round{self.round}"] if self.previous else [])]
+
+
+def allocation_words(allocation: str | tuple[tuple[str, float], ...]) -> list[str]:
+    """Name an allocation, in titles and directories: the default needs no word."""
+    if isinstance(allocation, str):
+        return [allocation] if allocation != "global" else []
+    return ["by", "layer"]
+
+
+class ScheduleSpec(_Spec):
+    """What changes the masks while a ticket trains (`pruning.schedules`)."""
+
+    method: Literal["gradual", "set", "rigl"]
+    sparsity: Sparsity
+    every: int
+    """Updates between two changes."""
+    until: float
+    """The share of the ticket's updates up to which they change."""
+    fraction: float = 0.0
+    """set and rigl: how much of each layer is replaced."""
+    allocation: str | tuple[tuple[str, float], ...] = "global"
+    exclude: tuple[str, ...] = ()
+
+    def words(self) -> list[str]:
+        """Name it, in titles and directories."""
+        return [self.method, *allocation_words(self.allocation), self.sparsity.label()]
 
 
 class FileMask(_Spec):
@@ -108,7 +137,8 @@ class TicketSpec(_Spec):
     stage: Literal["ticket"] = "ticket"
     dense: DenseSpec
     mask: MaskSpec | FileMask | None
-    """None: nothing is pruned (the control `retrained` of the dense agent)."""
+    """None: nothing is pruned at the start (the control `retrained` of the dense agent, and gradual pruning)."""
+    schedule: ScheduleSpec | None = None
     rewind_steps: int | Literal["none"] = 0
     backend: Literal["dense", "native"] = "dense"
     rewound: tuple[str, ...] = REWOUND
@@ -137,7 +167,8 @@ class TicketSpec(_Spec):
 
     def words(self) -> list[str]:
         """Name it, in titles and directories."""
-        words = self.mask.words() if self.mask else []
+        named = self.schedule or self.mask
+        words = named.words() if named else []
         words += [self.control] if self.control else []
         words += ["from", folder_name(self.mask_task() or "")] if self.mask_task() else []
         words += ["with weights"] if self.weights else []
@@ -254,7 +285,7 @@ def mask_spec(
     method: str,
     sparsity: Sparsity,
     previous: TicketSpec | None = None,
-    allocation: str | None = None,
+    allocation: str | tuple[tuple[str, float], ...] | None = None,
 ) -> MaskSpec:
     """Describe a mask of a config; how gradients are taken is part of it only where the method takes any."""
     spec = MaskSpec(
@@ -265,13 +296,41 @@ def mask_spec(
         previous=previous,
     )
     if spec.criterion != "random":
-        spec = spec.model_copy(update={"allocation": allocation or config.pruning.allocation})
+        spec = spec.model_copy(update={"allocation": allocation or allocation_of(config), "pool": config.pruning.pool})
     elif allocation:
         spec = spec.model_copy(update={"allocation": allocation})
     if spec.criterion not in GRADIENT_METHODS:
         return spec
     names = ("num_gradient_batches", "gradient_batch_size")
     return spec.model_copy(update={name: getattr(config.pruning, name) for name in names})
+
+
+def allocation_of(config: Config) -> str | tuple[tuple[str, float], ...]:
+    """Return a config's allocation as a spec holds it, which can be hashed."""
+    allocation = config.pruning.allocation
+    return allocation if isinstance(allocation, str) else tuple(sorted(allocation.items()))
+
+
+def scheduled_spec(
+    config: Config, task: str, seed: int, method: str, sparsity: Sparsity, rewind_steps: int | Literal["none"]
+) -> TicketSpec:
+    """Describe a ticket whose masks change in training: gradual from a dense start, set and rigl from a random ERK mask."""
+    pruning, allocation, start = config.pruning, allocation_of(config), None
+    if method != "gradual":
+        allocation = "erk" if allocation == "global" else allocation
+        start = mask_spec(config, task, seed, "random", sparsity, allocation=allocation)
+    schedule = ScheduleSpec(
+        method=method,  # type: ignore[arg-type]
+        sparsity=sparsity,
+        every=pruning.mask_every,
+        until=pruning.mask_until,
+        fraction=0.0 if method == "gradual" else pruning.mask_fraction,
+        allocation=allocation,
+        exclude=tuple(sorted(pruning.exclude)),
+    )
+    # The kernel's pattern is fixed, so what changes its mask is computed densely.
+    update = {"schedule": schedule, "backend": "dense"}
+    return ticket_spec(config, task, seed, start, rewind_steps).model_copy(update=update)
 
 
 def ticket_spec(
@@ -352,6 +411,10 @@ def _rows(config: Config, dense: DenseSpec, rewind: Any, path: list[Sparsity]) -
         return Row(method, control or _transfer_label(spec), mask.sparsity.label(), str(rewind), spec, dense)
 
     for method in pruning.methods:
+        if method in SCHEDULED_METHODS:
+            spec = scheduled_spec(config, task, seed, method, path[-1], rewind)
+            yield Row(method, "", path[-1].label(), str(rewind), spec, dense)
+            continue
         chain = iterated(config, task, seed, method, path, rewind)
         for mask in chain:
             yield row(mask, method)

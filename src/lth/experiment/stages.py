@@ -14,24 +14,28 @@ import jax.numpy as jnp
 from .. import envs
 from ..analysis.stability import Stability, stability
 from ..config import GRADIENT_METHODS, Config, SACConfig
-from ..errors import InputError, nearest
+from ..errors import InputError
 from ..files import checksum_path
-from ..gradient_pruning import accumulate_gradient_statistics, gradient_halves, prune_kernels_by_gradient_saliency
-from ..pruning.controls import random_mask, shuffled_mask
-from ..pruning.masks import check_same_structure, emptied_layers, holds_layer, layer_names, prunable_leaves
+from ..gradient_pruning import accumulate_gradient_statistics, gradient_halves, networks, synaptic_flow
+from ..pruning.controls import shuffled_mask
+from ..pruning.criteria import CRITERIA
+from ..pruning.layers import check_layer_names, holds_layer, layer_names, prunable_leaves
+from ..pruning.masks import check_same_structure, emptied_layers
+from ..pruning.prune import prune
+from ..pruning.schedules import prune_at, rigl, sparse_evolution
 from ..replay import ReplayBuffer, init_replay
 from ..sac.acting import policy_of
 from ..sac.agent import Agent, Patterns, SACState, init_state, make_ticket, masks_of, permuted_ticket
 from ..sac.checkpoint import load_agent
 from ..sac.packed import patterns_of
 from ..sparse import native
-from ..training import Evaluation, evaluate, evaluation_due, metric_rows, replay_capacity, train
+from ..training import Evaluation, evaluate, evaluation_due, metric_rows, replay_capacity, total_updates, train
 from ..types import Mask, Params
 from . import store
 from .analysis import AnalysisRow, agent_rows, mask_rows, stability_rows
 from .connectivity import connect
 from .events import event_log
-from .spec import ConnectivitySpec, DenseSpec, FileMask, MaskSpec, Spec, TicketSpec
+from .spec import INVERTED, ConnectivitySpec, DenseSpec, FileMask, MaskSpec, Spec, TicketSpec
 
 Progress = Callable[[int, dict[str, float]], None]
 """Called with the environment step and the newest metrics after every segment."""
@@ -187,6 +191,8 @@ def _train_to_end(
         how.progress(segment.env_steps, latest)
     env.close()
     began = time.perf_counter()
+    if state.actor_opt.schedule is not None:
+        store.save_mask(run, store.MASK, masks_of(state))
     store.save_replay_buffer(run, buffer)
     store.save_metrics(run, rows)
     store.save_analysis(run, agent_rows(Agent(spec.sac, state, buffer)))
@@ -229,18 +235,25 @@ def create_masks(agent: Agent, buffer: Callable[[], ReplayBuffer], spec: MaskSpe
     """
     if spec.criterion not in GRADIENT_METHODS:
         return _select_masks(agent, spec, {})
-    actor_grads, critic_grads = accumulate_gradient_statistics(
-        agent, buffer(), spec.num_gradient_batches, spec.gradient_batch_size
+    grads = accumulate_gradient_statistics(
+        agent, buffer(), spec.num_gradient_batches, spec.gradient_batch_size, statistic=_statistic(spec)
     )
-    return _select_masks(agent, spec, {"actor": actor_grads, "critic": critic_grads})
+    return _select_masks(agent, spec, dict(zip(networks(agent.state), grads, strict=True)))
+
+
+def _statistic(spec: MaskSpec) -> str:
+    statistic = CRITERIA[spec.criterion].statistic
+    assert statistic
+    return statistic
 
 
 def saliency_stability(agent: Agent, buffer: ReplayBuffer, spec: MaskSpec) -> dict[str, Stability]:
     """Make a mask from each half of its gradient batches, and say how far they agree; of the actor and of the critics."""
-    halves = gradient_halves(agent, buffer, spec.num_gradient_batches, spec.gradient_batch_size)
-    gradients = [dict(zip(("actor", "critic"), half, strict=True)) for half in halves]
-    masks = [_select_masks(agent, spec, half) for half in gradients]
-    exclude = dict(zip(("actor", "critic"), excluded_layers(agent.config, spec.exclude), strict=True))
+    sizes = (spec.num_gradient_batches, spec.gradient_batch_size)
+    halves = gradient_halves(agent, buffer, *sizes, statistic=_statistic(spec))
+    gathered = [dict(zip(("actor", "critic"), half, strict=True)) for half in halves]
+    masks = [_select_masks(agent, spec, half) for half in gathered]
+    exclude, _ = named_layers(agent.config, spec.exclude, spec.allocation)
     found = {}
     for network, before in masks_of(agent.state).items():
         prunable = prunable_leaves(before, exclude[network])
@@ -250,7 +263,7 @@ def saliency_stability(agent: Agent, buffer: ReplayBuffer, spec: MaskSpec) -> di
         candidates = treedef.unflatten([m * flag for m, flag in zip(leaves, prunable, strict=True)])
         found[network] = stability(
             getattr(agent.state, f"{network}_params"),
-            (gradients[0][network], gradients[1][network]),
+            (gathered[0][network], gathered[1][network]),
             (masks[0][network], masks[1][network]),
             spec.criterion,
             candidates,
@@ -258,51 +271,84 @@ def saliency_stability(agent: Agent, buffer: ReplayBuffer, spec: MaskSpec) -> di
     return found
 
 
-def _select_masks(agent: Agent, spec: MaskSpec, gradients: dict[str, Any]) -> dict[str, Mask]:
-    params = {"actor": agent.state.actor_params, "critic": agent.state.critic_params}
+def _select_masks(agent: Agent, spec: MaskSpec, gathered: dict[str, Any]) -> dict[str, Mask]:
+    """Make the masks from what was gathered over batches, by network; nothing where the criterion needs none."""
+    params = networks(agent.state)
     sparsity = {"actor": spec.sparsity.actor, "critic": spec.sparsity.critic}
-    exclude = dict(zip(params, excluded_layers(agent.config, spec.exclude), strict=True))
     before = masks_of(agent.state) if spec.previous else {"actor": None, "critic": None}
+    shuffled = spec.method == "shuffled"
+    criterion = "magnitude" if shuffled else spec.criterion
+    keys = {
+        network: jax.random.fold_in(jax.random.key(spec.dense.seed), zlib.crc32(f"{spec.method}/{network}".encode()))
+        for network in params
+    }
+    exclude, allocation = named_layers(agent.config, spec.exclude, spec.allocation)
+    if criterion == "random":
+        allocation = {network: "layer" if spec.allocation == "global" else allocation[network] for network in params}
     masks = {}
-    for network, tree in params.items():
-        stream = zlib.crc32(f"{spec.method}/{network}".encode())
-        key = jax.random.fold_in(jax.random.key(spec.dense.seed), stream)
-        if spec.method == "random":
-            by_layer = "layer" if spec.allocation == "global" else spec.allocation
-            masks[network] = random_mask(tree, sparsity[network], key, exclude[network], by_layer)
-            continue
-        shuffled = spec.method == "shuffled"
-        masks[network] = prune_kernels_by_gradient_saliency(
-            tree,
-            gradients.get(network),
-            sparsity[network],
-            "magnitude" if shuffled else spec.criterion,
-            before[network],
-            exclude[network],
-            spec.allocation,
-            invert=spec.method != spec.criterion,
+    if spec.pool == "together":
+        every = [f"{network}/{name}" for network in params for name in exclude[network]]
+        by_layer = {f"{n}/{name}": s for n, a in allocation.items() if not isinstance(a, str) for name, s in a.items()}
+        masks = prune(
+            params,
+            spec.sparsity.actor,
+            criterion,
+            loss=synaptic_flow,
+            batches=[jnp.ones(())],
+            gradients=gathered or None,
+            allocation=by_layer or spec.allocation,  # type: ignore[arg-type]
+            exclude=every,
+            prev_mask=before if spec.previous else None,
+            invert=spec.method.startswith(INVERTED),
+            collapse="allow",
         )
-        if shuffled:
-            masks[network] = shuffled_mask(masks[network], tree, key, exclude[network])
+    else:
+        for network, tree in params.items():
+            masks[network] = prune(
+                tree,
+                sparsity[network],
+                criterion,
+                loss=synaptic_flow,
+                batches=[jnp.ones(())],
+                gradients=gathered.get(network),
+                key=keys[network],
+                allocation=allocation[network],
+                exclude=exclude[network],
+                prev_mask=before[network],
+                invert=spec.method.startswith(INVERTED),
+                collapse="allow",
+            )
+    if shuffled:
+        masks = {n: shuffled_mask(masks[n], tree, keys[n], exclude[n]) for n, tree in params.items()}
     return masks
 
 
-def excluded_layers(sac: SACConfig, exclude: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the names of `exclude` that the actor has, and those that the critics have.
+def named_layers(
+    sac: SACConfig, exclude: Sequence[str], allocation: str | Sequence[tuple[str, float]] = "global"
+) -> tuple[dict[str, list[str]], dict[str, Any]]:
+    """Say for each network which of its layers stay dense, and what its allocation is, both by layers' whole names.
+
+    A name is any part of `actor/layer_0`, `critic/q1/output` and so on.
 
     Raises:
-        InputError: a name is no layer of either (naming the layers there are).
+        InputError: a name is no layer's (naming the layers there are).
     """
     state = jax.eval_shape(lambda: init_state(sac, jax.random.key(0), 1, 1))
-    layers = [layer_names(state.actor_params), layer_names(state.critic_params)]
-    every = sorted({part for names in layers for name in names for part in (name, *name.split("/"))})
-    for name in exclude:
-        if name.strip("/") not in every:
-            raise InputError(
-                f"pruning.exclude names {name!r}, which is no layer of actor or critic; layers: {every}{nearest(name, every)}"
-            )
-    actor, critic = (tuple(n for n in exclude if any(holds_layer(layer, n) for layer in names)) for names in layers)
-    return actor, critic
+    layers = {network: layer_names(params) for network, params in networks(state).items()}
+    every = [f"{network}/{layer}" for network, names in layers.items() for layer in names]
+    check_layer_names(exclude, every, "pruning.exclude", "of actor or critic")
+    dense = {n: [x for x in names if any(holds_layer(f"{n}/{x}", e) for e in exclude)] for n, names in layers.items()}
+    if isinstance(allocation, str):
+        return dense, dict.fromkeys(layers, allocation)
+    shares = dict(allocation)
+    check_layer_names(shares, every, "pruning.allocation", "of actor or critic")
+    named: dict[str, Any] = {}
+    for network, names in layers.items():
+        fitting = {x: [name for name in shares if holds_layer(f"{network}/{x}", name)] for x in names}
+        named[network] = {
+            x: shares[max(found, key=len)] for x, found in fitting.items() if found and x not in dense[network]
+        }
+    return dense, named
 
 
 def warn_of_emptied_layers(masks: dict[str, Mask], title: str) -> None:
@@ -432,7 +478,7 @@ def train_ticket(root: Path, spec: TicketSpec, mask_file: Path | None = None, ho
     if mask_file is not None:
         masks = store.load_mask(mask_file, None if spec.mismatch == "dense" else state)
         masks = {network: _fitted(masks[network], getattr(state, f"{network}_params")) for network in masks}
-    state = controlled(spec, state, masks)
+    state = scheduled(spec, controlled(spec, state, masks))
     buffer = rewound_buffer(root, spec, state)
     run = store.open_run(root, spec)
     store.save_agent(run, spec.dense.sac, state, spec.dense.task, spec.start)
@@ -507,6 +553,28 @@ def controlled(spec: TicketSpec, state: SACState, masks: dict[str, Mask]) -> SAC
         state = state._replace(**{name: getattr(fresh, name) for name in names})
     state = make_ticket(state, masks["actor"], masks["critic"])
     return permuted_ticket(state, keys["actor"], keys["critic"]) if spec.control == "permuted" else state
+
+
+def scheduled(spec: TicketSpec, state: SACState) -> SACState:
+    """Put what changes the masks in training into the optimisers' states, where the spec asks for it."""
+    schedule = spec.schedule
+    if schedule is None:
+        return state
+    until = max(1, round(schedule.until * total_updates(spec.dense.training, spec.start)))
+    exclude, allocation = named_layers(spec.dense.sac, schedule.exclude, schedule.allocation)
+    for network, params in networks(state).items():
+        if schedule.method == "gradual":
+            at = range(schedule.every, until + 1, schedule.every) or [until]
+            sparsity = getattr(schedule.sparsity, network)
+            found: Any = prune_at(params, sparsity, at, "cubic", allocation[network], exclude[network])
+        elif schedule.method == "set":
+            key = jax.random.fold_in(jax.random.key(spec.dense.seed), zlib.crc32(f"set/{network}/growth".encode()))
+            found = sparse_evolution(params, schedule.every, until, key, schedule.fraction, exclude[network])
+        else:
+            found = rigl(params, schedule.every, until, schedule.fraction, exclude[network])
+        opt = getattr(state, f"{network}_opt")._replace(schedule=found)
+        state = state._replace(**{f"{network}_opt": opt})
+    return state
 
 
 def rewound_buffer(root: Path, spec: TicketSpec, state: SACState) -> ReplayBuffer:

@@ -1,10 +1,11 @@
-"""How many weights are pruned, and from which layers."""
+"""How many weights are pruned, from which layers, and in which steps."""
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..errors import InputError
+from .layers import check_layer_names, holds_layer
 
 
 def pruned_count(size: int, sparsity: float, already_pruned: int = 0) -> int:
@@ -88,20 +89,62 @@ def not_below(counts: Sequence[int], already_pruned: Sequence[int]) -> list[int]
     return counts
 
 
-def counts_by_layer(allocation: str, shapes: Sequence[Sequence[int]], sparsity: float) -> list[int] | int:
-    """Return how many weights are pruned: of all layers together (`global`), or of each (`layer`, `erk`).
+def counts_by_layer(
+    allocation: str | Mapping[str, float],
+    shapes: Sequence[Sequence[int]],
+    sparsity: float,
+    layers: Sequence[str] = (),
+) -> list[int] | int:
+    """Return how many weights are pruned: of all layers together (`global`), or of each (`layer`, `erk`, a mapping).
+
+    A mapping gives sparsities by layers' names, any part of their path (`output`, `q1/output`); what it does not name has
+    `sparsity`. Where several names fit a layer, the longest does.
+
+    >>> counts_by_layer({"output": 0.5, "q1/output": 0.0}, [(4, 4), (4, 1), (4, 1)], 0.75, ["q1/x", "q1/output", "q2/output"])
+    [12, 0, 2]
 
     Raises:
-        InputError: there is no such allocation.
+        InputError: there is no such allocation, or a name is no layer's.
     """
     sizes = [math.prod(shape) for shape in shapes]
+    if not isinstance(allocation, str):
+        check_layer_names(allocation, layers, "the allocation", "here")
+        fitting = [[name for name in allocation if holds_layer(layer, name)] for layer in layers]
+        shares = [allocation[max(names, key=len)] if names else sparsity for names in fitting]
+        return [pruned_count(size, share) for size, share in zip(sizes, shares, strict=True)]
     if allocation == "global":
         return pruned_count(sum(sizes), sparsity)
     if allocation == "layer":
         return uniform_counts(sizes, sparsity)
     if allocation == "erk":
         return erk_counts(shapes, sparsity)
-    raise InputError(f"there is no allocation {allocation!r}; there are global, layer and erk")
+    raise InputError(
+        f"there is no allocation {allocation!r}; there are global, layer and erk, and a mapping from layers to sparsities"
+    )
+
+
+def geometric(sparsity: float, rounds: int) -> list[float]:
+    """Each round prunes the same share of what is left: 1 - (1 - s)^(k/n) after round k (Frankle & Carbin 2019; the
+    exponential schedule of Tanaka et al. 2020).
+
+    >>> [round(s, 6) for s in geometric(0.75, 2)]
+    [0.5, 0.75]
+    """
+    return [*(1.0 - (1.0 - sparsity) ** (k / rounds) for k in range(1, rounds)), sparsity]
+
+
+def cubic(sparsity: float, rounds: int) -> list[float]:
+    """s (1 - (1 - k/n)^3) after round k: fast while there is much to spare (Zhu & Gupta 2017, eq. 1,
+    https://arxiv.org/abs/1710.01878).
+
+    >>> cubic(0.5, 2)
+    [0.4375, 0.5]
+    """
+    return [*(sparsity * (1.0 - (1.0 - k / rounds) ** 3) for k in range(1, rounds)), sparsity]
+
+
+PATHS = {"geometric": geometric, "cubic": cubic}
+"""Ways to a sparsity in a number of rounds; in one round, each is one-shot."""
 
 
 def check_sparsity(sparsity: float) -> None:

@@ -7,15 +7,9 @@ import jax
 import numpy as np
 
 from ..types import Mask, Params
-from .allocation import check_sparsity, counts_by_layer
-from .masks import prunable_leaves, prune_lowest
-
-
-def _random_scores(params: Params, key: jax.Array) -> Params:
-    treedef: Any
-    leaves, treedef = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    return treedef.unflatten([jax.random.uniform(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)])
+from .layers import prunable_leaves
+from .masks import prune_lowest
+from .prune import prune, random_scores
 
 
 def random_mask(
@@ -26,11 +20,7 @@ def random_mask(
     Raises:
         InputError: as `prune_kernels_by_magnitude`.
     """
-    prunable = prunable_leaves(params, exclude)
-    shapes = [leaf.shape for leaf, flag in zip(jax.tree.leaves(params), prunable, strict=True) if flag]
-    check_sparsity(target_sparsity)
-    counts = counts_by_layer(allocation, shapes, target_sparsity)
-    return prune_lowest(_random_scores(params, key), params, prunable, counts)
+    return prune(params, target_sparsity, "random", key=key, allocation=allocation, exclude=exclude, collapse="allow")
 
 
 def shuffled_mask(mask: Mask, params: Params, key: jax.Array, exclude: Sequence[str] = ()) -> Mask:
@@ -42,7 +32,7 @@ def shuffled_mask(mask: Mask, params: Params, key: jax.Array, exclude: Sequence[
     prunable = prunable_leaves(params, exclude)
     leaves = zip(jax.tree.leaves(mask), prunable, strict=True)
     counts = [int(np.sum(np.asarray(leaf) == 0)) for leaf, flag in leaves if flag]
-    return prune_lowest(_random_scores(params, key), params, prunable, counts)
+    return prune_lowest(random_scores(params, key), params, prunable, counts)
 
 
 def permute_kept(trees: Sequence[Params], mask: Mask, key: jax.Array) -> list[Params]:

@@ -1,39 +1,75 @@
 """How a weight is scored. The weights with the lowest scores are pruned.
 
-A criterion is a function of one array of weights and one of gradients (|dL/dw|, averaged over batches) that returns
-scores of the same shape, none of them negative; a new one is a function and a row in `CRITERIA`.
+A criterion is a function of one array of weights and one of what was gathered about them, and returns scores of the same
+shape; what it needs gathered is a row of `gradients.STATISTICS`. A new one is a function and a row in `CRITERIA`
+(docs/recipes.md). Formulas, sources, and when each misleads: docs/criteria/.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from ..types import Array
 
 
-def magnitude(weights: Array, gradients: Array | None) -> Array:
-    """|w| (Han et al. 2015, https://arxiv.org/abs/1506.02626); needs no gradients."""
-    del gradients
+def magnitude(weights: Array, _: Array) -> Array:
+    """|w| (Han et al. 2015, https://arxiv.org/abs/1506.02626)."""
     return jnp.abs(weights)
 
 
-def gradient(weights: Array, gradients: Array | None) -> Array:
+def gradient(_: Array, gradients: Array) -> Array:
     """|dL/dw|: the weights to which the loss is least sensitive are pruned, however large they are."""
-    del weights
-    assert gradients is not None
     return jnp.abs(gradients)
 
 
-def taylor(weights: Array, gradients: Array | None) -> Array:
+def taylor(weights: Array, gradients: Array) -> Array:
     """|w dL/dw|: the first-order change of the loss when w is set to zero (Molchanov et al. 2017, eq. 7, applied to
     single weights as in Lee et al. 2018, SNIP, eq. 5: https://arxiv.org/abs/1611.06440, https://arxiv.org/abs/1810.02340).
     """
-    assert gradients is not None
     return jnp.abs(weights * gradients)
 
 
-CRITERIA: dict[str, Callable[[Array, Array | None], Array]] = {
-    "magnitude": magnitude,
-    "gradient": gradient,
-    "taylor": taylor,
+def squared_taylor(weights: Array, squares: Array) -> Array:
+    """w^2 E[(dL/dw)^2] (Molchanov et al. 2019, eq. 8, https://arxiv.org/abs/1906.10771): the squared first-order change,
+    and the second-order change under the empirical Fisher matrix's diagonal, but for the factor 1/2.
+    """
+    return weights * weights * squares
+
+
+def grasp(weights: Array, hessian_gradients: Array) -> Array:
+    """w (H g): how much less the gradient's squared norm becomes, to first order and halved, when w is set to zero.
+
+    Minus S of Wang et al. 2020 (eq. 8, https://arxiv.org/abs/2002.07376), who remove the highest S. Signed.
+    """
+    return weights * hessian_gradients
+
+
+def synflow(weights: Array, flow: Array) -> Array:
+    """|w| dR/d|w|, the synaptic flow through a weight (Tanaka et al. 2020, eq. 2, https://arxiv.org/abs/2006.05467)."""
+    return jnp.abs(weights) * flow
+
+
+def drawn(_: Array, uniform: Array) -> Array:
+    """What was drawn for the weight: no information at all, the control that a criterion has to beat."""
+    return uniform
+
+
+class Criterion(NamedTuple):
+    """A row of `CRITERIA`."""
+
+    score: Callable[[Array, Array], Array]
+    statistic: str | None  # a row of `gradients.STATISTICS`; "uniform": drawn from a key; None: the weights are enough
+    rounds: int = 1  # on the way to the sparsity, each scoring what the one before left
+
+
+CRITERIA: dict[str, Criterion] = {
+    "magnitude": Criterion(magnitude, None),
+    "gradient": Criterion(gradient, "mean_abs"),
+    "taylor": Criterion(taylor, "mean_abs"),
+    "fisher": Criterion(squared_taylor, "mean_square"),
+    "snip": Criterion(taylor, "mean"),
+    "grasp": Criterion(grasp, "hessian_gradient"),
+    "synflow": Criterion(synflow, "flow", rounds=100),
+    "random": Criterion(drawn, "uniform"),
 }

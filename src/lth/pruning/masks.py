@@ -5,8 +5,9 @@ ties there are. Scores are floats, and the order of floats is the order of their
 lowest is therefore found bit by bit, in one pass over the scores for each bit, without sorting them.
 """
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,60 +15,8 @@ import numpy as np
 import optax
 
 from ..errors import InputError, nearest
-from ..types import Mask, Params
-
-
-def path_name(path: Sequence[Any]) -> str:
-    """Name a leaf by its path: `layer_0/kernel`."""
-    return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
-
-
-def layer_names(params: Params) -> list[str]:
-    """Return the names of the layers that can be pruned: the paths of the kernels without their last part."""
-    return [
-        path_name(path[:-1])
-        for path, _ in jax.tree_util.tree_leaves_with_path(params)
-        if path_name(path[-1:]) == "kernel"
-    ]
-
-
-def is_prunable(path: Sequence[Any], exclude: Sequence[str] = ()) -> bool:
-    """Say whether the leaf at `path` may be pruned: it is a kernel, and no layer named in `exclude` holds it.
-
-    A layer is named by any part of its path (`output`), or by several joined by slashes (`q1/output`).
-    """
-    if path_name(path[-1:]) != "kernel":
-        return False
-    return not any(holds_layer(path_name(path[:-1]), name) for name in exclude)
-
-
-def holds_layer(layer: str, name: str) -> bool:
-    """Say whether `name` is a part of a layer's path, or several joined by slashes."""
-    return f"/{name.strip('/')}/" in f"/{layer}/"
-
-
-def prunable_leaves(params: Params, exclude: Sequence[str] = ()) -> list[bool]:
-    """Say of each leaf of `params`, in tree order, whether it may be pruned.
-
-    Raises:
-        InputError: `params` has no kernel, or a name in `exclude` is no layer's.
-    """
-    if isinstance(exclude, str):
-        exclude = (exclude,)
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    kernels = [path for path in paths if is_prunable(path)]
-    if not kernels:
-        raise InputError(
-            "there is nothing to prune: the parameters have no leaf named 'kernel'. Their leaves are "
-            f"{[path_name(path) for path in paths][:8]}"
-        )
-    names = sorted({part for name in layer_names(params) for part in (name, *name.split("/"))})
-    for name in exclude:
-        if all(is_prunable(path, (name,)) for path in kernels):
-            raise InputError(
-                f"pruning.exclude names {name!r}, which is no layer here; layers: {names}{nearest(name, names)}"
-            )
-    return [is_prunable(path, exclude) for path in paths]
+from ..types import Array, Mask, Params
+from .layers import Prunable, layer_of, named_leaves, prunable_leaves
 
 
 def _ordered_bits(x: jax.Array) -> jax.Array:
@@ -82,34 +31,84 @@ def _ordered_bits(x: jax.Array) -> jax.Array:
     return jnp.where((bits & sign) != 0, ~bits, bits | sign)
 
 
-def _lowest(keys: jax.Array, among: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Among the marked elements find those with the `count` lowest keys, as far as the keys decide it.
+def _per_group(marks: Sequence[jax.Array], groups: Sequence[int]) -> jax.Array:
+    """Count the marked elements of each group of leaves, (number of groups,) int32."""
+    counts = [jnp.sum(leaf, dtype=jnp.int32) for leaf in marks]
+    members = ([n for n, g in zip(counts, groups, strict=True) if g == group] for group in range(max(groups) + 1))
+    return jnp.stack([functools.reduce(jnp.add, of_one) for of_one in members])
 
-    Returns the elements below the count-th lowest key, the elements tied at it, and how many of the tied are needed.
+
+def _lowest(
+    keys: list[jax.Array], among: list[jax.Array], groups: Sequence[int], counts: jax.Array
+) -> tuple[list[jax.Array], list[jax.Array], jax.Array]:
+    """Among the marked elements find those with the lowest keys of each group, as far as the keys decide it.
+
+    Returns the elements below each group's count-th lowest key, those tied at it, and how many of the tied are needed.
     """
-    bits = keys.dtype.itemsize * 8
-    one = jnp.array(1, keys.dtype)
+    dtype = jnp.result_type(*keys)
+    bits, one = dtype.itemsize * 8, jnp.array(1, dtype)
+
+    def marked(compare: Callable[[Any, Any], jax.Array], bounds: jax.Array) -> list[jax.Array]:
+        return [a & compare(k, bounds[g]) for a, k, g in zip(among, keys, groups, strict=True)]
 
     # The largest v with fewer than `count` marked keys below it is the count-th lowest key.
     def try_bit(i: jax.Array, v: jax.Array) -> jax.Array:
-        candidate = v | (one << (bits - 1 - i).astype(keys.dtype))
-        return jnp.where(jnp.sum(among & (keys < candidate), dtype=jnp.int32) < count, candidate, v)
+        candidate = v | (one << (bits - 1 - i).astype(dtype))
+        return jnp.where(_per_group(marked(jnp.less, candidate), groups) < counts, candidate, v)
 
-    threshold = jax.lax.fori_loop(0, bits, try_bit, jnp.array(0, keys.dtype))
-    below = among & (keys < threshold)
-    return below, among & (keys == threshold), count - jnp.sum(below, dtype=jnp.int32)
+    threshold = jax.lax.fori_loop(0, bits, try_bit, jnp.zeros(counts.shape, dtype))
+    below = marked(jnp.less, threshold)
+    return below, marked(jnp.equal, threshold), counts - _per_group(below, groups)
 
 
-@jax.jit
-def _select(scores: jax.Array, weights: jax.Array, kept_before: jax.Array, count: jax.Array) -> jax.Array:
-    """Return which of the flat weights are kept when `count` are pruned (at least those pruned before)."""
-    count = jnp.maximum(count, jnp.sum(~kept_before, dtype=jnp.int32))
-    needed = count - jnp.sum(~kept_before, dtype=jnp.int32)
-    pruned, tied, needed = _lowest(_ordered_bits(scores), kept_before, needed)
-    smaller, tied, needed = _lowest(_ordered_bits(jnp.abs(weights)), tied, needed)
-    from_the_end = jnp.cumsum(tied[::-1], dtype=jnp.int32)[::-1]
-    last = tied & (from_the_end <= needed)
-    return kept_before & ~(pruned | smaller | last)
+def lowest(
+    scores: list[Array], weights: list[Array], among: list[Array], groups: Sequence[int], counts: Array
+) -> list[jax.Array]:
+    """Mark, among the marked elements of each group of leaves, exactly so many with the lowest scores as `counts` says.
+
+    Ties: the smaller |w| first, then the later in order. Traceable; one program for all counts.
+
+    Args:
+        scores: arrays of floats. NaN ranks above infinity, or below minus infinity if its sign is set.
+        weights: arrays of the same shapes; `scores` itself where |w| is the score.
+        among: bool arrays of the same shapes.
+        groups: the number of each leaf's group, from 0.
+        counts: (number of groups,) int32, each at most the number of marked elements.
+    """
+    below, tied, needed = _lowest([_ordered_bits(x) for x in scores], among, groups, counts)
+
+    def by_weight() -> list[jax.Array]:
+        chosen, still_tied, missing = [jnp.zeros_like(leaf) for leaf in tied], tied, needed
+        if weights is not scores:  # else what is tied by score is tied by weight
+            bits = [_ordered_bits(jnp.abs(leaf)) for leaf in weights]
+            chosen, still_tied, missing = _lowest(bits, tied, groups, needed)
+        later = [jnp.int32(0)] * (max(groups) + 1)
+        for i in reversed(range(len(groups))):
+            from_the_end = jnp.cumsum(still_tied[i].ravel()[::-1], dtype=jnp.int32)[::-1] + later[groups[i]]
+            chosen[i] |= still_tied[i] & (from_the_end.reshape(still_tied[i].shape) <= missing[groups[i]])
+            later[groups[i]] += jnp.sum(still_tied[i], dtype=jnp.int32)
+        return chosen
+
+    # Most often the threshold is one element, and it goes.
+    decided = jax.lax.cond(jnp.all(needed == _per_group(tied, groups)), lambda: tied, by_weight)
+    return [a | b for a, b in zip(below, decided, strict=True)]
+
+
+def prune_to(
+    scores: list[Array], weights: list[Array], kept: list[Array], groups: Sequence[int], counts: Array
+) -> list[jax.Array]:
+    """Return which weights of each group stay, bool arrays, when `counts` are pruned, or more if more were before."""
+    before = _per_group([~leaf for leaf in kept], groups)
+    gone = lowest(scores, weights, kept, groups, jnp.maximum(counts, before) - before)
+    return [k & ~g for k, g in zip(kept, gone, strict=True)]
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _keep(
+    scores: list[Array], weights: list[Array], kept: list[Array], groups: tuple[int, ...], counts: Array
+) -> list[jax.Array]:
+    stays = prune_to(scores, weights, [leaf != 0 for leaf in kept], groups, counts)
+    return [leaf.astype(w.dtype) for leaf, w in zip(stays, weights, strict=True)]
 
 
 def prune_lowest(
@@ -128,39 +127,26 @@ def prune_lowest(
     Returns:
         A mask with the structure, shapes and dtypes of `params`, all ones where not prunable.
     """
-    # The pieces are cut and put together in NumPy: each eager operation of JAX is compiled anew for each shape.
     leaves: list[Any]
     treedef: Any
-    leaves, treedef = jax.tree.flatten(jax.tree.map(_canonical, params))
-    score_leaves = [_canonical(leaf) for leaf in treedef.flatten_up_to(scores)]
-    kept_before = [np.ones(leaf.shape, bool) for leaf in leaves]
-    if prev_mask is not None:
-        kept_before = [np.asarray(m) != 0 for m in treedef.flatten_up_to(prev_mask)]
+    leaves, treedef = jax.tree.flatten(jax.tree.map(_array, params))
+    score_leaves = treedef.flatten_up_to(scores)
+    before = [np.ones(leaf.shape, bool) for leaf in leaves] if prev_mask is None else treedef.flatten_up_to(prev_mask)
     chosen = [i for i, flag in enumerate(prunable) if flag]
-    groups = [chosen] if isinstance(count, int) else [[i] for i in chosen]
-    counts = [count] if isinstance(count, int) else list(count)
+    together = isinstance(count, int)
+    groups = (0,) * len(chosen) if together else tuple(range(len(chosen)))
+    parts = ([tree[i] for i in chosen] for tree in (score_leaves, leaves, before))
+    found = _keep(*parts, groups, np.array([count] if together else count, np.int32)) if chosen else []
     mask = [np.ones(leaf.shape, leaf.dtype) for leaf in leaves]
-    for group, group_count in zip(groups, counts, strict=True):
-        if not group:
-            continue
-        kept = np.asarray(
-            _select(
-                np.concatenate([score_leaves[i].ravel() for i in group]),
-                np.concatenate([leaves[i].ravel() for i in group]),
-                np.concatenate([kept_before[i].ravel() for i in group]),
-                np.int32(group_count),
-            )
-        )
-        offset = 0
-        for i in group:
-            size = leaves[i].size
-            mask[i] = kept[offset : offset + size].reshape(leaves[i].shape).astype(leaves[i].dtype)
-            offset += size
+    for i, kept in zip(chosen, found, strict=True):
+        mask[i] = kept
     return treedef.unflatten([jnp.asarray(leaf) for leaf in mask])
 
 
-def _canonical(leaf: Any) -> np.ndarray:
-    """Return a leaf as NumPy array, in the type that JAX would give it (float32 for float64)."""
+def _array(leaf: Any) -> Array:
+    """Return a leaf in the type that JAX would give it, float32 for float64. In NumPy: eager JAX compiles for each shape."""
+    if isinstance(leaf, jax.Array):
+        return leaf
     array = np.asarray(leaf)
     return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
 
@@ -170,13 +156,12 @@ def apply_mask(params: Params, mask: Mask) -> Params:
     return jax.tree.map(lambda m, p: jnp.where(jnp.asarray(m) != 0, p, jnp.zeros_like(p)), mask, params)
 
 
-def pruned_counts(mask: Mask, exclude: Sequence[str] = ()) -> dict[str, tuple[int, int]]:
+def pruned_counts(
+    mask: Mask, exclude: Sequence[str] = (), prunable: Prunable | None = None
+) -> dict[str, tuple[int, int]]:
     """Return, for each prunable layer by name, how many weights are pruned and how many there are."""
-    counts = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(mask):
-        if is_prunable(path, exclude):
-            counts[path_name(path[:-1])] = (int(np.sum(np.asarray(leaf) == 0)), leaf.size)
-    return counts
+    leaves = zip(named_leaves(mask).items(), prunable_leaves(mask, exclude, prunable), strict=True)
+    return {layer_of(name): (int(np.sum(np.asarray(leaf) == 0)), leaf.size) for (name, leaf), flag in leaves if flag}
 
 
 def compute_sparsity(mask: Mask, exclude: Sequence[str] = ()) -> float:
@@ -186,22 +171,38 @@ def compute_sparsity(mask: Mask, exclude: Sequence[str] = ()) -> float:
     >>> compute_sparsity({"layer": {"kernel": jnp.array([[1., 0.], [0., 0.]]), "bias": jnp.ones(2)}})
     0.75
     """
-    prunable_leaves(mask, exclude)
     counts = pruned_counts(mask, exclude).values()
     total = sum(size for _, size in counts)
     return sum(pruned for pruned, _ in counts) / total if total else 0.0
 
 
-def emptied_layers(mask: Mask) -> list[str]:
+def emptied_layers(mask: Mask, exclude: Sequence[str] = (), prunable: Prunable | None = None) -> list[str]:
     """Name the layers that a mask leaves without a single weight."""
-    return [name for name, (pruned, size) in pruned_counts(mask).items() if pruned == size]
+    counts = pruned_counts(mask, exclude, prunable)
+    return [name for name, (pruned, size) in counts.items() if pruned == size]
+
+
+class Schedule(Protocol):
+    """What changes a mask in training: a pytree of arrays that counts the updates (`schedules`)."""
+
+    @property
+    def instead_of_a_step(self) -> bool: ...
+
+    def counted(self) -> "Schedule": ...
+
+    def due(self) -> jax.Array: ...
+
+    def change(self, mask: Mask, params: Params, gradients: Params) -> Mask: ...
 
 
 class MaskedState(NamedTuple):
-    """The state of `keep_pruned_at_zero`: which weights are kept (a pytree of bool arrays), and the inner state."""
+    """The state of `keep_pruned_at_zero`: which weights are kept (a pytree of bool arrays), the inner state, and what
+    changes the mask as training goes on, if anything.
+    """
 
     mask: Mask | None  # None: all that there are, because the pruned ones are not among the parameters
     inner: optax.OptState
+    schedule: Any = None
 
 
 def keep_pruned_at_zero(inner: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -210,6 +211,9 @@ def keep_pruned_at_zero(inner: optax.GradientTransformation) -> optax.GradientTr
     The mask lives in the state and not in the code, so one compilation serves all masks, dense training (a mask of
     ones, the state that `init` returns) included. It is applied on the way in, so that moments and clipping see the
     kept weights only, and on the way out.
+
+    With a schedule in the state (`tx.init(params)._replace(schedule=...)`, see `schedules`) the mask changes at its
+    updates: what is pruned then becomes 0.0 with all that the optimiser remembers of it, and what grows starts from there.
     """
 
     def init(params: Params) -> MaskedState:
@@ -217,10 +221,25 @@ def keep_pruned_at_zero(inner: optax.GradientTransformation) -> optax.GradientTr
 
     def update(updates: Params, state: MaskedState, params: Params | None = None) -> tuple[Params, MaskedState]:
         if state.mask is None:
-            updates, inner_state = inner.update(updates, state.inner, params)
-            return updates, MaskedState(None, inner_state)
-        updates, inner_state = inner.update(apply_mask(updates, state.mask), state.inner, params)
-        return apply_mask(updates, state.mask), MaskedState(state.mask, inner_state)
+            stepped, inner_state = inner.update(updates, state.inner, params)
+            return stepped, state._replace(inner=inner_state)
+
+        def step() -> tuple[Params, MaskedState]:
+            stepped, inner_state = inner.update(apply_mask(updates, state.mask), state.inner, params)
+            return apply_mask(stepped, state.mask), state._replace(inner=inner_state)
+
+        if state.schedule is None:
+            return step()
+        state = state._replace(schedule=state.schedule.counted())
+
+        def change() -> tuple[Params, MaskedState]:
+            still = jax.tree.map(jnp.zeros_like, params), state
+            stepped, after = still if state.schedule.instead_of_a_step else step()
+            mask = state.schedule.change(state.mask, optax.apply_updates(params, stepped), updates)
+            stepped = jax.tree.map(lambda m, u, p: jnp.where(m, u, -p), mask, stepped, params)
+            return stepped, set_mask(after, mask, params)
+
+        return jax.lax.cond(state.schedule.due(), change, step)
 
     return optax.GradientTransformation(init, update)
 
@@ -232,7 +251,7 @@ def set_mask(state: MaskedState, mask: Mask, params: Params) -> MaskedState:
     """
     kept = jax.tree.map(lambda m: jnp.asarray(m) != 0, mask)
     masked = map_like(jax.tree.structure(params), lambda moments: apply_mask(moments, kept), state.inner)
-    return MaskedState(kept, masked)
+    return state._replace(mask=kept, inner=masked)
 
 
 def map_like(treedef: Any, change: Callable[[Any], Any], tree: Any) -> Any:
@@ -246,8 +265,7 @@ def map_like(treedef: Any, change: Callable[[Any], Any], tree: Any) -> Any:
 
 def check_same_structure(tree: Any, params: Params, what: str, like: str = "the network's") -> None:
     """Raise InputError unless `tree` has the leaves and shapes of `params`, naming the first leaf that differs."""
-    have = {path_name(p): jnp.shape(leaf) for p, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-    want = {path_name(p): jnp.shape(leaf) for p, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    have, want = ({name: jnp.shape(leaf) for name, leaf in named_leaves(t).items()} for t in (tree, params))
     for name in want:
         if name not in have:
             raise InputError(f"{what} has no leaf {name!r}{nearest(name, have)} (it has {sorted(have)[:8]})")
@@ -266,12 +284,12 @@ def check_same_structure(tree: Any, params: Params, what: str, like: str = "the 
 
 def check_mask_values(mask: Mask, what: str) -> None:
     """Raise InputError unless every value of a mask is 0 or 1, naming the leaf, the position and the value."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(mask):
+    for name, leaf in named_leaves(mask).items():
         values = np.asarray(leaf)
         wrong = np.argwhere((values != 0) & (values != 1))
         if len(wrong):
             where = tuple(int(i) for i in wrong[0])
             raise InputError(
-                f"{what} is not a mask: its leaf {path_name(path)!r} holds {values[where]} at {where}, and only 0 (pruned) "
+                f"{what} is not a mask: its leaf {name!r} holds {values[where]} at {where}, and only 0 (pruned) "
                 "and 1 (kept) are allowed. Are these scores or weights?"
             )

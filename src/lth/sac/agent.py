@@ -225,6 +225,10 @@ def update(
     updates, actor_opt = fns.actor_tx.update(grads, state.actor_opt, state.actor_params)
     actor_params = optax.apply_updates(state.actor_params, updates)
 
+    targets = optax.incremental_update(critic_params, state.target_critic_params, config.tau)
+    if critic_opt.schedule is not None:
+        targets = apply_mask(targets, critic_opt.mask)  # where the mask stays as it is, they are 0.0 already
+
     grad = jax.grad(temperature_loss)(state.log_alpha, log_prob, target_entropy(config, action_dim))
     updates, alpha_opt = fns.alpha_tx.update(grad, state.alpha_opt)
     log_alpha = optax.apply_updates(state.log_alpha, updates)
@@ -232,7 +236,7 @@ def update(
     state = state._replace(
         actor_params=actor_params,
         critic_params=critic_params,
-        target_critic_params=optax.incremental_update(critic_params, state.target_critic_params, config.tau),
+        target_critic_params=targets,
         log_alpha=log_alpha,
         actor_opt=actor_opt,
         critic_opt=critic_opt,

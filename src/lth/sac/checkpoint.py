@@ -12,6 +12,7 @@ import pydantic
 from ..config import SACConfig
 from ..errors import InputError, nearest
 from ..files import dump_tensors, load_tensors
+from ..pruning.schedules import KINDS
 from .agent import SACState, init_state
 
 FORMAT = "lth-sac-1"
@@ -39,6 +40,18 @@ def dump_agent(
     return dump_tensors(
         {**arrays, **(more or {})}, {"format": FORMAT, "sac": config.model_dump(mode="json"), **sizes, "about": about}
     )
+
+
+def _scheduled(template: SACState, arrays: Mapping[str, np.ndarray]) -> SACState:
+    """Make room in a template for what changes the masks in training, where the arrays have such a thing."""
+    for network in ("actor_opt", "critic_opt"):
+        prefix = f"{network}/schedule/"
+        found = {name.removeprefix(prefix): leaf for name, leaf in arrays.items() if name.startswith(prefix)}
+        for kind in KINDS:
+            if set(kind._fields) == set(found):
+                schedule = kind(**{name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in found.items()})
+                template = template._replace(**{network: getattr(template, network)._replace(schedule=schedule)})
+    return template
 
 
 def load_agent(path: Path) -> tuple[SACConfig, SACState, dict[str, Any]]:
@@ -76,7 +89,7 @@ def load_agent_and_more(
             raise ValueError(f"its sizes are {sizes}")
     except (KeyError, ValueError, pydantic.ValidationError) as error:
         raise InputError(f"{what} {path} has unusable metadata: {type(error).__name__}: {error}") from None
-    template = jax.eval_shape(lambda: init_state(config, jax.random.key(0), *sizes))
+    template = _scheduled(jax.eval_shape(lambda: init_state(config, jax.random.key(0), *sizes)), arrays)
     leaves = []
     for name, leaf in _named_leaves(template).items():
         if name not in arrays:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import InputError
-from ..pruning.masks import check_same_structure, path_name
+from ..pruning.layers import path_name
+from ..pruning.masks import check_same_structure
 from ..types import Mask, Params
 
 

@@ -1,0 +1,107 @@
+"""What a mask costs: made once, of ten million weights, and kept while a network is trained.
+
+    python benchmarks/mask.py [--json] [--repeats 7] [--updates 50]
+
+- `ratio_to_sort`: `lth.prune` (magnitude, one-shot, global) of a tree of 10 million weights, with all its checks, over one
+  `jnp.sort` of the same scores as one array. Both warm, one thread, interleaved in one process; medians.
+- `training_overhead`: an update of the SAC agent at Meta-World's sizes (39 observations, 4 actions, 2x256, batch 256; see
+  benchmarks/sac_update.py) under a mask of 90 %, over the same update with plain Adam, minus 1. The plain program is the
+  same one without `keep_pruned_at_zero`. Many updates a call, the calls interleaved; the median of the ratios of neighbours.
+"""
+
+from common import arguments, interleave, report
+
+parser = arguments(__doc__.splitlines()[0])
+parser.add_argument("--repeats", type=int, default=7)
+parser.add_argument("--updates", type=int, default=50)
+options = parser.parse_args()
+
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from src.lth import prune
+from src.lth.config import SACConfig
+from src.lth.sac import agent
+from src.lth.sac.agent import Functions, SACState, init_state, make_ticket, update
+from src.lth.types import Batch
+
+SHAPES = [(1000, 2000), (2000, 2000), (2000, 1000), (1000, 1000), (1000, 1000)]  # 10 million
+OBSERVATION_DIM, ACTION_DIM, BATCH = 39, 4, 256
+
+
+def ratio_to_sort() -> dict[str, float]:
+    """Time a mask of ten million weights beside a sort of its scores."""
+    rng = np.random.default_rng(0)
+    params = {
+        f"layer_{i}": {"kernel": jnp.asarray(rng.normal(size=shape), jnp.float32), "bias": jnp.zeros(shape[1])}
+        for i, shape in enumerate(SHAPES)
+    }
+    scores = jnp.concatenate([jnp.abs(layer["kernel"]).ravel() for layer in params.values()])
+    sort = jax.jit(jnp.sort)
+    sides = {
+        "mask": lambda: jax.block_until_ready(prune(params, 0.9)),
+        "sort": lambda: jax.block_until_ready(sort(scores)),
+    }
+    for call in sides.values():
+        call()
+    seconds = interleave(sides, max(3, options.repeats // 2))
+    return {
+        "ratio_to_sort": seconds["mask"] / seconds["sort"],
+        "seconds_mask": seconds["mask"],
+        "seconds_sort": seconds["sort"],
+    }
+
+
+def training_overhead() -> dict[str, float]:
+    """Time updates with and without a mask."""
+    config = SACConfig()
+    state = init_state(config, jax.random.key(0), OBSERVATION_DIM, ACTION_DIM)
+    ticket = make_ticket(state, prune(state.actor_params, 0.9), prune(state.critic_params, 0.9))
+    masked_functions = agent.functions
+
+    def plain_functions(config: SACConfig, action_dim: int) -> Functions:
+        adam = optax.adam(config.actor_learning_rate), optax.adam(config.critic_learning_rate)
+        return masked_functions(config, action_dim)._replace(actor_tx=unmasked(adam[0]), critic_tx=unmasked(adam[1]))
+
+    def unmasked(adam: optax.GradientTransformation) -> optax.GradientTransformation:
+        def step(grads: object, state: object, params: object) -> tuple[object, object]:
+            updates, inner = adam.update(grads, state.inner, params)
+            return updates, state._replace(inner=inner)
+
+        return optax.GradientTransformation(adam.init, step)
+
+    rng = np.random.default_rng(0)
+    fields = [(OBSERVATION_DIM,), (ACTION_DIM,), (), (OBSERVATION_DIM,), ()]
+    batches = Batch(*(rng.normal(size=(options.updates, BATCH, *f)).astype(np.float32) for f in fields))
+    noise = rng.standard_normal((options.updates, 2, BATCH, ACTION_DIM), np.float32)
+
+    def program(functions: object) -> object:
+        def many(state: SACState) -> SACState:
+            agent.functions = functions
+            return jax.lax.scan(lambda s, x: (update(config, s, *x)[0], None), state, (batches, noise))[0]
+
+        return jax.jit(many)
+
+    sides = {"plain": program(plain_functions), "masked": program(masked_functions)}
+    start = ticket._replace(key=None)
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for name in sides:
+        jax.block_until_ready(sides[name](start))
+    for i in range(2 * options.repeats):
+        for name in sorted(sides, reverse=bool(i % 2)):  # each goes first as often
+            began = time.perf_counter()
+            jax.block_until_ready(sides[name](start))
+            seconds[name].append(time.perf_counter() - began)
+    ratios = [a / b for a, b in zip(seconds["masked"], seconds["plain"], strict=True)]
+    return {
+        "training_overhead": statistics.median(ratios) - 1,
+        "milliseconds_update": 1000 * statistics.median(seconds["plain"]) / options.updates,
+    }
+
+
+report({**ratio_to_sort(), **training_overhead()}, options.json)

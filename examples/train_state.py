@@ -1,0 +1,88 @@
+"""Prune an agent whose parameters live in a Flax TrainState, as CleanRL's JAX agents do, and go on training it.
+
+    python examples/train_state.py
+
+A Q-network with a target network learns from random transitions; what matters is where the mask goes: the optimiser is wrapped
+once, where the state is created, and `under_mask` is all that pruning adds.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax.training.train_state import TrainState as FlaxTrainState
+
+import lth
+
+
+class QNetwork(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        for width in (64, 64):
+            x = nn.relu(nn.Dense(width)(x))
+        return nn.Dense(3)(x)
+
+
+class TrainState(FlaxTrainState):
+    target_params: dict
+
+
+def td_loss(params, batch, target_params, apply_fn):
+    values = jnp.take_along_axis(apply_fn(params, batch["obs"]), batch["action"][:, None], axis=1)[:, 0]
+    best = jnp.max(apply_fn(target_params, batch["next_obs"]), axis=1)
+    return jnp.mean((values - batch["reward"] - 0.99 * best) ** 2)
+
+
+def under_mask(state, mask):
+    """Put a mask on a TrainState whose optimiser is wrapped in `lth.keep_pruned_at_zero`."""
+    return state.replace(
+        params=lth.apply_mask(state.params, mask),
+        target_params=lth.apply_mask(state.target_params, mask),
+        opt_state=lth.set_mask(state.opt_state, mask, state.params),
+    )
+
+
+@jax.jit
+def train_step(state, batch):
+    grads = jax.grad(td_loss)(state.params, batch, state.target_params, state.apply_fn)
+    state = state.apply_gradients(grads=grads)
+    return state.replace(target_params=optax.incremental_update(state.params, state.target_params, 0.005))
+
+
+def sample(rng, size=128):
+    return {
+        "obs": rng.normal(size=(size, 4)).astype(np.float32),
+        "action": rng.integers(0, 3, size),
+        "reward": rng.normal(size=size).astype(np.float32),
+        "next_obs": rng.normal(size=(size, 4)).astype(np.float32),
+    }
+
+
+def main():
+    rng, network = np.random.default_rng(0), QNetwork()
+    params = network.init(jax.random.key(0), jnp.zeros((1, 4)))
+    tx = lth.keep_pruned_at_zero(optax.adam(1e-3))
+    state = TrainState.create(apply_fn=network.apply, params=params, target_params=params, tx=tx)
+    for _ in range(50):
+        state = train_step(state, sample(rng))
+
+    mask = lth.prune(
+        state.params,
+        0.9,
+        "taylor",
+        loss=lambda params, batch: td_loss(params, batch, state.target_params, state.apply_fn),
+        batches=[sample(rng) for _ in range(10)],
+        exclude=["Dense_2"],
+    )
+    state = under_mask(state, mask)
+    for _ in range(50):
+        state = train_step(state, sample(rng))
+
+    kernel = state.params["params"]["Dense_1"]["kernel"]
+    print(f"pruned {lth.compute_sparsity(mask, exclude=['Dense_2']):.3f}; Dense_1 has {int((kernel == 0).sum())} zeros")
+    return state, mask
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""What criteria need to know of a loss: gradients gathered over batches, in one compiled loop."""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import InputError, nearest
+from ..types import Params
+from .layers import named_leaves
+
+Loss = Callable[[Params, Any], jax.Array]
+"""(params, batch) -> scalar."""
+
+STATISTICS: dict[str, str] = {
+    "mean": "the mean of the batches' gradients, signed",
+    "mean_abs": "the mean of their absolute values",
+    "mean_square": "the mean of their squares",
+    "hessian_gradient": "the mean Hessian times the mean gradient",
+    "flow": "the sum of the gradients at |w| in place of w",
+}
+
+
+def accumulate(
+    loss: Loss, params: Params, draw: Callable[[jax.Array], Any], num_batches: jax.Array, statistic: str
+) -> tuple[Params, jax.Array]:
+    """Gather one of `STATISTICS` over batches 0 to `num_batches` - 1, which `draw(i)` returns. Pure, and one loop.
+
+    Returns a tree like `params`, and for each of its leaves, in tree order, the first batch in which it was not finite
+    (`num_batches`: none).
+    """
+
+    def total(gradient: Callable[[Any], Params], each: Callable[[jax.Array], jax.Array]) -> tuple[Params, jax.Array]:
+        def one(i: jax.Array, carry: tuple[Params, jax.Array]) -> tuple[Params, jax.Array]:
+            sums, first_bad = carry
+            found = gradient(draw(i))
+            finite = jnp.stack([jnp.isfinite(g).all() for g in jax.tree.leaves(found)])
+            first_bad = jnp.where(finite, first_bad, jnp.minimum(first_bad, i))
+            return jax.tree.map(lambda s, g: s + each(g), sums, found), first_bad
+
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        none_bad = jnp.broadcast_to(num_batches, (len(jax.tree.leaves(params)),))
+        return jax.lax.fori_loop(0, num_batches, one, (zeros, none_bad))
+
+    def mean(sums: Params) -> Params:
+        return jax.tree.map(lambda s: s / num_batches.astype(s.dtype), sums)
+
+    gradient = jax.grad(loss)
+    if statistic == "flow":
+        positive = jax.tree.map(jnp.abs, params)
+        return total(lambda batch: gradient(positive, batch), lambda g: g)
+    each = {"mean_abs": jnp.abs, "mean_square": jnp.square}.get(statistic, lambda g: g)
+    sums, first_bad = total(lambda batch: gradient(params, batch), each)
+    if statistic == "hessian_gradient":
+        direction = mean(sums)
+
+        def along(batch: Any) -> Params:
+            return jax.jvp(lambda p: gradient(p, batch), (params,), (direction,))[1]
+
+        sums, worse = total(along, each)
+        first_bad = jnp.where(jnp.all(first_bad == num_batches), worse, first_bad)
+    return mean(sums), first_bad
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _over_stack(loss: Loss, params: Params, stack: Any, statistic: str) -> tuple[Params, jax.Array]:
+    n = jnp.asarray(jax.tree.leaves(stack)[0].shape[0], jnp.int32)
+    return accumulate(loss, params, lambda i: jax.tree.map(lambda leaf: leaf[i], stack), n, statistic)
+
+
+def gradient_statistic(
+    loss: Loss, params: Params, batches: Any, statistic: str = "mean_abs", num_batches: int = 100, batch_size: int = 256
+) -> Params:
+    """Gather what a criterion needs from any loss over any batches, in one compiled loop.
+
+    >>> import jax.numpy as jnp
+    >>> loss = lambda params, batch: jnp.sum(params["w"] * batch)
+    >>> params, batches = {"w": jnp.ones((1, 2))}, [jnp.array([1.0, -1.0]), jnp.array([3.0, 1.0])]
+    >>> gradient_statistic(loss, params, batches, "mean_abs")["w"].tolist()
+    [[2.0, 1.0]]
+    >>> gradient_statistic(loss, params, batches, "mean")["w"].tolist()
+    [[2.0, 0.0]]
+
+    Args:
+        loss: (params, batch) -> scalar.
+        params: a pytree of floats.
+        batches: an iterable of pytrees of equal shapes, all of which are held at once; or a replay buffer, that is
+            anything with `sample(batch_size)`.
+        statistic: a row of `STATISTICS`.
+        num_batches: how many batches of `batch_size` are sampled, of a replay buffer.
+        batch_size: see `num_batches`.
+
+    Raises:
+        InputError: there is no such statistic; there are no batches, or their shapes differ (naming the batch); a
+            gradient is not finite (naming the leaf and the first bad batch).
+    """
+    if statistic not in STATISTICS:
+        raise InputError(
+            f"there is no statistic {statistic!r}; there are {', '.join(STATISTICS)}{nearest(statistic, STATISTICS)}"
+        )
+    stack = _stacked(
+        [batches.sample(batch_size) for _ in range(num_batches)] if hasattr(batches, "sample") else batches
+    )
+    found, first_bad = _over_stack(loss, params, stack, statistic)
+    if not isinstance(first_bad, jax.core.Tracer):
+        n, bad = jax.tree.leaves(stack)[0].shape[0], np.asarray(first_bad)
+        if (bad < n).any():
+            name = list(named_leaves(params))[int(bad.argmin())]
+            raise InputError(
+                f"NaN gradients: that of {name!r} is not finite, first in batch {int(bad.min())} of {n}. Check the "
+                "parameters and that batch, or lower the scale of the loss."
+            )
+    return found
+
+
+def _stacked(batches: Iterable[Any]) -> Any:
+    """Stack batches leaf by leaf along a new first axis."""
+    batches = list(batches)
+    if not batches or not jax.tree.leaves(batches[0]):
+        raise InputError("there are no batches to take gradients over; give at least one, as a pytree of arrays")
+    shapes = [[np.shape(leaf) for leaf in jax.tree.leaves(batch)] for batch in batches]
+    for i, found in enumerate(shapes):
+        if found != shapes[0]:
+            raise InputError(
+                f"batch {i} has arrays of shapes {found}, batch 0 of {shapes[0]}, but one loop goes over them all. Is it "
+                "the short one at the end? Leave it out."
+            )
+    if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(batches[0])):
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
+    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *batches)

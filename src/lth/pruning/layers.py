@@ -1,0 +1,117 @@
+"""What of a pytree can be pruned, and what its layers are called.
+
+Any pytree of arrays will do: dicts of arrays, Flax linen's parameters, the state of a Flax NNX module, an Equinox module
+without what is no array. A leaf is named by its path, `q1/layer_0/kernel`; its layer is what comes before the weight's own
+name, `q1/layer_0`, so that people can say which layers to leave out.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import InputError, nearest
+from ..types import Array, Params
+
+Prunable = Callable[[str, Array], bool]
+"""Says of a leaf, by its name and its value, whether it may be pruned."""
+
+WEIGHTS = ("kernel", "weight", "w")
+"""What Flax, Equinox and PyTorch, and Haiku call the matrix or convolution kernel of a layer."""
+_NEVER = re.compile(r"(^|/)b\d*$|bias|scale|offset|norm|embed", re.IGNORECASE)
+
+
+def path_name(path: Sequence[Any]) -> str:
+    """Name a leaf by its path: `layer_0/kernel`. The `.value` in which Flax NNX keeps each array is left out."""
+    if path and path[-1] == jax.tree_util.GetAttrKey("value"):
+        path = path[:-1]
+    return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
+
+
+def layer_of(name: str) -> str:
+    """Name the layer of a leaf: its name without a last part that says only that these are the weights.
+
+    >>> layer_of("q1/layer_0/kernel"), layer_of("cell/weight_ih"), layer_of("w")
+    ('q1/layer_0', 'cell/weight_ih', 'w')
+    """
+    layer, _, own = name.rpartition("/")
+    return layer if layer and own in WEIGHTS else name
+
+
+def is_weight(name: str, leaf: Array) -> bool:
+    """Say whether a leaf is named as weights are: `kernel`; or `weight...` or `w`, if it has two axes or more.
+
+    Biases, norms and embeddings are none: an Equinox norm's or embedding's `weight` is told by its layer's name.
+    """
+    layer, _, own = name.rpartition("/")
+    if own == "kernel":
+        return True
+    return (own.startswith("weight") or own == "w") and np.ndim(leaf) >= 2 and not _NEVER.search(layer)
+
+
+def is_matrix(name: str, leaf: Array) -> bool:
+    """Say whether a leaf has two axes or more and a name that is no bias's, norm's or embedding's."""
+    return np.ndim(leaf) >= 2 and not _NEVER.search(name) and not jnp.issubdtype(leaf.dtype, jnp.integer)
+
+
+def named_leaves(tree: Params) -> dict[str, Array]:
+    """Return the leaves by name, in tree order."""
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def holds_layer(layer: str, name: str) -> bool:
+    """Say whether `name` is a part of a layer's path, or several joined by slashes."""
+    return f"/{name.strip('/')}/" in f"/{layer}/"
+
+
+def prunable_names(params: Params, prunable: Prunable | None = None) -> list[str]:
+    """Name the leaves that may be pruned: those that `prunable` says, or all that are named as weights are.
+
+    Where none is named so, as in a list of (matrix, bias) pairs, it is the matrices.
+
+    Raises:
+        InputError: there is none, or a leaf is no array of numbers.
+    """
+    leaves = named_leaves(params)
+    for name, leaf in leaves.items():
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None or jnp.issubdtype(dtype, jax.dtypes.extended):
+            raise InputError(
+                f"the leaf {name!r} is no array of numbers but {type(leaf).__name__}. Of an Equinox module take "
+                "eqx.filter(model, eqx.is_inexact_array), of a Flax NNX module nnx.state(model, nnx.Param)."
+            )
+    for rule in (prunable,) if prunable else (is_weight, is_matrix):
+        if found := [name for name, leaf in leaves.items() if rule(name, leaf)]:
+            return found
+    wanted = "that `prunable` admits" if prunable else "named 'kernel', 'weight' or 'w', nor any other matrix"
+    raise InputError(
+        f"there is nothing to prune: the parameters have no leaf {wanted}. Their leaves are {list(leaves)[:8]}"
+    )
+
+
+def layer_names(params: Params, prunable: Prunable | None = None) -> list[str]:
+    """Return the names of the layers that can be pruned."""
+    return [layer_of(name) for name in prunable_names(params, prunable)]
+
+
+def check_layer_names(names: Sequence[str] | Mapping[str, Any], layers: Sequence[str], what: str, where: str) -> None:
+    """Raise InputError unless each name is a layer's: any part of its path, or several joined by slashes."""
+    for name in names:
+        if not any(holds_layer(layer, name) for layer in layers):
+            known = sorted({part for layer in layers for part in (layer, *layer.split("/"))})
+            raise InputError(f"{what} names {name!r}, which is no layer {where}; layers: {known}{nearest(name, known)}")
+
+
+def prunable_leaves(params: Params, exclude: Sequence[str] = (), prunable: Prunable | None = None) -> list[bool]:
+    """Say of each leaf of `params`, in tree order, whether it may be pruned: not where `exclude` names its layer.
+
+    Raises:
+        InputError: `params` has nothing to prune, or a name in `exclude` is no layer's.
+    """
+    exclude = (exclude,) if isinstance(exclude, str) else exclude
+    names = prunable_names(params, prunable)
+    check_layer_names(exclude, [layer_of(name) for name in names], "pruning.exclude", "here")
+    return [n in names and not any(holds_layer(layer_of(n), e) for e in exclude) for n in named_leaves(params)]

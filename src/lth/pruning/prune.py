@@ -1,0 +1,205 @@
+"""The one function that most people need: parameters in, mask out."""
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import InputError, nearest
+from ..types import Mask, Params
+from .allocation import check_sparsity, counts_by_layer, geometric, not_below
+from .criteria import CRITERIA, Criterion
+from .gradients import Loss, gradient_statistic
+from .layers import Prunable, layer_of, named_leaves, prunable_leaves
+from .masks import apply_mask, check_mask_values, check_same_structure, emptied_layers, prune_lowest
+
+CHECKS = (
+    "Check that (1) the dense model's checkpoint is valid: `lth eval` its run; (2) the replay buffer has valid data; "
+    "(3) fewer batches help: reduce pruning.num_gradient_batches."
+)
+
+
+def prune(
+    params: Params,
+    sparsity: float,
+    criterion: str = "magnitude",
+    *,
+    loss: Loss | None = None,
+    batches: Any = None,
+    gradients: Params | None = None,
+    key: jax.Array | None = None,
+    allocation: str | Mapping[str, float] = "global",
+    exclude: Sequence[str] = (),
+    prev_mask: Mask | None = None,
+    rounds: int | None = None,
+    invert: bool = False,
+    prunable: Prunable | None = None,
+    collapse: Literal["warn", "error", "allow"] = "warn",
+) -> Mask:
+    """Make a mask that prunes the least important weights of any network.
+
+    Of n prunable weights exactly `max(round(sparsity * n), already pruned)` are pruned; ties: the larger |w| stays, then
+    the earlier in tree order. Runs under `jit` and `vmap` too, where values cannot be checked.
+
+    >>> import jax.numpy as jnp
+    >>> params = [(jnp.array([[3.0, -1.0], [0.5, 2.0]]), jnp.zeros(2))]
+    >>> prune(params, 0.5)[0][0].tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    >>> loss = lambda params, x: jnp.sum(x @ params[0][0])
+    >>> prune(params, 0.5, "taylor", loss=loss, batches=[jnp.array([1.0, 10.0])])[0][0].tolist()
+    [[0.0, 0.0], [1.0, 1.0]]
+
+    Args:
+        params: a pytree of arrays: nested dicts, Flax linen's params, nnx.state(model, nnx.Param), an Equinox module's
+            eqx.filter(model, eqx.is_inexact_array).
+        sparsity: the fraction of prunable weights to remove, in [0, 1].
+        criterion: a row of `CRITERIA`.
+        loss: (params, batch) -> scalar, where the criterion needs gradients. For synflow: the sum of the network's
+            outputs.
+        batches: an iterable of pytrees, or anything with `sample(batch_size)` (100 batches of 256 are drawn). For
+            synflow: one input of ones.
+        gradients: instead of loss and batches, what the criterion needs of them, as `gradient_statistic` returns it.
+        key: for the criterion random.
+        allocation: "global", "layer" (the same share of each), "erk" (`erk_counts`), or {layer: sparsity}, where layers
+            that are not named have `sparsity`.
+        exclude: layers that stay dense, by any part of their path.
+        prev_mask: an earlier mask; what is pruned there stays pruned.
+        rounds: prune in so many rounds of equal shares, scoring what is left each time; the criterion's own if None.
+        invert: prune the most important instead, as a control.
+        prunable: (name, leaf) -> bool, what may be pruned; by default matrices and convolution kernels (`layers`).
+        collapse: what to do about a layer that the mask leaves without a weight, by name: warn, raise, or nothing.
+
+    Returns:
+        A mask with the structure, shapes and dtypes of `params`: 1 kept, 0 pruned; all ones for biases, norms and
+        excluded layers.
+
+    Raises:
+        InputError: the criterion is unknown or lacks what it needs; the sparsity is outside [0, 1]; a tree does not fit
+            (naming the leaf and both shapes); weights, gradients or scores are not finite (naming the leaf); prev_mask
+            holds other values than 0 and 1; a layer collapses and `collapse` is "error".
+    """
+    row = _row(criterion)
+    check_sparsity(sparsity)
+    flags = prunable_leaves(params, exclude, prunable)
+    leaves = [(name, leaf) for (name, leaf), flag in zip(named_leaves(params).items(), flags, strict=True) if flag]
+    shapes, layers = [jnp.shape(leaf) for _, leaf in leaves], [layer_of(name) for name, _ in leaves]
+    rounds = row.rounds if rounds is None else rounds
+    if rounds < 1:
+        raise InputError(f"rounds is {rounds!r}, and has to be a whole number of at least 1")
+    statistic = _source(criterion, row, params, loss, batches, gradients, key, flags)
+    _check_finite(params, "parameters", flags)
+    if prev_mask is not None:
+        check_same_structure(prev_mask, params, "prev_mask", "the parameters'")
+        if not _traced(prev_mask):
+            check_mask_values(prev_mask, "prev_mask")
+    mask = prev_mask
+    for target in geometric(sparsity, rounds):
+        left = params if mask is None else apply_mask(params, mask)
+        scores = _scores(row.score)(left, statistic(left))
+        _check_scores(scores, criterion, flags, rising=row.statistic == "flow")
+        counts = counts_by_layer(allocation, shapes, target, layers)
+        if mask is not None and not isinstance(counts, int):
+            before = zip(jax.tree.leaves(mask), flags, strict=True)
+            counts = not_below(counts, [int(np.sum(np.asarray(leaf) == 0)) for leaf, flag in before if flag])
+        mask = prune_lowest(jax.tree.map(jnp.negative, scores) if invert else scores, params, flags, counts, mask)
+    if collapse != "allow" and not _traced(mask):
+        check_collapse(mask, collapse, exclude, prunable)
+    return mask
+
+
+def check_collapse(
+    mask: Mask,
+    collapse: Literal["warn", "error"] = "warn",
+    exclude: Sequence[str] = (),
+    prunable: Prunable | None = None,
+    what: str = "the mask",
+) -> None:
+    """Warn of layers that a mask leaves without a weight, or raise InputError: nothing passes through them any more."""
+    if emptied := emptied_layers(mask, exclude, prunable):
+        text = (
+            f"{what}: no weight is left in {', '.join(emptied)}: all that comes out of such a layer is its bias. `exclude` "
+            "keeps a layer dense; a lower sparsity, or the allocation layer or erk, empties fewer."
+        )
+        if collapse == "error":
+            raise InputError(text)
+        warnings.warn(text, stacklevel=3)
+
+
+def _row(criterion: str) -> Criterion:
+    if criterion not in CRITERIA:
+        raise InputError(
+            f"there is no pruning method {criterion!r}; there are {', '.join(CRITERIA)}{nearest(criterion, CRITERIA)}"
+        )
+    return CRITERIA[criterion]
+
+
+def _source(
+    criterion: str,
+    row: Criterion,
+    params: Params,
+    loss: Loss | None,
+    batches: Any,
+    gradients: Params | None,
+    key: jax.Array | None,
+    flags: Sequence[bool],
+) -> Callable[[Params], Params]:
+    """Return the function that gathers what a criterion needs at some parameters."""
+    if row.statistic is None:
+        return lambda left: left
+    if row.statistic == "uniform":
+        if key is None:
+            raise InputError(f"method {criterion!r} needs a key, as jax.random.key(0): the same key, the same mask")
+        return lambda left: random_scores(left, key)
+    if gradients is not None:
+        check_same_structure(gradients, params, "the gradients' tree", "the parameters'")
+        _check_finite(gradients, "gradients", flags)
+        return lambda left: gradients
+    if loss is None or batches is None:
+        raise InputError(
+            f"method {criterion!r} needs gradients: give `loss` and `batches`, or `gradients`, which `gradient_statistic(..., "
+            f"{row.statistic!r})` computes, and for a SAC agent `accumulate_gradient_statistics`"
+        )
+    name, kept = row.statistic, batches if hasattr(batches, "sample") else list(batches)
+    return lambda left: gradient_statistic(loss, left, kept, name)
+
+
+def random_scores(params: Params, key: jax.Array) -> Params:
+    """Draw a score for each weight, uniform in [0, 1)."""
+    treedef: Any
+    leaves, treedef = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    return treedef.unflatten([jax.random.uniform(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)])
+
+
+@functools.cache
+def _scores(score: Callable[..., Any]) -> Callable[[Params, Params], Params]:
+    """Compile a criterion over whole trees."""
+    return jax.jit(lambda params, statistic: jax.tree.map(score, params, statistic))
+
+
+def _traced(tree: Any) -> bool:
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def _check_finite(tree: Params, what: str, flags: Sequence[bool]) -> None:
+    for (name, leaf), flag in zip(named_leaves(tree).items(), flags, strict=True):
+        if flag and not isinstance(leaf, jax.core.Tracer) and not np.isfinite(np.asarray(leaf)).all():
+            raise InputError(f"{'NaN ' if what == 'gradients' else ''}{what}: {name!r} holds NaN or infinity. {CHECKS}")
+
+
+def _check_scores(scores: Params, criterion: str, flags: Sequence[bool], rising: bool) -> None:
+    for (name, leaf), flag in zip(named_leaves(scores).items(), flags, strict=True):
+        if not flag or isinstance(leaf, jax.core.Tracer):
+            continue
+        values = np.asarray(leaf)
+        if np.isnan(values).any() or (rising and np.isinf(values).any()):
+            raise InputError(f"the {criterion} scores of {name!r} are NaN or overflow; scale the loss down")
+        if rising and (values < 0).any():
+            raise InputError(
+                f"{criterion}: the loss falls where |w| of {name!r} grows, so it is no flow. It has to be the sum of the "
+                "network's outputs on an input of ones, without norms, tanh or a minus sign."
+            )

@@ -1,0 +1,229 @@
+"""Masks that change in training, as data in the state of `keep_pruned_at_zero`.
+
+    tx = keep_pruned_at_zero(optax.adam(3e-4))
+    state = set_mask(tx.init(params), mask, params)._replace(schedule=rigl(params, every=100, until=75_000))
+
+Each schedule is a pytree of arrays, so one compilation serves all of a kind, under `jit`, `vmap` and `scan`, and whatever
+saves the optimiser's state saves it. Networks with biases are like any others: what is not prunable is left alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import InputError, nearest
+from ..types import Array, Mask, Params
+from .allocation import PATHS, check_sparsity, counts_by_layer, not_below
+from .layers import Prunable, layer_of, named_leaves, prunable_leaves
+from .masks import lowest, prune_to
+
+
+class PruneAt(NamedTuple):
+    """Prune the smallest |w| after the updates `at`: one-shot, iterative or gradual, as `at` and `counts` say."""
+
+    step: Array  # () int32: updates so far
+    at: Array  # (m,) int32
+    counts: Array  # (m, 1) int32: how many weights are pruned of all together; or (m, leaves): of each leaf
+    prunable: Array  # (leaves,) bool
+
+    @property
+    def instead_of_a_step(self) -> bool:
+        """The weights take their step, then the mask changes."""
+        return False
+
+    def counted(self) -> "PruneAt":
+        """Count one more update."""
+        return self._replace(step=self.step + 1)
+
+    def due(self) -> jax.Array:
+        """Say whether the mask changes at this update."""
+        return jnp.any(self.at == self.step)
+
+    def change(self, mask: Mask, params: Params, gradients: Params) -> Mask:
+        """Return the next mask; what is pruned stays pruned."""
+        del gradients
+        counts = self.counts[jnp.argmax(self.at == self.step)]
+        kept, sizes = jax.tree.leaves(mask), [jnp.abs(leaf) for leaf in jax.tree.leaves(params)]
+        groups = [0] * len(kept) if counts.shape[0] == 1 else range(len(kept))
+        among = [leaf | ~self.prunable[i] for i, leaf in enumerate(kept)]
+        protected = [jnp.where(self.prunable[i], leaf, jnp.inf) for i, leaf in enumerate(sizes)]
+        stays = prune_to(protected, protected, among, groups, counts)
+        return jax.tree.map(jnp.logical_and, mask, jax.tree.unflatten(jax.tree.structure(mask), stays))
+
+
+def _replaced(mask: Mask, params: Params, growth: list[Array], share: Array, prunable: Array) -> Mask:
+    """In each layer drop a share of the kept weights, the smallest |w|, and grow as many of the highest growth scores.
+
+    A dropped weight may grow again at once, and then was not dropped at all; so a dense layer stays as it is.
+    """
+    kept, sizes = jax.tree.leaves(mask), [jnp.abs(leaf) for leaf in jax.tree.leaves(params)]
+    each = range(len(kept))
+    replaced = [jnp.where(prunable[i], jnp.floor(share * jnp.sum(leaf)), 0) for i, leaf in enumerate(kept)]
+    counts = jnp.stack(replaced).astype(jnp.int32)
+    gone = lowest(sizes, sizes, kept, each, counts)
+    kept = [k & ~g for k, g in zip(kept, gone, strict=True)]
+    empty = [~leaf for leaf in kept]
+    still_empty = jnp.stack([jnp.sum(leaf, dtype=jnp.int32) for leaf in empty]) - counts
+    stays_out = lowest(growth, growth, empty, each, still_empty)
+    return jax.tree.unflatten(jax.tree.structure(mask), [~leaf for leaf in stays_out])
+
+
+class Set(NamedTuple):
+    """Sparse evolutionary training (Mocanu et al. 2018, https://arxiv.org/abs/1707.04780): what grows is drawn at random."""
+
+    step: Array  # () int32: updates so far
+    every: Array  # () int32: the mask changes after each so many updates
+    until: Array  # () int32: and no more from this update on
+    fraction: Array  # () float32: the share of each layer's kept weights that is replaced
+    prunable: Array  # (leaves,) bool
+    key: Array  # (2,) uint32
+
+    @property
+    def instead_of_a_step(self) -> bool:
+        """The weights take their step, then the mask changes."""
+        return False
+
+    def counted(self) -> "Set":
+        """Count one more update."""
+        return self._replace(step=self.step + 1)
+
+    def due(self) -> jax.Array:
+        """Say whether the mask changes at this update."""
+        return (self.step % self.every == 0) & (self.step < self.until)
+
+    def change(self, mask: Mask, params: Params, gradients: Params) -> Mask:
+        """Return the next mask, of as many weights in each layer."""
+        del gradients
+        leaves = jax.tree.leaves(mask)
+        keys = jax.random.split(jax.random.fold_in(jax.random.wrap_key_data(self.key), self.step), len(leaves))
+        growth = [jax.random.uniform(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
+        return _replaced(mask, params, growth, self.fraction, self.prunable)
+
+
+class RigL(NamedTuple):
+    """Rigging the lottery (Evci et al. 2020, algorithm 1, https://arxiv.org/abs/1911.11134): what grows has the largest
+    |dL/dw| of the batch at hand, and the share that is replaced falls as fraction / 2 (1 + cos(pi step / until)).
+    """
+
+    step: Array  # () int32: updates so far
+    every: Array  # () int32: the mask changes at each so many updates, in the place of a step
+    until: Array  # () int32: and no more from this update on
+    fraction: Array  # () float32
+    prunable: Array  # (leaves,) bool
+
+    @property
+    def instead_of_a_step(self) -> bool:
+        """An update that changes the mask moves no weight otherwise (algorithm 1)."""
+        return True
+
+    def counted(self) -> "RigL":
+        """Count one more update."""
+        return self._replace(step=self.step + 1)
+
+    def due(self) -> jax.Array:
+        """Say whether the mask changes at this update."""
+        return (self.step % self.every == 0) & (self.step < self.until)
+
+    def change(self, mask: Mask, params: Params, gradients: Params) -> Mask:
+        """Return the next mask, of as many weights in each layer."""
+        share = self.fraction / 2 * (1 + jnp.cos(jnp.pi * self.step / self.until))
+        growth = [jnp.abs(leaf) for leaf in jax.tree.leaves(gradients)]
+        return _replaced(mask, params, growth, share, self.prunable)
+
+
+KINDS = (PruneAt, Set, RigL)
+_ZERO = np.int32(0)
+
+
+def prune_at(
+    params: Params,
+    sparsity: float,
+    at: Sequence[int],
+    path: str = "cubic",
+    allocation: str | Mapping[str, float] = "global",
+    exclude: Sequence[str] = (),
+    prunable: Prunable | None = None,
+) -> PruneAt:
+    """Schedule magnitude pruning after the updates `at`, on a path of `allocation.PATHS` to the sparsity.
+
+    One update is one-shot; path "geometric" is iterative pruning with no rewinding; "cubic" is gradual pruning.
+
+    >>> params = {"a": {"kernel": np.ones((10, 10), np.float32)}}
+    >>> prune_at(params, 0.5, at=range(100, 500, 100)).counts.tolist()
+    [[29], [44], [49], [50]]
+
+    Raises:
+        InputError: as `prune`; there is no such path; `at` is not rising from 1 or more.
+    """
+    check_sparsity(sparsity)
+    if path not in PATHS:
+        raise InputError(f"there is no path {path!r}; there are {', '.join(PATHS)}{nearest(path, PATHS)}")
+    steps = np.asarray(list(at), np.int64)
+    if not len(steps) or steps[0] < 1 or (np.diff(steps) < 1).any() or steps[-1] >= 2**31:
+        raise InputError(f"the mask is to change after updates {steps.tolist()[:8]}; give rising numbers of at least 1")
+    flags = np.array(prunable_leaves(params, exclude, prunable))
+    leaves = [(name, np.shape(x)) for (name, x), flag in zip(named_leaves(params).items(), flags, strict=True) if flag]
+    shapes, layers = [shape for _, shape in leaves], [layer_of(name) for name, _ in leaves]
+    rows: list[list[int]] = []
+    for target in PATHS[path](sparsity, len(steps)):
+        counts = counts_by_layer(allocation, shapes, target, layers)
+        if isinstance(counts, int):
+            rows.append([counts])
+        else:
+            rows.append(not_below(counts, rows[-1]) if rows else counts)
+    table = np.zeros((len(rows), 1 if isinstance(counts, int) else len(flags)), np.int32)
+    table[:, [True] if isinstance(counts, int) else flags] = rows
+    return _on_device(PruneAt(_ZERO, steps.astype(np.int32), table, flags))
+
+
+def sparse_evolution(
+    params: Params,
+    every: int,
+    until: int,
+    key: jax.Array,
+    fraction: float = 0.3,
+    exclude: Sequence[str] = (),
+    prunable: Prunable | None = None,
+) -> Set:
+    """Schedule SET on the mask that training starts with, best a random one with the allocation erk.
+
+    Raises:
+        InputError: a number is out of its range, or as `prunable_leaves`.
+    """
+    flags = np.array(prunable_leaves(params, exclude, prunable))
+    return _on_device(Set(_ZERO, *_numbers(every, until, fraction), flags, jax.random.key_data(key)))
+
+
+def rigl(
+    params: Params,
+    every: int,
+    until: int,
+    fraction: float = 0.3,
+    exclude: Sequence[str] = (),
+    prunable: Prunable | None = None,
+) -> RigL:
+    """Schedule RigL on the mask that training starts with, best a random one with the allocation erk.
+
+    The gradients that `keep_pruned_at_zero` is handed have to be dense, as jax.grad's are.
+
+    Raises:
+        InputError: a number is out of its range, or as `prunable_leaves`.
+    """
+    flags = np.array(prunable_leaves(params, exclude, prunable))
+    return _on_device(RigL(_ZERO, *_numbers(every, until, fraction), flags))
+
+
+def _on_device(schedule: Any) -> Any:
+    return jax.tree.map(jnp.asarray, schedule)
+
+
+def _numbers(every: int, until: int, fraction: float) -> tuple[Array, Array, Array]:
+    if not (0 < every < 2**31 and 0 < until < 2**31 and 0 < fraction < 1):
+        raise InputError(
+            f"every is {every}, until {until} and fraction {fraction}: the first two count updates, at least 1, and the "
+            "third is a share between 0 and 1"
+        )
+    return np.int32(every), np.int32(until), np.float32(fraction)

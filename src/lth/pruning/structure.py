@@ -1,0 +1,146 @@
+"""Sparsity that hardware can use: N of M weights, and whole neurons, whose network is then physically smaller.
+
+A chain is a list of (kernel, bias) in the order in which a network of dense layers applies them: kernels (inputs, outputs),
+biases (outputs,), one activation between them and none after the last.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import InputError
+from ..types import Array, Mask, Params
+from .allocation import pruned_count
+from .layers import Prunable, layer_of, named_leaves, prunable_leaves
+
+Chain = Sequence[tuple[Array, Array]]
+
+
+def n_of_m_mask(
+    params: Params,
+    n: int,
+    m: int,
+    scores: Params | None = None,
+    axis: int = -2,
+    exclude: Sequence[str] = (),
+    prunable: Prunable | None = None,
+) -> Mask:
+    """Keep the `n` weights with the highest scores of every `m` consecutive ones; ties: the earlier stays.
+
+    A layer whose axis `m` does not divide stays dense, and is named in a warning.
+
+    >>> n_of_m_mask({"w": jnp.array([[4.0], [-3.0], [1.0], [2.0]])}, 2, 4)["w"].ravel().tolist()
+    [1.0, 1.0, 0.0, 0.0]
+
+    Args:
+        params: the weights.
+        n: how many are kept of each group, from 0 to m.
+        m: the size of a group.
+        scores: a tree like `params`; |w| if None.
+        axis: along which the weights of a group lie; the inputs of a unit: -2 for Flax, 1 for Equinox.
+        exclude: layers that stay dense, by any part of their path.
+        prunable: as for `prune`.
+
+    Raises:
+        InputError: not 0 <= n <= m, or as `prunable_leaves`.
+    """
+    if not 0 <= n <= m or m < 1:
+        raise InputError(f"{n} of {m} weights cannot be kept; as in 2 of 4, the first is at most the second")
+    flags = prunable_leaves(params, exclude, prunable)
+    leaves = named_leaves(params)
+    scored = [abs(leaf) for leaf in leaves.values()] if scores is None else jax.tree.leaves(scores)
+    mask, uneven = [], []
+    for (name, leaf), score, flag in zip(leaves.items(), scored, flags, strict=True):
+        kept = np.ones(leaf.shape, leaf.dtype)
+        if flag and leaf.shape[axis] % m:
+            uneven.append(f"{layer_of(name)} ({leaf.shape[axis]})")
+        elif flag:
+            last = np.moveaxis(np.asarray(score, np.float64), axis, -1)
+            ranks = np.argsort(np.argsort(-last.reshape(-1, m), axis=1, kind="stable"), axis=1, kind="stable")
+            kept = np.moveaxis((ranks < n).reshape(last.shape), -1, axis).astype(leaf.dtype)
+        mask.append(jnp.asarray(kept))
+    if uneven:
+        warnings.warn(f"{n} of {m}: {m} does not divide the inputs of {', '.join(uneven)}; left dense", stacklevel=2)
+    return jax.tree.unflatten(jax.tree.structure(params), mask)
+
+
+def neuron_masks(chain: Chain, sparsity: float, scores: Sequence[Array] | None = None) -> list[tuple[Array, Array]]:
+    """Prune the hidden units of the chain that score lowest, `round(sparsity * units)` of each hidden layer.
+
+    A pruned unit loses its inputs, its bias and its outputs. Its score is the sum of `scores` over its inputs; of |w| if
+    none are given (Li et al. 2017, https://arxiv.org/abs/1608.08710). Ties: the earlier stays. At least one unit of each
+    layer does too.
+
+    Returns:
+        Masks like the chain, 1 kept and 0 pruned.
+
+    Raises:
+        InputError: the chain's shapes do not fit each other, or the sparsity is outside [0, 1].
+    """
+    check_chain(chain)
+    masks = [(np.ones(np.shape(kernel), np.float32), np.ones(np.shape(bias), np.float32)) for kernel, bias in chain]
+    for i, (kernel, _) in enumerate(chain[:-1]):
+        of_weights = np.abs(np.asarray(kernel, np.float64)) if scores is None else np.asarray(scores[i], np.float64)
+        units = of_weights.sum(axis=0)
+        gone = np.argsort(-units, kind="stable")[units.size - min(pruned_count(units.size, sparsity), units.size - 1) :]
+        masks[i][0][:, gone], masks[i][1][gone], masks[i + 1][0][gone] = 0, 0, 0
+    return [(jnp.asarray(kernel), jnp.asarray(bias)) for kernel, bias in masks]
+
+
+def shrink(chain: Chain, activation: Callable[[Array], Array] = jax.nn.relu) -> list[tuple[Array, Array]]:
+    """Remove the units that compute nothing, and return the physically smaller chain with the same outputs.
+
+    A hidden unit without inputs (its column is 0) is a constant, which is folded into the biases of the next layer; one
+    without outputs (its row in the next kernel is 0) goes as it is. One unit is left where all would go. The sums are in
+    float64, so that outputs differ by rounding alone.
+
+    >>> small = shrink([(jnp.array([[0.0, 2.0]]), jnp.array([3.0, 0.0])), (jnp.array([[10.0], [1.0]]), jnp.array([0.5]))])
+    >>> [kernel.tolist() for kernel, _ in small], small[1][1].tolist()
+    ([[[2.0]], [[1.0]]], [30.5])
+
+    Raises:
+        InputError: the chain's shapes do not fit each other.
+    """
+    check_chain(chain)
+    dtypes = [(jnp.asarray(kernel).dtype, jnp.asarray(bias).dtype) for kernel, bias in chain]
+    layers = [(np.asarray(kernel, np.float64), np.asarray(bias, np.float64)) for kernel, bias in chain]
+
+    def keep(i: int, units: Array) -> None:
+        if not units.any():
+            units = np.arange(units.size) == 0
+        kernel, bias = layers[i]
+        layers[i] = kernel[:, units], bias[units]
+        layers[i + 1] = layers[i + 1][0][units], layers[i + 1][1]
+
+    for i in range(len(layers) - 1):  # constants, from the inputs on: a layer whose inputs were all constant is one too
+        (kernel, bias), (following, next_bias) = layers[i], layers[i + 1]
+        constant = ~kernel.any(axis=0)
+        values = np.where(constant, np.asarray(activation(jnp.asarray(bias, jnp.float32)), np.float64), 0.0)
+        cleared = following.copy()
+        cleared[constant] = 0.0
+        layers[i + 1] = cleared, next_bias + values @ following
+        keep(i, ~constant)
+    for i in reversed(range(len(layers) - 1)):  # and what nothing reads, from the outputs back
+        keep(i, layers[i + 1][0].any(axis=1))
+    return [
+        (jnp.asarray(kernel, of_kernel), jnp.asarray(bias, of_bias))
+        for (kernel, bias), (of_kernel, of_bias) in zip(layers, dtypes, strict=True)
+    ]
+
+
+def check_chain(chain: Chain) -> None:
+    """Raise InputError unless each layer of a chain takes what the one before it gives."""
+    for i, (kernel, bias) in enumerate(chain):
+        if np.ndim(kernel) != 2 or np.shape(bias) != np.shape(kernel)[1:]:
+            raise InputError(
+                f"layer {i} of the chain has a kernel of shape {np.shape(kernel)} and a bias of shape {np.shape(bias)}; they "
+                "are (inputs, outputs) and (outputs,). (Equinox keeps its weights the other way round: transpose them.)"
+            )
+        if i and np.shape(kernel)[0] != np.shape(chain[i - 1][1])[0]:
+            raise InputError(
+                f"layer {i} of the chain takes {np.shape(kernel)[0]} inputs, and layer {i - 1} gives "
+                f"{np.shape(chain[i - 1][1])[0]}: are they in the order in which the network applies them?"
+            )

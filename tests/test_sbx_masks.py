@@ -1,0 +1,121 @@
+"""Masks on SBX's own SAC, which goes on learning under them. Needs the extra `bench`."""
+
+import io
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+pytest.importorskip("sbx", reason="SBX is not installed: pip install -e '.[bench]'", exc_type=ImportError)
+
+import lth
+from lth.pruning.criteria import CRITERIA
+from lth.sbx import _batches, _loss, masks_of, prune_sbx, set_masks
+
+NETWORKS = ("actor", "critic")
+
+
+@pytest.fixture(scope="module")
+def sbx():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # SBX's dependencies warn on import
+        import sbx
+
+        return sbx
+
+
+@pytest.fixture(scope="module")
+def model(sbx):
+    """An agent that SBX has trained."""
+    kwargs = {"net_arch": [16, 16]}
+    model = sbx.SAC("MlpPolicy", "Pendulum-v1", policy_kwargs=kwargs, learning_starts=50, batch_size=32, seed=3)
+    return model.learn(120)
+
+
+def params(model):
+    return {"actor": model.policy.actor_state.params, "critic": model.policy.qf_state.params}
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_masks_by_every_criterion(model, criterion):
+    before = jax.tree.map(np.array, params(model))
+    masks = prune_sbx(model, {"actor": 0.5, "critic": 0.75}, criterion, num_batches=2, batch_size=16, collapse="allow")
+    for network, n, sparsity in (
+        ("actor", 3 * 16 + 16 * 16 + 2 * 16, 0.5),
+        ("critic", 2 * (4 * 16 + 16 * 16 + 16), 0.75),
+    ):
+        assert lth.compute_sparsity(masks[network]) == round(sparsity * n) / n
+        assert jax.tree.structure(masks[network]) == jax.tree.structure(before[network])
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), before, params(model)))
+
+
+def test_the_loss_that_is_differentiated_is_sbx_s(sbx, model):
+    ((batch, noise),) = _batches(model, 1, 32, 0)
+    ours = jax.grad(lambda p: _loss(model)(p, (batch, noise)))(params(model))
+    policy = model.policy
+    alpha = model.ent_coef_state.apply_fn({"params": model.ent_coef_state.params})
+
+    def theirs(p):  # as sbx.SAC.update_actor and update_critic write them, but for whence the noise comes
+        def act(actor_params, observations, noise):
+            dist = policy.actor_state.apply_fn(actor_params, observations)
+            actions = jnp.tanh(dist.distribution.loc + dist.distribution.stddev() * noise)
+            return actions, dist.log_prob(actions)
+
+        q = policy.qf_state.apply_fn
+        fixed = jax.lax.stop_gradient(p)
+        actions, log_prob = act(p["actor"], batch.observations, noise[1])
+        actor = (alpha * log_prob[:, None] - jnp.min(q(fixed["critic"], batch.observations, actions), axis=0)).mean()
+        actions, log_prob = act(fixed["actor"], batch.next_observations, noise[0])
+        values = jnp.min(q(policy.qf_state.target_params, batch.next_observations, actions), axis=0)
+        target = values - alpha * log_prob[:, None]
+        target = batch.rewards[:, None] + (1 - batch.terminated[:, None]) * model.gamma * target
+        error = jax.lax.stop_gradient(target) - q(p["critic"], batch.observations, batch.actions)
+        return actor + 0.5 * (error**2).mean(axis=1).sum()
+
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(jax.grad(theirs)(params(model))), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-4)
+
+
+def test_learning_goes_on_under_the_mask(sbx, model):
+    masks = prune_sbx(model, 0.8, "taylor", num_batches=2, batch_size=16)
+    set_masks(model, masks)
+    start = jax.tree.map(np.array, params(model))
+    model.learn(60, reset_num_timesteps=False)
+    states = {"actor": model.policy.actor_state, "critic": model.policy.qf_state}
+    for network, state in states.items():
+        moments = state.opt_state.inner_state.inner[0]
+        trees = [state.params, moments.mu, moments.nu, *([state.target_params] if network == "critic" else [])]
+        for tree in trees:
+            for leaf, kept in zip(jax.tree.leaves(tree), jax.tree.leaves(masks[network]), strict=True):
+                assert bool((leaf[kept == 0] == 0.0).all())
+        moved = jax.tree.map(lambda a, b: bool((a != b).any()), start[network], state.params)
+        assert jax.tree.all(moved), network
+        assert state.opt_state.hyperparams["learning_rate"] == pytest.approx(3e-4)
+    # Pruning further nests, and saving keeps the mask.
+    more = prune_sbx(model, 0.9, pool=True)
+    n = sum(round(lth.compute_sparsity(more[x]) * k) for x, k in (("actor", 336), ("critic", 672)))
+    assert n == round(0.9 * (336 + 672))
+    for network in NETWORKS:
+        nested = jax.tree.map(lambda a, b: bool((a <= b).all()), more[network], masks[network])
+        assert jax.tree.all(nested)
+    file = io.BytesIO()
+    model.save(file)
+    file.seek(0)
+    again = sbx.SAC.load(file, env=model.get_env())
+    again.replay_buffer = model.replay_buffer
+    again.learn(10, reset_num_timesteps=False)
+    for network in NETWORKS:
+        for a, b in zip(jax.tree.leaves(masks_of(again)[network]), jax.tree.leaves(masks[network]), strict=True):
+            assert bool((a == b).all())
+
+
+def test_what_cannot_be_done_is_said(sbx):
+    model = sbx.SAC("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [4]}, param_resets=[1000])
+    with pytest.raises(lth.InputError, match="param_resets"):
+        set_masks(model, prune_sbx(model, 0.5))
+    with pytest.raises(lth.InputError, match="replay buffer is empty"):
+        prune_sbx(model, 0.5, "snip")
+    with pytest.raises(lth.InputError, match="one sparsity"):
+        prune_sbx(model, {"actor": 0.5, "critic": 0.6}, pool=True)
