@@ -23,14 +23,14 @@ import jax
 import src.lth as lth
 from src.lth.analysis.overlap import overlap
 from src.lth.analysis.stability import stability
-from src.lth.experiment.stages import excluded_layers
+from src.lth.experiment.stages import named_layers
 from src.lth.gradient_pruning import gradient_halves
 
 
 def main() -> None:
     """Measure and print."""
     agent, buffer, _ = lth.load(options.run)
-    exclude = excluded_layers(agent.config, options.exclude)
+    exclude = named_layers(agent.config, options.exclude, "global")[0].values()
     params = (agent.state.actor_params, agent.state.critic_params)
     long = lth.accumulate_gradient_statistics(agent, buffer, options.reference, key=jax.random.key(1))
     found: dict[str, float] = {}

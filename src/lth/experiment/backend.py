@@ -1,5 +1,6 @@
 """How the tickets of a grid are computed: `training.backend=auto` is decided once for an output directory, and kept there."""
 
+import contextlib
 import json
 from typing import NamedTuple
 
@@ -40,8 +41,9 @@ def settle(config: Config) -> tuple[Config, str]:
                 "tickets are computed densely, to the same results but for rounding."
             )
         if wanted == "auto":
-            config.output_dir.mkdir(parents=True, exist_ok=True)
-            write_whole(config.output_dir / BACKEND, json.dumps(found._asdict()).encode() + b"\n", checksum=False)
+            with contextlib.suppress(OSError, InputError):  # a folder that cannot be written is said by the runs
+                config.output_dir.mkdir(parents=True, exist_ok=True)
+                write_whole(config.output_dir / BACKEND, json.dumps(found._asdict()).encode() + b"\n", checksum=False)
     if not found.native:
         line = f"Tickets are computed densely, under masks: there is no native kernel, because {found.reason}."
         return _with_backend(config, "dense"), line
