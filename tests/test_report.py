@@ -27,6 +27,7 @@ GRID = {
     "sac": {"actor_hidden": [8, 8], "critic_hidden": [8, 8]},
     "evaluation": {"every": 500},
     "pruning": {"methods": ["magnitude", "taylor", "random"], "sparsity": [0.8, 0.95], "controls": ["reinit"]},
+    "analysis": {"connectivity": ["parent", "methods"]},
 }
 LOST = "drawer-close-v3/seed2/ticket-taylor-0.95-reinit"
 """A run that is not there: its condition has two seeds on that task."""
@@ -392,6 +393,23 @@ def test_the_tickets_overlaps_and_costs(read):
     assert total.startswith(
         f"In all, {6 + 6 * 10 - 1} runs of {65 * 2000:,} environment steps took {seconds / 3600:.2f} hours"
     )
+
+
+def test_the_lines_between_agents(read):
+    page, again = read
+    rows = page.rows("barriers")
+    assert len(rows) == 2 * 2 * (3 + 3) * 2  # tasks, sparsities, lines (from dense; between three methods), metrics
+    for row in rows:
+        kind = "parent" if row["from"] == "dense" else "methods"
+        for column, name in (("at its start", "value_one"), ("at its end", "value_other"), ("barrier", "barrier")):
+            found = [
+                float(r["value"])
+                for r in again.rows
+                if (r["task"], condition(r)) == (row["task"], (row["line to"], row["pruned"], row["rewound to"]))
+                and r["metric"] == f"{name}/{kind}/{row['from']}/{row['metric']}"
+            ]
+            assert len(found) == int(row["seeds"]) == 3
+            assert close(row[column], f"{np.mean(found):.4g}")
 
 
 def test_flops_by_hand(made):

@@ -80,7 +80,7 @@ def headline(runs: Runs, comparisons: Sequence[Comparison]) -> list[str]:
             f"over all {many}, 5 %). That is not the same as equal: a difference may be there that {_seeds(comparisons)} do not "
             "show."
         )
-    if any(c.pairs // c.tasks < 5 for c in comparisons):
+    if any(1 < c.pairs // c.tasks < 5 for c in comparisons):
         said.append(
             "With fewer than 5 seeds intervals are too narrow to be taken at their word: 95 % intervals of 3 seeds leave out the "
             "truth about one time in four."
