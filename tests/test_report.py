@@ -495,6 +495,21 @@ def said_of(returns):
     ]
 
 
+@pytest.mark.parametrize(
+    ("one", "together", "said"),
+    [
+        (2.0, 12.0, "so the claim holds."),
+        (20.0, 120.0, "so the claim holds for one mask, and not for all those of a task and seed together."),
+        (31.0, 31.0, "so the claim does not hold here."),
+    ],
+)
+def test_the_claimed_seconds_are_checked(one, together, said):
+    from lth.report.verdicts import claim
+
+    assert claim(findings.MaskCost(6, (100,), one, one, together)).endswith(said)
+    assert claim(None) == "No mask of this grid took gradients."
+
+
 def test_two_seeds_are_told_what_they_cannot_conclude():
     said = said_of({"dense": [100, 101], "magnitude": [20, 21], "taylor": [98, 99]})
     assert said[0].startswith(
