@@ -27,6 +27,7 @@ GRID = {
     "sac": {"actor_hidden": [8, 8], "critic_hidden": [8, 8]},
     "evaluation": {"every": 500},
     "pruning": {"methods": ["magnitude", "taylor", "random"], "sparsity": [0.8, 0.95], "controls": ["reinit"]},
+    "analysis": {"connectivity": ["parent", "methods"]},
 }
 LOST = "drawer-close-v3/seed2/ticket-taylor-0.95-reinit"
 """A run that is not there: its condition has two seeds on that task."""
@@ -394,6 +395,23 @@ def test_the_tickets_overlaps_and_costs(read):
     )
 
 
+def test_the_lines_between_agents(read):
+    page, again = read
+    rows = page.rows("barriers")
+    assert len(rows) == 2 * 2 * (3 + 3) * 2  # tasks, sparsities, lines (from dense; between three methods), metrics
+    for row in rows:
+        kind = "parent" if row["from"] == "dense" else "methods"
+        for column, name in (("at its start", "value_one"), ("at its end", "value_other"), ("barrier", "barrier")):
+            found = [
+                float(r["value"])
+                for r in again.rows
+                if (r["task"], condition(r)) == (row["task"], (row["line to"], row["pruned"], row["rewound to"]))
+                and r["metric"] == f"{name}/{kind}/{row['from']}/{row['metric']}"
+            ]
+            assert len(found) == int(row["seeds"]) == 3
+            assert close(row[column], f"{np.mean(found):.4g}")
+
+
 def test_flops_by_hand(made):
     rows = [row for row in made[2] if row["task"] == "Pendulum-v1" and row["seed"] == "0" and row["method"] == "dense"]
     found = {row["metric"]: float(row["value"]) for row in rows}
@@ -475,6 +493,21 @@ def said_of(returns):
         *headline(runs, compared),
         *(s for v in verdicts(runs, findings.results(runs), compared) for s in v.sentences),
     ]
+
+
+@pytest.mark.parametrize(
+    ("one", "together", "said"),
+    [
+        (2.0, 12.0, "so the claim holds."),
+        (20.0, 120.0, "so the claim holds for one mask, and not for all those of a task and seed together."),
+        (31.0, 31.0, "so the claim does not hold here."),
+    ],
+)
+def test_the_claimed_seconds_are_checked(one, together, said):
+    from lth.report.verdicts import claim
+
+    assert claim(findings.MaskCost(6, (100,), one, one, together)).endswith(said)
+    assert claim(None) == "No mask of this grid took gradients."
 
 
 def test_two_seeds_are_told_what_they_cannot_conclude():

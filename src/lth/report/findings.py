@@ -493,6 +493,33 @@ def overlaps(runs: Runs) -> list[Shared]:
     return [Shared(*key, len(pairs), *(float(v) for v in np.mean(pairs, axis=0))) for key, pairs in groups.items()]
 
 
+class Barrier(NamedTuple):
+    """A metric on the line from another agent to the runs of a condition: at both ends, and how much worse between."""
+
+    task: str
+    condition: Condition
+    other: str  # where the line starts: dense, another method, an earlier round, other noise
+    metric: str
+    seeds: int
+    at_other: float
+    at_run: float
+    barrier: float
+
+
+def barriers(runs: Runs) -> list[Barrier]:
+    """Average over seeds what lies between agents."""
+    found = []
+    for (task, condition, metric), seeds in runs.values.items():
+        kind, _, rest = metric.partition("/")
+        if kind == "barrier":
+            line, other, name = rest.split("/", 2)
+            ends = ("value_other", "value_one") if line == "noise" else ("value_one", "value_other")
+            values = [runs.last(task, condition, f"{k}/{rest}").values() for k in (*ends, "barrier")]
+            means = [float(np.mean(list(v))) for v in values]
+            found.append(Barrier(task, condition, other, name, len(seeds), *means))
+    return found
+
+
 class CostRow(NamedTuple):
     """What a run of a condition took on a task, besides its dense agent: means over seeds."""
 

@@ -351,6 +351,36 @@ def _tickets(runs: Runs) -> str:
             '<p class="note">The weights that both masks keep, as a share of those that either keeps; and the mean by chance, of '
             "masks with as many weights in each layer.</p>"
         ) + _table(header, lines, 5, "overlaps")
+    lines = [
+        [
+            b.task,
+            b.condition.label,
+            *_level(b.condition),
+            b.other,
+            b.metric,
+            str(b.seeds),
+            *(f"{v:.4g}" for v in b[5:]),
+        ]
+        for b in findings.barriers(runs)
+    ]
+    if lines:
+        header = [
+            "task",
+            "line to",
+            "pruned",
+            "rewound to",
+            "from",
+            "metric",
+            "seeds",
+            "at its start",
+            "at its end",
+            "barrier",
+        ]
+        found += (
+            "<h3>Between agents</h3>"
+            '<p class="note">Along the straight line between the weights of two agents: how much worse than its ends a metric gets '
+            "at the worst (docs/analysis.md). Near 0, the two lie in one valley. Means over seeds.</p>"
+        ) + _table(header, lines, 6, "barriers")
     return found
 
 

@@ -9,12 +9,12 @@ from ..envs.observations import observation_names
 from ..errors import InputError
 from ..experiment import store
 from ..experiment.analysis import READS, AnalysisRow
-from ..experiment.spec import DenseSpec, MaskSpec, Row, TicketSpec, grid, run_path
+from ..experiment.spec import DenseSpec, MaskSpec, Row, TicketSpec, comparisons, grid, run_path
 from ..experiment.spec import rows as grid_rows
 from ..experiment.stages import analyze
 from ..files import write_whole
 from ..training import total_updates
-from .analysis import overlap_rows
+from .analysis import connectivity_rows, overlap_rows
 
 TIDY_FILE = "tidy.csv"
 DENSE = "dense"
@@ -56,7 +56,7 @@ def tidy_rows(config: Config) -> list[TidyRow]:
             f"there is nothing to report: no ticket of this config is finished in {root}. `lth run` with the same config makes "
             "them, `lth status` says how far it is."
         )
-    return [*found, *_overlaps(config)]
+    return [*found, *_overlaps(config), *_barriers(config)]
 
 
 def _rows_of(root: Path, row: Row) -> Iterator[TidyRow]:
@@ -102,6 +102,27 @@ def _overlaps(config: Config) -> Iterator[TidyRow]:
         about = (one.dense.task, one.dense.seed, one.method, "", one.sparsity.label(), "", row.run)
         for kind, value in (("overlap", row.jaccard), ("overlap_by_chance", row.expected_jaccard)):
             yield TidyRow(*about, one.dense.training.env_steps, f"{kind}/{row.network}/{row.differ_in}/{name}", value)
+
+
+def _barriers(config: Config) -> Iterator[TidyRow]:
+    """What lies on the line from another agent to a run (docs/analysis.md): the metric at both ends, and the barrier."""
+    names = {row.run: row for row in grid_rows(config) if not row.control}
+    specs = {str(run_path(spec)): spec for spec in comparisons(config)}
+    for found in connectivity_rows(config)[1]:
+        spec = specs[found.run]
+        # Of a ticket and the same ticket with other noise, the first is the one that the results are of.
+        run, other = (spec.one, "other noise") if spec.kind == "noise" else (spec.other, "dense")
+        if (
+            spec.kind in ("methods", "rounds")
+            and isinstance(spec.one, TicketSpec)
+            and isinstance(spec.one.mask, MaskSpec)
+        ):
+            other = spec.one.mask.method if spec.kind == "methods" else f"round {spec.one.mask.round}"
+        row = names.get(run, Row(DENSE, "", "", "", spec.dense, spec.dense))
+        about = (row.dense.task, row.dense.seed, row.method, "", row.sparsity, row.rewind, str(run_path(run)))
+        for kind in ("barrier", "value_one", "value_other"):
+            metric = f"{kind}/{spec.kind}/{other}/{found.metric}"
+            yield TidyRow(*about, row.dense.training.env_steps, metric, getattr(found, kind))
 
 
 def _costs(root: Path, spec: DenseSpec | TicketSpec, measured: dict[str, float]) -> dict[str, float]:
