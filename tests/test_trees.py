@@ -112,6 +112,9 @@ def test_plain_trees():
     assert prunable_names(by_number) == ["W1"]
     haiku = {"linear": {"w": np.ones((3, 4)), "b": np.ones(4)}, "logstd": np.ones((1, 2))}
     assert layer_names(haiku) == ["linear"]
+    assert layer_names({"b": {"w": np.ones((2, 2))}, "scale_net": {"w": np.ones((2, 2))}}) == ["b", "scale_net"]
+    told_apart = {"norm1": {"weight": np.ones((2, 2))}, "patch_embedding": {"linear": {"weight": np.ones((2, 2))}}}
+    assert layer_names(told_apart) == ["patch_embedding/linear"]
     with pytest.raises(lth.InputError, match="nothing to prune"):
         lth.prune({"a": np.ones(3)}, 0.5)
 

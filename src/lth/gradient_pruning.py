@@ -62,7 +62,7 @@ def networks(state: SACState) -> dict[str, Params]:
 
 def synaptic_flow(params: Params, _: Any = None) -> jax.Array:
     """Return R, what flows out of our networks where each input is 1: the sum of 1^T (prod W) 1 over their chains of layers
-    (Tanaka et al. 2020, eq. 1), biases and norms left out. `params` is a network, or several in a dict.
+    (Tanaka et al. 2020, section 6), biases and norms left out. `params` is a network, or several in a dict.
     """
     if "output" not in params:
         return sum((synaptic_flow(params[name]) for name in sorted(params)), jnp.zeros(()))

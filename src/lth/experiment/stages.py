@@ -19,8 +19,8 @@ from ..gradient_pruning import accumulate_gradient_statistics, networks, synapti
 from ..pruning.controls import shuffled_mask
 from ..pruning.criteria import CRITERIA
 from ..pruning.layers import check_layer_names, holds_layer, layer_names
-from ..pruning.masks import check_same_structure, emptied_layers
-from ..pruning.prune import prune
+from ..pruning.masks import check_same_structure
+from ..pruning.prune import check_collapse, prune
 from ..pruning.schedules import prune_at, rigl, sparse_evolution
 from ..replay import ReplayBuffer, init_replay
 from ..sac.acting import policy_of
@@ -308,17 +308,6 @@ def named_layers(
     return dense, named
 
 
-def warn_of_emptied_layers(masks: dict[str, Mask], title: str) -> None:
-    """Warn, by name, of layers that a mask leaves without a weight: what comes before them has no effect any more."""
-    for network, mask in masks.items():
-        if emptied := emptied_layers(mask):
-            warnings.warn(
-                f"{title}: no weight is left in the {network}'s {', '.join(emptied)}: all that comes out of such a layer "
-                "is its bias. pruning.exclude keeps a layer dense; a lower pruning.sparsity empties fewer.",
-                stacklevel=2,
-            )
-
-
 def make_mask(root: Path, spec: MaskSpec, name: str | None = None) -> Path:
     """Make the masks of one method and sparsity from a finished dense run, in a file called `name` or as usual."""
     run = store.directory(root, spec)
@@ -334,7 +323,8 @@ def make_mask(root: Path, spec: MaskSpec, name: str | None = None) -> Path:
     else:
         agent = load_dense(root, spec.dense)
     masks = create_masks(agent, lambda: store.load_replay_buffer(source), spec)
-    warn_of_emptied_layers(masks, spec.title())
+    for network, mask in masks.items():
+        check_collapse(mask, what=spec.title(), whose=f"the {network}'s ")
     store.open_run(root, spec)
     store.save_timings(run, {"total": time.perf_counter() - started})
     store.save_mask(run, name, masks)
@@ -353,7 +343,8 @@ def save_edited_mask(root: Path, spec: MaskSpec, masks: dict[str, Mask]) -> Path
     )
     run = store.directory(root, spec)
     custom = edited_mask_file(root, spec)
-    warn_of_emptied_layers(masks, spec.title())
+    for network, mask in masks.items():
+        check_collapse(mask, what=spec.title(), whose=f"the {network}'s ")
     if not same:
         return store.save_mask(custom.parent, custom.name, masks)
     for file in (custom, checksum_path(custom)):

@@ -226,6 +226,8 @@ def keep_pruned_at_zero(inner: optax.GradientTransformation) -> optax.GradientTr
 
         if state.schedule is None:
             return step()
+        if params is None:
+            raise InputError("a schedule prunes the parameters, so they are needed: tx.update(grads, state, params)")
         state = state._replace(schedule=state.schedule.counted())
 
         def change() -> tuple[Params, MaskedState]:

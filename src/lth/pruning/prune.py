@@ -117,11 +117,12 @@ def check_collapse(
     exclude: Sequence[str] = (),
     prunable: Prunable | None = None,
     what: str = "the mask",
+    whose: str = "",
 ) -> None:
     """Warn of layers that a mask leaves without a weight, or raise InputError: nothing passes through them any more."""
     if emptied := emptied_layers(mask, exclude, prunable):
         text = (
-            f"{what}: no weight is left in {', '.join(emptied)}: all that comes out of such a layer is its bias. `exclude` "
+            f"{what}: no weight is left in {whose}{', '.join(emptied)}: all that comes out of such a layer is its bias. `exclude` "
             "keeps a layer dense; a lower sparsity, or the allocation layer or erk, empties fewer."
         )
         if collapse == "error":
