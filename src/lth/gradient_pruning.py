@@ -142,7 +142,6 @@ def accumulate_gradient_statistics(
     batch_size: int = 256,
     normalize_obs: bool = True,
     key: jax.Array | None = None,
-    statistic: str = "mean_abs",
 ) -> tuple[Params, Params]:
     """Return the mean of |dL/dw| over batches of the replay buffer, for the actor and for the critics.
 
@@ -156,12 +155,29 @@ def accumulate_gradient_statistics(
         batch_size: transitions in each batch, drawn with replacement, at least 1.
         normalize_obs: normalise observations as the agent does.
         key: a JAX key for the batches and for the actions that the losses sample.
-        statistic: what to gather instead of the mean of absolute values: another row of
-            `lth.pruning.gradients.STATISTICS`.
 
     Raises:
         InputError: there is no replay buffer, it is empty or does not fit the agent, or a gradient is not finite
             (naming the network, the layer and the first bad batch).
+    """
+    return agent_statistic(agent, replay_buffer, "mean_abs", num_batches, batch_size, normalize_obs, key)
+
+
+def agent_statistic(
+    agent: AgentLike,
+    replay_buffer: ReplayBuffer,
+    statistic: str,
+    num_batches: int = 100,
+    batch_size: int = 256,
+    normalize_obs: bool = True,
+    key: jax.Array | None = None,
+) -> tuple[Params, Params]:
+    """Return a row of `lth.pruning.gradients.STATISTICS` for the actor and for the critics: what a criterion needs.
+
+    Everything else is as for `accumulate_gradient_statistics`, which is this with "mean_abs".
+
+    Raises:
+        InputError: as `accumulate_gradient_statistics`.
     """
     if replay_buffer is None or len(replay_buffer) == 0:
         raise InputError(
@@ -225,7 +241,7 @@ def prune_kernels_by_gradient_saliency(
 
     Args:
         params: the parameters of one network.
-        gradients: a tree like `params`: what `accumulate_gradient_statistics` gathers for the method, or signed
+        gradients: a tree like `params`: what `agent_statistic` gathers for the method, or signed
             gradients. Not read by `method="magnitude"`, where None is allowed.
         target_sparsity: the fraction of prunable weights to remove, in [0, 1].
         method: "taylor" (|w dL/dw|, Molchanov et al. 2017), "gradient" (|dL/dw|), "magnitude" (|w|), or another row of

@@ -15,7 +15,7 @@ from .. import envs
 from ..config import GRADIENT_METHODS, Config, SACConfig
 from ..errors import InputError
 from ..files import checksum_path
-from ..gradient_pruning import accumulate_gradient_statistics, networks, synaptic_flow
+from ..gradient_pruning import agent_statistic, networks, synaptic_flow
 from ..pruning.controls import shuffled_mask
 from ..pruning.criteria import CRITERIA
 from ..pruning.layers import check_layer_names, holds_layer, layer_names
@@ -233,7 +233,7 @@ def create_masks(agent: Agent, buffer: Callable[[], ReplayBuffer], spec: MaskSpe
         statistic = CRITERIA[criterion].statistic
         assert statistic
         sizes = (spec.num_gradient_batches, spec.gradient_batch_size)
-        grads = accumulate_gradient_statistics(agent, buffer(), *sizes, statistic=statistic)
+        grads = agent_statistic(agent, buffer(), statistic, *sizes)
         gathered = dict(zip(params, grads, strict=True))
     keys = {
         network: jax.random.fold_in(jax.random.key(spec.dense.seed), zlib.crc32(f"{spec.method}/{network}".encode()))

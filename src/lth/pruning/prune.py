@@ -162,7 +162,7 @@ def _source(
     if loss is None or batches is None:
         raise InputError(
             f"method {criterion!r} needs gradients: give `loss` and `batches`, or `gradients`, which `gradient_statistic(..., "
-            f"{row.statistic!r})` computes, and for a SAC agent `accumulate_gradient_statistics`"
+            f"{row.statistic!r})` computes, and for a SAC agent `lth.gradient_pruning.agent_statistic`"
         )
     name, kept = row.statistic, batches if hasattr(batches, "sample") else list(batches)
     return lambda left: gradient_statistic(loss, left, kept, name)
