@@ -20,9 +20,14 @@ def trains_sparse(params, loss, mask):
     tx = lth.keep_pruned_at_zero(optax.adam(1e-2))
     params = lth.apply_mask(params, mask)
     state = lth.set_mask(tx.init(params), mask, params)
-    for _ in range(3):
+
+    @jax.jit
+    def step(params, state):
         updates, state = tx.update(jax.grad(loss)(params), state, params)
-        params = optax.apply_updates(params, updates)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(3):
+        params, state = step(params, state)
     for leaf, kept in zip(jax.tree.leaves(params), jax.tree.leaves(mask), strict=True):
         assert bool(((leaf == 0) | (kept != 0)).all())
     return params
@@ -40,7 +45,7 @@ class Linen(nn.Module):
 
 def test_flax_linen():
     model, tokens = Linen(), jnp.arange(6)[None] % 7
-    params = model.init(jax.random.key(0), tokens)["params"]
+    params = jax.jit(model.init)(jax.random.key(0), tokens)["params"]
     attention = [f"MultiHeadDotProductAttention_0/{name}" for name in ("key", "out", "query", "value")]
     assert layer_names(params) == ["Conv_0", *attention, "head"]
     mask = lth.prune(params, 0.5, exclude=["head"])
@@ -107,6 +112,9 @@ def test_plain_trees():
     assert prunable_names(by_number) == ["W1"]
     haiku = {"linear": {"w": np.ones((3, 4)), "b": np.ones(4)}, "logstd": np.ones((1, 2))}
     assert layer_names(haiku) == ["linear"]
+    assert layer_names({"b": {"w": np.ones((2, 2))}, "scale_net": {"w": np.ones((2, 2))}}) == ["b", "scale_net"]
+    told_apart = {"norm1": {"weight": np.ones((2, 2))}, "patch_embedding": {"linear": {"weight": np.ones((2, 2))}}}
+    assert layer_names(told_apart) == ["patch_embedding/linear"]
     with pytest.raises(lth.InputError, match="nothing to prune"):
         lth.prune({"a": np.ones(3)}, 0.5)
 

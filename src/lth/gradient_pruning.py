@@ -62,7 +62,7 @@ def networks(state: SACState) -> dict[str, Params]:
 
 def synaptic_flow(params: Params, _: Any = None) -> jax.Array:
     """Return R, what flows out of our networks where each input is 1: the sum of 1^T (prod W) 1 over their chains of layers
-    (Tanaka et al. 2020, eq. 1), biases and norms left out. `params` is a network, or several in a dict.
+    (Tanaka et al. 2020, section 6), biases and norms left out. `params` is a network, or several in a dict.
     """
     if "output" not in params:
         return sum((synaptic_flow(params[name]) for name in sorted(params)), jnp.zeros(()))
@@ -147,7 +147,6 @@ def accumulate_gradient_statistics(
     batch_size: int = 256,
     normalize_obs: bool = True,
     key: jax.Array | None = None,
-    statistic: str = "mean_abs",
 ) -> tuple[Params, Params]:
     """Return the mean of |dL/dw| over batches of the replay buffer, for the actor and for the critics.
 
@@ -161,14 +160,12 @@ def accumulate_gradient_statistics(
         batch_size: transitions in each batch, drawn with replacement, at least 1.
         normalize_obs: normalise observations as the agent does.
         key: a JAX key for the batches and for the actions that the losses sample.
-        statistic: what to gather instead of the mean of absolute values: another row of
-            `lth.pruning.gradients.STATISTICS`.
 
     Raises:
         InputError: there is no replay buffer, it is empty or does not fit the agent, or a gradient is not finite
             (naming the network, the layer and the first bad batch).
     """
-    return _accumulate(agent, replay_buffer, num_batches, batch_size, normalize_obs, key, statistic)
+    return agent_statistic(agent, replay_buffer, "mean_abs", num_batches, batch_size, normalize_obs, key)
 
 
 def gradient_halves(
@@ -180,7 +177,7 @@ def gradient_halves(
     key: jax.Array | None = None,
     statistic: str = "mean_abs",
 ) -> tuple[tuple[Params, Params], tuple[Params, Params]]:
-    """Return what `accumulate_gradient_statistics` returns, of the even and of the odd ones among the same batches.
+    """Return what `agent_statistic` returns, of the even and of the odd ones among the same batches.
 
     How far the two agree says how far the statistics depend on the draw of the batches (`lth.analysis.stability`).
 
@@ -190,23 +187,31 @@ def gradient_halves(
     if num_batches == 1:
         raise InputError("num_batches is 1, and cannot be halved")
     even, odd = (
-        _accumulate(agent, replay_buffer, num_batches, batch_size, normalize_obs, key, statistic, half, 2)
+        agent_statistic(agent, replay_buffer, statistic, num_batches, batch_size, normalize_obs, key, half, 2)
         for half in (0, 1)
     )
     return even, odd
 
 
-def _accumulate(
+def agent_statistic(
     agent: AgentLike,
     replay_buffer: ReplayBuffer,
-    num_batches: int,
-    batch_size: int,
-    normalize_obs: bool,
-    key: jax.Array | None,
     statistic: str,
-    start: int = 0,
+    num_batches: int = 100,
+    batch_size: int = 256,
+    normalize_obs: bool = True,
+    key: jax.Array | None = None,
+    first: int = 0,
     step: int = 1,
 ) -> tuple[Params, Params]:
+    """Return a row of `lth.pruning.gradients.STATISTICS` for the actor and for the critics: what a criterion needs.
+
+    Of the batches only first, first + step, ... are taken. Everything else is as for `accumulate_gradient_statistics`,
+    which is this with "mean_abs".
+
+    Raises:
+        InputError: as `accumulate_gradient_statistics`.
+    """
     if replay_buffer is None or len(replay_buffer) == 0:
         raise InputError(
             "No replay buffer found: the agent has none, or it is empty. `python scripts/_01_train_dense.py` and `lth run` "
@@ -224,7 +229,7 @@ def _accumulate(
         )
     gather = gradient_accumulator(agent.config, observation_dim, int(batch_size), normalize_obs, statistic)
     n = jnp.asarray(num_batches, jnp.int32)
-    grads, first_bad = gather(agent.state, replay_buffer.state, _saliency_key(agent, key), n, start, step)
+    grads, first_bad = gather(agent.state, replay_buffer.state, _saliency_key(agent, key), n, first, step)
     bad = np.asarray(first_bad)
     if (bad < num_batches).any():
         names = [(network, name) for network, tree in grads.items() for name in named_leaves(tree)]
@@ -236,8 +241,8 @@ def _accumulate(
         sick = [
             n for n, tree in params.items() if not all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(tree))
         ]
-        first = [i for i in range(len(names)) if bad[i] == bad.min()]
-        network, layer = names[next((i for i in first if names[i][0] in sick), first[0])]
+        earliest = [i for i in range(len(names)) if bad[i] == bad.min()]
+        network, layer = names[next((i for i in earliest if names[i][0] in sick), earliest[0])]
         raise InputError(
             f"NaN gradients: those of the {network} are not finite, first in batch {int(bad.min())} of {num_batches} "
             f"(layer {layer!r}). {CHECKS}"
@@ -269,7 +274,7 @@ def prune_kernels_by_gradient_saliency(
 
     Args:
         params: the parameters of one network.
-        gradients: a tree like `params`: what `accumulate_gradient_statistics` gathers for the method, or signed
+        gradients: a tree like `params`: what `agent_statistic` gathers for the method, or signed
             gradients. Not read by `method="magnitude"`, where None is allowed.
         target_sparsity: the fraction of prunable weights to remove, in [0, 1].
         method: "taylor" (|w dL/dw|, Molchanov et al. 2017), "gradient" (|dL/dw|), "magnitude" (|w|), or another row of

@@ -16,12 +16,12 @@ from ..analysis.stability import Stability, stability
 from ..config import GRADIENT_METHODS, Config, SACConfig
 from ..errors import InputError
 from ..files import checksum_path
-from ..gradient_pruning import accumulate_gradient_statistics, gradient_halves, networks, synaptic_flow
+from ..gradient_pruning import agent_statistic, gradient_halves, networks, synaptic_flow
 from ..pruning.controls import shuffled_mask
 from ..pruning.criteria import CRITERIA
 from ..pruning.layers import check_layer_names, holds_layer, layer_names, prunable_leaves
-from ..pruning.masks import check_same_structure, emptied_layers
-from ..pruning.prune import prune
+from ..pruning.masks import check_same_structure
+from ..pruning.prune import check_collapse, prune
 from ..pruning.schedules import prune_at, rigl, sparse_evolution
 from ..replay import ReplayBuffer, init_replay
 from ..sac.acting import policy_of
@@ -235,9 +235,8 @@ def create_masks(agent: Agent, buffer: Callable[[], ReplayBuffer], spec: MaskSpe
     """
     if spec.criterion not in GRADIENT_METHODS:
         return _select_masks(agent, spec, {})
-    grads = accumulate_gradient_statistics(
-        agent, buffer(), spec.num_gradient_batches, spec.gradient_batch_size, statistic=_statistic(spec)
-    )
+    sizes = (spec.num_gradient_batches, spec.gradient_batch_size)
+    grads = agent_statistic(agent, buffer(), _statistic(spec), *sizes)
     return _select_masks(agent, spec, dict(zip(networks(agent.state), grads, strict=True)))
 
 
@@ -351,17 +350,6 @@ def named_layers(
     return dense, named
 
 
-def warn_of_emptied_layers(masks: dict[str, Mask], title: str) -> None:
-    """Warn, by name, of layers that a mask leaves without a weight: what comes before them has no effect any more."""
-    for network, mask in masks.items():
-        if emptied := emptied_layers(mask):
-            warnings.warn(
-                f"{title}: no weight is left in the {network}'s {', '.join(emptied)}: all that comes out of such a layer "
-                "is its bias. pruning.exclude keeps a layer dense; a lower pruning.sparsity empties fewer.",
-                stacklevel=2,
-            )
-
-
 def make_mask(root: Path, spec: MaskSpec, name: str | None = None) -> Path:
     """Make the masks of one method and sparsity from a finished dense run, in a file called `name` or as usual."""
     run = store.directory(root, spec)
@@ -372,7 +360,8 @@ def make_mask(root: Path, spec: MaskSpec, name: str | None = None) -> Path:
     started = time.perf_counter()
     agent, source = _scored(root, spec)
     masks = create_masks(agent, lambda: store.load_replay_buffer(source), spec)
-    warn_of_emptied_layers(masks, spec.title())
+    for network, mask in masks.items():
+        check_collapse(mask, what=spec.title(), whose=f"the {network}'s ")
     total = time.perf_counter() - started
     store.open_run(root, spec)
     store.save_analysis(run, _mask_rows(masks, agent, lambda: store.load_replay_buffer(source), spec))
@@ -431,7 +420,8 @@ def save_edited_mask(root: Path, spec: MaskSpec, masks: dict[str, Mask]) -> Path
     )
     run = store.directory(root, spec)
     custom = edited_mask_file(root, spec)
-    warn_of_emptied_layers(masks, spec.title())
+    for network, mask in masks.items():
+        check_collapse(mask, what=spec.title(), whose=f"the {network}'s ")
     if not same:
         return store.save_mask(custom.parent, custom.name, masks)
     for file in (custom, checksum_path(custom)):

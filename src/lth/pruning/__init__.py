@@ -1,4 +1,6 @@
 """Pruning: arrays in, arrays out. No reinforcement learning, no files, no printing, no configuration.
 
-`criteria` says how a weight is scored, `allocation` how many weights go and from where, `masks` which ones exactly.
+`prune` is all of it as one function. `layers` says what can be pruned, `criteria` how a weight is scored and `gradients` what
+that needs of a loss, `allocation` how many weights go and from where, `masks` which ones exactly, `schedules` how masks change in
+training, `structure` what becomes smaller by them.
 """

@@ -46,7 +46,7 @@ def grasp(weights: Array, hessian_gradients: Array) -> Array:
 
 
 def synflow(weights: Array, flow: Array) -> Array:
-    """|w| dR/d|w|, the synaptic flow through a weight (Tanaka et al. 2020, eq. 2, https://arxiv.org/abs/2006.05467)."""
+    """|w| dR/d|w|, the synaptic flow through a weight (Tanaka et al. 2020, section 6, https://arxiv.org/abs/2006.05467)."""
     return jnp.abs(weights) * flow
 
 

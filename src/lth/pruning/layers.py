@@ -21,7 +21,8 @@ Prunable = Callable[[str, Array], bool]
 
 WEIGHTS = ("kernel", "weight", "w")
 """What Flax, Equinox and PyTorch, and Haiku call the matrix or convolution kernel of a layer."""
-_NEVER = re.compile(r"(^|/)b\d*$|bias|scale|offset|norm|embed", re.IGNORECASE)
+_NO_WEIGHT = re.compile(r"^b\d*$|bias|scale|offset|norm|embed", re.IGNORECASE)
+_NO_LAYER = re.compile(r"norm|embed", re.IGNORECASE)
 
 
 def path_name(path: Sequence[Any]) -> str:
@@ -44,17 +45,21 @@ def layer_of(name: str) -> str:
 def is_weight(name: str, leaf: Array) -> bool:
     """Say whether a leaf is named as weights are: `kernel`; or `weight...` or `w`, if it has two axes or more.
 
-    Biases, norms and embeddings are none: an Equinox norm's or embedding's `weight` is told by its layer's name.
+    Biases, norms and embeddings are none: an Equinox norm's or embedding's `weight` is told by its layer's name, that is
+    by `norm` or `embed` in the part before.
     """
-    layer, _, own = name.rpartition("/")
+    *layers, own = name.split("/")
     if own == "kernel":
         return True
-    return (own.startswith("weight") or own == "w") and np.ndim(leaf) >= 2 and not _NEVER.search(layer)
+    named = own.startswith("weight") or own == "w"
+    return named and np.ndim(leaf) >= 2 and not (layers and _NO_LAYER.search(layers[-1]))
 
 
 def is_matrix(name: str, leaf: Array) -> bool:
     """Say whether a leaf has two axes or more and a name that is no bias's, norm's or embedding's."""
-    return np.ndim(leaf) >= 2 and not _NEVER.search(name) and not jnp.issubdtype(leaf.dtype, jnp.integer)
+    *layers, own = name.split("/")
+    none = _NO_WEIGHT.search(own) or (layers and _NO_LAYER.search(layers[-1]))
+    return np.ndim(leaf) >= 2 and not none and not jnp.issubdtype(leaf.dtype, jnp.integer)
 
 
 def named_leaves(tree: Params) -> dict[str, Array]:

@@ -230,10 +230,12 @@ def keep_pruned_at_zero(inner: optax.GradientTransformation) -> optax.GradientTr
 
         if state.schedule is None:
             return step()
+        if params is None:
+            raise InputError("a schedule prunes the parameters, so they are needed: tx.update(grads, state, params)")
         state = state._replace(schedule=state.schedule.counted())
 
         def change() -> tuple[Params, MaskedState]:
-            still = jax.tree.map(jnp.zeros_like, params), state
+            still = jax.tree.map(jnp.zeros_like, updates), state
             stepped, after = still if state.schedule.instead_of_a_step else step()
             mask = state.schedule.change(state.mask, optax.apply_updates(params, stepped), updates)
             stepped = jax.tree.map(lambda m, u, p: jnp.where(m, u, -p), mask, stepped, params)

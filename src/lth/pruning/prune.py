@@ -117,11 +117,12 @@ def check_collapse(
     exclude: Sequence[str] = (),
     prunable: Prunable | None = None,
     what: str = "the mask",
+    whose: str = "",
 ) -> None:
     """Warn of layers that a mask leaves without a weight, or raise InputError: nothing passes through them any more."""
     if emptied := emptied_layers(mask, exclude, prunable):
         text = (
-            f"{what}: no weight is left in {', '.join(emptied)}: all that comes out of such a layer is its bias. `exclude` "
+            f"{what}: no weight is left in {whose}{', '.join(emptied)}: all that comes out of such a layer is its bias. `exclude` "
             "keeps a layer dense; a lower sparsity, or the allocation layer or erk, empties fewer."
         )
         if collapse == "error":
@@ -161,7 +162,7 @@ def _source(
     if loss is None or batches is None:
         raise InputError(
             f"method {criterion!r} needs gradients: give `loss` and `batches`, or `gradients`, which `gradient_statistic(..., "
-            f"{row.statistic!r})` computes, and for a SAC agent `accumulate_gradient_statistics`"
+            f"{row.statistic!r})` computes, and for a SAC agent `lth.gradient_pruning.agent_statistic`"
         )
     name, kept = row.statistic, batches if hasattr(batches, "sample") else list(batches)
     return lambda left: gradient_statistic(loss, left, kept, name)
