@@ -22,7 +22,8 @@ SALIENCY_METHODS = ("magnitude", *GRADIENT_METHODS, "synflow")
 CONTROLS = ("random", "shuffled")
 SCHEDULED_METHODS = ("gradual", "set", "rigl")
 """Methods that change the mask while the ticket trains (`pruning.schedules`)."""
-METHODS = SALIENCY_METHODS + CONTROLS + SCHEDULED_METHODS
+DEFAULT_METHODS = ("magnitude", "gradient", "taylor")
+METHODS = tuple(dict.fromkeys(DEFAULT_METHODS + CONTROLS + SALIENCY_METHODS + SCHEDULED_METHODS))
 MATCHED_CONTROLS = ("reinit", "shuffled", "permuted", "inverted")
 """`pruning.controls` that belong to one ticket each."""
 SHARED_CONTROLS = ("random-erk", "small-dense", "retrained")
@@ -201,7 +202,7 @@ RewindStep = Annotated[Whole, Field(strict=True, ge=0, le=10**12)] | Literal["no
 class PruningConfig(_Settings):
     """`pruning.*`: the masks."""
 
-    methods: tuple[str, ...] = ("magnitude", "gradient", "taylor")
+    methods: tuple[str, ...] = DEFAULT_METHODS
     """The masks that `lth run` compares: magnitude, gradient, taylor, fisher, snip, grasp, synflow; the controls random and
     shuffled; and those that change in training: gradual, set, rigl."""
     sparsity: Annotated[
