@@ -37,6 +37,7 @@ from lth.cli import main
 from lth.config import Sparsity, parse_config
 from lth.errors import InputError
 from lth.experiment import stages, store
+from lth.experiment.backend import BACKEND
 from lth.experiment.spec import dense_spec, mask_spec, ticket_spec
 from lth.gradient_pruning import CHECKS
 from lth.replay import ReplayBuffer, sample_rows, unpack_rows
@@ -1270,8 +1271,8 @@ def test_lth_run_over_damaged_files(name, results, tiny_yaml, capsys):
     assert f"the {'replay buffer' if name == 'buffer' else name} {path} was altered or cut short" in errors
     after = contents(results.root)
     assert {place: after[place] for place in before} == before
-    # What is new tells of the attempt: locks, attempts, logs, and the folders that they lie in.
-    apart = {*store.CLOCK_FILES, "logs"}
+    # What is new tells of the attempt: locks, attempts, logs, how tickets are computed, and the folders that they lie in.
+    apart = {*store.CLOCK_FILES, "logs", BACKEND}
     assert all(
         data is False or apart & {*pathlib.Path(place).parts} for place, data in after.items() if place not in before
     )

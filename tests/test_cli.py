@@ -133,7 +133,15 @@ def test_the_disk_estimate_is_right(finished, run_command):
 
 
 def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(small_yaml, tmp_path, run_command):
-    command = [sys.executable, "-m", "lth.cli", "run", str(small_yaml), "training.env_steps=3000"]
+    command = [
+        sys.executable,
+        "-m",
+        "lth.cli",
+        "run",
+        str(small_yaml),
+        "training.env_steps=3000",
+        "training.backend=dense",
+    ]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stdout:
         if "dense: return" in line:
