@@ -37,4 +37,5 @@ def main() -> None:
     whole.save(ROOT / "docs" / "report.png", optimize=True)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -142,7 +142,14 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(small_yaml, tmp_path,
         "training.env_steps=3000",
         "training.backend=dense",
     ]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell's background jobs ignore SIGINT, and so do their children, unless it is put back.
+    process = subprocess.Popen(
+        ["env", "--default-signal=INT", *command],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     for line in process.stdout:
         if "dense: return" in line:
             break
