@@ -25,14 +25,14 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / place) for place in ("
 import yaml
 from grids import make_grid
 
-from lth.config import METHODS
+from lth.config import CONTROLS, DEFAULT_METHODS
 from lth.experiment.spec import MaskSpec, grid
 
 GRID = {
     "tasks": ["HalfCheetah-v5", "drawer-close-v3"],
     "seeds": list(range(options.seeds)),
     "training": {"env_steps": 200_000},
-    "pruning": {"methods": list(METHODS), "sparsity": [0.8, 0.9, 0.95, 0.98]},
+    "pruning": {"methods": [*DEFAULT_METHODS, *CONTROLS], "sparsity": [0.8, 0.9, 0.95, 0.98]},
 }
 
 with tempfile.TemporaryDirectory() as folder:

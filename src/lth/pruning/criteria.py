@@ -31,8 +31,8 @@ def taylor(weights: Array, gradients: Array) -> Array:
 
 
 def squared_taylor(weights: Array, squares: Array) -> Array:
-    """w^2 E[(dL/dw)^2] (Molchanov et al. 2019, eq. 8, https://arxiv.org/abs/1906.10771): the squared first-order change,
-    and the second-order change under the empirical Fisher matrix's diagonal, but for the factor 1/2.
+    """w^2 E[(dL/dw)^2], the first-order importance of Molchanov et al. 2019 (https://arxiv.org/abs/1906.10771): the squared
+    first-order change, and the second-order change under the empirical Fisher matrix's diagonal, but for the factor 1/2.
     """
     return weights * weights * squares
 
@@ -40,7 +40,7 @@ def squared_taylor(weights: Array, squares: Array) -> Array:
 def grasp(weights: Array, hessian_gradients: Array) -> Array:
     """w (H g): how much less the gradient's squared norm becomes, to first order and halved, when w is set to zero.
 
-    Minus S of Wang et al. 2020 (eq. 8, https://arxiv.org/abs/2002.07376), who remove the highest S. Signed.
+    Minus S(-w) of Wang et al. 2020 (https://arxiv.org/abs/2002.07376), who remove the highest S. Signed.
     """
     return weights * hessian_gradients
 
