@@ -6,7 +6,7 @@ import numpy as np
 from lth.analysis.stability import Stability
 from lth.config import parse_config
 from lth.experiment import store
-from lth.experiment.analysis import mask_rows, stability_rows
+from lth.experiment.analysis import AnalysisRow, mask_rows, stability_rows
 from lth.experiment.spec import ConnectivitySpec, DenseSpec, MaskSpec, grid, run_path
 from lth.replay import ReplayBuffer, init_replay
 from lth.sac.agent import init_state, masks_of
@@ -83,7 +83,12 @@ def _make(config, spec, states):
             actor_opt=state.actor_opt._replace(mask=flags["actor"]),
             critic_opt=state.critic_opt._replace(mask=flags["critic"]),
         )
-    store.save_analysis(run, mask_rows(masks_of(state)))
+    units = [
+        AnalysisRow(network, "", metric, int(rng.integers(1, 8)))
+        for network in ("actor", "critic")
+        for metric in ("dead_units", "dormant_units")
+    ]
+    store.save_analysis(run, mask_rows(masks_of(state)) + units)
     buffer = ReplayBuffer(init_replay(1, *sizes), sizes[0])
     store.save_replay_buffer(run, buffer)
     store.save_agent(run, dense.sac, state, dense.task)

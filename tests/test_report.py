@@ -309,10 +309,7 @@ def test_the_charts(read):
             if "score" in chart["x"] + chart["y"]:
                 samples = [again.scaled(t, s) for t, s in zip(tasks, samples, strict=True)]
             if chart["kind"] == "profile":
-                above = [(s > x).astype(float) for s in samples]
-                assert y == pytest.approx(mean(above), rel=1e-5)
-                assert 0 <= low <= y <= high <= 1
-                continue
+                samples, statistic = [(s > x).astype(float) for s in samples], mean
             assert runs == sum(map(len, samples))
             assert [y, low, high] == pytest.approx(list(bounded(statistic, samples)), rel=1e-5)
     # all tasks and each: curves at 2 sparsities (with success on the Meta-World task); profiles over all tasks.
@@ -353,8 +350,18 @@ def test_the_tickets_overlaps_and_costs(read):
         for name, kept in (("sparsity", "kept"), ("effective sparsity", "effective")):
             share = np.mean(values[(*key, f"{kept}/{net}")]) / np.mean(values[(*key, f"weights/{net}")])
             assert close(row[name], f"{1 - share:.3f}")
-        shared = values[(*key, f"saliency_shared/{net}")]
-        assert close(row["shared"], f"{np.mean(shared):.3f}" if shared else "")
+        units = np.mean(values[(*key, f"units/{net}")])
+        assert units == {"actor": 2 * 8, "critic": 2 * 2 * 8}[net]
+        for name in ("dead", "dormant"):
+            assert close(row[f"{name} units"], f"{np.mean(values[(*key, f'{name}_units/{net}')]) / units:.3f}")
+        for name, metric in (
+            ("rank correlation", "spearman"),
+            ("shared", "shared"),
+            ("shared by chance", "shared_by_chance"),
+        ):
+            stable = values[(*key, f"saliency_{metric}/{net}")]
+            assert bool(stable) == (key[1][0] == "taylor")
+            assert close(row[name], f"{np.mean(stable):.3f}" if stable else "")
     overlaps = page.rows("overlaps")
     assert {(row["mask of"], row["and of"]) for row in overlaps} >= {
         ("magnitude", "taylor"),

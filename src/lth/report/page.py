@@ -291,8 +291,8 @@ def _costs(runs: Runs) -> str:
         "(summed over workers).</p>"
         '<p class="note">Means over the runs of a row. A ticket needs its dense agent besides, once for all tickets of a task and '
         "seed; rounds of iterative pruning are counted in. Seconds are wall time, compilation and evaluations included. FLOPs are "
-        "those of training's matrix products: dense, and what would be left if every pruned weight were skipped, which today's "
-        "training does not do.</p>"
+        "those of training's matrix products: dense, and what is left where every pruned weight is skipped, as the native backend "
+        "does; the dense one computes them all, whatever is pruned.</p>"
     ) + _table(header, (line(c) for c in spent), 4, "costs")
 
 
