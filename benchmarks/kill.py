@@ -2,8 +2,8 @@
 
     python benchmarks/kill.py [--json] [--kills 100] [--mean 30] [--seeds 3] [--steps 1500] [--folder DIR] [--seed 0]
 
-One task, three seeds, three methods, three sparsities and all controls, two workers; every run trains under 10 seconds. The grid is
-made once undisturbed. Then it is made again in another folder while SIGKILL ends, at random moments `--mean` seconds apart on
+One task, three seeds, three methods, three sparsities, all controls and the lines between agents, two workers; every run trains
+under 10 seconds. The grid is made once undisturbed. Then it is made again in another folder while SIGKILL ends, at random moments `--mean` seconds apart on
 average, either one of the worker processes or everything, whereupon the same command is given again; and so on in fresh
 folders until there were `--kills` kills. Every file but those that tell of the clock is compared byte for byte.
 """
@@ -33,7 +33,9 @@ parser.add_argument("--folder", type=Path, help="where to work (default: a tempo
 parser.add_argument("--seed", type=int, default=0, help="of the kills")
 options = parser.parse_args()
 
-from src.lth.experiment.store import CLOCK_FILES
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / place) for place in ("tests", "src")]
+
+from grids import contents, differences
 
 CONTROLS = ["reinit", "shuffled", "permuted", "inverted", "random-erk", "small-dense", "retrained"]
 
@@ -61,6 +63,7 @@ def grid() -> dict:
             "gradient_batch_size": 64,
             "controls": CONTROLS,
         },
+        "analysis": {"connectivity": ["parent", "methods"]},
     }
 
 
@@ -83,16 +86,6 @@ def workers_of(process: subprocess.Popen) -> list[int]:
         except (OSError, ValueError, IndexError):
             continue
     return found
-
-
-def bytes_of(folder: Path) -> dict[str, bytes]:
-    """Return every file of the results but those of the clock."""
-    apart = {*CLOCK_FILES, "logs"}
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not apart & {*path.relative_to(folder).parts}
-    }
 
 
 def kill(pid: int) -> None:
@@ -135,26 +128,22 @@ def main() -> None:
     if start(root / "undisturbed").wait():
         raise SystemExit(f"the undisturbed grid failed: see {root / 'undisturbed.log'}")
     undisturbed_seconds = time.monotonic() - began
-    expected = bytes_of(root / "undisturbed")
-    grids, compared, differences = 0, 0, []
+    files = len(contents(root / "undisturbed"))
+    grids, compared, differing = 0, 0, []
     while sum(counts.values()) < options.kills:
         folder = root / f"killed{grids}"
         disturbed(folder, rng, counts)
-        found = bytes_of(folder)
         grids += 1
-        compared += len(expected)
-        differences += [
-            f"{folder.name}/{name}"
-            for name in sorted(expected.keys() | found.keys())
-            if expected.get(name) != found.get(name)
-        ]
-        print(f"{counts}, {grids} grids, {len(differences)} differences", file=sys.stderr, flush=True)
-        if not differences:
+        compared += files
+        found = differences(root / "undisturbed", folder)
+        differing += [f"{folder.name}/{name}" for name in found]
+        print(f"{counts}, {grids} grids, {len(differing)} differences", file=sys.stderr, flush=True)
+        if not found:
             shutil.rmtree(folder)
     results = {"kills": sum(counts.values()), **counts, "grids": grids, "files_compared": compared}
-    results |= {"differences": len(differences), "undisturbed_seconds": round(undisturbed_seconds, 1)}
-    report({**results, "first_differences": differences[:5]}, options.json)
-    sys.exit(bool(differences))
+    results |= {"differences": len(differing), "undisturbed_seconds": round(undisturbed_seconds, 1)}
+    report({**results, "first_differences": differing[:5]}, options.json)
+    sys.exit(bool(differing))
 
 
 main()

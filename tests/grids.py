@@ -1,4 +1,4 @@
-"""Result files of a whole grid, written in seconds by the store's own functions: what a run would measure is made up."""
+"""Folders of results: what of two must be alike; and whole grids written in seconds by the store's own functions, made up."""
 
 import jax
 import numpy as np
@@ -15,6 +15,22 @@ SIZES = {"Pendulum-v1": (3, 1), "drawer-close-v3": (39, 4), "door-close-v3": (39
 BEST = {"Pendulum-v1": (-1500.0, -150.0)}
 """Returns of the untrained and the dense agent."""
 SKILL = {"magnitude": 0.85, "gradient": 0.6, "taylor": 0.9, "random": 0.3, "shuffled": 0.8}
+
+
+def contents(folder):
+    """Return the bytes of all files that have to repeat, by path; whatever was left behind is among them."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        names = path.relative_to(folder).parts
+        if path.is_file() and not {*names} & {*store.CLOCK_FILES, "logs"}:
+            found["/".join(names)] = path.read_bytes()
+    return found
+
+
+def differences(one, other):
+    """Name the files that two folders do not have alike."""
+    one, other = contents(one), contents(other)
+    return [name for name in sorted(one.keys() | other.keys()) if one.get(name) != other.get(name)]
 
 
 def make_grid(tree, root, skip=()):

@@ -12,6 +12,7 @@ import time
 import pytest
 import yaml
 from conftest import SMALL
+from grids import contents, differences
 
 from lth.cli import main
 from lth.experiment import runner, store
@@ -51,22 +52,6 @@ class Blind(Stuck):
 for made in (Stuck, Blind):
     gymnasium.register(f"{made.__name__}-v0", made, max_episode_steps=200)
 """
-
-
-def contents(folder):
-    """Return the bytes of all files that have to repeat, by path; whatever was left behind is among them."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        names = path.relative_to(folder).parts
-        if path.is_file() and not {*names} & {*store.CLOCK_FILES, "logs"}:
-            found["/".join(names)] = path.read_bytes()
-    return found
-
-
-def differences(one, other):
-    """Name the files that two folders do not have alike."""
-    one, other = contents(one), contents(other)
-    return [name for name in sorted(one.keys() | other.keys()) if one.get(name) != other.get(name)]
 
 
 def workers_of(process):

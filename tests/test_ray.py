@@ -6,22 +6,11 @@ import time
 import pytest
 import yaml
 from conftest import SMALL
+from grids import contents, differences
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'", exc_type=ImportError)
 
 RESULTS = ("table.csv", "runs.csv")
-
-
-def results(folder):
-    """Return the bytes of the tables and of all that repeats, by path."""
-    from lth.experiment import store
-
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        names = path.relative_to(folder).parts
-        if path.is_file() and not {*names} & {*store.CLOCK_FILES, "logs"}:
-            found["/".join(names)] = path.read_bytes()
-    return found
 
 
 @pytest.mark.filterwarnings("ignore")  # Ray's own
@@ -57,6 +46,5 @@ def test_a_cluster_that_loses_a_node_gives_the_bytes_of_one_machine(tmp_path, mo
     finally:
         ray.shutdown()
         cluster.shutdown()
-    here, there = (results(tmp_path / name) for name in ("here", "cluster"))
-    assert set(RESULTS) <= set(here)
-    assert [name for name in sorted(here.keys() | there.keys()) if here.get(name) != there.get(name)] == []
+    assert set(RESULTS) <= set(contents(tmp_path / "here"))
+    assert differences(tmp_path / "here", tmp_path / "cluster") == []
