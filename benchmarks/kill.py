@@ -3,9 +3,10 @@
     python benchmarks/kill.py [--json] [--kills 100] [--mean 30] [--seeds 3] [--steps 1500] [--folder DIR] [--seed 0]
 
 One task, three seeds, three methods, three sparsities, all controls and the lines between agents, two workers; every run trains
-under 10 seconds. The grid is made once undisturbed. Then it is made again in another folder while SIGKILL ends, at random moments `--mean` seconds apart on
-average, either one of the worker processes or everything, whereupon the same command is given again; and so on in fresh
-folders until there were `--kills` kills. Every file but those that tell of the clock is compared byte for byte.
+under 10 seconds. The grid is made once undisturbed. Then it is made again in another folder while SIGKILL ends, at random
+moments `--mean` seconds apart on average, either one of the worker processes or everything, whereupon the same command is
+given again; and so on in fresh folders until there were `--kills` kills. Every file but those that tell of the clock is
+compared byte for byte.
 """
 
 import contextlib
