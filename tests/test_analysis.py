@@ -462,6 +462,8 @@ def test_barriers(values):
     assert barrier(alphas, [-v for v in values], False) == barrier(alphas, values, True)
     assert barrier(alphas[::-1], values[::-1], True) == barrier(alphas, values, True)
     assert barrier(alphas, straight, True) <= 1e-9
+    with pytest.raises(InputError, match="both ends are needed"):
+        barrier([0.25, 0.5, 0.75], [1.0, 2.0, 3.0], True)
 
 
 # What a grid records

@@ -472,6 +472,11 @@ def test_another_tree_is_not_packed():
         pack(pattern, other)
     with pytest.raises(InputError):
         pack(pattern, {"output": params["output"]})
+    for theta in (jnp.ones(1), jnp.float32(1.0), pack(pattern, params)[1:]):
+        with pytest.raises(InputError, match="theta has shape"):
+            unpack(pattern, theta)
+    with pytest.raises(InputError, match="did you mean 'dense'"):
+        sparse_mlp(pattern, "Dense")
     assert obstacle(mask) == ""
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from lth import stats
+from lth.errors import InputError
 
 DARWIN = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]
 """Crossed minus self-fertilised maize, in eighths of an inch (Fisher 1935, The Design of Experiments, section 21)."""
@@ -30,6 +31,20 @@ def test_few_pairs_cannot_be_significant():
     for pairs, least in ((1, 1.0), (2, 0.5), (3, 0.25), (5, 0.0625), (6, 0.03125)):
         assert stats.sign_flip_test(np.arange(1.0, pairs + 1)) == stats.smallest_p(pairs) == least
     assert stats.sign_flip_test([]) == stats.sign_flip_test([0.0, 0.0]) == 1.0
+
+
+@pytest.mark.parametrize("lost", [np.nan, np.inf])
+@pytest.mark.parametrize("pairs", [3, 50])
+def test_a_lost_run_is_no_difference(lost, pairs):
+    with pytest.raises(InputError, match="one of the runs was lost"):
+        stats.sign_flip_test([lost, *np.ones(pairs)])
+
+
+def test_no_number_of_pairs_is_promised_that_the_test_cannot_carry():
+    assert stats.pairs_needed([1.0, 2.0, 1.5], comparisons=1000, most=10) is None
+    # Beyond 36 pairs no p is below 1e-5, and the level is 2.5e-6; with 36 it would be 2^-35.
+    assert stats.pairs_needed([1.0, 2.0, 1.5], comparisons=20_000) <= stats.MOST_EXACT
+    assert stats.pairs_needed(np.tile([1.0, -0.7], 10), comparisons=20_000) is None
 
 
 def test_many_pairs_are_drawn_and_repeat():

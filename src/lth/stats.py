@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from scipy import stats
 
+from .errors import InputError
+
 Scores: TypeAlias = Sequence[np.ndarray]
 """One array of runs for each task."""
 
@@ -119,10 +121,15 @@ def sign_flip_test(differences: Any) -> float:
 
     >>> sign_flip_test([1.0, 2.0, 3.0])
     0.25
+
+    Raises:
+        InputError: a difference is not finite.
     """
     d = np.asarray(differences, np.float64)
     if d.size == 0:
         return 1.0
+    if not np.isfinite(d).all():
+        raise InputError("a difference is NaN or infinite, so no test can be made: one of the runs was lost")
     least = abs(d.sum()) - 1e-9 * np.abs(d).sum()  # sums that differ only by rounding are tied
     if d.size > MOST_EXACT:
         signs = np.random.default_rng(0).integers(0, 2, (FLIPS, d.size), dtype=np.int8)
@@ -168,8 +175,10 @@ def pairs_needed(differences: Any, comparisons: int = 1, most: int = 1000) -> in
     """
     d = np.asarray(differences, np.float64)
     level = LEVEL / comparisons
-    fewest = next(n for n in range(1, most) if smallest_p(n) <= level or n > MOST_EXACT)
-    if d.size < 2 or d.mean() == 0.0:
+    if smallest_p(MOST_EXACT + 1) > level:  # more pairs than are counted can never do
+        most = min(most, MOST_EXACT)
+    fewest = next((n for n in range(1, most) if smallest_p(n) <= level), None)
+    if d.size < 2 or d.mean() == 0.0 or fewest is None:
         return None
     spread = d.std(ddof=1)
     if spread <= 1e-9 * abs(d.mean()):

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from ..config import SACConfig
+from ..errors import InputError
 from ..sac.agent import SACState, functions, prepare_batch
 from ..sac.losses import actor_loss, critic_loss
 from ..types import Array, Batch
@@ -85,7 +86,14 @@ def barrier(alphas: Sequence[float], values: Sequence[float], higher_is_better: 
     11.0
     >>> barrier([0.0, 0.5, 1.0], [10.0, 4.0, 20.0], higher_is_better=False)
     0.0
+
+    Raises:
+        InputError: 0 or 1 is not among the alphas.
     """
+    if not {0.0, 1.0} <= {*map(float, alphas)}:
+        raise InputError(
+            f"the line goes from alpha 0 to 1, and both ends are needed; these are {[*map(float, alphas)]}"
+        )
     order = np.argsort(alphas)
     at, value = np.asarray(alphas, float)[order], np.asarray(values, float)[order]
     rise = value - ((1.0 - at) * value[0] + at * value[-1])

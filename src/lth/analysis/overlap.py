@@ -50,21 +50,25 @@ def overlap(mask: Mask, other: Mask) -> list[Overlap]:
     """
     first, second = (
         {
-            layer_of(name): np.asarray(leaf).astype(bool, copy=False)
+            name: np.asarray(leaf).astype(bool, copy=False)
             for name, leaf in named_leaves(tree).items()
             if is_weight(name, leaf)
         }
         for tree in (mask, other)
     )
-    counts = {}
+    counts: dict[str, list[tuple[int, int, int, int]]] = {}
     for name, a in first.items():
         if name in second and a.shape == second[name].shape:
             kept, kept_other = int(np.count_nonzero(a)), int(np.count_nonzero(second[name]))
-            if min(kept, kept_other) < a.size:
-                counts[name] = (a.size, kept, kept_other, int(np.count_nonzero(a & second[name])))
+            both = int(np.count_nonzero(a & second[name]))
+            counts.setdefault(layer_of(name), []).append((a.size, kept, kept_other, both))
+    counts = {layer: some for layer, some in counts.items() if any(min(c[1:3]) < c[0] for c in some)}
     if not counts:
         return []
-    return [compare("", list(counts.values())), *(compare(name, [count]) for name, count in counts.items())]
+    return [
+        compare("", [count for some in counts.values() for count in some]),
+        *(compare(layer, some) for layer, some in counts.items()),
+    ]
 
 
 def compare(layer: str, counts: list[tuple[int, int, int, int]]) -> Overlap:

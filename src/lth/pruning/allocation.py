@@ -54,14 +54,14 @@ def erk_counts(shapes: Sequence[Sequence[int]], sparsity: float) -> list[int]:
     >>> erk_counts([(10, 100), (100, 100), (100, 1)], 0.8)
     [248, 8632, 0]
     """
-    sizes = [math.prod(shape) for shape in shapes]
+    sizes, widths = [math.prod(shape) for shape in shapes], [sum(shape) or 1 for shape in shapes]
     to_keep = sum(sizes) - pruned_count(sum(sizes), sparsity)
     whole: set[int] = set()
     while True:
         free = [i for i in range(len(sizes)) if i not in whole]
         budget = to_keep - sum(sizes[i] for i in whole)
-        total = sum(sum(shapes[i]) for i in free)
-        keep = {i: budget * sum(shapes[i]) / total for i in free}
+        total = sum(widths[i] for i in free)
+        keep = {i: budget * widths[i] / total for i in free}
         over = {i for i in free if keep[i] > sizes[i]}
         if not over:
             break
@@ -82,11 +82,18 @@ def not_below(counts: Sequence[int], already_pruned: Sequence[int]) -> list[int]
     >>> not_below([50, 12], [49, 13])
     [49, 13]
     """
-    counts, total = [max(pair) for pair in zip(counts, already_pruned, strict=True)], sum(counts)
-    for _ in range(sum(counts) - max(total, sum(already_pruned))):
-        i = max(range(len(counts)), key=lambda i: counts[i] - already_pruned[i])
-        counts[i] -= 1
-    return counts
+    spare = [max(count - before, 0) for count, before in zip(counts, already_pruned, strict=True)]
+    left = max(sum(counts) - sum(already_pruned), 0)
+    # Those with most to spare give first: down to a level, and the first few of them one more.
+    low, high = 0, max(spare, default=0)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if sum(min(s, middle) for s in spare) >= left else (middle + 1, high)
+    missing = sum(min(s, low) for s in spare) - left
+    lowered = [min(s, low) for s in spare]
+    for i in [i for i, s in enumerate(lowered) if s == low][:missing]:
+        lowered[i] -= 1
+    return [before + s for before, s in zip(already_pruned, lowered, strict=True)]
 
 
 def counts_by_layer(
@@ -106,12 +113,37 @@ def counts_by_layer(
     Raises:
         InputError: there is no such allocation, or a name is no layer's.
     """
+    return counts_by_round(allocation, shapes, sparsity, 1, layers)[0]
+
+
+def counts_by_round(
+    allocation: str | Mapping[str, float],
+    shapes: Sequence[Sequence[int]],
+    sparsity: float,
+    rounds: int,
+    layers: Sequence[str] = (),
+    path: str = "geometric",
+) -> list[list[int] | int]:
+    """Return `counts_by_layer` for each round of one of `PATHS`. Each sparsity that a mapping names has its own such path.
+
+    >>> counts_by_round({"b": 0.75}, [(4, 4), (4, 4)], 0.0, 2, ["a", "b"])
+    [[0, 8], [0, 12]]
+    """
+    sizes, way = [math.prod(shape) for shape in shapes], PATHS[path]
+    check_sparsity(sparsity)
+    if isinstance(allocation, str):
+        return [_counts(allocation, shapes, target) for target in way(sparsity, rounds)]
+    check_layer_names(allocation, layers, "the allocation", "here")
+    fitting = [[name for name in allocation if holds_layer(layer, name)] for layer in layers]
+    shares = [allocation[max(names, key=len)] if names else sparsity for names in fitting]
+    for share in shares:
+        check_sparsity(share)
+    targets = zip(*(way(share, rounds) for share in shares), strict=True)
+    return [[pruned_count(size, share) for size, share in zip(sizes, now, strict=True)] for now in targets]
+
+
+def _counts(allocation: str, shapes: Sequence[Sequence[int]], sparsity: float) -> list[int] | int:
     sizes = [math.prod(shape) for shape in shapes]
-    if not isinstance(allocation, str):
-        check_layer_names(allocation, layers, "the allocation", "here")
-        fitting = [[name for name in allocation if holds_layer(layer, name)] for layer in layers]
-        shares = [allocation[max(names, key=len)] if names else sparsity for names in fitting]
-        return [pruned_count(size, share) for size, share in zip(sizes, shares, strict=True)]
     if allocation == "global":
         return pruned_count(sum(sizes), sparsity)
     if allocation == "layer":

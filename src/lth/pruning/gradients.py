@@ -1,7 +1,6 @@
 """What criteria need to know of a loss: gradients gathered over batches, in one compiled loop."""
 
-import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -39,9 +38,10 @@ def accumulate(
             found = gradient(draw(i))
             finite = jnp.stack([jnp.isfinite(g).all() for g in jax.tree.leaves(found)])
             first_bad = jnp.where(finite, first_bad, jnp.minimum(first_bad, i))
-            return jax.tree.map(lambda s, g: s + each(g), sums, found), first_bad
+            return jax.tree.map(lambda s, g: s + each(g.astype(s.dtype)), sums, found), first_bad
 
-        zeros = jax.tree.map(jnp.zeros_like, params)
+        # Sums of half precision would stop growing after a few hundred batches, and squares vanish.
+        zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)), params)
         none_bad = jnp.broadcast_to(num_batches, (len(jax.tree.leaves(params)),))
         return jax.lax.fori_loop(0, num_batches, one, (zeros, none_bad))
 
@@ -55,7 +55,7 @@ def accumulate(
     each = {"mean_abs": jnp.abs, "mean_square": jnp.square}.get(statistic, lambda g: g)
     sums, first_bad = total(lambda batch: gradient(params, batch), each)
     if statistic == "hessian_gradient":
-        direction = mean(sums)
+        direction = jax.tree.map(lambda p, g: g.astype(p.dtype), params, mean(sums))
 
         def along(batch: Any) -> Params:
             return jax.jvp(lambda p: gradient(p, batch), (params,), (direction,))[1]
@@ -63,12 +63,6 @@ def accumulate(
         sums, worse = total(along, each)
         first_bad = jnp.where(jnp.all(first_bad == num_batches), worse, first_bad)
     return mean(sums), first_bad
-
-
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _over_stack(loss: Loss, params: Params, stack: Any, statistic: str) -> tuple[Params, jax.Array]:
-    n = jnp.asarray(jax.tree.leaves(stack)[0].shape[0], jnp.int32)
-    return accumulate(loss, params, lambda i: jax.tree.map(lambda leaf: leaf[i], stack), n, statistic)
 
 
 def gradient_statistic(
@@ -93,31 +87,61 @@ def gradient_statistic(
         num_batches: how many batches of `batch_size` are sampled, of a replay buffer.
         batch_size: see `num_batches`.
 
+    Returns:
+        A tree like `params`; float32 for half precision, in which sums would stop growing.
+
     Raises:
-        InputError: there is no such statistic; there are no batches, or their shapes differ (naming the batch); a
-            gradient is not finite (naming the leaf and the first bad batch).
+        InputError: there is no such statistic; there are no batches, or their shapes differ (naming the batch); a leaf is no
+            float; a gradient is not finite (naming the leaf and the first bad batch).
+    """
+    return gatherer(loss, batches, statistic, num_batches, batch_size)(params)
+
+
+def gatherer(
+    loss: Loss, batches: Any, statistic: str = "mean_abs", num_batches: int = 100, batch_size: int = 256
+) -> Callable[[Params], Params]:
+    """Return `gradient_statistic` as a function of the parameters, which is compiled once.
+
+    The loss is traced anew for each gatherer, because it may read what changes from one to the next, as a critic's loss
+    reads target networks.
     """
     if statistic not in STATISTICS:
         raise InputError(
             f"there is no statistic {statistic!r}; there are {', '.join(STATISTICS)}{nearest(statistic, STATISTICS)}"
         )
-    stack = _stacked(
-        [batches.sample(batch_size) for _ in range(num_batches)] if hasattr(batches, "sample") else batches
-    )
-    found, first_bad = _over_stack(loss, params, stack, statistic)
-    if not isinstance(first_bad, jax.core.Tracer):
-        n, bad = jax.tree.leaves(stack)[0].shape[0], np.asarray(first_bad)
-        if (bad < n).any():
-            name = list(named_leaves(params))[int(bad.argmin())]
-            raise InputError(
-                f"NaN gradients: that of {name!r} is not finite, first in batch {int(bad.min())} of {n}. Check the "
-                "parameters and that batch, or lower the scale of the loss."
-            )
-    return found
+    sampled = hasattr(batches, "sample")
+    given = None if sampled else _stacked(batches)
+
+    @jax.jit
+    def over(params: Params, stack: Any) -> tuple[Params, jax.Array]:
+        n = jnp.asarray(jax.tree.leaves(stack)[0].shape[0], jnp.int32)
+        return accumulate(loss, params, lambda i: jax.tree.map(lambda leaf: leaf[i], stack), n, statistic)
+
+    def gather(params: Params) -> Params:
+        for name, leaf in named_leaves(params).items():
+            if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+                raise InputError(
+                    f"the leaf {name!r} is {jnp.result_type(leaf)}, and gradients are taken by floats only"
+                )
+        stack = _stacked([batches.sample(batch_size) for _ in range(num_batches)]) if sampled else given
+        found, first_bad = over(params, stack)
+        if not isinstance(first_bad, jax.core.Tracer):
+            n, bad = jax.tree.leaves(stack)[0].shape[0], np.asarray(first_bad)
+            if (bad < n).any():
+                name = list(named_leaves(params))[int(bad.argmin())]
+                raise InputError(
+                    f"NaN gradients: that of {name!r} is not finite, first in batch {int(bad.min())} of {n}. Check the "
+                    "parameters and that batch, or lower the scale of the loss."
+                )
+        return found
+
+    return gather
 
 
 def _stacked(batches: Iterable[Any]) -> Any:
     """Stack batches leaf by leaf along a new first axis."""
+    if isinstance(batches, Mapping):
+        raise InputError("the batches are one mapping; put it into a list if it is one batch: [batch]")
     batches = list(batches)
     if not batches or not jax.tree.leaves(batches[0]):
         raise InputError("there are no batches to take gradients over; give at least one, as a pytree of arrays")
@@ -128,6 +152,10 @@ def _stacked(batches: Iterable[Any]) -> Any:
                 f"batch {i} has arrays of shapes {found}, batch 0 of {shapes[0]}, but one loop goes over them all. Is it "
                 "the short one at the end? Leave it out."
             )
+    structures: list[Any] = [jax.tree.structure(batch) for batch in batches]
+    for i, structure in enumerate(structures):
+        if structure != structures[0]:
+            raise InputError(f"batch {i} is another kind of tree than batch 0: {structure}, {structures[0]}")
     if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(batches[0])):
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
     return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *batches)

@@ -21,8 +21,6 @@ from .layers import Prunable, layer_of, named_leaves, prunable_leaves
 
 def _ordered_bits(x: jax.Array) -> jax.Array:
     """Map floats to unsigned integers of the same order (IEEE 754), with -0.0 equal to 0.0."""
-    if x.dtype.itemsize < 4:
-        x = x.astype(jnp.float32)  # exact for bfloat16 and float16
     unsigned = jnp.uint32 if x.dtype.itemsize == 4 else jnp.uint64
     bits = jax.lax.bitcast_convert_type(x, unsigned)
     sign = jnp.array(1, unsigned) << (x.dtype.itemsize * 8 - 1)
@@ -61,6 +59,12 @@ def _lowest(
     return below, marked(jnp.equal, threshold), counts - _per_group(below, groups)
 
 
+def _in_one_type(leaves: Sequence[Array]) -> list[jax.Array]:
+    """Cast floats to the widest type among them, at least float32, so that their bits compare; this is exact."""
+    widest = jnp.result_type(jnp.float32, *leaves)
+    return [jnp.asarray(leaf, widest) for leaf in leaves]
+
+
 def lowest(
     scores: list[Array], weights: list[Array], among: list[Array], groups: Sequence[int], counts: Array
 ) -> list[jax.Array]:
@@ -75,12 +79,12 @@ def lowest(
         groups: the number of each leaf's group, from 0.
         counts: (number of groups,) int32, each at most the number of marked elements.
     """
-    below, tied, needed = _lowest([_ordered_bits(x) for x in scores], among, groups, counts)
+    below, tied, needed = _lowest([_ordered_bits(x) for x in _in_one_type(scores)], among, groups, counts)
 
     def by_weight() -> list[jax.Array]:
         chosen, still_tied, missing = [jnp.zeros_like(leaf) for leaf in tied], tied, needed
         if weights is not scores:  # else what is tied by score is tied by weight
-            bits = [_ordered_bits(jnp.abs(leaf)) for leaf in weights]
+            bits = [_ordered_bits(jnp.abs(leaf)) for leaf in _in_one_type(weights)]
             chosen, still_tied, missing = _lowest(bits, tied, groups, needed)
         later = [jnp.int32(0)] * (max(groups) + 1)
         for i in reversed(range(len(groups))):
@@ -160,8 +164,12 @@ def pruned_counts(
     mask: Mask, exclude: Sequence[str] = (), prunable: Prunable | None = None
 ) -> dict[str, tuple[int, int]]:
     """Return, for each prunable layer by name, how many weights are pruned and how many there are."""
-    leaves = zip(named_leaves(mask).items(), prunable_leaves(mask, exclude, prunable), strict=True)
-    return {layer_of(name): (int(np.sum(np.asarray(leaf) == 0)), leaf.size) for (name, leaf), flag in leaves if flag}
+    counts: dict[str, tuple[int, int]] = {}
+    for (name, leaf), flag in zip(named_leaves(mask).items(), prunable_leaves(mask, exclude, prunable), strict=True):
+        if flag:
+            pruned, size = counts.get(layer_of(name), (0, 0))
+            counts[layer_of(name)] = pruned + int(np.sum(np.asarray(leaf) == 0)), size + leaf.size
+    return counts
 
 
 def compute_sparsity(mask: Mask, exclude: Sequence[str] = ()) -> float:
@@ -249,20 +257,19 @@ def keep_pruned_at_zero(inner: optax.GradientTransformation) -> optax.GradientTr
 def set_mask(state: MaskedState, mask: Mask, params: Params) -> MaskedState:
     """Put a mask into the state of `keep_pruned_at_zero` and zero the pruned weights' share of the inner state.
 
-    Every part of the inner state with the structure of `params` (Adam's two moments) is masked; counters are not.
+    Masked is every array of the inner state whose path ends in a parameter's and whose shape is that parameter's: Adam's two
+    moments, within optax.masked and multi_transform too. Counters are not, nor the sums over rows and columns of Adafactor.
     """
     kept = jax.tree.map(lambda m: jnp.asarray(m) != 0, mask)
-    masked = map_like(jax.tree.structure(params), lambda moments: apply_mask(moments, kept), state.inner)
-    return state._replace(mask=kept, inner=masked)
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    by_path = dict(zip(paths, jax.tree.leaves(kept), strict=True))
 
+    def masked(path: tuple[Any, ...], leaf: Any) -> Any:
+        ends = (path[i:] for i in range(len(path) + 1))
+        own = next((by_path[end] for end in ends if end in by_path), None)
+        return leaf if own is None or own.shape != jnp.shape(leaf) else apply_mask(leaf, own)
 
-def map_like(treedef: Any, change: Callable[[Any], Any], tree: Any) -> Any:
-    """Change those parts of a tree that have a structure, such as an optimiser's moments, and leave the rest as it is."""
-
-    def like(node: Any) -> bool:
-        return bool(jax.tree.structure(node) == treedef)
-
-    return jax.tree.map(lambda node: change(node) if like(node) else node, tree, is_leaf=like)
+    return state._replace(mask=kept, inner=jax.tree_util.tree_map_with_path(masked, state.inner))
 
 
 def check_same_structure(tree: Any, params: Params, what: str, like: str = "the network's") -> None:

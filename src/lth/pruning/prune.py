@@ -11,9 +11,9 @@ import numpy as np
 
 from ..errors import InputError, nearest
 from ..types import Mask, Params
-from .allocation import check_sparsity, counts_by_layer, geometric, not_below
+from .allocation import check_sparsity, counts_by_round, not_below
 from .criteria import CRITERIA, Criterion
-from .gradients import Loss, gradient_statistic
+from .gradients import Loss, gatherer
 from .layers import Prunable, layer_of, named_leaves, prunable_leaves
 from .masks import apply_mask, check_mask_values, check_same_structure, emptied_layers, prune_lowest
 
@@ -88,7 +88,7 @@ def prune(
     leaves = [(name, leaf) for (name, leaf), flag in zip(named_leaves(params).items(), flags, strict=True) if flag]
     shapes, layers = [jnp.shape(leaf) for _, leaf in leaves], [layer_of(name) for name, _ in leaves]
     rounds = row.rounds if rounds is None else rounds
-    if rounds < 1:
+    if isinstance(rounds, bool) or not isinstance(rounds, int | np.integer) or rounds < 1:
         raise InputError(f"rounds is {rounds!r}, and has to be a whole number of at least 1")
     statistic = _source(criterion, row, params, loss, batches, gradients, key, flags)
     _check_finite(params, "parameters", flags)
@@ -96,19 +96,32 @@ def prune(
         check_same_structure(prev_mask, params, "prev_mask", "the parameters'")
         if not _traced(prev_mask):
             check_mask_values(prev_mask, "prev_mask")
-    mask = prev_mask
-    for target in geometric(sparsity, rounds):
+    mask, pruned = prev_mask, _pruned(prev_mask, flags)
+    for counts in counts_by_round(allocation, shapes, sparsity, int(rounds), layers):
         left = params if mask is None else apply_mask(params, mask)
         scores = _scores(row.score)(left, statistic(left))
         _check_scores(scores, criterion, flags, rising=row.statistic == "flow")
-        counts = counts_by_layer(allocation, shapes, target, layers)
-        if mask is not None and not isinstance(counts, int):
-            before = zip(jax.tree.leaves(mask), flags, strict=True)
-            counts = not_below(counts, [int(np.sum(np.asarray(leaf) == 0)) for leaf, flag in before if flag])
+        if isinstance(counts, list) and isinstance(allocation, str):
+            if pruned is None:
+                raise InputError(
+                    f"how many weights each layer loses by the allocation {allocation} depends on what prev_mask prunes already, "
+                    "so prev_mask cannot be traced: give it as an array from outside of jit and vmap, or allocation='global'"
+                )
+            counts = pruned = not_below(counts, pruned)
         mask = prune_lowest(jax.tree.map(jnp.negative, scores) if invert else scores, params, flags, counts, mask)
     if collapse != "allow" and not _traced(mask):
         check_collapse(mask, collapse, exclude, prunable)
     return mask
+
+
+def _pruned(mask: Mask | None, flags: Sequence[bool]) -> list[int] | None:
+    """Count what is pruned of each prunable leaf; None where the mask is traced."""
+    if mask is None:
+        return [0] * sum(flags)
+    if _traced(mask):
+        return None
+    leaves = zip(jax.tree.leaves(mask), flags, strict=True)
+    return [int(np.sum(np.asarray(leaf) == 0)) for leaf, flag in leaves if flag]
 
 
 def check_collapse(
@@ -164,8 +177,7 @@ def _source(
             f"method {criterion!r} needs gradients: give `loss` and `batches`, or `gradients`, which `gradient_statistic(..., "
             f"{row.statistic!r})` computes, and for a SAC agent `lth.gradient_pruning.agent_statistic`"
         )
-    name, kept = row.statistic, batches if hasattr(batches, "sample") else list(batches)
-    return lambda left: gradient_statistic(loss, left, kept, name)
+    return gatherer(loss, batches, row.statistic)
 
 
 def random_scores(params: Params, key: jax.Array) -> Params:
@@ -178,8 +190,12 @@ def random_scores(params: Params, key: jax.Array) -> Params:
 
 @functools.cache
 def _scores(score: Callable[..., Any]) -> Callable[[Params, Params], Params]:
-    """Compile a criterion over whole trees."""
-    return jax.jit(lambda params, statistic: jax.tree.map(score, params, statistic))
+    """Compile a criterion over whole trees. Products of half precision overflow, so they are taken in float32 at least."""
+
+    def wide(leaf: Any) -> jax.Array:
+        return jnp.asarray(leaf, jnp.promote_types(jnp.result_type(leaf), jnp.float32))
+
+    return jax.jit(lambda params, statistic: jax.tree.map(lambda w, s: score(wide(w), wide(s)), params, statistic))
 
 
 def _traced(tree: Any) -> bool:
@@ -197,7 +213,7 @@ def _check_scores(scores: Params, criterion: str, flags: Sequence[bool], rising:
         if not flag or isinstance(leaf, jax.core.Tracer):
             continue
         values = np.asarray(leaf)
-        if np.isnan(values).any() or (rising and np.isinf(values).any()):
+        if not np.isfinite(values).all():
             raise InputError(f"the {criterion} scores of {name!r} are NaN or overflow; scale the loss down")
         if rising and (values < 0).any():
             raise InputError(

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import InputError, nearest
 from ..types import Array, Mask, Params
-from .allocation import PATHS, check_sparsity, counts_by_layer, not_below
+from .allocation import PATHS, counts_by_round, not_below
 from .layers import Prunable, layer_of, named_leaves, prunable_leaves
 from .masks import lowest, prune_to
 
@@ -61,8 +61,9 @@ def _replaced(mask: Mask, params: Params, growth: list[Array], share: Array, pru
     """
     kept, sizes = jax.tree.leaves(mask), [jnp.abs(leaf) for leaf in jax.tree.leaves(params)]
     each = range(len(kept))
-    replaced = [jnp.where(prunable[i], jnp.floor(share * jnp.sum(leaf)), 0) for i, leaf in enumerate(kept)]
-    counts = jnp.stack(replaced).astype(jnp.int32)
+    among = jnp.stack([jnp.where(prunable[i], jnp.sum(leaf, dtype=jnp.int32), 0) for i, leaf in enumerate(kept)])
+    # 2.9999998 is a rounded 3.
+    counts = jnp.minimum(jnp.floor(share * among * (1 + 1e-6)).astype(jnp.int32), among)
     gone = lowest(sizes, sizes, kept, each, counts)
     kept = [k & ~g for k, g in zip(kept, gone, strict=True)]
     empty = [~leaf for leaf in kept]
@@ -79,7 +80,7 @@ class Set(NamedTuple):
     until: Array  # () int32: and no more from this update on
     fraction: Array  # () float32: the share of each layer's kept weights that is replaced
     prunable: Array  # (leaves,) bool
-    key: Array  # (2,) uint32
+    key: Array  # (2,) uint32, a threefry key
 
     @property
     def instead_of_a_step(self) -> bool:
@@ -98,7 +99,8 @@ class Set(NamedTuple):
         """Return the next mask, of as many weights in each layer."""
         del gradients
         leaves = jax.tree.leaves(mask)
-        keys = jax.random.split(jax.random.fold_in(jax.random.wrap_key_data(self.key), self.step), len(leaves))
+        key = jax.random.fold_in(jax.random.wrap_key_data(self.key, impl="threefry2x32"), self.step)
+        keys = jax.random.split(key, len(leaves))
         growth = [jax.random.uniform(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
         return _replaced(mask, params, growth, self.fraction, self.prunable)
 
@@ -158,7 +160,6 @@ def prune_at(
     Raises:
         InputError: as `prune`; there is no such path; `at` is not rising from 1 or more.
     """
-    check_sparsity(sparsity)
     if path not in PATHS:
         raise InputError(f"there is no path {path!r}; there are {', '.join(PATHS)}{nearest(path, PATHS)}")
     steps = np.asarray(list(at), np.int64)
@@ -168,12 +169,11 @@ def prune_at(
     leaves = [(name, np.shape(x)) for (name, x), flag in zip(named_leaves(params).items(), flags, strict=True) if flag]
     shapes, layers = [shape for _, shape in leaves], [layer_of(name) for name, _ in leaves]
     rows: list[list[int]] = []
-    for target in PATHS[path](sparsity, len(steps)):
-        counts = counts_by_layer(allocation, shapes, target, layers)
+    for counts in counts_by_round(allocation, shapes, sparsity, len(steps), layers, path):
         if isinstance(counts, int):
             rows.append([counts])
         else:
-            rows.append(not_below(counts, rows[-1]) if rows else counts)
+            rows.append(not_below(counts, rows[-1]) if rows and isinstance(allocation, str) else counts)
     table = np.zeros((len(rows), 1 if isinstance(counts, int) else len(flags)), np.int32)
     table[:, [True] if isinstance(counts, int) else flags] = rows
     return _on_device(PruneAt(_ZERO, steps.astype(np.int32), table, flags))
@@ -194,7 +194,7 @@ def sparse_evolution(
         InputError: a number is out of its range, or as `prunable_leaves`.
     """
     flags = np.array(prunable_leaves(params, exclude, prunable))
-    return _on_device(Set(_ZERO, *_numbers(every, until, fraction), flags, jax.random.key_data(key)))
+    return _on_device(Set(_ZERO, *_numbers(every, until, fraction), flags, jax.random.bits(key, (2,), jnp.uint32)))
 
 
 def rigl(
@@ -221,7 +221,8 @@ def _on_device(schedule: Any) -> Any:
 
 
 def _numbers(every: int, until: int, fraction: float) -> tuple[Array, Array, Array]:
-    if not (0 < every < 2**31 and 0 < until < 2**31 and 0 < fraction < 1):
+    whole = all(isinstance(number, int | np.integer) for number in (every, until))
+    if not whole or not (0 < every < 2**31 and 0 < until < 2**31 and 0 < fraction < 1):
         raise InputError(
             f"every is {every}, until {until} and fraction {fraction}: the first two count updates, at least 1, and the "
             "third is a share between 0 and 1"

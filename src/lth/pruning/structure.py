@@ -13,8 +13,9 @@ import numpy as np
 
 from ..errors import InputError
 from ..types import Array, Mask, Params
-from .allocation import pruned_count
+from .allocation import check_sparsity, pruned_count
 from .layers import Prunable, layer_of, named_leaves, prunable_leaves
+from .masks import check_same_structure
 
 Chain = Sequence[tuple[Array, Array]]
 
@@ -45,16 +46,20 @@ def n_of_m_mask(
         prunable: as for `prune`.
 
     Raises:
-        InputError: not 0 <= n <= m, or as `prunable_leaves`.
+        InputError: not 0 <= n <= m, a layer has no such axis, the scores do not fit, or as `prunable_leaves`.
     """
     if not 0 <= n <= m or m < 1:
         raise InputError(f"{n} of {m} weights cannot be kept; as in 2 of 4, the first is at most the second")
     flags = prunable_leaves(params, exclude, prunable)
     leaves = named_leaves(params)
+    if scores is not None:
+        check_same_structure(scores, params, "the scores' tree", "the parameters'")
     scored = [abs(leaf) for leaf in leaves.values()] if scores is None else jax.tree.leaves(scores)
     mask, uneven = [], []
     for (name, leaf), score, flag in zip(leaves.items(), scored, flags, strict=True):
         kept = np.ones(leaf.shape, leaf.dtype)
+        if flag and not -leaf.ndim <= axis < leaf.ndim:
+            raise InputError(f"{name!r} has {leaf.ndim} axes, and so no axis {axis}, along which {n} of {m} are kept")
         if flag and leaf.shape[axis] % m:
             uneven.append(f"{layer_of(name)} ({leaf.shape[axis]})")
         elif flag:
@@ -81,6 +86,7 @@ def neuron_masks(chain: Chain, sparsity: float, scores: Sequence[Array] | None =
         InputError: the chain's shapes do not fit each other, or the sparsity is outside [0, 1].
     """
     check_chain(chain)
+    check_sparsity(sparsity)
     masks = [(np.ones(np.shape(kernel), np.float32), np.ones(np.shape(bias), np.float32)) for kernel, bias in chain]
     for i, (kernel, _) in enumerate(chain[:-1]):
         of_weights = np.abs(np.asarray(kernel, np.float64)) if scores is None else np.asarray(scores[i], np.float64)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..pruning.masks import MaskedState, map_like
+from ..pruning.masks import MaskedState
 from ..sparse import Pattern, make_pattern, pack, unpack
 from .agent import Patterns, SACState
 
@@ -27,7 +27,11 @@ def pack_state(patterns: Patterns, state: SACState) -> SACState:
     """Replace each network's parameters, targets and moments by the vector of those that are kept, and drop the masks."""
 
     def packed(pattern: Pattern, opt: MaskedState) -> MaskedState:
-        return MaskedState(None, map_like(pattern.treedef, lambda tree: pack(pattern, tree), opt.inner))
+        def moments(node: Any) -> bool:
+            return bool(jax.tree.structure(node) == pattern.treedef)
+
+        inner = jax.tree.map(lambda node: pack(pattern, node) if moments(node) else node, opt.inner, is_leaf=moments)
+        return MaskedState(None, inner)
 
     return state._replace(
         actor_params=pack(patterns.actor, state.actor_params),

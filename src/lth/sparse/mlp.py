@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, nearest
 from ..types import Params
 from . import native
 from .pattern import Layout, Pattern, unpack
@@ -30,8 +30,12 @@ def sparse_mlp(pattern: Pattern, backend: str = "native") -> Callable[..., jax.A
 
     Raises:
         native.Unavailable: there is no native backend here.
-        InputError: when the function is called with other shapes or types.
+        InputError: there is no such backend; or, when the function is called, shapes or types are others.
     """
+    if backend not in ("native", "dense"):
+        raise InputError(
+            f"there is no backend {backend!r}; there are native and dense{nearest(backend, ('native', 'dense'))}"
+        )
     if backend == "dense":
         return lambda theta, *x: _dense(unpack(pattern, theta), jnp.concatenate(x, axis=1))
     native.load()  # now, and not only where it is traced, so that whoever asks learns it here

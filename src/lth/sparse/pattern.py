@@ -159,7 +159,13 @@ def pack(pattern: Pattern, params: Params) -> jax.Array:
 
 
 def unpack(pattern: Pattern, theta: jax.Array) -> Params:
-    """Put the kept weights back in their places; pruned ones are 0.0. The inverse of `pack`."""
+    """Put the kept weights back in their places; pruned ones are 0.0. The inverse of `pack`.
+
+    Raises:
+        InputError: theta is no vector of as many weights as the pattern keeps.
+    """
+    if jnp.shape(theta) != (pattern.layout.kept,):
+        raise InputError(f"theta has shape {jnp.shape(theta)}, and the pattern keeps {pattern.layout.kept} weights")
     sizes = [int(np.prod(shape)) for shape in pattern.shapes]
     flat = jnp.zeros(sum(sizes), theta.dtype).at[pattern.places].set(theta, unique_indices=True)
     pieces = jnp.split(flat, np.cumsum(sizes)[:-1])
