@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import yaml
 from conftest import SMALL
 
 import lth
+from lth.cli import main
 from lth.config import parse_config
 from lth.experiment import stages, store
 from lth.experiment.spec import grid, mask_spec, rows, run_path
@@ -151,6 +153,21 @@ def test_one_pool_and_sparsities_by_name(dense, small_config):
 def test_mistakes(pruning, message):
     with pytest.raises(lth.InputError, match=message):
         parse_config({**SMALL, "pruning": pruning})
+
+
+@pytest.mark.parametrize("method", ["gradual", "set", "rigl"])
+def test_a_mask_that_would_never_change_is_refused_before_anything_runs(tmp_path, capsys, method):
+    path = tmp_path / "config.yaml"
+    config = {**SMALL, "output_dir": str(tmp_path / "results")}
+    # 500 updates, up to 375 of which a mask changes.
+    for every, status in ((1000, 2), (376, 2), (375, 0 if method == "gradual" else 2), (374, 0)):
+        path.write_text(yaml.safe_dump({**config, "pruning": {"methods": [method], "mask_every": every}}))
+        assert main(["run", str(path), "--dry-run"]) == status
+        said = capsys.readouterr().err
+        assert ("would never change its mask" in said and "up to update 375 of the ticket's 500" in said) == bool(
+            status
+        )
+    assert not (tmp_path / "results").exists()
 
 
 def test_a_name_that_is_no_layers_is_refused(tmp_path):

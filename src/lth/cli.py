@@ -128,7 +128,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from .experiment.backend import recorded, settle
     from .experiment.runner import chosen, costs, run_grid
     from .experiment.spec import allocation_of
-    from .experiment.stages import named_layers
+    from .experiment.stages import check_schedules, named_layers
     from .report.analysis import save_analysis
     from .report.figures import save_plot
     from .report.findings import Runs
@@ -146,6 +146,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     console = _console()
     named_layers(config.sac, config.pruning.exclude, allocation_of(config))
+    check_schedules(config)
     for task in (*config.tasks, *config.pruning.transfer_from):
         envs.check_task(task)
     if arguments.dry_run:

@@ -35,7 +35,7 @@ from . import store
 from .analysis import AnalysisRow, agent_rows, mask_rows, stability_rows
 from .connectivity import connect
 from .events import event_log
-from .spec import INVERTED, ConnectivitySpec, DenseSpec, FileMask, MaskSpec, Spec, TicketSpec
+from .spec import INVERTED, ConnectivitySpec, DenseSpec, FileMask, MaskSpec, Spec, TicketSpec, rows
 
 Progress = Callable[[int, dict[str, float]], None]
 """Called with the environment step and the newest metrics after every segment."""
@@ -550,11 +550,11 @@ def scheduled(spec: TicketSpec, state: SACState) -> SACState:
     schedule = spec.schedule
     if schedule is None:
         return state
-    until = max(1, round(schedule.until * total_updates(spec.dense.training, spec.start)))
+    until = last_change(spec)
     exclude, allocation = named_layers(spec.dense.sac, schedule.exclude, schedule.allocation)
     for network, params in networks(state).items():
         if schedule.method == "gradual":
-            at = range(schedule.every, until + 1, schedule.every) or [until]
+            at = range(schedule.every, until + 1, schedule.every)
             sparsity = getattr(schedule.sparsity, network)
             found: Any = prune_at(params, sparsity, at, "cubic", allocation[network], exclude[network])
         elif schedule.method == "set":
@@ -565,6 +565,32 @@ def scheduled(spec: TicketSpec, state: SACState) -> SACState:
         opt = getattr(state, f"{network}_opt")._replace(schedule=found)
         state = state._replace(**{f"{network}_opt": opt})
     return state
+
+
+def check_schedules(config: Config) -> None:
+    """Raise InputError where a ticket's mask is to change in training and never would."""
+    for row in rows(config):
+        if isinstance(row.run, TicketSpec) and row.run.schedule:
+            last_change(row.run)
+
+
+def last_change(spec: TicketSpec) -> int:
+    """Return the update up to which a ticket's mask changes in training.
+
+    Raises:
+        InputError: it would never change.
+    """
+    schedule = spec.schedule
+    assert schedule is not None
+    updates = total_updates(spec.dense.training, spec.start)
+    until = round(schedule.until * updates)
+    if schedule.every >= until + (schedule.method == "gradual"):  # which changes its mask at the last update too
+        raise InputError(
+            f"{schedule.method} would never change its mask: it does so after every {schedule.every} updates "
+            f"(pruning.mask_every), up to update {until} of the ticket's {updates} (pruning.mask_until={schedule.until}). Lower "
+            "pruning.mask_every, or train for longer."
+        )
+    return until
 
 
 def rewound_buffer(root: Path, spec: TicketSpec, state: SACState) -> ReplayBuffer:
