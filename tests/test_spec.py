@@ -125,7 +125,7 @@ def test_overrides_and_files(tmp_path):
     assert load_config(path).pruning.sparsity[0].label() == "actor0.9-critic0.5"
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "configs/metaworld.yaml"])
+@pytest.mark.parametrize("name", ["config.yaml", "configs/metaworld.yaml", "configs/drawer-close.yaml"])
 def test_the_repositorys_configs_load(name):
     from conftest import ROOT
 
