@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .algorithms.base import Agent
+    from .algorithms.tickets import make_ticket
     from .errors import InputError, TrainingError
     from .experiment.store import Run, load, load_mask
     from .gradient_pruning import (
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from .pruning.masks import apply_mask, compute_sparsity, keep_pruned_at_zero, set_mask
     from .pruning.prune import prune
     from .replay import ReplayBuffer
-    from .sac.agent import Agent, make_ticket
+    from .saliency import gradient_statistics
 
 _HOMES = {
     "InputError": "errors",
@@ -38,14 +40,15 @@ _HOMES = {
     "random_mask": "pruning.controls",
     "shuffled_mask": "pruning.controls",
     "gradient_statistic": "pruning.gradients",
+    "gradient_statistics": "saliency",
     "apply_mask": "pruning.masks",
     "compute_sparsity": "pruning.masks",
     "keep_pruned_at_zero": "pruning.masks",
     "set_mask": "pruning.masks",
     "prune": "pruning.prune",
     "ReplayBuffer": "replay",
-    "Agent": "sac.agent",
-    "make_ticket": "sac.agent",
+    "Agent": "algorithms.base",
+    "make_ticket": "algorithms.tickets",
 }
 
 __all__ = [
@@ -59,6 +62,7 @@ __all__ = [
     "compute_gradients_from_batch",
     "compute_sparsity",
     "gradient_statistic",
+    "gradient_statistics",
     "keep_pruned_at_zero",
     "load",
     "load_mask",

@@ -145,10 +145,10 @@ def _run(arguments: argparse.Namespace) -> int:
     from .report.tidy import tidy_rows
 
     console = _console()
-    named_layers(config.sac, config.pruning.exclude, allocation_of(config))
+    named_layers(config.agent_config, config.pruning.exclude, allocation_of(config))
     check_schedules(config)
     for task in (*config.tasks, *config.pruning.transfer_from):
-        envs.check_task(task)
+        envs.check_task(task, config.agent_config)
     if arguments.dry_run:
         config = recorded(config)
         estimates = costs(config)

@@ -3,17 +3,19 @@
 Imports no JAX: the number of threads has to be read from the config before JAX starts.
 """
 
-import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from .algorithms import SACConfig
+from .algorithms.architecture import AgentConfig, config_class
 from .errors import InputError, nearest
+from .settings import Fraction, Positive, Settings, Whole, not_boolean
 
 GRADIENT_METHODS = ("gradient", "taylor", "fisher", "snip", "grasp")
 """Methods that need gradients over the replay buffer; their masks are called mask_gradient.pkl."""
@@ -34,20 +36,6 @@ REWOUND = ("optimizer", "normalizer", "temperature", "replay_buffer")
 """What can be put back beside the weights."""
 
 
-def _whole(value: Any) -> Any:
-    """Read 1e4 as the whole number that it is; YAML takes it for text."""
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            value = float(value)
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Whole = Annotated[int, BeforeValidator(_whole)]
-Positive = Annotated[Whole, Field(strict=True, gt=0, le=10**12)]
-Rate = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]
-Layers = Annotated[tuple[Annotated[int, Field(strict=True, gt=0, le=2**16)], ...], Field(max_length=32)]
-
-
 # What yaml.safe_load raises besides: of an impossible date or number, and of very deep nesting.
 _NO_YAML = (yaml.YAMLError, ValueError, OverflowError, RecursionError)
 
@@ -65,46 +53,7 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-class SACConfig(_Settings):
-    """`sac.*`: the agent. The defaults are those of the paper and of Stable-Baselines3, but for normalisation."""
-
-    actor_hidden: Layers = (256, 256)
-    """Sizes of the actor's hidden layers."""
-    critic_hidden: Layers = (256, 256)
-    """Sizes of each critic's hidden layers."""
-    critic_layer_norm: bool = False
-    """Layer normalisation after each hidden layer of the critics."""
-    actor_learning_rate: Rate = 3e-4
-    """Adam's learning rate for the actor."""
-    critic_learning_rate: Rate = 3e-4
-    """Adam's learning rate for the critics."""
-    alpha_learning_rate: Rate = 3e-4
-    """Adam's learning rate for the logarithm of the temperature."""
-    discount: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    """The discount factor, gamma."""
-    tau: Annotated[float, Field(gt=0, le=1)] = 0.005
-    """How far the target critics move towards the critics at each update (Polyak averaging)."""
-    initial_alpha: Rate = 1.0
-    """The temperature at the start; it is learned from there."""
-    target_entropy: Annotated[float, Field(ge=-1e30, le=1e30)] | None = None
-    """The entropy that the temperature aims at, in nats; null: minus the number of action dimensions."""
-    reward_scale: Rate = 1.0
-    """Rewards are multiplied by this in the losses; stored and reported rewards are raw."""
-    normalize_obs: bool = True
-    """Normalise observations by their running mean and variance, clipped to [-10, 10]."""
-    max_grad_norm: Rate | None = None
-    """Clip the gradients of actor and critics to this global norm; null: no clipping."""
-    buffer_size: Positive = 1_000_000
-    """How many transitions the replay buffer holds (never more than `training.env_steps`)."""
-
-
-class TrainingConfig(_Settings):
+class TrainingConfig(Settings):
     """`training.*`: the loop."""
 
     env_steps: Positive = 100_000
@@ -146,7 +95,7 @@ class TrainingConfig(_Settings):
         return self
 
 
-class EvaluationConfig(_Settings):
+class EvaluationConfig(Settings):
     """`evaluation.*`: the deterministic policy on episodes of its own."""
 
     every: Positive = 10_000
@@ -155,28 +104,57 @@ class EvaluationConfig(_Settings):
     """Episodes of one evaluation, the same ones in every run."""
 
 
-def _no_truth_value(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("a sparsity is a number from 0 to 1, not a truth value")
-    return value
+class Sparsity(Settings):
+    """The fraction of prunable weights that each network loses, by the network's name: `Sparsity(q=0.9)`."""
 
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Fraction] = Field(init=False)
 
-Fraction = Annotated[float, BeforeValidator(_no_truth_value), Field(ge=0, le=1)]
+    @property
+    def networks(self) -> dict[str, float]:
+        """The fractions by network, sorted by name."""
+        return dict(sorted((self.__pydantic_extra__ or {}).items()))
 
+    def __getitem__(self, network: str) -> float:
+        return self.networks[network]
 
-class Sparsity(_Settings):
-    """The fraction of prunable weights that each network loses."""
+    def __hash__(self) -> int:
+        return hash(tuple(self.networks.items()))
 
-    actor: Fraction
-    critic: Fraction
+    @property
+    def same(self) -> float | None:
+        """The fraction of all networks together, or None where they differ."""
+        values = set(self.networks.values())
+        return values.pop() if len(values) == 1 else None
 
     def label(self) -> str:
-        """Name it as in directories and tables: `0.8`, or `actor0.9-critic0.5`."""
-        return f"{self.actor:g}" if self.actor == self.critic else f"actor{self.actor:g}-critic{self.critic:g}"
+        """Name it as in directories and tables: `0.8`, or `<network>0.9-<other>0.5`."""
+        if self.same is not None:
+            return f"{self.same:g}"
+        return "-".join(f"{network}{value:g}" for network, value in self.networks.items())
+
+    @classmethod
+    def alike(cls, value: Any, networks: Sequence[str]) -> "Sparsity":
+        """Return the same sparsity for all networks."""
+        return cls(**dict.fromkeys(networks, value))
 
 
-def _sparsity(value: Any) -> Any:
-    return {"actor": value, "critic": value} if isinstance(value, int | float | str) else value
+def _sparsity(value: Any, info: ValidationInfo) -> Any:
+    """Read one number for all networks, or a number for each by name; the networks are the algorithm's."""
+    networks: Sequence[str] = (info.context or {}).get("networks", SACConfig.NETWORKS)
+    if isinstance(value, Sparsity):
+        value = value.networks
+    if not isinstance(value, Mapping):
+        return dict.fromkeys(networks, value) if isinstance(value, int | float | str) else value
+    for name in value:
+        if name not in networks:
+            raise ValueError(
+                f"unknown network {name!r}; the algorithm has {', '.join(networks)}{nearest(str(name), networks)}"
+            )
+    for name in networks:
+        if name not in value:
+            raise ValueError(f"no sparsity for the network {name!r}; give one for each of {', '.join(networks)}")
+    return value
 
 
 def _as_list(value: Any) -> Any:
@@ -199,7 +177,7 @@ def _rewind_points(value: Any) -> Any:
 RewindStep = Annotated[Whole, Field(strict=True, ge=0, le=10**12)] | Literal["none"]
 
 
-class PruningConfig(_Settings):
+class PruningConfig(Settings):
     """`pruning.*`: the masks."""
 
     methods: tuple[str, ...] = DEFAULT_METHODS
@@ -208,7 +186,7 @@ class PruningConfig(_Settings):
     sparsity: Annotated[
         tuple[Annotated[Sparsity, BeforeValidator(_sparsity)], ...], BeforeValidator(_as_list), Field(default=0.8)
     ]
-    """A number for actor and critic each, `{actor: a, critic: c}`, or a list of these."""
+    """One number for every network, a number for each by name (SAC and TD3: actor, critic; DQN: q), or a list of these."""
     exclude: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
     """Layers that stay dense, by any part of their path: `output`, `q1/layer_0`, `actor/layer_0`."""
     gradient_method: str = "taylor"
@@ -221,10 +199,10 @@ class PruningConfig(_Settings):
     """Which layers lose how much: decided by the scores of all layers together (`global`), the same share of each (`layer`),
     `erk`, or `{layer: sparsity}`, where layers that are not named have `sparsity`."""
     pool: Literal["apart", "together"] = "apart"
-    """Whether actor and critics each lose `sparsity` of their own weights, or both together lose it of all."""
+    """Whether each network loses `sparsity` of its own weights, or all networks together lose it of all."""
     rounds: Positive = 1
     """Iterative pruning: so many times prune, rewind and train, on the way to each `sparsity`. 1 is one-shot."""
-    rate: Annotated[float, BeforeValidator(_no_truth_value), Field(gt=0, lt=1)] | None = None
+    rate: Annotated[float, BeforeValidator(not_boolean), Field(gt=0, lt=1)] | None = None
     """Instead of `sparsity`: each round prunes this share of what is left, so that 1 - (1 - rate)^rounds are pruned."""
     rewind_steps: Annotated[tuple[RewindStep, ...], BeforeValidator(_rewind_points)] = (0,)
     """The environment steps to which tickets are put back: multiples of `training.segment_steps`; `none`: fine-tuning."""
@@ -234,9 +212,9 @@ class PruningConfig(_Settings):
     """Further rows (docs/protocols.md): reinit, shuffled, permuted, inverted, random-erk, small-dense, retrained."""
     mask_every: Positive = 1000
     """gradual, set and rigl change the mask after each so many updates."""
-    mask_until: Annotated[float, BeforeValidator(_no_truth_value), Field(gt=0, le=1)] = 0.75
+    mask_until: Annotated[float, BeforeValidator(not_boolean), Field(gt=0, le=1)] = 0.75
     """They do so up to this share of the ticket's updates, and train under the last mask from there."""
-    mask_fraction: Annotated[float, BeforeValidator(_no_truth_value), Field(gt=0, lt=1)] = 0.3
+    mask_fraction: Annotated[float, BeforeValidator(not_boolean), Field(gt=0, lt=1)] = 0.3
     """set and rigl replace this share of each layer's kept weights (rigl: at first, falling to 0 as a cosine)."""
     transfer_from: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
     """Tasks whose masks are tried on each of `tasks` too."""
@@ -282,8 +260,8 @@ class PruningConfig(_Settings):
             _check_distinct(self.transfer_from, "transfer_from")
         if self.rate is not None and "sparsity" in self.model_fields_set:
             raise ValueError("rate and sparsity are two ways to say the same; give one of them")
-        if self.pool == "together" and any(s.actor != s.critic for s in self.sparsity):
-            raise ValueError("pool is together, so there is one sparsity for actor and critic; give a number")
+        if self.pool == "together" and any(s.same is None for s in self.sparsity):
+            raise ValueError("pool is together, so there is one sparsity for all networks; give a number")
         by_total = {"random-erk", "small-dense"} & set(self.controls)
         if by_total and (self.pool == "together" or isinstance(self.allocation, dict)):
             raise ValueError(
@@ -295,7 +273,7 @@ class PruningConfig(_Settings):
         return self
 
 
-class AnalysisConfig(_Settings):
+class AnalysisConfig(Settings):
     """`analysis.*`: what is measured besides (docs/analysis.md)."""
 
     connectivity: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
@@ -316,7 +294,7 @@ class AnalysisConfig(_Settings):
         return _check_distinct(value, "connectivity") if value else value
 
 
-class RayConfig(_Settings):
+class RayConfig(Settings):
     """`ray.*`: a cluster, where `executor` is ray (the extra `ray`)."""
 
     address: str = "local"
@@ -327,7 +305,7 @@ class RayConfig(_Settings):
     """GPUs that Ray reserves for a run; 0.25 lets four share one."""
 
 
-class Config(_Settings):
+class Config(Settings):
     """A whole experiment."""
 
     tasks: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ("Pendulum-v1",)
@@ -338,11 +316,15 @@ class Config(_Settings):
     """Where everything is written (docs/files.md)."""
     training: TrainingConfig = TrainingConfig()
     """The loop."""
+    algorithm: str = "sac"
+    """What trains the agent: sac, td3, dqn (discrete actions), or `package.module:ClassName`, one of your own."""
     sac: SACConfig = SACConfig()
-    """The agent."""
+    """The agent, with `algorithm: sac`."""
+    agent: dict[str, Any] = {}  # noqa: RUF012  (pydantic copies it)
+    """The settings of an algorithm of your own (docs/recipes.md)."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """The evaluations."""
-    pruning: PruningConfig = PruningConfig()  # type: ignore[call-arg]
+    pruning: PruningConfig = Field(default={}, validate_default=True)  # validated with the algorithm's networks
     """The masks."""
     analysis: AnalysisConfig = AnalysisConfig()
     """What is measured besides."""
@@ -357,14 +339,30 @@ class Config(_Settings):
     tensorboard: bool = False
     """Write TensorBoard event files too (the extra `tensorboard`)."""
 
+    @property
+    def agent_config(self) -> AgentConfig:
+        """The settings of the algorithm that is used."""
+        cls = config_class(self.algorithm)
+        if self.algorithm in type(self).model_fields:
+            found: AgentConfig = getattr(self, self.algorithm)
+            return found
+        return cls.model_validate(self.agent)
+
+    @field_validator("algorithm")
+    @classmethod
+    def _known_algorithm(cls, value: str) -> str:
+        config_class(value, load=True)
+        return value
+
     @model_validator(mode="after")
     def _fits(self) -> "Config":
         _check_distinct(self.tasks, "tasks")
         _check_distinct(self.seeds, "seeds")
-        if self.training.backend == "native" and self.sac.critic_layer_norm:
+        normed = [name for name, network in self.agent_config.networks().items() if network.layer_norm]
+        if self.training.backend == "native" and normed:
             raise ValueError(
-                "training.backend is native, whose networks have no layer normalisation, and sac.critic_layer_norm is true; "
-                "take training.backend=auto"
+                "training.backend is native, whose networks have no layer normalization, and "
+                f"{self.algorithm}.{normed[0]}_layer_norm is true; use training.backend=auto"
             )
         segment = self.training.segment_steps
         for rewind in self.pruning.rewind_steps:
@@ -428,8 +426,13 @@ def parse_config(tree: Any, source: str = "the config") -> Config:
     Raises:
         InputError: a key is unknown (naming the nearest valid one) or a value cannot be used.
     """
+    name = tree.get("algorithm", "sac") if isinstance(tree, dict) else "sac"
     try:
-        return Config.model_validate(tree)
+        networks = config_class(name, load=True).NETWORKS if isinstance(name, str) else ()
+    except InputError as error:
+        raise InputError(f"{source}: algorithm: {error}") from None
+    try:
+        return Config.model_validate(tree, context={"networks": networks})
     except pydantic.ValidationError as error:
         raise InputError("\n".join(_explain(e, source) for e in error.errors())) from None
     except RecursionError:
@@ -449,7 +452,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     for parent in parents:
         child = node.setdefault(parent, {})
         if not isinstance(child, dict):
-            # pruning.sparsity.actor=0.9 over a sparsity that is a plain number
+            # pruning.sparsity.<network>=0.9 over a sparsity that is a plain number
             child = node[parent] = {}
         node = child
     node[last] = value
@@ -463,7 +466,9 @@ def _explain(error: Any, source: str) -> str:
         section: Any = Config
         for part in location[:-1]:
             annotation = section.model_fields[part].annotation if part in getattr(section, "model_fields", {}) else None
-            section = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else Sparsity
+            section = (
+                annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else PruningConfig
+            )
         known = list(section.model_fields)
         return f"{source}: unknown key {key!r}{nearest(location[-1], known) or '; there are ' + ', '.join(known)}"
     message = error["msg"].removeprefix("Value error, ")

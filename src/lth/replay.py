@@ -24,7 +24,7 @@ class ReplayState(NamedTuple):
 
 
 def init_replay(capacity: int, observation_dim: int, action_dim: int) -> ReplayState:
-    """Return an empty buffer for `capacity` transitions."""
+    """Return an empty buffer for `capacity` transitions; a discrete action takes one number."""
     zero = jnp.zeros((), jnp.int32)
     return ReplayState(jnp.zeros((capacity, 2 * observation_dim + action_dim + 2), jnp.float32), zero, zero)
 
@@ -84,8 +84,16 @@ class ReplayBuffer:
     (0, 100)
     """
 
-    def __init__(self, state: ReplayState, observation_dim: int, seed: int = 0, capacity: int | None = None):
+    def __init__(
+        self,
+        state: ReplayState,
+        observation_dim: int,
+        seed: int = 0,
+        capacity: int | None = None,
+        discrete: bool = False,
+    ):
         self.state = state
+        self.discrete = discrete
         self.capacity = capacity or int(state.rows.shape[0])
         self.observation_dim = observation_dim
         self._seed = seed
@@ -93,7 +101,7 @@ class ReplayBuffer:
 
     @property
     def action_dim(self) -> int:
-        """The length of one action."""
+        """How many numbers one action takes: its length, or 1 where actions are discrete."""
         return int(self.state.rows.shape[1]) - 2 * self.observation_dim - 2
 
     def __repr__(self) -> str:
@@ -122,13 +130,15 @@ class ReplayBuffer:
         """Return what the buffer holds as a plain dict of NumPy arrays, made to be pickled.
 
         `observations`, `actions`, `rewards`, `next_observations`, `terminated` (all float32, one transition a row, in
-        storage order), and the scalars `capacity` and `position` (int64).
+        storage order; discrete actions int32), and the scalars `capacity` and `position` (int64).
         """
         rows = np.asarray(self.state.rows[: len(self)])
         data = {
             name: np.array(field, order="C")
             for name, field in unpack_rows(rows, self.observation_dim)._asdict().items()
         }
+        if self.discrete:
+            data["actions"] = data["actions"].astype(np.int32)
         data["capacity"] = np.array(self.capacity, np.int64)
         data["position"] = np.array(int(self.state.position), np.int64)
         return data
@@ -171,9 +181,17 @@ class ReplayBuffer:
             )
         if not np.isin(fields["terminated"], (0, 1)).all():
             raise InputError(f"{what}: field 'terminated' holds values other than 0 and 1")
-        if fields["actions"].size and (fields["actions"].min() < -1 or fields["actions"].max() > 1):
+        actions = fields["actions"]
+        # Whole numbers by their type are discrete actions, counted from 0.
+        discrete = actions.dtype.kind in "iu" and actions.shape[1] == 1 and not (actions.size and actions.min() < 0)
+        if discrete and actions.size and actions.max() >= 2**24:
             raise InputError(
-                f"{what}: field 'actions' leaves [-1, 1]; actions are stored as the policy's tanh gives them"
+                f"{what}: field 'actions' holds {actions.max()}, and there are at most 2^24 discrete actions"
+            )
+        if not discrete and actions.size and (actions.min() < -1 or actions.max() > 1):
+            raise InputError(
+                f"{what}: field 'actions' leaves [-1, 1]; continuous actions are stored as the policy's tanh gives them, "
+                "discrete ones as whole numbers (n, 1) from 0"
             )
         if any(fields[name].ndim or fields[name].dtype.kind not in "iu" for name in ("capacity", "position")):
             raise InputError(f"{what}: 'capacity' and 'position' are single whole numbers")
@@ -185,7 +203,7 @@ class ReplayBuffer:
         state = ReplayState(
             jnp.asarray(pack_rows(batch)), jnp.asarray(position, jnp.int32), jnp.asarray(rows, jnp.int32)
         )
-        return cls(state, batch.observations.shape[1], seed, capacity)
+        return cls(state, batch.observations.shape[1], seed, capacity, discrete)
 
     def full_state(self) -> ReplayState:
         """Return the state with room for `capacity` rows: a loaded buffer holds no more than its transitions."""

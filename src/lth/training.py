@@ -17,12 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import envs
-from .config import SACConfig, TrainingConfig
+from .algorithms.acting import Policy, act, policy_reader
+from .algorithms.architecture import AgentConfig, algorithm_key
+from .algorithms.base import AgentState, Algorithm, update_normalizer
+from .algorithms.learner import Draws, draw, flat_policy, learner
+from .algorithms.packed import Patterns, pack_state, unpack_state
+from .config import TrainingConfig
 from .errors import InputError, TrainingError
 from .replay import ReplayState, insert, pack_rows
-from .sac.acting import Policy, act, policy_reader
-from .sac.agent import Draws, Patterns, SACState, draw, flat_policy, learner, update_normalizer
-from .sac.packed import pack_state, unpack_state
 from .types import Batch
 
 EVALUATION_SEED = 1_000_000
@@ -53,7 +55,7 @@ class Evaluation(NamedTuple):
 class Segment(NamedTuple):
     """Where training stands after one segment: everything that the next one needs, and what was seen in this one."""
 
-    state: SACState
+    state: AgentState
     replay: ReplayState
     env_steps: int
     metrics: dict[str, float]  # of the last update, and train/return of the episodes that ended
@@ -61,7 +63,7 @@ class Segment(NamedTuple):
 
 
 def evaluate(policy: Policy, env: Any, episodes: int, frames: Callable[[], None] | None = None) -> Evaluation:
-    """Run whole episodes with the policy's mean actions; success is success at any step, as Meta-World defines it.
+    """Run whole episodes with the policy's deterministic actions; success is success at any step, as Meta-World defines it.
 
     `frames` is called before each step, and at the very end, for whoever films.
 
@@ -70,6 +72,7 @@ def evaluate(policy: Policy, env: Any, episodes: int, frames: Callable[[], None]
         TrainingError: the environment raised.
     """
     returns, successes = [], []
+    spaces = envs.spaces_of(env)
     for episode in range(episodes):
         observation, _ = env.reset(seed=EVALUATION_SEED + episode)
         total, success, done, steps = 0.0, None, False, 0
@@ -82,7 +85,8 @@ def evaluate(policy: Policy, env: Any, episodes: int, frames: Callable[[], None]
             if frames:
                 frames()
             try:
-                observation, reward, terminated, truncated, info = env.step(act(policy, observation[None])[0])
+                action = envs.to_environment(spaces, act(policy, observation[None]))[0]
+                observation, reward, terminated, truncated, info = env.step(action)
             except Exception as error:  # whatever the environment's own code raises
                 raise TrainingError(
                     f"the environment raised {type(error).__name__} in an evaluation: {error}"
@@ -105,10 +109,10 @@ def segment_seed(seed: int, segment: int, stream: int, *, again: bool = False) -
 
 
 @functools.cache
-def _inserter(observation_dim: int) -> Callable[..., tuple[SACState, ReplayState]]:
+def _inserter(observation_dim: int) -> Callable[..., tuple[AgentState, ReplayState]]:
     """Compile storing transitions without learning from them yet."""
 
-    def store(state: SACState, replay: ReplayState, rows: jax.Array) -> tuple[SACState, ReplayState]:
+    def store(state: AgentState, replay: ReplayState, rows: jax.Array) -> tuple[AgentState, ReplayState]:
         state = state._replace(
             normalizer=update_normalizer(state.normalizer, rows[:, :observation_dim]),
             env_steps=state.env_steps + rows.shape[0],
@@ -127,11 +131,11 @@ def updates_before(training: TrainingConfig, env_steps: int) -> int:
 
 
 def train(
-    config: SACConfig,
+    algorithm: Algorithm,
     training: TrainingConfig,
     task: str,
     seed: int,
-    state: SACState,
+    state: AgentState,
     replay: ReplayState,
     until: int,
     again: bool = False,
@@ -140,12 +144,12 @@ def train(
     """Train from where `state` stands to environment step `until`, segment by segment.
 
     Args:
-        config: the agent's configuration.
-        training: the loop's.
+        algorithm: the agent's.
+        training: the loop's settings.
         task: the environment's name.
         seed: the run's seed.
         state: an agent's state between two segments; it is copied, not consumed.
-        replay: its replay buffer, with room for min(sac.buffer_size, training.env_steps) transitions; copied too.
+        replay: its replay buffer, with room for min(buffer_size, training.env_steps) transitions; copied too.
         until: an environment step, at most `training.env_steps`.
         again: draw everything anew: other starts of episodes, exploration and batches than a run of this seed has.
         patterns: those of the state's masks, to do the work of the kept weights only, in the native kernel.
@@ -167,7 +171,7 @@ def train(
             seed_of = functools.partial(segment_seed, seed, number, again=again)
             packed = state if patterns is None else pack_state(patterns, state)
             packed, replay, metrics = _train_segment(
-                config, training, vector, seed_of, packed, replay, env_steps, end, patterns
+                algorithm, training, vector, seed_of, packed, replay, env_steps, end, patterns
             )
             state = packed if patterns is None else unpack_state(patterns, packed, state)
             env_steps = end
@@ -177,43 +181,42 @@ def train(
 
 
 def _train_segment(
-    config: SACConfig,
+    algorithm: Algorithm,
     training: TrainingConfig,
     vector: Any,
     seed_of: Callable[[int], np.random.SeedSequence],
-    state: SACState,
+    state: AgentState,
     replay: ReplayState,
     env_steps: int,
     end: int,
     patterns: Patterns | None,
-) -> tuple[SACState, ReplayState, dict[str, float]]:
-    observation_dim, action_dim = envs.dimensions(vector)
-    num_envs = training.num_envs
+) -> tuple[AgentState, ReplayState, dict[str, float]]:
+    spaces, num_envs = algorithm.spaces, training.num_envs
     action_rng, update_rng = (np.random.default_rng(seed_of(stream)) for stream in (_ACTIONS, _UPDATES))
     observations, _ = vector.reset(seed=int(seed_of(_ENVIRONMENTS).generate_state(1)[0] >> 2))
-    store, learn = _inserter(observation_dim), learner(config, observation_dim, patterns)
-    read_policy = policy_reader(config, observation_dim, action_dim, patterns)
+    store, learn = _inserter(spaces.observation_dim), learner(algorithm, patterns)
+    read_policy = policy_reader(algorithm, patterns)
     capacity, missing = replay.rows.shape[0], env_steps - int(replay.size)
-    policy = read_policy(np.asarray(_flat_policy(config, state)))
+    policy = read_policy(np.asarray(_flat_policy(algorithm, state)))
     pending: list[np.ndarray] = []
     metrics: dict[str, jax.Array] = {}
     running_return, finished_returns = np.zeros(num_envs), []
 
     def chance(env_steps: int) -> tuple[np.ndarray, Draws | None]:
         # What chance decides in the next step. It is drawn while the device is at work.
-        shape, size = (num_envs, action_dim), min(env_steps + num_envs - missing, capacity)
+        size = min(env_steps + num_envs - missing, capacity)
         if env_steps < training.start_steps:
-            noise = action_rng.uniform(-1.0, 1.0, shape).astype(np.float32)
+            noise = algorithm.random_actions(action_rng, num_envs)
         else:
-            noise = action_rng.standard_normal(shape, np.float32)
+            noise = algorithm.explore(action_rng, num_envs, env_steps / training.env_steps)
         due = updates_before(training, env_steps + num_envs) - updates_before(training, env_steps)
-        return noise, draw(update_rng, due, training.batch_size, size, action_dim) if due else None
+        return noise, draw(algorithm, update_rng, due, training.batch_size, size) if due else None
 
     noise, draws = chance(env_steps)
     while env_steps < end:
         actions = noise if env_steps < training.start_steps else act(policy, observations, noise)
         try:
-            after, rewards, terminated, truncated, info = vector.step(actions)
+            after, rewards, terminated, truncated, info = vector.step(envs.to_environment(spaces, actions))
         except Exception as error:  # whatever the environment's own code raises
             raise TrainingError(
                 f"the environment raised {type(error).__name__} at step {env_steps}: {error}"
@@ -235,7 +238,7 @@ def _train_segment(
                 pending = []
             state, replay, flat, metrics = learn(state, replay, rows, draws)
 
-        _check_rows(rows, observations, actions, env_steps)
+        _check_rows(rows, observations, actions, env_steps, algorithm)
         observations = after
         running_return += rewards
         if done.any():
@@ -249,27 +252,36 @@ def _train_segment(
         state, replay = store(state, replay, np.concatenate(pending))
 
     values = {f"train/{name}": float(value) for name, value in metrics.items()}
-    _check_finite(values, env_steps)
+    _check_finite(values, env_steps, algorithm)
     if finished_returns:
         values["train/return"] = float(np.mean(finished_returns))
     return state, replay, values
 
 
-_DIVERGED = "learning diverged. Lower sac.*_learning_rate or sac.reward_scale, or set sac.max_grad_norm."
+def _diverged(algorithm: Algorithm) -> str:
+    name = algorithm_key(algorithm.config)
+    name = "agent" if ":" in name else name
+    return f"learning diverged. Lower {name}.*_learning_rate or {name}.reward_scale, or set {name}.max_grad_norm."
 
 
-def _check_rows(rows: np.ndarray, observations: np.ndarray, actions: np.ndarray, env_steps: int) -> None:
+def _check_rows(
+    rows: np.ndarray, observations: np.ndarray, actions: np.ndarray, env_steps: int, algorithm: Algorithm
+) -> None:
     if np.isfinite(rows).all():
         return
     if np.isfinite(observations).all() and not np.isfinite(actions).all():
-        raise TrainingError(f"the policy's actions became NaN or infinite by environment step {env_steps}: {_DIVERGED}")
+        raise TrainingError(
+            f"the policy's actions became NaN or infinite by environment step {env_steps}: {_diverged(algorithm)}"
+        )
     raise TrainingError(f"the environment gave NaN or infinite observations or rewards at environment step {env_steps}")
 
 
-def _check_finite(values: dict[str, float], env_steps: int) -> None:
+def _check_finite(values: dict[str, float], env_steps: int, algorithm: Algorithm) -> None:
     bad = sorted(name for name, value in values.items() if not math.isfinite(value))
     if bad:
-        raise TrainingError(f"{', '.join(bad)} became NaN or infinite by environment step {env_steps}: {_DIVERGED}")
+        raise TrainingError(
+            f"{', '.join(bad)} became NaN or infinite by environment step {env_steps}: {_diverged(algorithm)}"
+        )
 
 
 def evaluation_due(training: TrainingConfig, every: int, env_steps: int) -> bool:
@@ -277,7 +289,7 @@ def evaluation_due(training: TrainingConfig, every: int, env_steps: int) -> bool
     return env_steps % every == 0 or env_steps == training.env_steps
 
 
-def replay_capacity(config: SACConfig, training: TrainingConfig) -> int:
+def replay_capacity(config: AgentConfig, training: TrainingConfig) -> int:
     """Return how many transitions a run's replay buffer has room for."""
     return min(config.buffer_size, training.env_steps)
 

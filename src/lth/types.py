@@ -17,7 +17,7 @@ class Batch(NamedTuple):
     """
 
     observations: Array  # (n, observation_dim) float32
-    actions: Array  # (n, action_dim) float32, in [-1, 1]
+    actions: Array  # (n, action_dim) float32 in [-1, 1]; or (n, 1), the numbers of discrete actions
     rewards: Array  # (n,) float32
     next_observations: Array  # (n, observation_dim) float32
     terminated: Array  # (n,) float32

@@ -1,10 +1,10 @@
 """Linear mode connectivity: what lies on the straight line between two agents (Frankle et al. 2020,
 https://arxiv.org/abs/1912.05671).
 
-The whole agent is interpolated: actor, critics, target critics, the logarithm of the temperature, and the observation
-normaliser's mean and variance. Both ends are so the agents themselves, each with the normaliser that its first layer was
-trained behind; the normaliser of either one, or of the dense parent, would make at least one end another agent than the
-one that was trained, and add a barrier that the weights do not have.
+The whole agent is interpolated: its networks, their targets, the numbers that are learned besides (SAC's logarithm of the
+temperature), and the observation normaliser's mean and variance. Both ends are so the agents themselves, each with the normaliser
+that its first layer was trained behind; the normaliser of either one, or of the dense parent, would make at least one end another
+agent than the one that was trained, and add a barrier that the weights do not have.
 """
 
 import functools
@@ -14,16 +14,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..config import SACConfig
+from ..algorithms.base import AgentState, Algorithm
 from ..errors import InputError
-from ..sac.agent import SACState, functions, prepare_batch
-from ..sac.losses import actor_loss, critic_loss
 from ..types import Array, Batch
 
-_LINEAR = ("actor_params", "critic_params", "target_critic_params", "log_alpha")
 
-
-def interpolate(one: SACState, other: SACState, alpha: float) -> SACState:
+def interpolate(one: AgentState, other: AgentState, alpha: float) -> AgentState:
     """Return the agent at (1 - alpha) one + alpha other; its optimisers and counters are those of `one`.
 
     Where only one of two tickets keeps a weight, the other's is 0.
@@ -34,46 +30,32 @@ def interpolate(one: SACState, other: SACState, alpha: float) -> SACState:
     def between(a: Any, b: Any) -> Any:
         return jax.tree.map(lambda x, y: ((1.0 - alpha) * x + alpha * y).astype(x.dtype), a, b)
 
-    state = one._replace(**{name: between(getattr(one, name), getattr(other, name)) for name in _LINEAR})
+    linear = ("params", "targets", "values")
+    state = one._replace(**{name: between(getattr(one, name), getattr(other, name)) for name in linear})
     mine, theirs = one.normalizer, other.normalizer
     return state._replace(
         normalizer=mine._replace(mean=between(mine.mean, theirs.mean), variance=between(mine.variance, theirs.variance))
     )
 
 
-def losses(config: SACConfig, state: SACState, batch: Batch, noise: Array) -> dict[str, float]:
-    """Return `critic_loss` and `actor_loss` of an agent on a raw batch; `noise` (2, n, action_dim) as in training.
+def losses(algorithm: Algorithm, state: AgentState, batch: Batch, noise: Array) -> dict[str, float]:
+    """Return each network's loss on a raw batch as `<network>_loss`; `noise` as in training (`Algorithm.noise_shape`).
 
-    They are the losses that training minimises, with the agent's own targets: the critics' is how far the agent's values are
-    from what its own policy, target critics and temperature say they should be.
+    They are the losses that training minimizes, with the agent's own targets: a value network's is how far its values are from
+    what its own policy and targets say they should be. The policy's comes last.
     """
-    q, pi = _losses(config, batch.actions.shape[1])(state._replace(key=None), batch, noise)
-    return {"critic_loss": float(q), "actor_loss": float(pi)}
+    found = _losses(algorithm)(state._replace(key=None), batch, noise)
+    order = sorted(found, key=lambda name: name == algorithm.policy)
+    return {f"{name}_loss": float(found[name]) for name in order}
 
 
 @functools.cache
-def _losses(config: SACConfig, action_dim: int) -> Callable[[SACState, Batch, Array], tuple[jax.Array, jax.Array]]:
-    fns = functions(config, action_dim)
+def _losses(algorithm: Algorithm) -> Callable[[AgentState, Batch, Array], dict[str, jax.Array]]:
+    def of(state: AgentState, batch: Batch, noise: Array) -> dict[str, jax.Array]:
+        batch = algorithm.prepare(state.normalizer, batch)
+        return algorithm.losses(state, state.params, batch, noise, algorithm.applies())
 
-    def both(state: SACState, batch: Batch, noise: Array) -> tuple[jax.Array, jax.Array]:
-        batch = prepare_batch(config, state.normalizer, batch)
-        q, _ = critic_loss(
-            state.critic_params,
-            state.target_critic_params,
-            state.actor_params,
-            state.log_alpha,
-            batch,
-            noise[0],
-            fns.actor_apply,
-            fns.critic_apply,
-            config.discount,
-        )
-        pi, _ = actor_loss(
-            state.actor_params, state.critic_params, state.log_alpha, batch, noise[1], fns.actor_apply, fns.critic_apply
-        )
-        return q, pi
-
-    return jax.jit(both)
+    return jax.jit(of)
 
 
 def barrier(alphas: Sequence[float], values: Sequence[float], higher_is_better: bool) -> float:

@@ -39,7 +39,7 @@ class Layer(NamedTuple):
 
 
 def networks_of(tree: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Split an actor's or the critics' tree into single networks by the prefix of their layers' names: "", or q1/ and q2/."""
+    """Split a tree into single networks by the prefix of their layers' names: "", or q1/ and q2/ of an ensemble."""
     if "output" in tree:
         return {"": tree}
     return {f"{name}/": tree[name] for name in sorted(tree) if isinstance(tree[name], Mapping)}
@@ -59,7 +59,7 @@ def layer_order(network: Mapping[str, Any]) -> list[str]:
 
 
 def layers(mask: Mask) -> list[Layer]:
-    """Follow the paths through an actor's or the critics' mask; each network's layers from its inputs to its outputs.
+    """Follow the paths through a network's mask; each network's layers from its inputs to its outputs.
 
     >>> import numpy as np
     >>> kernels = {"layer_0": [[1, 0], [0, 0]], "output": [[1], [1]]}
@@ -68,7 +68,7 @@ def layers(mask: Mask) -> list[Layer]:
     [[[1, 0], [0, 0]], [[1], [0]]]
 
     Raises:
-        InputError: the tree is not that of an actor or of critics.
+        InputError: the tree is not that of one of our networks.
     """
     return [layer for prefix, network in networks_of(mask).items() for layer in _follow(prefix, network)]
 
@@ -89,7 +89,7 @@ def _follow(prefix: str, network: Mapping[str, Any]) -> list[Layer]:
 
 
 def effective_sparsity(mask: Mask) -> float:
-    """Return the fraction of an actor's or the critics' weights that lie on no path from an input to an output.
+    """Return the fraction of a network's weights that lie on no path from an input to an output.
 
     It is `compute_sparsity` of the mask, or more: what is lost besides was kept in vain.
 
@@ -105,8 +105,8 @@ def effective_sparsity(mask: Mask) -> float:
 def weights_read(mask: Mask) -> dict[str, np.ndarray]:
     """Count the effective weights of each network's first layer by its input, (inputs,): what is read, and how widely.
 
-    Keys are the first layers' names. An actor reads observations; a critic reads observations, then actions. An input with
-    none cannot change any output.
+    Keys are the first layers' names. Networks that read actions read observations first. An input with none cannot change any
+    output.
     """
     firsts = [_follow(prefix, network)[0] for prefix, network in networks_of(mask).items()]
     return {layer.name: layer.effective.sum(axis=1) for layer in firsts}

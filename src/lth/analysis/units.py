@@ -2,17 +2,16 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..config import SACConfig
+from ..algorithms.base import Agent, AgentState, Algorithm
+from ..algorithms.networks import module_of
 from ..errors import InputError
 from ..replay import ReplayBuffer, take_rows, unpack_rows
-from ..sac.agent import Agent, SACState, prepare_batch
-from ..sac.networks import Actor, TwinCritic
 from ..types import Batch
 from .paths import layer_order, networks_of
 
@@ -54,13 +53,13 @@ def spread_batch(buffer: ReplayBuffer, transitions: int = TRANSITIONS) -> Batch:
 
 
 def hidden_units(agent: Agent, batch: Batch) -> dict[str, dict[str, Units]]:
-    """Look at the hidden units of an agent's networks on raw transitions: `found["critic"]["q1/layer_0"]`.
+    """Look at the hidden units of an agent's networks on raw transitions: `found["q"]["layer_0"]`.
 
     The score of unit i is E|h_i| / mean_k E|h_k| over the units k of its layer (Sokar et al. 2023, eq. 1,
-    https://arxiv.org/abs/2302.12902); h is the output of the ReLU. In a layer that is zero throughout all scores are 0. The
-    critics see the actions that were taken.
+    https://arxiv.org/abs/2302.12902); h is the output of the ReLU. In a layer that is zero throughout all scores are 0.
+    Networks that read actions see those that were taken.
     """
-    outputs = _relu_outputs(agent.config, agent.action_dim)(agent.state, Batch(*(jnp.asarray(x) for x in batch)))
+    outputs = _relu_outputs(agent.algorithm)(agent.state, Batch(*(jnp.asarray(x) for x in batch)))
     return {
         name: {layer: units_of(np.asarray(values)) for layer, values in found.items()}
         for name, found in outputs.items()
@@ -68,20 +67,17 @@ def hidden_units(agent: Agent, batch: Batch) -> dict[str, dict[str, Units]]:
 
 
 @functools.cache
-def _relu_outputs(config: SACConfig, action_dim: int) -> Callable[[SACState, Batch], dict[str, dict[str, jax.Array]]]:
+def _relu_outputs(algorithm: Algorithm) -> Callable[[AgentState, Batch], dict[str, dict[str, jax.Array]]]:
     """Compile what comes out of each hidden layer's ReLU, (n, units), by network and layer."""
-    actor = Actor(config.actor_hidden, action_dim)
-    critic = TwinCritic(config.critic_hidden, config.critic_layer_norm)
 
-    def outputs(state: SACState, batch: Batch) -> dict[str, dict[str, jax.Array]]:
-        batch = prepare_batch(config, state.normalizer, batch)
-        calls: Any = {
-            "actor": (actor, state.actor_params, (batch.observations,)),
-            "critic": (critic, state.critic_params, (batch.observations, batch.actions)),
-        }
+    def outputs(state: AgentState, batch: Batch) -> dict[str, dict[str, jax.Array]]:
+        batch = algorithm.prepare(state.normalizer, batch)
         found: dict[str, dict[str, jax.Array]] = {}
-        for name, (module, params, inputs) in calls.items():
-            _, seen = module.apply({"params": params}, *inputs, capture_intermediates=True, mutable=["intermediates"])
+        for name, about in algorithm.networks.items():
+            inputs = [getattr(batch, field) for field in about.inputs]
+            _, seen = module_of(about).apply(
+                {"params": state.params[name]}, *inputs, capture_intermediates=True, mutable=["intermediates"]
+            )
             found[name] = {
                 prefix + layer: jax.nn.relu(network.get(f"norm_{i}", network[layer])["__call__"][0])
                 for prefix, network in networks_of(seen["intermediates"]).items()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..algorithms.architecture import AgentConfig, Spaces
 from ..errors import InputError, nearest
 
 TRAIN, EVALUATE = 0, 1
@@ -22,7 +23,7 @@ def is_metaworld(task: str) -> bool:
 
 
 def make(task: str, seed: int = 0, split: int = TRAIN, render: bool = False) -> Any:
-    """Make one environment with a flat float32 observation and actions in [-1, 1].
+    """Make one environment with a flat float32 observation, and actions in [-1, 1] or discrete ones counted from 0.
 
     `reset(seed=s)` determines all that follows. Meta-World's goals come from `seed` (50 of them for training); with
     `split=EVALUATE` they come from a seed that all runs share, and are checked to be other goals.
@@ -46,7 +47,10 @@ def make(task: str, seed: int = 0, split: int = TRAIN, render: bool = False) -> 
     with warnings.catch_warnings():
         # Said of any float64 bounds; the networks are float32 whatever the bounds are.
         warnings.filterwarnings("ignore", ".*precision lowered by casting")
-        env = gymnasium.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
+        if isinstance(env.action_space, gymnasium.spaces.Discrete):
+            env = _from_zero(env)
+        else:
+            env = gymnasium.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
         return gymnasium.wrappers.DtypeObservation(env, np.float32)
 
 
@@ -59,28 +63,50 @@ def make_vector(task: str, seed: int, num_envs: int) -> Any:
     return SyncVectorEnv([lambda: make(task, seed)] * num_envs, copy=True, autoreset_mode=AutoresetMode.SAME_STEP)
 
 
-def dimensions(env: Any) -> tuple[int, int]:
-    """Return the lengths of one observation and one action."""
-    return int(env.observation_space.shape[-1]), int(env.action_space.shape[-1])
+def _from_zero(env: Any) -> Any:
+    """Count discrete actions from 0."""
+    import gymnasium
+
+    start = int(env.action_space.start)
+    if start == 0:
+        return env
+    space = gymnasium.spaces.Discrete(int(env.action_space.n))
+    return gymnasium.wrappers.TransformAction(env, lambda action: action + start, space)
+
+
+def spaces_of(env: Any) -> Spaces:
+    """Return what an algorithm needs to know of an environment, or of several side by side."""
+    from gymnasium.spaces import Discrete
+
+    single = getattr(env, "single_action_space", env.action_space)
+    discrete = isinstance(single, Discrete)
+    return Spaces(int(env.observation_space.shape[-1]), int(single.n if discrete else single.shape[0]), discrete)
+
+
+def to_environment(spaces: Spaces, actions: np.ndarray) -> np.ndarray:
+    """Return actions (n, action_width) float32 as an environment takes them: discrete ones as whole numbers, (n,)."""
+    return actions[:, 0].astype(np.int64) if spaces.discrete else actions
 
 
 @functools.cache
-def task_dimensions(task: str) -> tuple[int, int]:
-    """Return the lengths of one observation and one action of a task.
+def task_spaces(task: str) -> Spaces:
+    """Return the spaces of a task.
 
     Raises:
         InputError: there is no such task.
     """
     env = make(task)
     try:
-        return dimensions(env)
+        return spaces_of(env)
     finally:
         env.close()
 
 
-def check_task(task: str) -> None:
-    """Raise InputError if a task is unknown or not supported."""
-    make(task).close()
+def check_task(task: str, config: AgentConfig) -> None:
+    """Raise InputError if a task is unknown, not supported, or has actions that the algorithm does not take."""
+    env = make(task)
+    config.check_actions(spaces_of(env), task)
+    env.close()
 
 
 def _make_gymnasium(task: str, render_mode: str | None) -> Any:
@@ -118,7 +144,7 @@ def _metaworld_tasks() -> list[str]:
 
 
 def _check_spaces(task: str, env: Any) -> None:
-    from gymnasium.spaces import Box
+    from gymnasium.spaces import Box, Discrete
 
     observation, action = env.observation_space, env.action_space
     if not isinstance(observation, Box) or len(observation.shape) != 1 or not observation.shape[0]:
@@ -126,12 +152,14 @@ def _check_spaces(task: str, env: Any) -> None:
             f"the task {task!r} has the observation space {observation}, and only a flat Box is supported. "
             "A wrapper that flattens it (gymnasium.wrappers.FlattenObservation) can be registered under a name of its own."
         )
+    if isinstance(action, Discrete):
+        return
     if not isinstance(action, Box) or len(action.shape) != 1 or not action.shape[0] or action.dtype.kind != "f":
         raise InputError(
-            f"the task {task!r} has the action space {action}, and SAC needs a flat Box of continuous actions"
+            f"the task {task!r} has the action space {action}, and only a flat Box of continuous actions or Discrete is supported"
         )
     if not np.isfinite([*action.low, *action.high]).all():
-        raise InputError(f"the task {task!r} has an action space without bounds, {action}; SAC needs finite bounds")
+        raise InputError(f"the task {task!r} has an action space without bounds, {action}; finite bounds are needed")
     if not (action.low < action.high).all():
         raise InputError(f"the task {task!r} has an empty action space, {action}")
 

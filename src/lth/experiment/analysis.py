@@ -5,10 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..algorithms.base import Agent
+from ..algorithms.tickets import masks_of
 from ..analysis.paths import layers, networks_of, weights_read
 from ..analysis.stability import Stability
 from ..analysis.units import Units, hidden_units, spread_batch
-from ..sac.agent import Agent, masks_of
 from ..types import Mask
 
 READS = "reads"

@@ -15,10 +15,12 @@ from .workers import Event
 
 def _attempt(root: str, spec: dict[str, Any], how: list[Any]) -> dict[str, Any]:
     # In a process of Ray's, whose environment has the number of threads before JAX is imported.
+    from ..algorithms.architecture import load_algorithms
     from .attempt import attempt
     from .spec import parse_spec
     from .stages import How
 
+    load_algorithms(spec)
     points, *rest = how
     return attempt(Path(root), parse_spec(spec), How(tuple(points), *rest), lambda env_steps, metrics: None)
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from .. import envs
+from ..algorithms.acting import policy_of
+from ..algorithms.base import Agent
+from ..algorithms.checkpoint import load_agent
 from ..analysis.interpolation import interpolate, losses
 from ..analysis.units import spread_batch
-from ..sac.acting import policy_of
-from ..sac.agent import Agent
-from ..sac.checkpoint import load_agent
 from ..training import evaluate
 from . import store
 from .spec import ConnectivitySpec
@@ -35,7 +35,9 @@ def connect(root: Path, spec: ConnectivitySpec) -> Path:
     config, one, _ = load_agent(store.last_file(root, spec.one))
     _, other, _ = load_agent(store.last_file(root, spec.other))
     batch = spread_batch(store.load_replay_buffer(store.directory(root, spec.dense)))
-    noise = np.random.default_rng(_NOISE).standard_normal((2, *batch.actions.shape), np.float32)
+    algorithm = Agent(config, one).algorithm
+    noise_shape = algorithm.noise_shape(batch.actions.shape[0])
+    noise = np.random.default_rng(_NOISE).standard_normal(noise_shape, np.float32)
     env = envs.make(spec.dense.task, spec.dense.seed, envs.EVALUATE)
     rows = []
     for alpha in np.linspace(0.0, 1.0, spec.points).tolist():
@@ -44,7 +46,7 @@ def connect(root: Path, spec: ConnectivitySpec) -> Path:
         values = {"return": result.return_mean}
         if result.success_rate is not None:
             values["success"] = result.success_rate
-        values |= losses(config, state, batch, noise)
+        values |= losses(algorithm, state, batch, noise)
         rows += [store.LineRow(alpha, metric, value) for metric, value in values.items()]
     env.close()
     store.open_run(root, spec)

@@ -36,7 +36,7 @@ def evaluate_run(run: Path, episodes: int) -> str:
         InputError: there is no such run.
     """
     from .. import envs
-    from ..sac.acting import policy_of
+    from ..algorithms.acting import policy_of
     from ..training import evaluate
     from . import store
 
@@ -44,7 +44,7 @@ def evaluate_run(run: Path, episodes: int) -> str:
     agent = store.load(run).agent
     policy = policy_of(agent)
     env = envs.make(spec.task, spec.seed, envs.EVALUATE)
-    if envs.dimensions(env) != (agent.observation_dim, agent.action_dim):
+    if envs.spaces_of(env) != agent.algorithm.spaces:
         raise InputError(f"{run}: its agent takes other observations and actions than {spec.task} has here")
     result = evaluate(policy, env, episodes)
     spread = f" ± {statistics.stdev(result.returns):.1f} (mean ± sd over episodes)" if episodes > 1 else ""
@@ -64,7 +64,7 @@ def film_run(run: Path, path: Path) -> None:
 
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame is to look for no screen
     from .. import envs
-    from ..sac.acting import policy_of
+    from ..algorithms.acting import policy_of
     from ..training import evaluate
     from . import store
 

@@ -198,18 +198,18 @@ def costs(config: Config) -> list[Cost]:
     import numpy as np
 
     from .. import envs
-    from ..sac.agent import init_state
     from ..training import replay_capacity, total_updates
 
     specs = grid(config)
     measured = _seconds_per_step(config.output_dir, specs)
     sizes = {}
     for task in config.tasks:
-        observation_dim, action_dim = envs.dimensions(envs.make(task))
-        state = jax.eval_shape(lambda o=observation_dim, a=action_dim: init_state(config.sac, jax.random.key(0), o, a))
+        spaces = envs.task_spaces(task)
+        algorithm = config.agent_config.build(spaces, task)
+        state = jax.eval_shape(algorithm.init, jax.random.key(0))
         leaves = jax.tree.leaves(state)
-        kernels = [x.size for x in jax.tree.leaves((state.actor_params, state.critic_params))]
-        row = 4 * (2 * observation_dim + action_dim + 2)
+        kernels = [x.size for x in jax.tree.leaves(state.params)]
+        row = 4 * (2 * spaces.observation_dim + spaces.action_width + 2)
         sizes[task] = (sum(int(np.prod(x.shape)) * min(x.dtype.itemsize, 4) for x in leaves), 4 * sum(kernels), row)
     found = []
     for spec in specs:
@@ -218,7 +218,7 @@ def costs(config: Config) -> list[Cost]:
         training = config.training
         start = spec.start if isinstance(spec, TicketSpec) else 0
         steps = training_steps(spec)
-        size = 2 * checkpoint + row * replay_capacity(config.sac, training) if steps else 0
+        size = 2 * checkpoint + row * replay_capacity(config.agent_config, training) if steps else 0
         size = mask if isinstance(spec, MaskSpec) else size
         seconds = None if measured is None else measured * steps
         found.append(

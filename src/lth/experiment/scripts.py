@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .. import envs
+from ..algorithms.base import Agent
 from ..config import Config, Sparsity
 from ..errors import InputError
 from ..pruning.masks import compute_sparsity
 from ..replay import ReplayBuffer
-from ..sac.agent import Agent
 from ..types import Mask
 from . import stages, store
 from .backend import settle
@@ -21,7 +21,7 @@ def _say(text: str) -> None:
 
 def _tasks(config: Config) -> Iterator[tuple[str, int]]:
     for task in config.tasks:
-        envs.check_task(task)
+        envs.check_task(task, config.agent_config)
     for task in config.tasks:
         for seed in config.seeds:
             yield task, seed
@@ -49,8 +49,17 @@ def save_replay_buffer(run: Path, buffer: ReplayBuffer) -> None:
 
 
 def layers_to_exclude(config: Config) -> tuple[list[str], list[str]]:
-    """Return the layers that `pruning.exclude` names in the actor and in the critics."""
-    exclude, _ = stages.named_layers(config.sac, config.pruning.exclude)
+    """Return the layers that `pruning.exclude` names in the actor and in the critics, for `_02_create_mask.py`.
+
+    Raises:
+        InputError: the algorithm has other networks.
+    """
+    if set(config.agent_config.NETWORKS) != {"actor", "critic"}:
+        raise InputError(
+            f"_02_create_mask.py prunes an actor and critics, and {config.agent_config.NAME} has the networks "
+            f"{', '.join(config.agent_config.NETWORKS)}. `lth run` and _02b_create_mask_gradient.py prune any algorithm's."
+        )
+    exclude, _ = stages.named_layers(config.agent_config, config.pruning.exclude)
     return exclude["actor"], exclude["critic"]
 
 
@@ -143,7 +152,7 @@ def transfer_tickets(config: Config, source: str | None, target: str | None, mas
     if mask not in (None, store.MASK, store.MASK_GRADIENT):
         raise InputError(f"--mask {mask}: here it is mask.pkl or mask_gradient.pkl; _03_train_ticket.py takes any file")
     for task in (source, *targets):
-        envs.check_task(task)
+        envs.check_task(task, config.agent_config)
     return _train(
         config,
         [

@@ -6,12 +6,20 @@ orphan old runs; a default therefore never changes unless SPEC_VERSION, which is
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
+from ..algorithms.architecture import AgentConfig, Network, Spaces, algorithm_key, config_class
 from ..config import (
     CONTROLS,
     GRADIENT_METHODS,
@@ -20,10 +28,10 @@ from ..config import (
     SCHEDULED_METHODS,
     Config,
     EvaluationConfig,
-    SACConfig,
     Sparsity,
     TrainingConfig,
 )
+from ..pruning.layers import holds_layer
 
 SPEC_VERSION = 1
 
@@ -42,8 +50,27 @@ class DenseSpec(_Spec):
     task: str
     seed: int
     training: TrainingConfig
-    sac: SACConfig
+    agent: SerializeAsAny[AgentConfig]
+    """Written under the name of its algorithm: `"sac": {...}`."""
     evaluation: EvaluationConfig
+
+    @model_validator(mode="before")
+    @classmethod
+    def _agent_by_name(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict) or "agent" in fields:
+            return fields
+        names = [name for name in fields if name not in cls.model_fields]
+        if len(names) != 1:
+            raise ValueError(f"it names {', '.join(names) or 'no algorithm'}, where one algorithm is needed")
+        (name,) = names
+        agent = config_class(name).model_validate(fields[name])
+        return {**{key: value for key, value in fields.items() if key != name}, "agent": agent}
+
+    @model_serializer(mode="wrap")
+    def _by_name(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = dict(handler(self))
+        fields[algorithm_key(self.agent)] = fields.pop("agent")
+        return fields
 
     def title(self) -> str:
         """Say in a few words which run this is."""
@@ -275,7 +302,7 @@ def dense_spec(config: Config, task: str, seed: int) -> DenseSpec:
     # These concern tickets alone, or no result at all.
     update = {name: plain[name].default for name in ("backend", "checkpoint_every")}
     training = config.training.model_copy(update=update)
-    return DenseSpec(task=task, seed=seed, training=training, sac=config.sac, evaluation=config.evaluation)
+    return DenseSpec(task=task, seed=seed, training=training, agent=config.agent_config, evaluation=config.evaluation)
 
 
 def mask_spec(
@@ -356,10 +383,12 @@ def ticket_spec(
 
 def _backend(config: Config, sparsity: Sparsity | None) -> Literal["dense", "native"]:
     wanted = config.training.backend
-    if sparsity is None or wanted == "dense" or config.sac.critic_layer_norm:
+    networks = config.agent_config.networks()
+    if sparsity is None or wanted == "dense" or any(network.layer_norm for network in networks.values()):
         return "dense"
-    # The critics are two of the three networks, and more than two thirds of the work.
-    pays = (sparsity.actor + 2 * sparsity.critic) / 3 >= BREAK_EVEN
+    # A network's members count each: they are most of the work.
+    copies = {name: network.copies for name, network in networks.items()}
+    pays = sum(copies[name] * sparsity[name] for name in copies) / sum(copies.values()) >= BREAK_EVEN
     return "native" if wanted == "native" or pays else "dense"
 
 
@@ -380,12 +409,15 @@ def sparsities(config: Config) -> list[list[Sparsity]]:
     rounds = range(1, pruning.rounds + 1)
     if pruning.rate is not None:
         reached = [1.0 - (1.0 - pruning.rate) ** k for k in rounds]
-        return [[Sparsity(actor=s, critic=s) for s in reached]]
+        return [[Sparsity.alike(s, config.agent_config.NETWORKS) for s in reached]]
 
     def after(target: float, k: int) -> float:
         return target if k == pruning.rounds else 1.0 - (1.0 - target) ** (k / pruning.rounds)
 
-    return [[Sparsity(actor=after(s.actor, k), critic=after(s.critic, k)) for k in rounds] for s in pruning.sparsity]
+    return [
+        [Sparsity(**{name: after(target, k) for name, target in s.networks.items()}) for k in rounds]
+        for s in pruning.sparsity
+    ]
 
 
 def rows(config: Config) -> Iterator[Row]:
@@ -458,43 +490,28 @@ def small_dense(config: Config, dense: DenseSpec, sparsity: Sparsity) -> DenseSp
     """Describe the dense agent whose networks have at most as many parameters as a ticket's, hidden layers scaled alike."""
     from .. import envs
 
-    observation_dim, action_dim = envs.task_dimensions(dense.task)
-    sac, exclude = config.sac, config.pruning.exclude
-
-    def fit(sizes: tuple[int, ...], inputs: int, outputs: int, share: float, prefixes: tuple[str, ...]) -> Any:
-        names = [*(f"layer_{i}" for i in range(len(sizes))), "output"]
-        whole = parameters(inputs, sizes, outputs)
-        kept = {
-            p + n for p in prefixes for n in names if any(e.strip("/") in (n, p + n, p.strip("/")) for e in exclude)
-        }
-        prunable = sum(
-            a * b
-            for p in prefixes
-            for n, a, b in zip(names, (inputs, *sizes), (*sizes, outputs), strict=True)
-            if p + n not in kept
-        )
-        budget = len(prefixes) * whole - round(share * prunable)
-        best = tuple(1 for _ in sizes)
-        for width in range(1, max(sizes, default=0) + 1):
-            tried = tuple(max(1, size * width // max(sizes)) for size in sizes)
-            if len(prefixes) * parameters(inputs, tried, outputs) <= budget:
-                best = tried
-        return best
-
-    update = {
-        "actor_hidden": fit(sac.actor_hidden, observation_dim, 2 * action_dim, sparsity.actor, ("",)),
-        "critic_hidden": fit(sac.critic_hidden, observation_dim + action_dim, 1, sparsity.critic, ("q1/", "q2/")),
+    spaces, exclude = envs.task_spaces(dense.task), config.pruning.exclude
+    hidden = {
+        f"{name}_hidden": _fit(name, network, spaces, sparsity[name], exclude)
+        for name, network in dense.agent.networks(spaces).items()
     }
-    return dense.model_copy(update={"sac": sac.model_copy(update=update)})
+    return dense.model_copy(update={"agent": dense.agent.model_copy(update=hidden)})
 
 
-def parameters(inputs: int, hidden: tuple[int, ...], outputs: int) -> int:
-    """Count the weights and biases of a network of dense layers.
-
-    >>> parameters(3, (4,), 2)
-    26
-    """
-    return sum(a * b + b for a, b in zip((inputs, *hidden), (*hidden, outputs), strict=True))
+def _fit(name: str, network: Network, spaces: Spaces, share: float, exclude: Sequence[str]) -> tuple[int, ...]:
+    """Return the widest hidden layers whose network has no more parameters than one that loses a share of its weights."""
+    kernels = network.kernels(spaces)
+    prunable = sum(
+        a * b for layer, (a, b) in kernels.items() if not any(holds_layer(f"{name}/{layer}", e) for e in exclude)
+    )
+    budget = network.parameters(spaces) - round(share * prunable)
+    sizes = network.hidden
+    best = tuple(1 for _ in sizes)
+    for width in range(1, max(sizes, default=0) + 1):
+        tried = tuple(max(1, size * width // max(sizes)) for size in sizes)
+        if network._replace(hidden=tried).parameters(spaces) <= budget:
+            best = tried
+    return best
 
 
 def comparisons(config: Config) -> Iterator[ConnectivitySpec]:

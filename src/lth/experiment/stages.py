@@ -12,11 +12,16 @@ import jax
 import jax.numpy as jnp
 
 from .. import envs
+from ..algorithms.acting import policy_of
+from ..algorithms.architecture import AgentConfig, Network, Spaces
+from ..algorithms.base import Agent, AgentState, Algorithm
+from ..algorithms.checkpoint import load_agent
+from ..algorithms.packed import Patterns, patterns_of
+from ..algorithms.tickets import make_ticket, masks_of, permuted_ticket
 from ..analysis.stability import Stability, stability
-from ..config import GRADIENT_METHODS, Config, SACConfig
+from ..config import GRADIENT_METHODS, Config
 from ..errors import InputError
 from ..files import checksum_path
-from ..gradient_pruning import agent_statistic, gradient_halves, networks, synaptic_flow
 from ..pruning.controls import shuffled_mask
 from ..pruning.criteria import CRITERIA
 from ..pruning.layers import check_layer_names, holds_layer, layer_names, prunable_leaves
@@ -24,10 +29,7 @@ from ..pruning.masks import check_same_structure
 from ..pruning.prune import check_collapse, prune
 from ..pruning.schedules import prune_at, rigl, sparse_evolution
 from ..replay import ReplayBuffer, init_replay
-from ..sac.acting import policy_of
-from ..sac.agent import Agent, Patterns, SACState, init_state, make_ticket, masks_of, permuted_ticket
-from ..sac.checkpoint import load_agent
-from ..sac.packed import patterns_of
+from ..saliency import gradient_halves, gradient_statistics, synaptic_flow
 from ..sparse import native
 from ..training import Evaluation, evaluate, evaluation_due, metric_rows, replay_capacity, total_updates, train
 from ..types import Mask, Params
@@ -113,25 +115,30 @@ def train_dense(root: Path, spec: DenseSpec, rewind_points: Sequence[int] = (), 
         store.open_run(root, spec)
     started = time.perf_counter()
     env = envs.make(spec.task, spec.seed, envs.EVALUATE)
-    observation_dim, action_dim = envs.dimensions(env)
-    state = init_state(spec.sac, jax.random.key(spec.seed), observation_dim, action_dim)
-    replay = init_replay(replay_capacity(spec.sac, spec.training), observation_dim, action_dim)
-    buffer = ReplayBuffer(replay, observation_dim, spec.seed)
+    algorithm = spec.agent.build(envs.spaces_of(env), spec.task)
+    state = algorithm.init(jax.random.key(spec.seed))
+    buffer = _empty_buffer(algorithm, spec)
     if finished:
-        for segment in train(spec.sac, spec.training, spec.task, spec.seed, state, replay, missing[-1]):
+        for segment in train(algorithm, spec.training, spec.task, spec.seed, state, buffer.state, missing[-1]):
             how.progress(segment.env_steps, segment.metrics)
             buffer.state = segment.replay
             if segment.env_steps in missing:
                 _save_point(run, spec, segment.state, buffer, segment.env_steps)
         return run
-    store.save_agent(run, spec.sac, state, spec.task, 0)
-    _train_to_end(run, spec, Agent(spec.sac, state, buffer), env, started, how, keep=rewind_points)
+    store.save_agent(run, spec.agent, state, spec.task, 0)
+    _train_to_end(run, spec, Agent(spec.agent, state, buffer), env, started, how, keep=rewind_points)
     return run
 
 
-def _save_point(run: Path, spec: DenseSpec, state: SACState, buffer: ReplayBuffer, env_steps: int) -> None:
+def _empty_buffer(algorithm: Algorithm, spec: DenseSpec) -> ReplayBuffer:
+    spaces = algorithm.spaces
+    replay = init_replay(replay_capacity(spec.agent, spec.training), spaces.observation_dim, spaces.action_width)
+    return ReplayBuffer(replay, spaces.observation_dim, spec.seed, discrete=spaces.discrete)
+
+
+def _save_point(run: Path, spec: DenseSpec, state: AgentState, buffer: ReplayBuffer, env_steps: int) -> None:
     store.save_replay_buffer(run, buffer, env_steps)
-    store.save_agent(run, spec.sac, state, spec.task, env_steps)
+    store.save_agent(run, spec.agent, state, spec.task, env_steps)
 
 
 def _train_to_end(
@@ -160,9 +167,9 @@ def _train_to_end(
         if events:
             events(env_steps, metrics)
 
-    def evaluate_now(state: SACState) -> None:
+    def evaluate_now(state: AgentState) -> None:
         began = time.perf_counter()
-        result = evaluate(policy_of(Agent(spec.sac, state)), env, spec.evaluation.episodes)
+        result = evaluate(policy_of(Agent(spec.agent, state)), env, spec.evaluation.episodes)
         seconds["evaluate"] += time.perf_counter() - began
         add(int(state.env_steps), evaluation_metrics(result))
 
@@ -175,7 +182,8 @@ def _train_to_end(
         evaluate_now(state)
     how.progress(int(state.env_steps), latest)
     until = spec.training.env_steps
-    segments = train(spec.sac, spec.training, spec.task, spec.seed, state, buffer.state, until, again, patterns)
+    algorithm = agent.algorithm
+    segments = train(algorithm, spec.training, spec.task, spec.seed, state, buffer.state, until, again, patterns)
     for number, segment in enumerate(segments, 1):
         state, buffer.state = segment.state, segment.replay
         seconds["train"] += segment.seconds
@@ -186,19 +194,19 @@ def _train_to_end(
         if segment.env_steps in keep:
             _save_point(run, spec, state, buffer, segment.env_steps)
         if number % how.checkpoint_every == 0 and segment.env_steps < spec.training.env_steps:
-            store.save_resume(run, spec.sac, store.Resume(state, buffer.state, rows, seconds))
+            store.save_resume(run, spec.agent, store.Resume(state, buffer.state, rows, seconds))
         seconds["save"] += time.perf_counter() - began
         how.progress(segment.env_steps, latest)
     env.close()
     began = time.perf_counter()
-    if state.actor_opt.schedule is not None:
+    if any(state.opts[name].schedule is not None for name in state.params):
         store.save_mask(run, store.MASK, masks_of(state))
     store.save_replay_buffer(run, buffer)
     store.save_metrics(run, rows)
-    store.save_analysis(run, agent_rows(Agent(spec.sac, state, buffer)))
+    store.save_analysis(run, agent_rows(Agent(spec.agent, state, buffer)))
     seconds["save"] += time.perf_counter() - began
     store.save_timings(run, {**seconds, "total": sum(seconds.values())})
-    store.save_agent(run, spec.sac, state, spec.task)
+    store.save_agent(run, spec.agent, state, spec.task)
     store.tidy(run)
 
 
@@ -228,16 +236,15 @@ def load_dense(root: Path, spec: DenseSpec, env_steps: int | None = None) -> Age
 
 
 def create_masks(agent: Agent, buffer: Callable[[], ReplayBuffer], spec: MaskSpec) -> dict[str, Mask]:
-    """Make the masks of actor and critics from a trained agent; `buffer` is called where gradients are taken.
+    """Make the mask of each network from a trained agent; `buffer` is called where gradients are taken.
 
     What the agent was trained without stays pruned. Random masks depend on the run's seed, the method and the network, and
-    not on the sparsity of the other network.
+    not on the sparsity of other networks.
     """
     if spec.criterion not in GRADIENT_METHODS:
         return _select_masks(agent, spec, {})
     sizes = (spec.num_gradient_batches, spec.gradient_batch_size)
-    grads = agent_statistic(agent, buffer(), _statistic(spec), *sizes)
-    return _select_masks(agent, spec, dict(zip(networks(agent.state), grads, strict=True)))
+    return _select_masks(agent, spec, gradient_statistics(agent, buffer(), *sizes, statistic=_statistic(spec)))
 
 
 def _statistic(spec: MaskSpec) -> str:
@@ -247,10 +254,9 @@ def _statistic(spec: MaskSpec) -> str:
 
 
 def saliency_stability(agent: Agent, buffer: ReplayBuffer, spec: MaskSpec) -> dict[str, Stability]:
-    """Make a mask from each half of its gradient batches, and say how far they agree; of the actor and of the critics."""
+    """Make a mask from each half of its gradient batches, and say how far they agree, by network."""
     sizes = (spec.num_gradient_batches, spec.gradient_batch_size)
-    halves = gradient_halves(agent, buffer, *sizes, statistic=_statistic(spec))
-    gathered = [dict(zip(("actor", "critic"), half, strict=True)) for half in halves]
+    gathered = gradient_halves(agent, buffer, *sizes, statistic=_statistic(spec))
     masks = [_select_masks(agent, spec, half) for half in gathered]
     exclude, _ = named_layers(agent.config, spec.exclude, spec.allocation)
     found = {}
@@ -261,7 +267,7 @@ def saliency_stability(agent: Agent, buffer: ReplayBuffer, spec: MaskSpec) -> di
         # What is excluded, or was pruned before, is no candidate.
         candidates = treedef.unflatten([m * flag for m, flag in zip(leaves, prunable, strict=True)])
         found[network] = stability(
-            getattr(agent.state, f"{network}_params"),
+            agent.state.params[network],
             (gathered[0][network], gathered[1][network]),
             (masks[0][network], masks[1][network]),
             spec.criterion,
@@ -272,9 +278,8 @@ def saliency_stability(agent: Agent, buffer: ReplayBuffer, spec: MaskSpec) -> di
 
 def _select_masks(agent: Agent, spec: MaskSpec, gathered: dict[str, Any]) -> dict[str, Mask]:
     """Make the masks from what was gathered over batches, by network; nothing where the criterion needs none."""
-    params = networks(agent.state)
-    sparsity = {"actor": spec.sparsity.actor, "critic": spec.sparsity.critic}
-    before = masks_of(agent.state) if spec.previous else {"actor": None, "critic": None}
+    params = agent.state.params
+    before: dict[str, Any] = masks_of(agent.state) if spec.previous else dict.fromkeys(params)
     shuffled = spec.method == "shuffled"
     criterion = "magnitude" if shuffled else spec.criterion
     keys = {
@@ -290,7 +295,7 @@ def _select_masks(agent: Agent, spec: MaskSpec, gathered: dict[str, Any]) -> dic
         by_layer = {f"{n}/{name}": s for n, a in allocation.items() if not isinstance(a, str) for name, s in a.items()}
         masks = prune(
             params,
-            spec.sparsity.actor,
+            next(iter(spec.sparsity.networks.values())),
             criterion,
             loss=synaptic_flow,
             batches=[jnp.ones(())],
@@ -305,7 +310,7 @@ def _select_masks(agent: Agent, spec: MaskSpec, gathered: dict[str, Any]) -> dic
         for network, tree in params.items():
             masks[network] = prune(
                 tree,
-                sparsity[network],
+                spec.sparsity[network],
                 criterion,
                 loss=synaptic_flow,
                 batches=[jnp.ones(())],
@@ -323,24 +328,26 @@ def _select_masks(agent: Agent, spec: MaskSpec, gathered: dict[str, Any]) -> dic
 
 
 def named_layers(
-    sac: SACConfig, exclude: Sequence[str], allocation: str | Sequence[tuple[str, float]] = "global"
+    agent: AgentConfig, exclude: Sequence[str], allocation: str | Sequence[tuple[str, float]] = "global"
 ) -> tuple[dict[str, list[str]], dict[str, Any]]:
     """Say for each network which of its layers stay dense, and what its allocation is, both by layers' whole names.
 
-    A name is any part of `actor/layer_0`, `critic/q1/output` and so on.
+    A name is any part of a layer's path from its network on: `layer_0`, `q1/output`, `q/layer_1`.
 
     Raises:
         InputError: a name is no layer's (naming the layers there are).
     """
-    state = jax.eval_shape(lambda: init_state(sac, jax.random.key(0), 1, 1))
-    layers = {network: layer_names(params) for network, params in networks(state).items()}
+    algorithm = agent.build(Spaces(1, 1, agent.DISCRETE))
+    state = jax.eval_shape(lambda: algorithm.init(jax.random.key(0)))
+    layers = {network: layer_names(params) for network, params in state.params.items()}
+    where = f"of {' or '.join(layers)}"
     every = [f"{network}/{layer}" for network, names in layers.items() for layer in names]
-    check_layer_names(exclude, every, "pruning.exclude", "of actor or critic")
+    check_layer_names(exclude, every, "pruning.exclude", where)
     dense = {n: [x for x in names if any(holds_layer(f"{n}/{x}", e) for e in exclude)] for n, names in layers.items()}
     if isinstance(allocation, str):
         return dense, dict.fromkeys(layers, allocation)
     shares = dict(allocation)
-    check_layer_names(shares, every, "pruning.allocation", "of actor or critic")
+    check_layer_names(shares, every, "pruning.allocation", where)
     named: dict[str, Any] = {}
     for network, names in layers.items():
         fitting = {x: [name for name in shares if holds_layer(f"{network}/{x}", name)] for x in names}
@@ -467,19 +474,20 @@ def train_ticket(root: Path, spec: TicketSpec, mask_file: Path | None = None, ho
     masks = masks_of(state)
     if mask_file is not None:
         masks = store.load_mask(mask_file, None if spec.mismatch == "dense" else state)
-        masks = {network: _fitted(masks[network], getattr(state, f"{network}_params")) for network in masks}
+        _check_names(masks, state, mask_file)
+        masks = {network: _fitted(mask, state.params[network]) for network, mask in masks.items()}
     state = scheduled(spec, controlled(spec, state, masks))
     buffer = rewound_buffer(root, spec, state)
     run = store.open_run(root, spec)
-    store.save_agent(run, spec.dense.sac, state, spec.dense.task, spec.start)
+    store.save_agent(run, spec.dense.agent, state, spec.dense.task, spec.start)
     env = envs.make(spec.dense.task, spec.dense.seed, envs.EVALUATE)
-    ticket = Agent(spec.dense.sac, state, buffer)
+    ticket = Agent(spec.dense.agent, state, buffer)
     again = spec.control == "retrained"
     _train_to_end(run, spec.dense, ticket, env, started, how, again=again, patterns=_patterns(spec, state))
     return run
 
 
-def _patterns(spec: TicketSpec, state: SACState) -> Patterns | None:
+def _patterns(spec: TicketSpec, state: AgentState) -> Patterns | None:
     """Return what the native kernel needs for a ticket that is to be computed by it, or None where it cannot be."""
     if spec.backend == "dense":
         return None
@@ -495,7 +503,7 @@ def _patterns(spec: TicketSpec, state: SACState) -> Patterns | None:
     return patterns_of(state)
 
 
-def rewound_state(root: Path, spec: TicketSpec) -> SACState:
+def rewound_state(root: Path, spec: TicketSpec) -> AgentState:
     """Return the dense agent's state at the rewind point, with what is not rewound taken from its end."""
     last = load_dense(root, spec.dense).state
     at = None if spec.rewind_steps == "none" else spec.rewind_steps
@@ -503,17 +511,16 @@ def rewound_state(root: Path, spec: TicketSpec) -> SACState:
     if at is None:
         start = jnp.asarray(spec.start, jnp.int32)
         state = state._replace(env_steps=start, grad_steps=jnp.zeros_like(last.grad_steps))
-    kept = {
-        "optimizer": ("actor_opt", "critic_opt"),
-        "normalizer": ("normalizer",),
-        "temperature": ("log_alpha", "alpha_opt"),
-    }
-    for part, names in kept.items():
-        if part not in spec.rewound:
-            state = state._replace(**{name: getattr(last, name) for name in names})
+    if "optimizer" not in spec.rewound:
+        state = state._replace(opts={**state.opts, **{name: last.opts[name] for name in state.params}})
+    if "normalizer" not in spec.rewound:
+        state = state._replace(normalizer=last.normalizer)
+    if "temperature" not in spec.rewound:
+        others = {name: opt for name, opt in last.opts.items() if name not in state.params}
+        state = state._replace(values=last.values, opts={**state.opts, **others})
     if spec.weights:
         theirs = load_dense(root, spec.weights, at).state
-        for name in ("actor_params", "critic_params", "target_critic_params"):
+        for name in ("params", "targets"):
             mine, other = getattr(state, name), getattr(theirs, name)
             if spec.mismatch == "error":
                 check_same_structure(other, mine, f"the agent of {spec.weights.task}", f"that of {spec.dense.task}")
@@ -521,12 +528,19 @@ def rewound_state(root: Path, spec: TicketSpec) -> SACState:
     return state
 
 
+def _check_names(masks: dict[str, Mask], state: AgentState, path: Path) -> None:
+    if set(masks) != set(state.params):
+        raise InputError(
+            f"the mask {path} is of the networks {sorted(masks)}, and this agent has {sorted(state.params)}"
+        )
+
+
 def _fitted(mask: Mask, params: Params) -> Mask:
     """Leave layers dense whose shapes are others than the mask's."""
     return jax.tree.map(lambda m, p: m if m.shape == p.shape else jnp.ones_like(p), mask, params)
 
 
-def controlled(spec: TicketSpec, state: SACState, masks: dict[str, Mask]) -> SACState:
+def controlled(spec: TicketSpec, state: AgentState, masks: dict[str, Mask]) -> AgentState:
     """Put a state under the masks, as a ticket or as the control that `spec` names (docs/protocols.md)."""
     if spec.control == "retrained" and spec.mask is None:
         return state
@@ -535,36 +549,43 @@ def controlled(spec: TicketSpec, state: SACState, masks: dict[str, Mask]) -> SAC
         for network in masks
     }
     if spec.control == "shuffled":
-        masks = {n: shuffled_mask(masks[n], getattr(state, f"{n}_params"), keys[n]) for n in masks}
+        masks = {n: shuffled_mask(masks[n], state.params[n], keys[n]) for n in masks}
     if spec.control == "reinit":
-        sizes = (state.normalizer.mean.shape[0], state.actor_params["output"]["bias"].shape[0] // 2)
-        fresh = init_state(spec.dense.sac, keys["actor"], *sizes)
-        names = ("actor_params", "critic_params", "target_critic_params", "actor_opt", "critic_opt")
-        state = state._replace(**{name: getattr(fresh, name) for name in names})
-    state = make_ticket(state, masks["actor"], masks["critic"])
-    return permuted_ticket(state, keys["actor"], keys["critic"]) if spec.control == "permuted" else state
+        algorithm = Agent(spec.dense.agent, state).algorithm
+        fresh = algorithm.init(keys[algorithm.policy])
+        opts = {**state.opts, **{name: fresh.opts[name] for name in state.params}}
+        state = state._replace(params=fresh.params, targets=fresh.targets, opts=opts)
+    state = make_ticket(state, masks)
+    return permuted_ticket(state, keys) if spec.control == "permuted" else state
 
 
-def scheduled(spec: TicketSpec, state: SACState) -> SACState:
+def scheduled(spec: TicketSpec, state: AgentState) -> AgentState:
     """Put what changes the masks in training into the optimisers' states, where the spec asks for it."""
     schedule = spec.schedule
     if schedule is None:
         return state
-    until = last_change(spec)
-    exclude, allocation = named_layers(spec.dense.sac, schedule.exclude, schedule.allocation)
-    for network, params in networks(state).items():
+    last = last_change(spec)
+    exclude, allocation = named_layers(spec.dense.agent, schedule.exclude, schedule.allocation)
+    opts = dict(state.opts)
+    for network, about in spec.dense.agent.networks().items():
+        # A schedule counts the updates of its own network, which may be fewer than the agent's (a delayed policy).
+        params, every, until = state.params[network], _own(schedule.every, about), last // about.period
         if schedule.method == "gradual":
-            at = range(schedule.every, until + 1, schedule.every)
-            sparsity = getattr(schedule.sparsity, network)
+            at = range(every, until + 1, every)
+            sparsity = schedule.sparsity[network]
             found: Any = prune_at(params, sparsity, at, "cubic", allocation[network], exclude[network])
         elif schedule.method == "set":
             key = jax.random.fold_in(jax.random.key(spec.dense.seed), zlib.crc32(f"set/{network}/growth".encode()))
-            found = sparse_evolution(params, schedule.every, until, key, schedule.fraction, exclude[network])
+            found = sparse_evolution(params, every, until, key, schedule.fraction, exclude[network])
         else:
-            found = rigl(params, schedule.every, until, schedule.fraction, exclude[network])
-        opt = getattr(state, f"{network}_opt")._replace(schedule=found)
-        state = state._replace(**{f"{network}_opt": opt})
-    return state
+            found = rigl(params, every, until, schedule.fraction, exclude[network])
+        opts[network] = opts[network]._replace(schedule=found)
+    return state._replace(opts=opts)
+
+
+def _own(updates: int, network: Network) -> int:
+    """Return how many of a network's own updates fill so many of the agent's, at least one."""
+    return -(-updates // network.period)
 
 
 def check_schedules(config: Config) -> None:
@@ -584,7 +605,11 @@ def last_change(spec: TicketSpec) -> int:
     assert schedule is not None
     updates = total_updates(spec.dense.training, spec.start)
     until = round(schedule.until * updates)
-    if schedule.every >= until + (schedule.method == "gradual"):  # which changes its mask at the last update too
+
+    def never(network: Network) -> bool:  # gradual pruning changes its mask at the last update too
+        return _own(schedule.every, network) >= until // network.period + (schedule.method == "gradual")
+
+    if any(map(never, spec.dense.agent.networks().values())):
         raise InputError(
             f"{schedule.method} would never change its mask: it does so after every {schedule.every} updates "
             f"(pruning.mask_every), up to update {until} of the ticket's {updates} (pruning.mask_until={schedule.until}). Lower "
@@ -593,14 +618,15 @@ def last_change(spec: TicketSpec) -> int:
     return until
 
 
-def rewound_buffer(root: Path, spec: TicketSpec, state: SACState) -> ReplayBuffer:
+def rewound_buffer(root: Path, spec: TicketSpec, state: AgentState) -> ReplayBuffer:
     """Return the replay buffer that a ticket starts with: empty, that of the rewind point, or the trained agent's."""
     dense, training = store.directory(root, spec.dense), spec.dense.training
-    capacity = replay_capacity(spec.dense.sac, training)
-    sizes = (state.normalizer.mean.shape[0], state.actor_params["output"]["bias"].shape[0] // 2)
+    capacity = replay_capacity(spec.dense.agent, training)
+    algorithm = Agent(spec.dense.agent, state).algorithm
+    sizes = (algorithm.spaces.observation_dim, algorithm.spaces.action_width)
     kept = spec.rewind_steps == "none" or "replay_buffer" not in spec.rewound
     if spec.rewind_steps == 0 and not kept:
-        return ReplayBuffer(init_replay(capacity, *sizes), sizes[0])
+        return _empty_buffer(algorithm, spec.dense)
     at = None if kept or spec.rewind_steps == "none" else spec.rewind_steps
     buffer = store.load_replay_buffer(dense, at)
     have = (buffer.observation_dim, buffer.action_dim, buffer.capacity, len(buffer))

@@ -23,13 +23,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import envs
-from ..config import GRADIENT_METHODS, SACConfig, Sparsity
+from ..algorithms.architecture import AgentConfig
+from ..algorithms.base import Agent, AgentState
+from ..algorithms.checkpoint import dump_agent, load_agent, load_agent_and_more
+from ..algorithms.tickets import masks_of
+from ..config import GRADIENT_METHODS, Sparsity
 from ..errors import InputError
 from ..files import dump_pickle, load_pickle, read_whole, write_whole
 from ..pruning.masks import check_mask_values, check_same_structure, compute_sparsity
 from ..replay import ReplayBuffer, ReplayState
-from ..sac.agent import Agent, SACState, masks_of
-from ..sac.checkpoint import dump_agent, load_agent, load_agent_and_more
 from ..types import Mask
 from .analysis import AnalysisRow
 from .spec import INVERTED, SPEC_VERSION, ConnectivitySpec, DenseSpec, FileMask, MaskSpec, Spec, parse_spec, run_path
@@ -55,7 +57,7 @@ CLOCK_FILES = (TIMINGS, ATTEMPTS, FAILURES, PROGRESS, LOCK, EVENTS)
 
 
 class Run(NamedTuple):
-    """A run read back: the agent, the replay buffer it learned from, and its masks, `{"actor": ..., "critic": ...}`."""
+    """A run read back: the agent, the replay buffer it learned from, and its masks by network."""
 
     agent: Agent
     replay_buffer: ReplayBuffer | None
@@ -137,7 +139,8 @@ def check_spec(run: Path, spec: Spec) -> None:
         ) from None
     asked = {"spec_version": SPEC_VERSION, **spec.model_dump(mode="json")}
     # Fields that a later version added are absent from what an earlier one stored, and are at their default there.
-    required = {"spec_version", "stage", *(n for n, field in type(spec).model_fields.items() if field.is_required())}
+    optional = {name for name, field in type(spec).model_fields.items() if not field.is_required()}
+    required = (asked.keys() - optional) | {"stage"}
     if not isinstance(stored, dict) or not required <= stored.keys() or not _agrees(stored, asked):
         raise InputError(
             f"{run} holds a run whose settings differ from those asked for ({_first_difference(stored, asked)}). "
@@ -190,7 +193,7 @@ def _write_json(path: Path, value: Any) -> None:
     write_whole(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode(), checksum=False)
 
 
-def save_agent(run: Path, config: SACConfig, state: SACState, task: str, env_steps: int | None = None) -> None:
+def save_agent(run: Path, config: AgentConfig, state: AgentState, task: str, env_steps: int | None = None) -> None:
     """Write a checkpoint."""
     write_whole(checkpoint_file(run, env_steps), dump_agent(config, state, {"task": task}))
 
@@ -203,13 +206,13 @@ def save_replay_buffer(run: Path, buffer: ReplayBuffer, env_steps: int | None = 
 class Resume(NamedTuple):
     """Where a run stands between two segments."""
 
-    state: SACState
+    state: AgentState
     replay: ReplayState
     rows: list[tuple[int, str, float]]  # metrics so far
     seconds: dict[str, float]
 
 
-def save_resume(run: Path, config: SACConfig, resume: Resume) -> None:
+def save_resume(run: Path, config: AgentConfig, resume: Resume) -> None:
     """Write all that a run needs to go on. One file, so that none of it can be of another moment than the rest."""
     size = int(resume.replay.size)
     more = {
@@ -363,7 +366,7 @@ class LineRow(NamedTuple):
     """One number measured at a point of the line between two agents: `alpha` 0 is the one, 1 the other."""
 
     alpha: float
-    metric: str  # return, success, critic_loss, actor_loss
+    metric: str  # return, success, <network>_loss
     value: float
 
 
@@ -455,32 +458,31 @@ def read_timings(run: Path) -> dict[str, float]:
 
 
 def save_mask(run: Path, name: str, masks: dict[str, Mask]) -> Path:
-    """Write masks, `{"actor": ..., "critic": ...}`, as a pickled dict of NumPy arrays."""
-    tree = {
-        network: jax.tree.map(lambda leaf: np.array(leaf, order="C"), masks[network]) for network in ("actor", "critic")
-    }
+    """Write masks by network as a pickled dict of NumPy arrays."""
+    tree = {network: jax.tree.map(lambda leaf: np.array(leaf, order="C"), masks[network]) for network in sorted(masks)}
     write_whole(run / name, dump_pickle(tree))
     return run / name
 
 
-def load_mask(path: str | Path, state: SACState | None = None) -> dict[str, Mask]:
-    """Read masks, `{"actor": ..., "critic": ...}`, of any program's making.
+def load_mask(path: str | Path, state: AgentState | None = None) -> dict[str, Mask]:
+    """Read masks by network, of any program's making.
 
     Raises:
-        InputError: the file is missing, altered or hostile; it is no mask; it does not fit the networks of `state`
+        InputError: the file is missing, altered or hostile; it is not a mask; it does not fit the networks of `state`
             (naming the leaf and both shapes).
     """
     path = Path(path)
     tree = load_pickle(path, "the mask")
-    if sorted(tree) != ["actor", "critic"] or not all(isinstance(value, dict) for value in tree.values()):
-        raise InputError(
-            f"the mask {path} has the keys {sorted(tree)}, and needs 'actor' and 'critic', each a dict of arrays"
-        )
+    wanted = "a dict of arrays for each network"
+    if state is not None:
+        wanted = f"a dict of arrays for each of {', '.join(sorted(state.params))}"
+    fits = tree and (state is None or set(tree) == set(state.params))
+    if not fits or not all(isinstance(name, str) and isinstance(value, dict) for name, value in tree.items()):
+        raise InputError(f"the mask {path} has the keys {sorted(map(str, tree))}, and needs {wanted}")
     for network, mask in tree.items():
         check_mask_values(mask, f"the {network}'s part of {path}")
         if state is not None:
-            params = getattr(state, f"{network}_params")
-            check_same_structure(mask, params, f"the {network}'s mask in {path}", f"the {network}'s")
+            check_same_structure(mask, state.params[network], f"the {network}'s mask in {path}", f"the {network}'s")
     return {network: jax.tree.map(jnp.asarray, mask) for network, mask in tree.items()}
 
 

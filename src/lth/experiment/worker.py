@@ -29,12 +29,14 @@ def main() -> None:
         except BrokenPipeError:
             os._exit(1)
 
+    from ..algorithms.architecture import load_algorithms
     from .attempt import attempt
     from .spec import parse_spec
     from .stages import How
 
     for line in sys.stdin:
         asked = json.loads(line)
+        load_algorithms(asked["spec"])
         rewind_points, checkpoint_every, tensorboard = asked["how"]
         found = attempt(
             Path(asked["root"]),

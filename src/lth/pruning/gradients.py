@@ -102,7 +102,7 @@ def gatherer(
 ) -> Callable[[Params], Params]:
     """Return `gradient_statistic` as a function of the parameters, which is compiled once.
 
-    The loss is traced anew for each gatherer, because it may read what changes from one to the next, as a critic's loss
+    The loss is traced anew for each gatherer, because it may read what changes from one to the next, as a loss with a target
     reads target networks.
     """
     if statistic not in STATISTICS:

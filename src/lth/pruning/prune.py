@@ -175,7 +175,7 @@ def _source(
     if loss is None or batches is None:
         raise InputError(
             f"method {criterion!r} needs gradients: give `loss` and `batches`, or `gradients`, which `gradient_statistic(..., "
-            f"{row.statistic!r})` computes, and for a SAC agent `lth.gradient_pruning.agent_statistic`"
+            f"{row.statistic!r})` computes, and for an agent of lth `lth.gradient_statistics`"
         )
     return gatherer(loss, batches, row.statistic)
 

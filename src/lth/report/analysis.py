@@ -119,9 +119,9 @@ def analysis_rows(config: Config) -> tuple[list[LayerRow], list[InputRow]]:
     for spec in _finished(config):
         run = str(run_path(spec))
         found = analyze(config.output_dir, spec)
-        task = spec.task if isinstance(spec, DenseSpec) else spec.dense.task
-        dim = sum(row.network == "actor" and row.metric.startswith(f"{READS}[") for row in found)
-        observations = observation_names(task, dim)
+        dense = spec if isinstance(spec, DenseSpec) else spec.dense
+        dim = sum(row.network == dense.agent.POLICY and row.metric.startswith(f"{READS}[") for row in found)
+        observations = observation_names(dense.task, dim)
         for row in found:
             if not row.metric.startswith(f"{READS}["):
                 rows.append(LayerRow(run, *row))

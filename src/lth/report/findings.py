@@ -403,7 +403,7 @@ class Picture(NamedTuple):
 
 
 def pictures(runs: Runs) -> list[Picture]:
-    """What the masks kept: of each layer's weights; and of the actor's weights from each observation, those on a path."""
+    """What the masks kept: of each layer's weights; and of the policy's weights from each observation, those on a path."""
     found = []
     for task in runs.tasks:
         for rewind, sparsity in runs.levels():
@@ -413,15 +413,19 @@ def pictures(runs: Runs) -> list[Picture]:
                 Cell(condition.label, layer, share)
                 for condition in here
                 for layer, share in shares(runs, task, condition, "kept").items()
-                if layer not in ("actor", "critic")
+                if "/" in layer  # not the whole network
             ]
-            read = []
+            read, policy = [], ""
             for condition in here:
-                counts = runs.measured(task, condition, "reads/actor/")
-                first = next(iter(runs.measured(task, condition, "weights/actor/").values()), 0.0)
-                read += [Cell(condition.label, n, v * len(counts) / first) for n, v in counts.items()]
+                counts = runs.measured(task, condition, "reads/")  # recorded of the network that acts
+                policy = next(iter(counts), policy).partition("/")[0]
+                first = next(iter(runs.measured(task, condition, f"weights/{policy}/").values()), 0.0)
+                read += [
+                    Cell(condition.label, n.removeprefix(f"{policy}/"), v * len(counts) / first)
+                    for n, v in counts.items()
+                ]
             found.append(Picture(f"Share of each layer kept: {name}", "layer", kept))
-            found.append(Picture(f"What the actor still reads: {name}", "observation", read))
+            found.append(Picture(f"What the {policy} still reads: {name}", "observation", read))
     return [picture for picture in found if picture.cells]
 
 
@@ -451,7 +455,8 @@ def tickets(runs: Runs) -> list[Ticket]:
     found = []
     for task in runs.tasks:
         for condition in runs.conditions:
-            for network in ("actor", "critic"):
+            networks = [name for name in runs.measured(task, condition, "weights/") if "/" not in name]
+            for network in networks:
                 units, stability = "units", ("spearman", "shared", "shared_by_chance")
                 values = [1.0 - shares(runs, task, condition, m).get(network, np.nan) for m in ("kept", "effective")]
                 values += [

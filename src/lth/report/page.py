@@ -61,8 +61,8 @@ def page(config: Config, tidy: Sequence[TidyRow]) -> str:
     whole = "all" if len(finished) == len(specs) else f"only {len(finished)} of"
     seeds = len(config.seeds)
     about = (
-        f"{', '.join(runs.tasks)}; {seeds} seed{'s' * (seeds > 1)}; {whole} {len(specs)} runs finished. Soft Actor-Critic; "
-        "every number is of the last evaluation, never the best."
+        f"{', '.join(runs.tasks)}; {seeds} seed{'s' * (seeds > 1)}; {whole} {len(specs)} runs finished. "
+        f"{config.agent_config.NAME}; every number is of the last evaluation, never the best."
     )
     sections = {
         "Verdicts": _verdicts(runs, found, compared),
@@ -412,8 +412,8 @@ lth report report.yaml output_dir=results/again</pre>
 
 
 def _images(config: Config) -> str:
-    """Show the actor's masks of the first seed as they are: a dot is a weight that is kept."""
-    seed, size = config.seeds[0], 0
+    """Show the policy's masks of the first seed as they are: a dot is a weight that is kept."""
+    seed, size, policy = config.seeds[0], 0, config.agent_config.POLICY
     parts: list[str] = []
     for row in rows(config.model_copy(update={"seeds": (seed,)})):
         mask = row.run.mask if isinstance(row.run, TicketSpec) and not row.control else None
@@ -421,7 +421,7 @@ def _images(config: Config) -> str:
             continue
         name = f"{row.dense.task}, {label(row.method, row.control)}, {findings.percent(row.sparsity)}"
         images = ""
-        for layer in layers(store.load_mask(store.last_file(config.output_dir, mask))["actor"]):
+        for layer in layers(store.load_mask(store.last_file(config.output_dir, mask))[policy]):
             if layer.kept.all():
                 continue
             height, width = layer.kept.shape
@@ -432,16 +432,16 @@ def _images(config: Config) -> str:
                 f'src="data:image/png;base64,{base64.b64encode(png).decode()}">'
             )
         if size > MOST_IMAGES:
-            return _image_section(parts, seed, f" Only the first {len(parts)}; the page would get too large.")
+            return _image_section(parts, seed, policy, f" Only the first {len(parts)}; the page would get too large.")
         parts.append(f"<figure>{images}<figcaption>{_text(name)}</figcaption></figure>")
-    return _image_section(parts, seed, "")
+    return _image_section(parts, seed, policy, "")
 
 
-def _image_section(parts: Sequence[str], seed: int, more: str) -> str:
+def _image_section(parts: Sequence[str], seed: int, policy: str, more: str) -> str:
     if not parts:
         return ""
     return (
-        f"<details><summary>The masks of the actor, weight by weight (seed {seed})</summary>"
+        f"<details><summary>The masks of the {policy}, weight by weight (seed {seed})</summary>"
         f'<p class="note">A dot is a weight that is kept; rows are inputs, columns are units; the first layer on top.{more}</p>'
         f'<div class="masks">{"".join(parts)}</div></details>'
     )

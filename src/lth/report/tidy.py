@@ -74,9 +74,11 @@ def _analysis(root: Path, spec: DenseSpec | TicketSpec) -> dict[str, float]:
     """Return a run's analysis (docs/analysis.md) as `<metric>/<network>/<layer>`, and how stable its mask's ranking was."""
     rows = analyze(root, spec)
     found = {_metric(row): row.value for row in rows if not row.metric.startswith(READS)}
-    read = [row.value for row in rows if row.network == "actor" and row.metric.startswith(READS)]
-    task = spec.task if isinstance(spec, DenseSpec) else spec.dense.task
-    found |= {f"{READS}/actor/{n}": v for n, v in zip(observation_names(task, len(read)), read, strict=True)}
+    dense = spec if isinstance(spec, DenseSpec) else spec.dense
+    policy = dense.agent.POLICY
+    read = [row.value for row in rows if row.network == policy and row.metric.startswith(READS)]
+    names = observation_names(dense.task, len(read))
+    found |= {f"{READS}/{policy}/{n}": v for n, v in zip(names, read, strict=True)}
     if isinstance(spec, TicketSpec) and isinstance(spec.mask, MaskSpec) and not spec.control:
         found |= {_metric(row): row.value for row in analyze(root, spec.mask) if row.metric.startswith("saliency")}
     return found
@@ -138,11 +140,10 @@ def _costs(root: Path, spec: DenseSpec | TicketSpec, measured: dict[str, float])
         "cost/gradient_batches": 0,
     }
     for name, kind in (("cost/flops", "kept"), ("cost/flops_dense", "weights")):
-        actor, critics = (2.0 * measured[f"{kind}/{network}"] for network in ("actor", "critic"))
-        # An update passes forward through the actor at s' and s, the target critics, the critics at (s, a) and at (s, pi(s));
-        # backward through a network is twice a forward pass, or once where only its inputs' gradient is needed (the critics in
-        # the actor's loss). So 2 + 2 for the actor, 1 + 1 + 1 + 2 + 1 for the critics; and acting is a forward pass.
-        found[name] = updates * dense.training.batch_size * (4.0 * actor + 6.0 * critics) + env_steps * actor
+        # Two operations a weight in a forward pass; acting is one.
+        passes = {n: times * 2.0 * measured[f"{kind}/{n}"] for n, times in dense.agent.passes().items()}
+        acting = 2.0 * measured[f"{kind}/{dense.agent.POLICY}"]
+        found[name] = updates * dense.training.batch_size * sum(passes.values()) + env_steps * acting
     if isinstance(spec, TicketSpec) and isinstance(spec.mask, MaskSpec):
         mask = spec.mask
         found["cost/mask_seconds"] = store.read_timings(store.directory(root, mask)).get("total", 0.0)

@@ -45,7 +45,7 @@ def make_pattern(mask: Mask) -> Pattern:
 
     Args:
         mask: dense layers `{"layer_0": {"kernel": (inputs, outputs), "bias": (outputs,)}, ..., "output": ...}`, applied in
-            this order with ReLU between them, or a dict of such networks with one input (the twin critics). Zero is pruned,
+            this order with ReLU between them, or a dict of such networks with one input (an ensemble). Zero is pruned,
             in kernels and biases; anything else is kept.
 
     Raises:

@@ -10,10 +10,17 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from ..types import Batch, Params
+from ...types import Batch, Params
 
 ActorApply = Callable[[Params, jax.Array], tuple[jax.Array, jax.Array]]
 CriticApply = Callable[[Params, jax.Array, jax.Array], jax.Array]
+LOG_STD_RANGE = (-20.0, 2.0)
+
+
+def gaussian(output: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Split the actor's last layer, (n, 2 * action_dim), into mean and log_std, the latter clipped to [-20, 2]."""
+    mean, log_std = jnp.split(output, 2, axis=-1)
+    return mean, jnp.clip(log_std, *LOG_STD_RANGE)
 
 
 def sample_action(mean: jax.Array, log_std: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:

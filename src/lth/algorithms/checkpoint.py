@@ -1,5 +1,6 @@
 """A complete agent as one safetensors file."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,52 +10,58 @@ import jax.numpy as jnp
 import numpy as np
 import pydantic
 
-from ..config import SACConfig
 from ..errors import InputError, nearest
 from ..files import dump_tensors, load_tensors
 from ..pruning.schedules import KINDS
-from .agent import SACState, init_state
+from . import ALGORITHMS
+from .architecture import AgentConfig, Spaces, algorithm_key, config_class
+from .base import Agent, AgentState, algorithm_of
 
-FORMAT = "lth-sac-1"
+_FORMAT = re.compile(r"lth-(.+)-1")
 _NEVER_NEGATIVE = ("env_steps", "grad_steps", "normalizer/variance", "normalizer/seen")
+_ON_DISK = {"params": "{}_params", "targets": "target_{}_params", "values": "{}", "opts": "{}_opt"}
+"""How the parts of a state that are keyed by name are called in a file: `critic_params/q1/...`, `log_alpha`."""
 
 
 def _is_key(leaf: Any) -> bool:
     return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
 
 
-def _named_leaves(state: SACState) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+def _named_leaves(state: AgentState) -> dict[str, Any]:
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        field, *rest = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+        if field in _ON_DISK:
+            field, rest = _ON_DISK[field].format(rest[0]), rest[1:]
+        found["/".join([field, *rest])] = leaf
+    return found
 
 
 def dump_agent(
-    config: SACConfig, state: SACState, about: dict[str, Any], more: Mapping[str, np.ndarray] | None = None
+    config: AgentConfig, state: AgentState, about: dict[str, Any], more: Mapping[str, np.ndarray] | None = None
 ) -> bytes:
     """Return a checkpoint: every array of the state (and `more`), with the configuration and `about` as its metadata."""
     arrays = {n: np.asarray(jax.random.key_data(x) if _is_key(x) else x) for n, x in _named_leaves(state).items()}
-    sizes = {
-        "observation_dim": int(state.normalizer.mean.shape[0]),
-        "action_dim": int(state.actor_params["output"]["bias"].shape[0]) // 2,
-    }
-    return dump_tensors(
-        {**arrays, **(more or {})}, {"format": FORMAT, "sac": config.model_dump(mode="json"), **sizes, "about": about}
-    )
+    spaces, name = algorithm_of(Agent(config, state)).spaces, algorithm_key(config)
+    sizes = {"observation_dim": spaces.observation_dim, "action_dim": spaces.action_dim}
+    settings = {name: config.model_dump(mode="json")}
+    return dump_tensors({**arrays, **(more or {})}, {"format": f"lth-{name}-1", **settings, **sizes, "about": about})
 
 
-def _scheduled(template: SACState, arrays: Mapping[str, np.ndarray]) -> SACState:
+def _scheduled(template: AgentState, arrays: Mapping[str, np.ndarray]) -> AgentState:
     """Make room in a template for what changes the masks in training, where the arrays have such a thing."""
-    for network in ("actor_opt", "critic_opt"):
-        prefix = f"{network}/schedule/"
+    for network in template.params:
+        prefix = f"{_ON_DISK['opts'].format(network)}/schedule/"
         found = {name.removeprefix(prefix): leaf for name, leaf in arrays.items() if name.startswith(prefix)}
         for kind in KINDS:
             if set(kind._fields) == set(found):
                 schedule = kind(**{name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in found.items()})
-                template = template._replace(**{network: getattr(template, network)._replace(schedule=schedule)})
+                opt = template.opts[network]._replace(schedule=schedule)
+                template = template._replace(opts={**template.opts, network: opt})
     return template
 
 
-def load_agent(path: Path) -> tuple[SACConfig, SACState, dict[str, Any]]:
+def load_agent(path: Path) -> tuple[AgentConfig, AgentState, dict[str, Any]]:
     """Read a checkpoint of `dump_agent`: configuration, state, and what was said about it.
 
     Raises:
@@ -69,7 +76,7 @@ def load_agent(path: Path) -> tuple[SACConfig, SACState, dict[str, Any]]:
 
 def load_agent_and_more(
     path: Path, needs_checksum: bool = True
-) -> tuple[SACConfig, SACState, dict[str, Any], dict[str, np.ndarray]]:
+) -> tuple[AgentConfig, AgentState, dict[str, Any], dict[str, np.ndarray]]:
     """Read a checkpoint of `dump_agent` with the arrays that it holds besides the state.
 
     Raises:
@@ -77,19 +84,24 @@ def load_agent_and_more(
     """
     what = "the checkpoint"
     arrays, metadata = load_tensors(path, what, needs_checksum)
-    if metadata.get("format") != FORMAT:
-        raise InputError(f"{what} {path} has format {metadata.get('format')!r}; this version of lth reads {FORMAT!r}")
+    form = _FORMAT.fullmatch(str(metadata.get("format")))
+    if not form:
+        known = ", ".join(f"'lth-{name}-1'" for name in ALGORITHMS)
+        raise InputError(f"{what} {path} has format {metadata.get('format')!r}; this version of lth reads {known}")
     try:
-        config = SACConfig.model_validate(metadata["sac"])
+        config = config_class(form[1]).model_validate(metadata[form[1]])
         sizes = [metadata["observation_dim"], metadata["action_dim"]]
         about = metadata["about"]
         if not isinstance(about, dict):
             raise ValueError("its 'about' is no JSON object")
         if not all(type(size) is int and 0 < size < 10**6 for size in sizes):
             raise ValueError(f"its sizes are {sizes}")
+    except InputError as error:
+        raise InputError(f"{what} {path}: {error}") from None
     except (KeyError, ValueError, pydantic.ValidationError) as error:
         raise InputError(f"{what} {path} has unusable metadata: {type(error).__name__}: {error}") from None
-    template = _scheduled(jax.eval_shape(lambda: init_state(config, jax.random.key(0), *sizes)), arrays)
+    algorithm = config.build(Spaces(sizes[0], sizes[1], config.DISCRETE))
+    template = _scheduled(jax.eval_shape(lambda: algorithm.init(jax.random.key(0))), arrays)
     leaves = []
     for name, leaf in _named_leaves(template).items():
         if name not in arrays:

@@ -1,0 +1,96 @@
+"""The policy outside of JAX, whose dispatch alone takes several times as long as one observation needs."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..sparse.native import one_example
+from .base import OBSERVATION_CLIP, Agent, Algorithm
+from .learner import flat_policy
+from .packed import Patterns
+
+
+class Policy(NamedTuple):
+    """What acting needs, on views into the vector of `flat_policy`."""
+
+    mean: np.ndarray  # (observation_dim,)
+    scale: np.ndarray  # (observation_dim,)
+    network: Callable[[np.ndarray], np.ndarray]  # (n, observation_dim) normalised -> (n, outputs)
+    clip: float  # normalised observations are clipped to [-clip, clip]
+    head: Callable[[np.ndarray, np.ndarray | None], np.ndarray]  # the network's output, noise -> actions
+
+
+Reader = Callable[[np.ndarray], Policy]
+
+
+def policy_reader(algorithm: Algorithm, patterns: Patterns | None = None) -> Reader:
+    """Return what makes a Policy of the vector of `flat_policy`, copying nothing; with `patterns` that of a packed state."""
+    observation_dim, network = algorithm.spaces.observation_dim, algorithm.networks[algorithm.policy]
+    clip = OBSERVATION_CLIP if algorithm.config.normalize_obs else np.inf
+    of = (
+        _dense_network([observation_dim, *network.hidden, network.outputs], network.layer_norm)
+        if patterns is None
+        else _sparse_network(one_example(patterns[algorithm.policy].table, observation_dim, network.outputs))
+    )
+
+    def read(flat: np.ndarray) -> Policy:
+        mean, scale, weights = np.split(flat, (observation_dim, 2 * observation_dim))
+        return Policy(mean, scale, of(weights), clip, algorithm.act)
+
+    return read
+
+
+def _dense_network(sizes: list[int], layer_norm: bool) -> Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]]:
+    def of(weights: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        layers: list[tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]] = []
+        at = 0
+
+        def take(*shape: int) -> np.ndarray:
+            nonlocal at
+            size = int(np.prod(shape))
+            at += size
+            return weights[at - size : at].reshape(shape)
+
+        for i in range(1, len(sizes)):
+            kernel, bias = take(sizes[i - 1], sizes[i]), take(sizes[i])
+            normed = layer_norm and i < len(sizes) - 1
+            layers.append((kernel, bias, take(sizes[i]), take(sizes[i])) if normed else (kernel, bias, None, None))
+
+        def network(x: np.ndarray) -> np.ndarray:
+            for kernel, bias, scale, shift in layers[:-1]:
+                x = x @ kernel + bias
+                if scale is not None:  # as Flax's LayerNorm
+                    centred = x - x.mean(axis=1, keepdims=True)
+                    x = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + np.float32(1e-6)) * scale + shift
+                x = np.maximum(x, 0.0)
+            kernel, bias, _, _ = layers[-1]
+            return np.asarray(x @ kernel + bias)
+
+        return network
+
+    return of
+
+
+def _sparse_network(one: Callable[..., Any]) -> Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]]:
+    def of(theta: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        forward = one(theta)
+        return lambda x: np.stack([forward(row).copy() for row in x]) if len(x) > 1 else forward(x[0])[None]
+
+    return of
+
+
+def policy_of(agent: Agent) -> Policy:
+    """Return an agent's policy, with whole matrices."""
+    algorithm = agent.algorithm
+    return policy_reader(algorithm)(np.asarray(flat_policy(algorithm, agent.state)))
+
+
+def act(policy: Policy, observations: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
+    """Choose actions, (n, action_width) float32, for raw observations (n, observation_dim).
+
+    Continuous actions are in [-1, 1], discrete ones whole numbers. With `noise`, from the algorithm's `explore`, they explore;
+    without, they are the ones that are evaluated.
+    """
+    x = (observations.astype(np.float32) - policy.mean) * policy.scale
+    return policy.head(policy.network(np.minimum(np.maximum(x, -policy.clip), policy.clip)), noise)

@@ -1,0 +1,191 @@
+"""What an algorithm's networks are, as data: all that pruning, packing, costs and tables need to know. Imports no JAX."""
+
+import importlib
+import sys
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
+
+from pydantic import Field
+
+from ..errors import InputError, nearest
+from ..settings import Positive, Rate, Settings
+
+if TYPE_CHECKING:
+    from .base import Algorithm
+
+
+class Spaces(NamedTuple):
+    """What an algorithm needs to know of an environment."""
+
+    observation_dim: int
+    action_dim: int  # the length of a continuous action, or the number of discrete actions
+    discrete: bool = False
+
+    @property
+    def action_width(self) -> int:
+        """How many numbers an action takes in a batch and in the replay buffer; a discrete action is one whole number."""
+        return 1 if self.discrete else self.action_dim
+
+
+class Network(NamedTuple):
+    """One multilayer perceptron with ReLU, or several (`members`) on the same input with one output each."""
+
+    inputs: tuple[str, ...]  # the fields of a Batch that it reads, side by side
+    hidden: tuple[int, ...]
+    outputs: int
+    learning_rate: float
+    members: tuple[str, ...] = ()
+    layer_norm: bool = False
+    target: bool = False  # whether a slowly moving copy of it exists
+    period: int = 1  # it takes a gradient step at every `period`-th update of the agent
+
+    @property
+    def copies(self) -> int:
+        """How many perceptrons it is."""
+        return max(len(self.members), 1)
+
+    def input_width(self, spaces: Spaces) -> int:
+        """Return the length of its input."""
+        width = {"observations": spaces.observation_dim, "actions": spaces.action_width}
+        return sum(width[name] for name in self.inputs)
+
+    def kernels(self, spaces: Spaces) -> dict[str, tuple[int, int]]:
+        """Return the shapes (inputs, outputs) of its dense layers by name: `layer_0`, or `q1/layer_0` of a member."""
+        sizes = (self.input_width(spaces), *self.hidden, self.outputs)
+        names = [*(f"layer_{i}" for i in range(len(self.hidden))), "output"]
+        prefixes = [f"{member}/" for member in self.members] or [""]
+        return {p + name: shape for p in prefixes for name, shape in zip(names, pairwise(sizes), strict=True)}
+
+    def parameters(self, spaces: Spaces) -> int:
+        """Count its weights and biases; those of layer normalization are left out.
+
+        >>> Network(("observations",), (4,), 2, 1e-3).parameters(Spaces(3, 1))
+        26
+        """
+        return sum(a * b + b for a, b in self.kernels(spaces).values())
+
+
+class AgentConfig(Settings):
+    """The settings of one algorithm, and what follows from them without JAX.
+
+    A subclass names its networks in NETWORKS and describes them in `networks`. By convention the setting `<network>_hidden`
+    holds the sizes of a network's hidden layers; the control small-dense changes these and nothing else.
+    """
+
+    NAME: ClassVar[str] = ""
+    """What people call the algorithm, in messages."""
+    NETWORKS: ClassVar[tuple[str, ...]]
+    """The networks that can be pruned, in the order in which they are initialized."""
+    POLICY: ClassVar[str]
+    """The one that acts."""
+    DISCRETE: ClassVar[bool] = False
+    """Whether actions are discrete."""
+
+    discount: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """The discount factor, gamma."""
+    reward_scale: Rate = 1.0
+    """Rewards are multiplied by this in the losses; stored and reported rewards are raw."""
+    normalize_obs: bool = True
+    """Normalise observations by their running mean and variance, clipped to [-10, 10]."""
+    max_grad_norm: Rate | None = None
+    """Clip each network's gradient to this global norm; null: no clipping."""
+    buffer_size: Positive = 1_000_000
+    """How many transitions the replay buffer holds (never more than `training.env_steps`)."""
+
+    def networks(self, spaces: Spaces | None = None) -> dict[str, Network]:
+        """Describe the networks by name; without `spaces` for an environment of one observation and one action."""
+        return self.describe(spaces or Spaces(1, 1, self.DISCRETE))
+
+    def describe(self, spaces: Spaces) -> dict[str, Network]:
+        """Describe the networks by name."""
+        raise NotImplementedError
+
+    def spaces(self, observation_dim: int, outputs: int) -> Spaces:
+        """Return the spaces that belong to a policy network with so many outputs."""
+        return Spaces(observation_dim, outputs, self.DISCRETE)
+
+    def passes(self) -> dict[str, float]:
+        """Return the work of one update by network, in forward passes of the batch through all of the network.
+
+        A backward pass counts as two, or as one where only the gradient of the input is needed.
+        """
+        raise NotImplementedError
+
+    def implementation(self) -> "type[Algorithm]":
+        """Return the class that computes; imports JAX."""
+        raise NotImplementedError
+
+    def build(self, spaces: Spaces, task: str = "") -> "Algorithm":
+        """Return the algorithm for an environment.
+
+        Raises:
+            InputError: it does not take such actions; names the algorithms that do.
+        """
+        self.check_actions(spaces, task)
+        return self.implementation()(self, spaces)
+
+    def check_actions(self, spaces: Spaces, task: str = "") -> None:
+        """Raise InputError if the algorithm does not take an environment's actions; names the algorithms that do."""
+        if spaces.discrete == self.DISCRETE:
+            return
+        from . import ALGORITHMS
+
+        able = [f"algorithm={name}" for name, other in ALGORITHMS.items() if spaces.discrete == other.DISCRETE]
+        kind = "discrete" if spaces.discrete else "continuous"
+        whose = f"the task {task!r}" if task else "the environment"
+        raise InputError(f"{whose} has {kind} actions, which {self.NAME} does not take. Use {' or '.join(able)}.")
+
+
+def algorithm_key(config: AgentConfig) -> str:
+    """Return the name of a config's algorithm: a key of ALGORITHMS, or `package.module:ClassName`."""
+    from . import ALGORITHMS
+
+    for name, known in ALGORITHMS.items():
+        if type(config) is known:
+            return name
+    return f"{type(config).__module__}:{type(config).__qualname__}"
+
+
+def config_class(name: str, load: bool = False) -> type[AgentConfig]:
+    """Return the settings class of an algorithm by its name.
+
+    A name of the form `package.module:ClassName` is a class outside of lth. Its module is imported only with `load`, that is
+    where a person or a process of this project named it, and never because a file did.
+
+    Raises:
+        InputError: there is no such algorithm, or its module is not imported or cannot be.
+    """
+    from . import ALGORITHMS
+
+    if name in ALGORITHMS:
+        return ALGORITHMS[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise InputError(
+            f"unknown algorithm {name!r}; choose from {', '.join(ALGORITHMS)}, or name a class of your own as "
+            f"package.module:ClassName{nearest(name, ALGORITHMS)}"
+        )
+    if load:
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # whatever the module's own code raises
+            raise InputError(
+                f"the algorithm {name!r} cannot be imported: {type(error).__name__}: {error}. A module in the working folder "
+                "is found with PYTHONPATH=."
+            ) from error
+    if module not in sys.modules:
+        raise InputError(f"the algorithm {name!r} is defined outside of lth: `import {module}` first")
+    found = getattr(sys.modules[module], attribute, None)
+    if not (isinstance(found, type) and issubclass(found, AgentConfig)):
+        raise InputError(f"the algorithm {name!r}: {module} has no AgentConfig class {attribute!r}")
+    return found
+
+
+def load_algorithms(fields: Any) -> None:
+    """Import the modules of the algorithms that a spec's fields name, for specs that come from this project's own processes."""
+    if isinstance(fields, Mapping):
+        for key, value in fields.items():
+            if ":" in str(key):
+                config_class(key, load=True)
+            load_algorithms(value)

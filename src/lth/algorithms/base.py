@@ -1,0 +1,257 @@
+"""What all algorithms share: the agent's state keyed by network, its start, and its optimizers.
+
+The algorithms know nothing of pruning: what keeps a ticket's pruned weights at zero is the state of its optimizers.
+"""
+
+import abc
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ..errors import InputError
+from ..pruning.masks import MaskedState, apply_mask, keep_pruned_at_zero
+from ..replay import ReplayBuffer
+from ..types import Array, Batch, Params
+from .architecture import Network, Spaces
+from .networks import Apply, apply_of, module_of
+
+OBSERVATION_CLIP = 10.0
+
+
+class Normalizer(NamedTuple):
+    """The running mean and variance of the observations, (observation_dim,) each, and how many were seen."""
+
+    mean: jax.Array
+    variance: jax.Array
+    seen: jax.Array
+
+
+class AgentState(NamedTuple):
+    """Everything that training needs and a checkpoint holds, for every algorithm."""
+
+    params: dict[str, Params]  # by network: what can be pruned
+    targets: dict[str, Params]  # the slowly moving copies of some of them
+    values: dict[str, jax.Array]  # numbers that are learned besides, such as the temperature
+    opts: dict[str, Any]  # by network, a MaskedState; and by learned number
+    normalizer: Normalizer
+    key: jax.Array | None  # the agent's own, which training leaves as it is; saliency draws its batches by it
+    env_steps: jax.Array  # int32
+    grad_steps: jax.Array  # int32
+
+    @property
+    def actor_params(self) -> Params:
+        """The actor's parameters, of an algorithm that has one (docs/saliency-pruning.md)."""
+        return _named(self.params, "actor")
+
+    @property
+    def critic_params(self) -> Params:
+        """The critics' parameters, of an algorithm that has any (docs/saliency-pruning.md)."""
+        return _named(self.params, "critic")
+
+
+def _named(params: Mapping[str, Params], network: str) -> Params:
+    if network not in params:
+        raise InputError(
+            f"this agent has no network {network!r}; it has {', '.join(params)}: use `state.params[name]`, and "
+            "`lth.gradient_statistics(agent, replay_buffer)` for gradients by network"
+        )
+    return params[network]
+
+
+@dataclasses.dataclass(frozen=True)
+class Algorithm(abc.ABC):
+    """An algorithm for one environment: a hashable value, the static argument and cache key of every compiled call.
+
+    A subclass says what is learned (`losses`, `update`) and how it acts (`act`, `explore`); `config` says what its networks are.
+    Batches that `losses` and `update` take come from `prepare`: observations normalized, rewards scaled.
+    """
+
+    config: Any  # an AgentConfig
+    spaces: Spaces
+
+    @property
+    def networks(self) -> dict[str, Network]:
+        """The networks by name."""
+        return self.config.networks(self.spaces)
+
+    @property
+    def policy(self) -> str:
+        """The name of the network that acts."""
+        return self.config.POLICY
+
+    @abc.abstractmethod
+    def losses(
+        self, state: AgentState, params: dict[str, Params], batch: Batch, noise: Array, apply: dict[str, Apply]
+    ) -> dict[str, jax.Array]:
+        """Return the loss of each network on a prepared batch, as training minimizes it.
+
+        The gradient of their sum by `params[name]` is the gradient of that network's loss alone; targets and learned numbers
+        are those of `state`. `noise` has the shape of `noise_shape`.
+        """
+
+    @abc.abstractmethod
+    def update(
+        self, state: AgentState, batch: Batch, noise: Array, apply: dict[str, Apply]
+    ) -> tuple[AgentState, dict[str, jax.Array]]:
+        """Take one gradient step on a prepared batch and count it; returns the metrics of the step too."""
+
+    @abc.abstractmethod
+    def noise_shape(self, n: int) -> tuple[int, ...]:
+        """Return the shape of the standard normal noise that an update on n transitions takes."""
+
+    @abc.abstractmethod
+    def act(self, output: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
+        """Return actions (n, action_width) float32 for the policy network's output (n, outputs), in NumPy.
+
+        Without noise they are the ones that are evaluated; `noise` comes from `explore`.
+        """
+
+    @abc.abstractmethod
+    def explore(self, rng: np.random.Generator, n: int, progress: float) -> np.ndarray:
+        """Draw what `act` needs to explore in n environments; `progress` in [0, 1] is the share of the budget that is spent."""
+
+    def random_actions(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """Draw uniform actions, (n, action_width) float32."""
+        if self.spaces.discrete:
+            return rng.integers(0, self.spaces.action_dim, (n, 1)).astype(np.float32)
+        return rng.uniform(-1.0, 1.0, (n, self.spaces.action_dim)).astype(np.float32)
+
+    def initial_values(self) -> dict[str, tuple[str, jax.Array, optax.GradientTransformation]]:
+        """Return the numbers that are learned besides networks: name -> (name of its optimizer, start, optimizer)."""
+        return {}
+
+    def optimizer(self, network: str) -> optax.GradientTransformation:
+        """Return the optimizer of a network."""
+        adam = optax.adam(self.networks[network].learning_rate)
+        norm = self.config.max_grad_norm
+        return keep_pruned_at_zero(adam if norm is None else optax.chain(optax.clip_by_global_norm(norm), adam))
+
+    def applies(self) -> dict[str, Apply]:
+        """Return the networks as pure functions of whole matrices, by name."""
+        return _applies(self)
+
+    def init(self, key: jax.Array) -> AgentState:
+        """Make the state of an untrained agent. Targets start equal to their networks."""
+        return _init(self)(key)
+
+    def prepare(self, normalizer: Normalizer, batch: Batch, normalize_obs: bool = True) -> Batch:
+        """Turn raw transitions into what the losses take: observations normalized, rewards scaled."""
+        if self.config.normalize_obs and normalize_obs:
+            batch = batch._replace(
+                observations=normalize(normalizer, batch.observations),
+                next_observations=normalize(normalizer, batch.next_observations),
+            )
+        return batch._replace(rewards=batch.rewards * self.config.reward_scale)
+
+    def descend(self, state: AgentState, network: str, gradients: Params) -> tuple[Params, MaskedState]:
+        """Take one optimizer step; returns the network's parameters and its optimizer's state."""
+        updates, opt = self.optimizer(network).update(gradients, state.opts[network], state.params[network])
+        return optax.apply_updates(state.params[network], updates), opt
+
+
+@functools.cache
+def _applies(algorithm: Algorithm) -> dict[str, Apply]:
+    return {name: apply_of(network) for name, network in algorithm.networks.items()}
+
+
+@functools.cache
+def _init(algorithm: Algorithm) -> Callable[[jax.Array], AgentState]:
+    networks = algorithm.networks
+
+    def init(key: jax.Array) -> AgentState:
+        *keys, key = jax.random.split(key, len(networks) + 1)
+        params = {}
+        for (name, network), its_key in zip(networks.items(), keys, strict=True):
+            inputs = jnp.zeros((1, network.input_width(algorithm.spaces)))
+            params[name] = module_of(network).init(its_key, inputs)["params"]
+        learned = algorithm.initial_values()
+        observation_dim = algorithm.spaces.observation_dim
+        return AgentState(
+            params=params,
+            # A copy: training donates the state, and one buffer cannot be donated twice.
+            targets={name: jax.tree.map(jnp.copy, params[name]) for name, n in networks.items() if n.target},
+            values={name: value for name, (_, value, _) in learned.items()},
+            opts={
+                **{name: algorithm.optimizer(name).init(params[name]) for name in networks},
+                **{opt: tx.init(value) for opt, value, tx in learned.values()},
+            },
+            normalizer=Normalizer(jnp.zeros(observation_dim), jnp.ones(observation_dim), jnp.zeros(())),
+            key=key,
+            env_steps=jnp.zeros((), jnp.int32),
+            grad_steps=jnp.zeros((), jnp.int32),
+        )
+
+    return jax.jit(init)
+
+
+def update_normalizer(normalizer: Normalizer, observations: jax.Array) -> Normalizer:
+    """Merge a batch (n, observation_dim) into the running mean and variance (Chan et al. 1979)."""
+    n = observations.shape[0]
+    seen = normalizer.seen + n
+    mean = jnp.mean(observations, axis=0)
+    delta = mean - normalizer.mean
+    squares = normalizer.variance * normalizer.seen + jnp.sum((observations - mean) ** 2, axis=0)
+    squares = squares + delta**2 * normalizer.seen * n / seen
+    return Normalizer(normalizer.mean + delta * (n / seen), squares / seen, seen)
+
+
+def observation_scale(normalizer: Normalizer) -> jax.Array:
+    """Return what centred observations are multiplied by, (observation_dim,)."""
+    return jax.lax.rsqrt(normalizer.variance + 1e-8)
+
+
+def normalize(normalizer: Normalizer, observations: jax.Array) -> jax.Array:
+    """Centre, scale and clip observations (n, observation_dim) to [-10, 10]."""
+    scaled = (observations - normalizer.mean) * observation_scale(normalizer)
+    return jnp.clip(scaled, -OBSERVATION_CLIP, OBSERVATION_CLIP)
+
+
+def moved_target(params: Params, target: Params, opt: MaskedState, tau: float) -> Params:
+    """Return a target moved towards its network by `tau` (Polyak averaging); what is pruned there stays exactly 0.0."""
+    return pruned_target(optax.incremental_update(params, target, tau), opt)
+
+
+def pruned_target(target: Params, opt: MaskedState) -> Params:
+    """Return a target without the weights that a schedule has just pruned; under a fixed mask they are 0.0 already."""
+    return target if opt.schedule is None else apply_mask(target, opt.mask)
+
+
+class Agent(NamedTuple):
+    """A trained agent: configuration, state and, where it was kept, the replay buffer it learned from."""
+
+    config: Any  # an AgentConfig
+    state: AgentState
+    replay_buffer: ReplayBuffer | None = None
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """The algorithm that trained it."""
+        return algorithm_of(self)
+
+    @property
+    def observation_dim(self) -> int:
+        """The length of one observation."""
+        return self.algorithm.spaces.observation_dim
+
+    @property
+    def action_dim(self) -> int:
+        """The length of one action, or the number of discrete actions."""
+        return self.algorithm.spaces.action_dim
+
+    def __repr__(self) -> str:
+        sizes = f"observation_dim={self.observation_dim}, action_dim={self.action_dim}"
+        name = f"{self.config.NAME}, " if self.config.NAME != "SAC" else ""
+        return f"Agent({name}{sizes}, env_steps={int(self.state.env_steps)}, replay_buffer={self.replay_buffer})"
+
+
+def algorithm_of(agent: Any) -> Algorithm:
+    """Return the algorithm of anything with `.config` and `.state`."""
+    bias = agent.state.params[agent.config.POLICY]["output"]["bias"]
+    spaces = agent.config.spaces(int(agent.state.normalizer.mean.shape[0]), int(bias.shape[0]))
+    return agent.config.build(spaces)

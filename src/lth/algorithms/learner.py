@@ -1,0 +1,124 @@
+"""The compiled call that stores new transitions and learns from the replay buffer."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..replay import ReplayState, insert, take_rows, unpack_rows
+from ..types import Array, Batch
+from .base import AgentState, Algorithm, observation_scale, update_normalizer
+from .networks import Apply
+from .packed import Layouts, Patterns, layouts_of, packed_applies
+
+
+def update(
+    algorithm: Algorithm, state: AgentState, batch: Batch, noise: Array, apply: dict[str, Apply] | None = None
+) -> tuple[AgentState, dict[str, jax.Array]]:
+    """Take one gradient step on a raw batch; `noise` is standard normal, of the shape `algorithm.noise_shape(n)`.
+
+    `apply` are the networks that the state's parameters belong to, if not those of whole matrices.
+    """
+    batch = algorithm.prepare(state.normalizer, batch)
+    return algorithm.update(state, batch, noise, apply or algorithm.applies())
+
+
+def flat_policy(algorithm: Algorithm, state: AgentState) -> jax.Array:
+    """Lay out what acting needs as one float32 vector: the normaliser's mean and scale, then each layer's kernel and bias.
+
+    A fresh array, so that the host can look at it while the state itself is donated to the next call. Of a packed network
+    its one vector stands in the place of the layers.
+    """
+    n, params = state.normalizer, state.params[algorithm.policy]
+    scale = observation_scale(n)
+    head = [n.mean, scale] if algorithm.config.normalize_obs else [jnp.zeros_like(n.mean), jnp.ones_like(scale)]
+    if isinstance(params, jax.Array):
+        return jnp.concatenate([*head, params])
+    layers = [params[name] for name in layer_order(algorithm)]
+    parts = [x.ravel() for layer in layers for part in _PARTS if part in layer for x in (layer[part],)]
+    return jnp.concatenate([*head, *parts])
+
+
+_PARTS = ("kernel", "scale", "bias")
+
+
+def layer_order(algorithm: Algorithm) -> list[str]:
+    """Return the names of the policy network's layers, norms included, from the observation to the action."""
+    network = algorithm.networks[algorithm.policy]
+    norms = ["norm_{}"] if network.layer_norm else []
+    hidden = [name.format(i) for i in range(len(network.hidden)) for name in ("layer_{}", *norms)]
+    return [*hidden, "output"]
+
+
+class Draws(NamedTuple):
+    """What chance decides in a number of updates."""
+
+    indices: np.ndarray  # (updates, batch_size) int32: rows of the replay buffer, uniform with replacement
+    noise: np.ndarray  # (updates, *noise_shape(batch_size)) float32, standard normal
+
+
+def draw(algorithm: Algorithm, rng: np.random.Generator, updates: int, batch_size: int, size: int) -> Draws:
+    """Draw for updates on a replay buffer that holds `size` transitions.
+
+    On the host, because threefry and the inverse error function take XLA a tenth of a whole update on a CPU.
+    """
+    return Draws(
+        rng.integers(0, size, (updates, batch_size), np.int32),
+        rng.standard_normal((updates, *algorithm.noise_shape(batch_size)), np.float32),
+    )
+
+
+Learner = Callable[
+    [AgentState, ReplayState, np.ndarray, Draws], tuple[AgentState, ReplayState, jax.Array, dict[str, jax.Array]]
+]
+
+
+def learner(algorithm: Algorithm, patterns: Patterns | None = None) -> Learner:
+    """Compile the hot call: insert transitions, update the normaliser, then gather and learn for each row of `Draws`.
+
+    The call takes (state, replay, rows, draws) with rows (n, width) as from `pack_rows`, donates the first two, and returns
+    both anew with the policy as one vector and the metrics of the last update. With `patterns` the state is a packed one.
+    """
+    tables = None if patterns is None else {name: jnp.asarray(pattern.table) for name, pattern in patterns.items()}
+    compiled = _learner(algorithm, None if patterns is None else layouts_of(patterns))
+
+    def call(
+        state: AgentState, replay: ReplayState, rows: np.ndarray, draws: Draws
+    ) -> tuple[AgentState, ReplayState, jax.Array, dict[str, jax.Array]]:
+        # The key stays behind: dispatch is slower with a typed key among the arguments.
+        key = state.key
+        state, replay, policy, metrics = compiled(state._replace(key=None), replay, rows, draws, tables)
+        return state._replace(key=key), replay, policy, metrics
+
+    return call
+
+
+@functools.cache
+def _learner(algorithm: Algorithm, layouts: Layouts | None) -> Callable[..., Any]:
+    observation_dim = algorithm.spaces.observation_dim
+
+    def learn(
+        state: AgentState, replay: ReplayState, rows: jax.Array, draws: Draws, tables: dict[str, jax.Array] | None
+    ) -> tuple[AgentState, ReplayState, jax.Array, dict[str, jax.Array]]:
+        replay = insert(replay, rows)
+        state = state._replace(
+            normalizer=update_normalizer(state.normalizer, rows[:, :observation_dim]),
+            env_steps=state.env_steps + rows.shape[0],
+        )
+        apply = packed_applies(algorithm, layouts, tables) if layouts and tables else None
+
+        def step(state: AgentState, draw: Draws) -> tuple[AgentState, dict[str, jax.Array]]:
+            batch = unpack_rows(take_rows(replay, draw.indices), observation_dim)
+            return update(algorithm, state, batch, draw.noise, apply)
+
+        if draws.indices.shape[0] == 1:
+            state, metrics = step(state, Draws(draws.indices[0], draws.noise[0]))
+        else:
+            state, many = jax.lax.scan(step, state, draws)
+            metrics = {name: values[-1] for name, values in many.items()}
+        return state, replay, flat_policy(algorithm, state), metrics
+
+    return jax.jit(learn, donate_argnums=(0, 1))

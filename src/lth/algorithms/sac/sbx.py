@@ -1,0 +1,198 @@
+"""Masks for a SAC agent of SBX (https://github.com/araffin/sbx), which goes on learning under them.
+
+    masks = prune_sbx(model, 0.9, "taylor")
+    set_masks(model, masks)
+    model.learn(50_000, reset_num_timesteps=False)
+
+`model` is an `sbx.SAC` with dense layers and a flat observation, and stays one in every respect: only its parameters and
+its optimisers change.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ...errors import InputError
+from ...pruning.criteria import CRITERIA
+from ...pruning.gradients import gradient_statistic
+from ...pruning.layers import named_leaves
+from ...pruning.masks import MaskedState, apply_mask, check_same_structure, keep_pruned_at_zero, set_mask
+from ...pruning.prune import prune
+from ...types import Batch, Mask, Params
+from .losses import actor_loss, critic_loss
+
+
+def prune_sbx(
+    model: Any,
+    sparsity: float | Mapping[str, float],
+    criterion: str = "magnitude",
+    *,
+    num_batches: int = 100,
+    batch_size: int = 256,
+    seed: int = 0,
+    pool: bool = False,
+    **how: Any,
+) -> dict[str, Mask]:
+    """Make masks of an SBX agent's actor and critics, `{"actor": ..., "critic": ...}`; the agent is left as it is.
+
+    Gradients are those of SBX's losses, actor's and critics', over batches of its replay buffer. What is pruned already
+    stays pruned.
+
+    Args:
+        model: an `sbx.SAC`.
+        sparsity: of both networks, or {"actor": a, "critic": c}.
+        criterion: a row of `CRITERIA`.
+        num_batches: over which gradients are gathered.
+        batch_size: transitions in each, drawn with replacement.
+        seed: of the batches, and of the criterion random.
+        pool: prune both networks as one, to one sparsity.
+        how: more of what `prune` takes: allocation, exclude, rounds, invert, collapse.
+
+    Raises:
+        InputError: as `prune`; or the replay buffer is empty or of a kind that is not understood.
+    """
+    params = {"actor": model.policy.actor_state.params, "critic": model.policy.qf_state.params}
+    statistic = CRITERIA[criterion].statistic if criterion in CRITERIA else None
+    gathered: dict[str, Any] = {"actor": None, "critic": None}
+    if statistic and statistic not in ("uniform", "flow"):
+        batches = _batches(model, num_batches, batch_size, seed)
+        gathered = gradient_statistic(_loss(model), params, batches, statistic)
+    given = {"loss": _flow, "batches": [np.ones(())], **how}
+    before, key = masks_of(model), jax.random.key(seed)
+    if pool:
+        if isinstance(sparsity, Mapping):
+            raise InputError("pool: both networks share one sparsity, so give a number")
+        gradients = gathered if gathered["actor"] is not None else None
+        return dict(prune(params, sparsity, criterion, gradients=gradients, key=key, prev_mask=before, **given))
+    masks = {}
+    for i, (network, tree) in enumerate(params.items()):
+        share = sparsity[network] if isinstance(sparsity, Mapping) else sparsity
+        its_key, its_gradients = jax.random.fold_in(key, i), gathered[network]
+        masks[network] = prune(
+            tree, share, criterion, gradients=its_gradients, key=its_key, prev_mask=before[network], **given
+        )
+    return masks
+
+
+def masks_of(model: Any) -> dict[str, Mask]:
+    """Return the masks under which an SBX agent learns; all ones if none was set."""
+
+    def mask_of(state: Any) -> Mask:
+        inner = state.opt_state.inner_state
+        if isinstance(inner, MaskedState):
+            return jax.tree.map(lambda m, p: m.astype(p.dtype), inner.mask, state.params)
+        return jax.tree.map(jnp.ones_like, state.params)
+
+    return {"actor": mask_of(model.policy.actor_state), "critic": mask_of(model.policy.qf_state)}
+
+
+def set_masks(model: Any, masks: Mapping[str, Mask]) -> None:
+    """Put masks on an SBX agent: pruned weights, their targets and their moments become 0.0, and stay so in `model.learn`.
+
+    Raises:
+        InputError: a mask does not fit its network, or `param_resets` would undo it.
+    """
+    if model.param_resets:
+        raise InputError("the model has param_resets, which would draw all weights anew and forget the masks")
+    policy = model.policy
+    for network in ("actor", "critic"):
+        state = policy.actor_state if network == "actor" else policy.qf_state
+        mask = masks[network]
+        check_same_structure(mask, state.params, f"the {network}'s mask", f"the {network}'s")
+        opt = state.opt_state
+        inner = opt.inner_state
+        if not isinstance(inner, MaskedState):
+            inner = MaskedState(mask, inner)
+        # SBX reads and writes the learning rate in the outermost state, so the wrapper goes inside of it.
+        rate = opt.hyperparams["learning_rate"]
+        tx = optax.inject_hyperparams(_masked(policy.optimizer_class))(learning_rate=rate, **policy.optimizer_kwargs)
+        changes: dict[str, Any] = {
+            "params": apply_mask(state.params, mask),
+            "opt_state": opt._replace(inner_state=set_mask(inner, mask, state.params)),
+            "tx": tx,
+        }
+        if network == "critic":
+            changes["target_params"] = apply_mask(state.target_params, mask)
+        setattr(policy, "actor_state" if network == "actor" else "qf_state", state.replace(**changes))
+
+
+def _masked(optimizer: Any) -> Any:
+    @functools.wraps(optimizer)
+    def wrapped(*args: Any, **kwargs: Any) -> optax.GradientTransformation:
+        return keep_pruned_at_zero(optimizer(*args, **kwargs))
+
+    return wrapped
+
+
+def _loss(model: Any) -> Any:
+    """Return SBX's losses as one: its gradient by each network is that of this network's loss."""
+    policy, key = model.policy, jax.random.key_data(jax.random.key(0))
+    actor, critic = policy.actor_state.apply_fn, policy.qf_state.apply_fn
+    target = policy.qf_state.target_params
+    log_alpha = jnp.log(model.ent_coef_state.apply_fn({"params": model.ent_coef_state.params}))
+
+    def actor_apply(params: Params, observations: jax.Array) -> tuple[jax.Array, jax.Array]:
+        gaussian = actor(params, observations).distribution
+        return gaussian.loc, jnp.log(gaussian.stddev())
+
+    def critic_apply(params: Params, observations: jax.Array, actions: jax.Array) -> jax.Array:
+        return critic(params, observations, actions, rngs={"dropout": key})[..., 0]
+
+    def loss(params: dict[str, Params], drawn: tuple[Batch, jax.Array]) -> jax.Array:
+        (batch, noise), fixed = drawn, jax.lax.stop_gradient(params)
+        applies = actor_apply, critic_apply
+        q_loss, _ = critic_loss(
+            params["critic"], target, fixed["actor"], log_alpha, batch, noise[0], *applies, model.gamma
+        )
+        pi_loss, _ = actor_loss(params["actor"], fixed["critic"], log_alpha, batch, noise[1], *applies)
+        return q_loss + pi_loss
+
+    return loss
+
+
+def _batches(model: Any, num_batches: int, batch_size: int, seed: int) -> list[tuple[Batch, np.ndarray]]:
+    """Draw batches of the replay buffer, and the noise for the actions that the losses sample."""
+    buffer, normalizer = model.replay_buffer, model._vec_normalize_env
+    if isinstance(buffer.observations, dict) or model.n_steps > 1 or buffer.optimize_memory_usage:
+        raise InputError(
+            "gradients are taken over a plain replay buffer of single steps: no dict observations, n_steps=1, "
+            "optimize_memory_usage=False"
+        )
+    size = buffer.size()
+    if size == 0:
+        raise InputError("the model's replay buffer is empty: call model.learn, or model.load_replay_buffer, first")
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(num_batches):
+        at = rng.integers(0, size, batch_size), rng.integers(0, buffer.n_envs, batch_size)
+        batch = Batch(
+            buffer._normalize_obs(buffer.observations[at], normalizer).reshape(batch_size, -1),
+            buffer.actions[at],
+            buffer._normalize_reward(buffer.rewards[at], normalizer),
+            buffer._normalize_obs(buffer.next_observations[at], normalizer).reshape(batch_size, -1),
+            buffer.dones[at] * (1 - buffer.timeouts[at]),
+        )
+        noise = rng.standard_normal((2, *batch.actions.shape), np.float32)
+        found.append((Batch(*(np.asarray(field, np.float32) for field in batch)), noise))
+    return found
+
+
+def _flow(params: Params, _: Any) -> jax.Array:
+    """What flows out of SBX's networks where each input is 1 (`saliency.synaptic_flow`)."""
+    kernels = [(name, leaf) for name, leaf in named_leaves(params).items() if name.endswith("/kernel")]
+    if any("Dense_" not in name.split("/")[-2] or "Simba" in name for name, _ in kernels):
+        raise InputError("synflow follows chains of dense layers, which this policy has not; take another criterion")
+    total = jnp.zeros(())
+    actor = [leaf for _, leaf in kernels if leaf.ndim == 2]
+    critics = [leaf for _, leaf in kernels if leaf.ndim == 3]  # (number of critics, inputs, outputs)
+    if actor:
+        flow = functools.reduce(jnp.matmul, actor[:-2], jnp.ones((1, actor[0].shape[-2])))
+        total += jnp.sum(flow @ actor[-2]) + jnp.sum(flow @ actor[-1])  # mean and log_std, side by side
+    if critics:
+        total += jnp.sum(functools.reduce(jnp.matmul, critics, jnp.ones((1, critics[0].shape[-2]))))
+    return total

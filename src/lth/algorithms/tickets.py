@@ -1,0 +1,73 @@
+"""Masks on an agent's state: tickets, and the controls that move weights about."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..errors import InputError
+from ..pruning.controls import permute_kept
+from ..pruning.masks import apply_mask, check_same_structure, set_mask
+from ..types import Mask, Params
+from .base import AgentState
+
+
+def make_ticket(state: AgentState, masks: Mapping[str, Mask]) -> AgentState:
+    """Put masks on a state: pruned weights, their targets and their Adam moments become 0.0 and stay so in training.
+
+    Args:
+        state: an agent's state.
+        masks: one for each network, `{"actor": ..., "critic": ...}`.
+
+    Raises:
+        InputError: a network has no mask, or a mask does not fit its network (naming the leaf and both shapes).
+    """
+    if not isinstance(masks, Mapping) or set(masks) != set(state.params):
+        given = sorted(masks) if isinstance(masks, Mapping) else type(masks).__name__
+        raise InputError(
+            f"make_ticket takes a dict with one mask for each of {sorted(state.params)}, and was given {given}"
+        )
+    for name, params in state.params.items():
+        check_same_structure(masks[name], params, f"the {name}'s mask", f"the {name}'s")
+    return state._replace(
+        params={name: apply_mask(params, masks[name]) for name, params in state.params.items()},
+        targets={name: apply_mask(target, masks[name]) for name, target in state.targets.items()},
+        opts={
+            name: set_mask(opt, masks[name], state.params[name]) if name in masks else opt
+            for name, opt in state.opts.items()
+        },
+    )
+
+
+def permuted_ticket(state: AgentState, keys: Mapping[str, jax.Array]) -> AgentState:
+    """Permute a ticket's kept weights within each layer, with their targets and moments (`permute_kept`); a key a network."""
+    params, targets, opts = dict(state.params), dict(state.targets), dict(state.opts)
+    for name, tree in state.params.items():
+        treedef: Any = jax.tree.structure(tree)
+
+        def like_params(node: Any, treedef: Any = treedef) -> bool:
+            return bool(jax.tree.structure(node) == treedef)
+
+        inner: Any
+        nodes, inner = jax.tree.flatten(opts[name].inner, is_leaf=like_params)
+        moments = [i for i, node in enumerate(nodes) if like_params(node)]
+        own = [tree, *([targets[name]] if name in targets else [])]
+        moved = permute_kept([*own, *(nodes[i] for i in moments)], opts[name].mask, keys[name])
+        moved = jax.tree.map(jnp.asarray, moved)
+        for i, node in zip(moments, moved[len(own) :], strict=True):
+            nodes[i] = node
+        params[name] = moved[0]
+        if name in targets:
+            targets[name] = moved[1]
+        opts[name] = opts[name]._replace(inner=inner.unflatten(nodes))
+    return state._replace(params=params, targets=targets, opts=opts)
+
+
+def masks_of(state: AgentState) -> dict[str, Mask]:
+    """Return the masks under which a state trains, by network; all ones for a dense agent."""
+
+    def like(mask: Mask, params: Params) -> Mask:
+        return jax.tree.map(lambda m, p: m.astype(p.dtype), mask, params)
+
+    return {name: like(state.opts[name].mask, params) for name, params in state.params.items()}

@@ -1,0 +1,233 @@
+"""Gradients of an agent's losses over batches of its replay buffer, by network.
+
+The losses are those that training minimizes (`Algorithm.losses`), so a network's gradient is the one that its optimizer gets.
+"""
+
+import functools
+import numbers
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .algorithms.base import AgentState, Algorithm, algorithm_of
+from .errors import InputError
+from .pruning.gradients import accumulate
+from .pruning.layers import named_leaves
+from .pruning.prune import CHECKS
+from .replay import ReplayBuffer, sample_rows, unpack_rows
+from .types import AgentLike, Batch, Params
+
+_KEY_STREAM = 0x6C7468  # a stream of the agent's key that training never draws from
+
+
+def network_loss(
+    algorithm: Algorithm,
+    state: AgentState,
+    params: dict[str, Params],
+    batch: Batch,
+    key: jax.Array,
+    normalize_obs: bool = True,
+) -> jax.Array:
+    """Return the sum of all networks' losses on one raw batch, whose gradient by `params[name]` is that of network `name`'s
+    loss alone. Pure.
+    """
+    batch = algorithm.prepare(state.normalizer, batch, normalize_obs)
+    noise = jax.random.normal(key, algorithm.noise_shape(batch.actions.shape[0]))
+    losses = algorithm.losses(state, params, batch, noise, algorithm.applies())
+    return functools.reduce(operator.add, losses.values())
+
+
+def synaptic_flow(params: Params, _: Any = None) -> jax.Array:
+    """Return R, what flows out of our networks where each input is 1: the sum of 1^T (prod W) 1 over their chains of layers
+    (Tanaka et al. 2020, section 6), biases and norms left out. `params` is a network, or several in a dict.
+    """
+    if "output" not in params:
+        return sum((synaptic_flow(params[name]) for name in sorted(params)), jnp.zeros(()))
+    hidden = sorted((name for name in params if name.startswith("layer_")), key=lambda name: int(name[6:]))
+    flow = jnp.ones(params[hidden[0] if hidden else "output"]["kernel"].shape[0])
+    for name in (*hidden, "output"):
+        flow = flow @ params[name]["kernel"]
+    return jnp.sum(flow)
+
+
+@functools.cache
+def _batch_gradients(algorithm: Algorithm, normalize_obs: bool) -> Callable[..., dict[str, Params]]:
+    def gradients(state: AgentState, batch: Batch, key: jax.Array) -> dict[str, Params]:
+        return jax.grad(lambda params: network_loss(algorithm, state, params, batch, key, normalize_obs))(state.params)
+
+    return jax.jit(gradients)
+
+
+def _saliency_key(agent: AgentLike, key: jax.Array | None) -> jax.Array:
+    return jax.random.fold_in(agent.state.key, _KEY_STREAM) if key is None else key
+
+
+def batch_gradients(
+    agent: AgentLike, batch: Batch, normalize_obs: bool = True, key: jax.Array | None = None
+) -> dict[str, Params]:
+    """Return the signed gradients of each network's loss on one raw batch, `{network: tree}`, shaped like the parameters.
+
+    Raises:
+        InputError: the batch does not fit the agent.
+    """
+    algorithm = algorithm_of(agent)
+    batch = Batch(*(jnp.asarray(field, jnp.float32) for field in batch))
+    observation_dim, action_width = algorithm.spaces.observation_dim, algorithm.spaces.action_width
+    n = batch.observations.shape[0]
+    want = Batch((n, observation_dim), (n, action_width), (n,), (n, observation_dim), (n,))
+    for name, field, shape in zip(Batch._fields, batch, want, strict=True):
+        if field.shape != shape:
+            raise InputError(f"the batch's {name} have shape {field.shape}, the agent needs {shape}")
+    if algorithm.spaces.discrete:
+        _check_choices(np.asarray(batch.actions), algorithm.spaces.action_dim, "the batch holds")
+    return _batch_gradients(algorithm, normalize_obs)(agent.state, batch, _saliency_key(agent, key))
+
+
+def _check_choices(actions: np.ndarray, choices: int, what: str) -> None:
+    """Raise InputError unless discrete actions are whole numbers from 0 to choices - 1."""
+    wrong = ~np.isin(actions, np.arange(choices))
+    if wrong.any():
+        raise InputError(
+            f"{what} the action {actions[wrong][0]:g}, the agent chooses from {choices} (0 to {choices - 1}): is it another "
+            "task's?"
+        )
+
+
+@functools.cache
+def gradient_accumulator(
+    algorithm: Algorithm, batch_size: int, normalize_obs: bool, statistic: str = "mean_abs"
+) -> Any:
+    """Compile the accumulation over a number of batches that is an argument: one program for 10 batches and for 1000.
+
+    The call takes (state, replay, key, num_batches) and returns the tree {network: ...} of a statistic of
+    the gradients, and for each of its leaves, in tree order, the first batch in which it was not finite (num_batches:
+    none). With `first` and `step` only batches first, first + step, ... are taken.
+    """
+    observation_dim = algorithm.spaces.observation_dim
+
+    def gather(
+        state: AgentState, replay: Any, key: jax.Array, num_batches: jax.Array, first: Any = 0, step: Any = 1
+    ) -> tuple[Any, jax.Array]:
+        def draw(number: jax.Array) -> tuple[Batch, jax.Array]:
+            i = first + number * step
+            index_key, noise_key = jax.random.split(jax.random.fold_in(key, i))
+            return unpack_rows(sample_rows(replay, index_key, batch_size), observation_dim), noise_key
+
+        def loss(params: dict[str, Params], drawn: tuple[Batch, jax.Array]) -> jax.Array:
+            return network_loss(algorithm, state, params, *drawn, normalize_obs)
+
+        count = (num_batches - first + step - 1) // step
+        found, first_bad = accumulate(loss, state.params, draw, count, statistic)
+        return found, jnp.where(first_bad < count, first + first_bad * step, num_batches)
+
+    return jax.jit(gather)
+
+
+def gradient_statistics(
+    agent: AgentLike,
+    replay_buffer: ReplayBuffer,
+    num_batches: int = 100,
+    batch_size: int = 256,
+    normalize_obs: bool = True,
+    key: jax.Array | None = None,
+    statistic: str = "mean_abs",
+    first: int = 0,
+    step: int = 1,
+) -> dict[str, Params]:
+    """Return a statistic of the gradients of each network's loss over batches of the replay buffer, `{network: tree}`.
+
+    By default `sum_i |grad_i| / N`, in one compiled loop that leaves one gradient-shaped tree a network. Deterministic: without
+    a key, one derived from the agent's state is used, and the state is not advanced.
+
+    >>> grads = gradient_statistics(agent, agent.replay_buffer)  # doctest: +SKIP
+    >>> masks = {name: lth.prune(tree, 0.9, "taylor", gradients=grads[name])
+    ...          for name, tree in agent.state.params.items()}  # doctest: +SKIP
+
+    Args:
+        agent: anything with `.config` and `.state`, such as `lth.load(run).agent`; of any algorithm.
+        replay_buffer: a ReplayBuffer; it stores raw observations.
+        num_batches: N, at least 1.
+        batch_size: transitions in each batch, drawn with replacement, at least 1.
+        normalize_obs: normalize observations as the agent does.
+        key: a JAX key for the batches and for the noise in the losses.
+        statistic: a row of `lth.pruning.gradients.STATISTICS`, what a criterion needs.
+        first: only batches first, first + step, ... are taken.
+        step: see `first`.
+
+    Raises:
+        InputError: there is no replay buffer, it is empty or does not fit the agent, or a gradient is not finite
+            (naming the network, the layer and the first bad batch).
+    """
+    if replay_buffer is None or len(replay_buffer) == 0:
+        raise InputError(
+            "No replay buffer found: the agent has none, or it is empty. `python scripts/_01_train_dense.py` and `lth run` "
+            "save it as replay_buffer.pkl beside the checkpoint; `lth.load(run).replay_buffer` reads it."
+        )
+    for name, value in (("num_batches", num_batches), ("batch_size", batch_size)):
+        if not isinstance(value, numbers.Integral) or value < 1:
+            raise InputError(f"{name} is {value!r}, and has to be a whole number of at least 1")
+    algorithm = algorithm_of(agent)
+    spaces = algorithm.spaces
+    if (replay_buffer.observation_dim, replay_buffer.action_dim) != (spaces.observation_dim, spaces.action_width):
+        raise InputError(
+            f"the replay buffer holds observations of length {replay_buffer.observation_dim} and actions of length "
+            f"{replay_buffer.action_dim}, the agent takes {spaces.observation_dim} and {spaces.action_width}: is it another "
+            "task's?"
+        )
+    if replay_buffer.discrete != spaces.discrete:
+        kinds = ("continuous", "discrete")
+        raise InputError(
+            f"the replay buffer holds {kinds[replay_buffer.discrete]} actions, the agent takes {kinds[spaces.discrete]} ones: is "
+            "it another task's?"
+        )
+    if spaces.discrete:
+        actions = unpack_rows(replay_buffer.state.rows[: len(replay_buffer)], spaces.observation_dim).actions
+        _check_choices(np.asarray(actions), spaces.action_dim, "the replay buffer holds")
+    gather = gradient_accumulator(algorithm, int(batch_size), normalize_obs, statistic)
+    n = jnp.asarray(num_batches, jnp.int32)
+    grads, first_bad = gather(agent.state, replay_buffer.state, _saliency_key(agent, key), n, first, step)
+    bad = np.asarray(first_bad)
+    if (bad < num_batches).any():
+        names = [(network, name) for network, tree in grads.items() for name in named_leaves(tree)]
+        # NaN spreads from one network's weights to the other's gradients: the network that it comes from is named.
+        state = agent.state
+        params = {name: (tree, state.targets.get(name)) for name, tree in state.params.items()}
+        sick = [
+            n for n, tree in params.items() if not all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(tree))
+        ]
+        earliest = [i for i in range(len(names)) if bad[i] == bad.min()]
+        network, layer = names[next((i for i in earliest if names[i][0] in sick), earliest[0])]
+        raise InputError(
+            f"NaN gradients: those of the {network} are not finite, first in batch {int(bad.min())} of {num_batches} "
+            f"(layer {layer!r}). {CHECKS}"
+        )
+    return dict(grads)
+
+
+def gradient_halves(
+    agent: AgentLike,
+    replay_buffer: ReplayBuffer,
+    num_batches: int = 100,
+    batch_size: int = 256,
+    normalize_obs: bool = True,
+    key: jax.Array | None = None,
+    statistic: str = "mean_abs",
+) -> tuple[dict[str, Params], dict[str, Params]]:
+    """Return what `gradient_statistics` returns, of the even and of the odd ones among the same batches.
+
+    How far the two agree says how far the statistics depend on the draw of the batches (`lth.analysis.stability`).
+
+    Raises:
+        InputError: as `gradient_statistics`; or num_batches is 1.
+    """
+    if num_batches == 1:
+        raise InputError("num_batches is 1, and cannot be halved")
+    even, odd = (
+        gradient_statistics(agent, replay_buffer, num_batches, batch_size, normalize_obs, key, statistic, half, 2)
+        for half in (0, 1)
+    )
+    return even, odd
