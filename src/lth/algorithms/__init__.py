@@ -7,5 +7,6 @@ file. Importing this package imports no JAX.
 
 from .architecture import AgentConfig
 from .sac.config import SACConfig
+from .td3.config import TD3Config
 
-ALGORITHMS: dict[str, type[AgentConfig]] = {"sac": SACConfig}
+ALGORITHMS: dict[str, type[AgentConfig]] = {"sac": SACConfig, "td3": TD3Config}

@@ -1,0 +1,63 @@
+"""The settings of TD3 and the shapes of its networks."""
+
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from ...settings import Layers, Positive, Rate
+from ..architecture import AgentConfig, Network, Spaces
+
+if TYPE_CHECKING:
+    from ..base import Algorithm
+
+Scale = Annotated[float, Field(ge=0, le=10)]
+
+
+class TD3Config(AgentConfig):
+    """`td3.*`: twin delayed DDPG. The defaults are those of the paper's code and of SBX, but for normalization."""
+
+    NAME: ClassVar[str] = "TD3"
+    NETWORKS: ClassVar[tuple[str, ...]] = ("actor", "critic")
+    POLICY: ClassVar[str] = "actor"
+
+    actor_hidden: Layers = (256, 256)
+    """Sizes of the actor's hidden layers."""
+    critic_hidden: Layers = (256, 256)
+    """Sizes of each critic's hidden layers."""
+    critic_layer_norm: bool = False
+    """Layer normalization after each hidden layer of the critics."""
+    actor_learning_rate: Rate = 3e-4
+    """Adam's learning rate for the actor."""
+    critic_learning_rate: Rate = 3e-4
+    """Adam's learning rate for the critics."""
+    tau: Annotated[float, Field(gt=0, le=1)] = 0.005
+    """How far the targets of actor and critics move at each update (Polyak averaging)."""
+    policy_delay: Positive = 2
+    """The actor takes a gradient step at every so many updates."""
+    exploration_noise: Scale = 0.1
+    """Standard deviation of the Gaussian noise on actions in training; actions are in [-1, 1]."""
+    target_noise: Scale = 0.2
+    """Standard deviation of the noise on the target's actions (target policy smoothing)."""
+    target_noise_clip: Scale = 0.5
+    """That noise is clipped to plus and minus this."""
+
+    def describe(self, spaces: Spaces) -> dict[str, Network]:
+        """Describe the actor, whose output is squashed by tanh, and the twin critics."""
+        delay, rates = self.policy_delay, (self.actor_learning_rate, self.critic_learning_rate)
+        both, twins = ("observations", "actions"), ("q1", "q2")
+        return {
+            "actor": Network(
+                ("observations",), self.actor_hidden, spaces.action_dim, rates[0], target=True, period=delay
+            ),
+            "critic": Network(both, self.critic_hidden, 1, rates[1], twins, self.critic_layer_norm, target=True),
+        }
+
+    def passes(self) -> dict[str, float]:
+        """The targets of both at s' 1; the critics' loss 3; every `policy_delay` updates the actor's loss, 3 and 2."""
+        return {"actor": 1.0 + 3.0 / self.policy_delay, "critic": 4.0 + 2.0 / self.policy_delay}
+
+    def implementation(self) -> "type[Algorithm]":
+        """Return the class that computes."""
+        from .algorithm import TD3
+
+        return TD3
