@@ -12,7 +12,7 @@ import pydantic
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from .algorithms import SACConfig, TD3Config
+from .algorithms import DQNConfig, SACConfig, TD3Config
 from .algorithms.architecture import AgentConfig, config_class
 from .errors import InputError, nearest
 from .settings import Fraction, Positive, Settings, Whole, not_boolean
@@ -322,6 +322,8 @@ class Config(Settings):
     """The agent, with `algorithm: sac`."""
     td3: TD3Config = TD3Config()
     """The agent, with `algorithm: td3`."""
+    dqn: DQNConfig = DQNConfig()
+    """The agent, with `algorithm: dqn`."""
     agent: dict[str, Any] = {}  # noqa: RUF012  (pydantic copies it)
     """The settings of an algorithm of your own (docs/recipes.md)."""
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -6,7 +6,8 @@ file. Importing this package imports no JAX.
 """
 
 from .architecture import AgentConfig
+from .dqn.config import DQNConfig
 from .sac.config import SACConfig
 from .td3.config import TD3Config
 
-ALGORITHMS: dict[str, type[AgentConfig]] = {"sac": SACConfig, "td3": TD3Config}
+ALGORITHMS: dict[str, type[AgentConfig]] = {"sac": SACConfig, "td3": TD3Config, "dqn": DQNConfig}

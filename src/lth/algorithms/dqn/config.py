@@ -1,0 +1,54 @@
+"""The settings of DQN and the shape of its network."""
+
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from ...settings import Layers, Positive, Rate, Share
+from ..architecture import AgentConfig, Network, Spaces
+
+if TYPE_CHECKING:
+    from ..base import Algorithm
+
+
+class DQNConfig(AgentConfig):
+    """`dqn.*`: deep Q-networks, for discrete actions."""
+
+    NAME: ClassVar[str] = "DQN"
+    NETWORKS: ClassVar[tuple[str, ...]] = ("q",)
+    POLICY: ClassVar[str] = "q"
+    DISCRETE: ClassVar[bool] = True
+
+    q_hidden: Layers = (256, 256)
+    """Sizes of the network's hidden layers."""
+    q_layer_norm: bool = False
+    """Layer normalization after each hidden layer."""
+    q_learning_rate: Rate = 3e-4
+    """Adam's learning rate."""
+    double: bool = True
+    """Let the network itself choose the action that its target values (van Hasselt et al. 2016, eq. 4)."""
+    tau: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """How far the target moves towards the network each time; 1.0 copies it."""
+    target_every: Positive = 250
+    """Updates between two moves of the target."""
+    exploration_initial: Share = 1.0
+    """The share of random actions, epsilon, at environment step 0."""
+    exploration_final: Share = 0.05
+    """Epsilon at the end of the schedule and from there on."""
+    exploration_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """The share of `training.env_steps` over which epsilon falls linearly."""
+
+    def describe(self, spaces: Spaces) -> dict[str, Network]:
+        """Describe the network from an observation to the value of each action."""
+        rate, norm = self.q_learning_rate, self.q_layer_norm
+        return {"q": Network(("observations",), self.q_hidden, spaces.action_dim, rate, layer_norm=norm, target=True)}
+
+    def passes(self) -> dict[str, float]:
+        """The target 1, the loss 3, and, double, the network at s' 1."""
+        return {"q": 5.0 if self.double else 4.0}
+
+    def implementation(self) -> "type[Algorithm]":
+        """Return the class that computes."""
+        from .algorithm import DQN
+
+        return DQN
