@@ -29,18 +29,19 @@ import jax
 import numpy as np
 
 from src.lth import envs, training
+from src.lth.algorithms.architecture import Spaces
 from src.lth.config import EvaluationConfig, SACConfig, Sparsity, TrainingConfig
 from src.lth.experiment import store
 from src.lth.experiment.spec import DenseSpec, MaskSpec, TicketSpec
 from src.lth.experiment.stages import make_mask, train_dense, train_ticket
 from src.lth.replay import init_replay, insert, take_rows
-from src.lth.sac.agent import init_state
 
 
 def one_step() -> dict[str, float]:
     """Return the microseconds that each part of an environment step takes."""
     config = SACConfig(buffer_size=100_000)
-    observation_dim, action_dim = envs.dimensions(envs.make(options.task))
+    spaces = envs.spaces_of(envs.make(options.task))
+    algorithm = config.build(spaces, options.task)
     seconds: dict[str, float] = defaultdict(float)
     called = {"dispatch": time.perf_counter()}
 
@@ -77,9 +78,9 @@ def one_step() -> dict[str, float]:
     training.pack_rows = timed("pack", training.pack_rows)
     training.learner, training.policy_reader, envs.make_vector = timed_learner, timed_reader, timed_vector
     loop = TrainingConfig(env_steps=10**9, start_steps=options.steps, segment_steps=options.steps)
-    state = init_state(config, jax.random.key(0), observation_dim, action_dim)
-    replay = init_replay(config.buffer_size, observation_dim, action_dim)
-    segments = training.train(config, loop, options.task, 0, state, replay, 10**9)
+    state = algorithm.init(jax.random.key(0))
+    replay = init_replay(config.buffer_size, spaces.observation_dim, spaces.action_width)
+    segments = training.train(algorithm, loop, options.task, 0, state, replay, 10**9)
     for _ in range(2):
         next(segments)
     found = []
@@ -90,17 +91,17 @@ def one_step() -> dict[str, float]:
         parts = {name: 1e6 * value / options.steps for name, value in seconds.items() if name != "dispatch"}
         found.append({"total": 1e6 * total / options.steps, **parts})
     step = {name: sorted(parts[name] for parts in found)[len(found) // 2] for name in found[0]}
-    step |= inside_the_call(config, observation_dim, action_dim)
+    step |= inside_the_call(config, spaces)
     step["rest"] = step["total"] - sum(step[name] for name in ("simulate", "act", "pack", "update"))
     return {name: round(value, 1) for name, value in step.items()}
 
 
-def inside_the_call(config: SACConfig, observation_dim: int, action_dim: int) -> dict[str, float]:
+def inside_the_call(config: SACConfig, spaces: Spaces) -> dict[str, float]:
     """Return the microseconds of inserting one transition and of gathering a batch, in compiled loops."""
-    times, width = 1000, 2 * observation_dim + action_dim + 2
+    times, width = 1000, 2 * spaces.observation_dim + spaces.action_width + 2
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((config.buffer_size, width), np.float32)
-    carry = [insert(init_replay(config.buffer_size, observation_dim, action_dim), rows)]
+    carry = [insert(init_replay(config.buffer_size, spaces.observation_dim, spaces.action_width), rows)]
     indices = rng.integers(0, config.buffer_size, (times, 256), np.int32)
     insertion = jax.jit(
         lambda replay: jax.lax.fori_loop(0, times, lambda i, r: insert(r, rows[:1] + i), replay), donate_argnums=0
@@ -128,7 +129,7 @@ def one_run(kind: str, folder: Path, since: float) -> None:
     steps = options.run_steps
     loop = TrainingConfig(env_steps=steps, start_steps=steps // 10, segment_steps=steps // 10)
     evaluation = EvaluationConfig(every=steps // 5, episodes=5)
-    dense = DenseSpec(task=options.task, seed=0, training=loop, sac=SACConfig(), evaluation=evaluation)
+    dense = DenseSpec(task=options.task, seed=0, training=loop, agent=SACConfig(), evaluation=evaluation)
     mask = MaskSpec(dense=dense, method="magnitude", sparsity=Sparsity(actor=0.9, critic=0.9))
     ticket = TicketSpec(dense=dense, mask=mask, backend="native")
     run = train_dense(folder, dense) if kind == "dense" else train_ticket(folder, ticket)

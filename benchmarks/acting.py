@@ -15,29 +15,33 @@ options = parser.parse_args()
 import jax
 import numpy as np
 
+from src.lth.algorithms.acting import act, policy_reader
+from src.lth.algorithms.architecture import Spaces
+from src.lth.algorithms.learner import flat_policy
+from src.lth.algorithms.packed import pack_state, patterns_of
+from src.lth.algorithms.sac.algorithm import gaussian_of
+from src.lth.algorithms.tickets import make_ticket
 from src.lth.config import SACConfig
 from src.lth.pruning.controls import random_mask
-from src.lth.sac.acting import act, policy_reader
-from src.lth.sac.agent import flat_policy, functions, init_state, make_ticket
-from src.lth.sac.packed import pack_state, patterns_of
 
 OBSERVATION_DIM, ACTION_DIM, CALLS = 39, 4, 2000
 
 
 def main() -> None:
     config = SACConfig(actor_hidden=(options.width,) * 2, critic_hidden=(options.width,) * 2)
-    state = init_state(config, jax.random.key(0), OBSERVATION_DIM, ACTION_DIM)
+    algorithm = config.build(Spaces(OBSERVATION_DIM, ACTION_DIM))
+    state = algorithm.init(jax.random.key(0))
     rng = np.random.default_rng(0)
     observation = rng.normal(size=(1, OBSERVATION_DIM))
     noise = rng.standard_normal((1, ACTION_DIM), np.float32)
-    dense = policy_reader(config, OBSERVATION_DIM, ACTION_DIM)(np.asarray(flat_policy(config, state)))
+    dense = policy_reader(algorithm)(np.asarray(flat_policy(algorithm, state)))
     policies = {"numpy": dense}
     for sparsity in (0.5, 0.8, 0.9, 0.95, 0.99):
-        networks = (state.actor_params, state.critic_params)
-        ticket = make_ticket(state, *(random_mask(p, sparsity, jax.random.key(1), (), "erk") for p in networks))
+        masks = {name: random_mask(p, sparsity, jax.random.key(1), (), "erk") for name, p in state.params.items()}
+        ticket = make_ticket(state, masks)
         patterns = patterns_of(ticket)
-        read = policy_reader(config, OBSERVATION_DIM, ACTION_DIM, patterns)
-        policies[f"native {sparsity}"] = read(np.asarray(flat_policy(config, pack_state(patterns, ticket))))
+        read = policy_reader(algorithm, patterns)
+        policies[f"native {sparsity}"] = read(np.asarray(flat_policy(algorithm, pack_state(patterns, ticket))))
 
     def many(policy):
         def call() -> None:
@@ -46,12 +50,12 @@ def main() -> None:
 
         return call
 
-    compiled = jax.jit(functions(config, ACTION_DIM).actor_apply)
+    compiled = jax.jit(gaussian_of(algorithm.applies()["actor"]))
     first = observation.astype(np.float32)
 
     def jax_calls() -> None:
         for _ in range(CALLS):
-            np.asarray(compiled(state.actor_params, first)[0])
+            np.asarray(compiled(state.params["actor"], first)[0])
 
     jax_calls()
     sides = {name: many(policy) for name, policy in policies.items()} | {"jax, the network alone": jax_calls}

@@ -25,10 +25,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from src.lth import ReplayBuffer, accumulate_gradient_statistics, compute_gradients_from_batch, envs
+from src.lth.algorithms.base import Agent, update_normalizer
 from src.lth.config import SACConfig
-from src.lth.gradient_pruning import gradient_accumulator, network_loss, networks
 from src.lth.replay import init_replay, insert, pack_rows
-from src.lth.sac.agent import Agent, init_state, update_normalizer
+from src.lth.saliency import gradient_accumulator, network_loss
 from src.lth.types import Batch
 
 BATCH_SIZE, TRANSITIONS = 256, 2000
@@ -48,13 +48,15 @@ def random_transitions(env: object, n: int) -> Batch:
 
 def main() -> None:
     env = envs.make("drawer-close-v3")
-    observation_dim, action_dim = envs.dimensions(env)
+    spaces = envs.spaces_of(env)
     transitions = random_transitions(env, TRANSITIONS)
     config = SACConfig()
-    state = init_state(config, jax.random.key(0), observation_dim, action_dim)
+    algorithm = config.build(spaces)
+    state = algorithm.init(jax.random.key(0))
     state = state._replace(normalizer=update_normalizer(state.normalizer, jnp.asarray(transitions.observations)))
-    replay = insert(init_replay(TRANSITIONS, observation_dim, action_dim), jnp.asarray(pack_rows(transitions)))
-    buffer = ReplayBuffer(replay, observation_dim)
+    replay = init_replay(TRANSITIONS, spaces.observation_dim, spaces.action_width)
+    replay = insert(replay, jnp.asarray(pack_rows(transitions)))
+    buffer = ReplayBuffer(replay, spaces.observation_dim)
     agent = Agent(config, state, buffer)
     keys = jax.random.split(jax.random.key(1), options.batches)
 
@@ -70,7 +72,7 @@ def main() -> None:
 
     def loop() -> object:
         def gradients(batch: Batch, key: object) -> object:
-            grads = jax.grad(lambda params: network_loss(config, state, params, batch, key, True))(networks(state))
+            grads = jax.grad(lambda params: network_loss(algorithm, state, params, batch, key, True))(state.params)
             return grads["actor"], grads["critic"]
 
         return looped(gradients)
@@ -84,7 +86,7 @@ def main() -> None:
     agreement = float(np.corrcoef(actor["compiled"], actor["loop"])[0, 1])
     seconds = interleave(sides, options.repeats)
 
-    accumulate = gradient_accumulator(config, observation_dim, BATCH_SIZE, True)
+    accumulate = gradient_accumulator(algorithm, BATCH_SIZE, True)
     temporary = {}
     for n in (10, 1000):
         lowered = accumulate.lower(state, replay, jax.random.key(0), jnp.asarray(n, jnp.int32))

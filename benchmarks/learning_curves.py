@@ -51,7 +51,7 @@ def spec_of(name: str, seed: int):
         task=CURVES[name][0],
         seed=seed,
         training=TrainingConfig(env_steps=steps_of(name), start_steps=START_STEPS, segment_steps=EVERY),
-        sac=SACConfig(**CURVES[name][2]),
+        agent=SACConfig(**CURVES[name][2]),
         evaluation=EvaluationConfig(every=EVERY, episodes=EPISODES),
     )
 
@@ -67,13 +67,13 @@ def file_of(name: str, seed: int) -> Path:
 
 def run_one(name: str, seed: int) -> None:
     """Make one run."""
-    from src.lth.experiment.stages import train_dense
+    from src.lth.experiment.stages import How, train_dense
 
     def say(env_steps, metrics):
         print(name, seed, env_steps, {key: round(value, 2) for key, value in metrics.items() if "evaluation" in key})
 
     if CURVES[name][2] is not None:
-        train_dense(options.output_dir, spec_of(name, seed), progress=say)
+        train_dense(options.output_dir, spec_of(name, seed), how=How(progress=say))
     else:
         run_sbx(name, seed, say)
 

@@ -25,9 +25,12 @@ import numpy as np
 import optax
 
 from src.lth import prune
+from src.lth.algorithms.architecture import Spaces
+from src.lth.algorithms.base import AgentState, Algorithm
+from src.lth.algorithms.learner import update
+from src.lth.algorithms.sac.algorithm import SAC
+from src.lth.algorithms.tickets import make_ticket
 from src.lth.config import SACConfig
-from src.lth.sac import agent
-from src.lth.sac.agent import Functions, SACState, init_state, make_ticket, update
 from src.lth.types import Batch
 
 SHAPES = [(1000, 2000), (2000, 2000), (2000, 1000), (1000, 1000), (1000, 1000)]  # 10 million
@@ -57,37 +60,38 @@ def ratio_to_sort() -> dict[str, float]:
     }
 
 
-def training_overhead() -> dict[str, float]:
-    """Time updates with and without a mask."""
-    config = SACConfig()
-    state = init_state(config, jax.random.key(0), OBSERVATION_DIM, ACTION_DIM)
-    ticket = make_ticket(state, prune(state.actor_params, 0.9), prune(state.critic_params, 0.9))
-    masked_functions = agent.functions
+class Unmasked(SAC):
+    """SAC whose optimizers do not keep pruned weights at zero."""
 
-    def plain_functions(config: SACConfig, action_dim: int) -> Functions:
-        adam = optax.adam(config.actor_learning_rate), optax.adam(config.critic_learning_rate)
-        return masked_functions(config, action_dim)._replace(actor_tx=unmasked(adam[0]), critic_tx=unmasked(adam[1]))
+    def optimizer(self, network: str) -> optax.GradientTransformation:
+        """Return plain Adam, on the state of a ticket's optimizer."""
+        adam = optax.adam(self.networks[network].learning_rate)
 
-    def unmasked(adam: optax.GradientTransformation) -> optax.GradientTransformation:
         def step(grads: object, state: object, params: object) -> tuple[object, object]:
             updates, inner = adam.update(grads, state.inner, params)
             return updates, state._replace(inner=inner)
 
         return optax.GradientTransformation(adam.init, step)
 
+
+def training_overhead() -> dict[str, float]:
+    """Time updates with and without a mask."""
+    config, spaces = SACConfig(), Spaces(OBSERVATION_DIM, ACTION_DIM)
+    masked = config.build(spaces)
+    state = masked.init(jax.random.key(0))
+    ticket = make_ticket(state, {name: prune(params, 0.9) for name, params in state.params.items()})
     rng = np.random.default_rng(0)
     fields = [(OBSERVATION_DIM,), (ACTION_DIM,), (), (OBSERVATION_DIM,), ()]
     batches = Batch(*(rng.normal(size=(options.updates, BATCH, *f)).astype(np.float32) for f in fields))
-    noise = rng.standard_normal((options.updates, 2, BATCH, ACTION_DIM), np.float32)
+    noise = rng.standard_normal((options.updates, *masked.noise_shape(BATCH)), np.float32)
 
-    def program(functions: object) -> object:
-        def many(state: SACState) -> SACState:
-            agent.functions = functions
-            return jax.lax.scan(lambda s, x: (update(config, s, *x)[0], None), state, (batches, noise))[0]
+    def program(algorithm: Algorithm) -> object:
+        def many(state: AgentState) -> AgentState:
+            return jax.lax.scan(lambda s, x: (update(algorithm, s, *x)[0], None), state, (batches, noise))[0]
 
         return jax.jit(many)
 
-    sides = {"plain": program(plain_functions), "masked": program(masked_functions)}
+    sides = {"plain": program(Unmasked(config, spaces)), "masked": program(masked)}
     start = ticket._replace(key=None)
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for name in sides:

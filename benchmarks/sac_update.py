@@ -26,9 +26,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from src.lth.algorithms.architecture import Spaces
+from src.lth.algorithms.learner import draw, learner
 from src.lth.config import SACConfig
 from src.lth.replay import init_replay, insert
-from src.lth.sac.agent import draw, init_state, learner
 
 OBSERVATION_DIM, ACTION_DIM, ROWS, SPINS = 39, 4, 100_000, 20_000_000
 
@@ -78,16 +79,17 @@ def update_flops(width: int, batch: int) -> int:
 
 def main() -> None:
     config = SACConfig(actor_hidden=(options.width,) * 2, critic_hidden=(options.width,) * 2)
+    algorithm = config.build(Spaces(OBSERVATION_DIM, ACTION_DIM))
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(ROWS, 2 * OBSERVATION_DIM + ACTION_DIM + 2)).astype(np.float32)
     carry = [
-        init_state(config, jax.random.key(0), OBSERVATION_DIM, ACTION_DIM),
+        algorithm.init(jax.random.key(0)),
         insert(init_replay(ROWS, OBSERVATION_DIM, ACTION_DIM), rows),
     ]
-    learn = learner(config, OBSERVATION_DIM)
+    learn = learner(algorithm)
 
     def updates() -> None:
-        draws = draw(rng, options.updates, options.batch, ROWS, ACTION_DIM)
+        draws = draw(algorithm, rng, options.updates, options.batch, ROWS)
         carry[0], carry[1], flat, _ = learn(*carry, rows[:1], draws)
         jax.block_until_ready(flat)
 

@@ -45,7 +45,6 @@ def measure(setting: dict[str, int]) -> dict[str, float]:
     from src.lth import envs
     from src.lth.config import SACConfig, TrainingConfig
     from src.lth.replay import init_replay, insert
-    from src.lth.sac.agent import init_state
     from src.lth.training import train
 
     sizes = (setting["width"],) * 2
@@ -57,14 +56,15 @@ def measure(setting: dict[str, int]) -> dict[str, float]:
         num_envs=setting["envs"],
         batch_size=setting["batch"],
     )
-    observation_dim, action_dim = envs.dimensions(envs.make(options.task))
+    spaces = envs.spaces_of(envs.make(options.task))
+    algorithm = config.build(spaces, options.task)
     rows = np.random.default_rng(0).standard_normal(
-        (setting["replay"], 2 * observation_dim + action_dim + 2), np.float32
+        (setting["replay"], 2 * spaces.observation_dim + spaces.action_width + 2), np.float32
     )
-    state = init_state(config, jax.random.key(0), observation_dim, action_dim)
-    replay = insert(init_replay(len(rows), observation_dim, action_dim), rows)
+    state = algorithm.init(jax.random.key(0))
+    replay = insert(init_replay(len(rows), spaces.observation_dim, spaces.action_width), rows)
     del rows
-    segments = train(config, loop, options.task, 0, state, replay, 10**9)
+    segments = train(algorithm, loop, options.task, 0, state, replay, 10**9)
     next(segments)
     seconds = statistics.median(next(segments).seconds for _ in range(options.repeats))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

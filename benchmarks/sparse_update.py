@@ -24,11 +24,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from src.lth.algorithms.architecture import Spaces
+from src.lth.algorithms.learner import draw, learner
+from src.lth.algorithms.packed import pack_state, patterns_of
+from src.lth.algorithms.tickets import make_ticket
 from src.lth.config import SACConfig
 from src.lth.pruning.controls import random_mask
 from src.lth.replay import init_replay, insert
-from src.lth.sac.agent import draw, init_state, learner, make_ticket
-from src.lth.sac.packed import pack_state, patterns_of
 from src.lth.sparse import sparse_mlp
 
 OBSERVATION_DIM, ACTION_DIM, ROWS = 39, 4, 100_000
@@ -36,8 +38,8 @@ SPARSITIES = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7) if options.lower else (0.80, 0.90, 0
 
 
 def ticket(state, sparsity: float):
-    networks = (state.actor_params, state.critic_params)
-    return make_ticket(state, *(random_mask(p, sparsity, jax.random.key(1), (), options.masks) for p in networks))
+    key = jax.random.key(1)
+    return make_ticket(state, {n: random_mask(p, sparsity, key, (), options.masks) for n, p in state.params.items()})
 
 
 def profile(state) -> None:
@@ -45,10 +47,10 @@ def profile(state) -> None:
     calls = 200
     patterns = patterns_of(ticket(state, options.profile))
     packed = pack_state(patterns, ticket(state, options.profile))
-    actor, critic = (sparse_mlp(pattern) for pattern in patterns)
+    actor, critic = (sparse_mlp(patterns[name]) for name in ("actor", "critic"))
     observations = jax.random.normal(jax.random.key(2), (options.batch, OBSERVATION_DIM))
     actions = jax.random.normal(jax.random.key(3), (options.batch, ACTION_DIM))
-    actor_at, critic_at = packed.actor_params, packed.critic_params
+    actor_at, critic_at = packed.params["actor"], packed.params["critic"]
     by_actions = jax.grad(lambda theta, o, a: critic(theta, o, a).sum(), argnums=2)
     parts = {
         "actor": lambda o, a: actor(actor_at, o),
@@ -68,28 +70,29 @@ def profile(state) -> None:
 
     seconds = interleave({name: loop(call) for name, call in parts.items()}, options.repeats)
     microseconds = {name: value / calls * 1e6 for name, value in seconds.items()}
-    weights = int(patterns.critic.table[1])
+    weights = int(patterns["critic"].table[1])
     rate = 2 * options.batch * weights / microseconds["target critics"] / 1e3
     report({**microseconds, "all": sum(microseconds.values()), "target critics, GFLOP/s": rate}, options.json)
 
 
 def main() -> None:
     config = SACConfig(actor_hidden=(options.width,) * 2, critic_hidden=(options.width,) * 2)
+    algorithm = config.build(Spaces(OBSERVATION_DIM, ACTION_DIM))
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(ROWS, 2 * OBSERVATION_DIM + ACTION_DIM + 2)).astype(np.float32)
-    draws = draw(rng, options.updates, options.batch, ROWS, ACTION_DIM)
+    draws = draw(algorithm, rng, options.updates, options.batch, ROWS)
 
     if options.profile is not None:
-        profile(init_state(config, jax.random.key(0), OBSERVATION_DIM, ACTION_DIM))
+        profile(algorithm.init(jax.random.key(0)))
         return
 
     def side(sparsity: float | None):
-        state, patterns = init_state(config, jax.random.key(0), OBSERVATION_DIM, ACTION_DIM), None
+        state, patterns = algorithm.init(jax.random.key(0)), None
         if sparsity is not None:
             state = ticket(state, sparsity)
             patterns = patterns_of(state)
             state = pack_state(patterns, state)
-        learn = learner(config, OBSERVATION_DIM, patterns)
+        learn = learner(algorithm, patterns)
         carry = [state, insert(init_replay(ROWS, OBSERVATION_DIM, ACTION_DIM), rows)]
 
         def updates() -> None:

@@ -24,32 +24,35 @@ import src.lth as lth
 from src.lth.analysis.overlap import overlap
 from src.lth.analysis.stability import stability
 from src.lth.experiment.stages import named_layers
-from src.lth.gradient_pruning import gradient_halves
+from src.lth.saliency import gradient_halves
 
 
 def main() -> None:
     """Measure and print."""
     agent, buffer, _ = lth.load(options.run)
-    exclude = named_layers(agent.config, options.exclude, "global")[0].values()
-    params = (agent.state.actor_params, agent.state.critic_params)
-    long = lth.accumulate_gradient_statistics(agent, buffer, options.reference, key=jax.random.key(1))
+    exclude, _ = named_layers(agent.config, options.exclude)
+    params = agent.state.params
+    long = lth.gradient_statistics(agent, buffer, options.reference, key=jax.random.key(1))
     found: dict[str, float] = {}
     for method in ("taylor", "gradient"):
 
-        def masks(gradients: object, method: str = method) -> list[object]:
-            return [
-                lth.prune_kernels_by_gradient_saliency(p, g, options.sparsity, method, exclude=e)
-                for p, g, e in zip(params, gradients, exclude, strict=True)
-            ]
+        def masks(gradients: dict[str, object], method: str = method) -> dict[str, object]:
+            return {
+                name: lth.prune_kernels_by_gradient_saliency(
+                    tree, gradients[name], options.sparsity, method, exclude=exclude[name]
+                )
+                for name, tree in params.items()
+            }
 
         reference = masks(long)
         for n in options.batches:
             halves = gradient_halves(agent, buffer, n)
             half_masks = [masks(half) for half in halves]
-            whole = masks(lth.accumulate_gradient_statistics(agent, buffer, n))
-            for i, network in enumerate(("actor", "critic")):
-                result = stability(params[i], tuple(h[i] for h in halves), tuple(m[i] for m in half_masks), method)
-                total = overlap(whole[i], reference[i])[0]
+            whole = masks(lth.gradient_statistics(agent, buffer, n))
+            for network, tree in params.items():
+                gradients = tuple(half[network] for half in halves)
+                result = stability(tree, gradients, tuple(half[network] for half in half_masks), method)
+                total = overlap(whole[network], reference[network])[0]
                 name = f"{method}_{network}_{n}"
                 found[f"{name}_spearman"] = result.spearman
                 found[f"{name}_shared"] = result.shared

@@ -23,23 +23,24 @@ def ours(threads: int, task: str, steps: int, sparsity: float):
     import jax
 
     from src.lth import envs
+    from src.lth.algorithms.packed import patterns_of
+    from src.lth.algorithms.tickets import make_ticket
     from src.lth.config import SACConfig, TrainingConfig
     from src.lth.pruning.controls import random_mask
     from src.lth.replay import init_replay
-    from src.lth.sac.agent import init_state, make_ticket
-    from src.lth.sac.packed import patterns_of
     from src.lth.training import train
 
     config = SACConfig(buffer_size=100_000)
     training = TrainingConfig(env_steps=LONGEST, start_steps=steps, segment_steps=steps, threads=threads)
-    observation_dim, action_dim = envs.dimensions(envs.make(task))
-    state = init_state(config, jax.random.key(0), observation_dim, action_dim)
+    spaces = envs.spaces_of(envs.make(task))
+    algorithm = config.build(spaces, task)
+    state = algorithm.init(jax.random.key(0))
     if sparsity:
-        networks = (state.actor_params, state.critic_params)
-        state = make_ticket(state, *(random_mask(p, sparsity, jax.random.key(1), (), "erk") for p in networks))
-    replay = init_replay(config.buffer_size, observation_dim, action_dim)
+        masks = {name: random_mask(p, sparsity, jax.random.key(1), (), "erk") for name, p in state.params.items()}
+        state = make_ticket(state, masks)
+    replay = init_replay(config.buffer_size, spaces.observation_dim, spaces.action_width)
     patterns = patterns_of(state) if sparsity else None
-    segments = train(config, training, task, 0, state, replay, LONGEST, patterns=patterns)
+    segments = train(algorithm, training, task, 0, state, replay, LONGEST, patterns=patterns)
     return lambda: next(segments)
 
 

@@ -16,11 +16,13 @@ def text() -> str:
         "# Configuration",
         "A config is a YAML file; every key is optional. On the command line `key=value` overrides one, the value in YAML:",
         "`lth run config.yaml training.env_steps=20000 'pruning.sparsity=[0.8, 0.95]'`. Unknown keys are errors. This page is",
-        "made from `src/lth/config.py` by `python docs/make_configuration.py`.",
+        "made from `src/lth/config.py` and the algorithms' settings by `python docs/make_configuration.py`.",
     ]
     defaults = Config().model_dump(mode="json")
-    top = [(name, field) for name, field in Config.model_fields.items() if not isinstance(defaults[name], dict)]
-    sections = [(name, field) for name, field in Config.model_fields.items() if isinstance(defaults[name], dict)]
+    top = [
+        (name, field) for name, field in Config.model_fields.items() if not hasattr(field.annotation, "model_fields")
+    ]
+    sections = [(name, field) for name, field in Config.model_fields.items() if (name, field) not in top]
     lines += ["", *table("", top, defaults)]
     for name, field in sections:
         lines += [

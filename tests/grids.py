@@ -3,13 +3,14 @@
 import jax
 import numpy as np
 
+from lth.algorithms.architecture import Spaces
+from lth.algorithms.tickets import masks_of
 from lth.analysis.stability import Stability
 from lth.config import parse_config
 from lth.experiment import store
 from lth.experiment.analysis import AnalysisRow, mask_rows, stability_rows
 from lth.experiment.spec import ConnectivitySpec, DenseSpec, MaskSpec, grid, run_path
 from lth.replay import ReplayBuffer, init_replay
-from lth.sac.agent import init_state, masks_of
 
 SIZES = {"Pendulum-v1": (3, 1), "drawer-close-v3": (39, 4), "door-close-v3": (39, 4), "HalfCheetah-v5": (17, 6)}
 BEST = {"Pendulum-v1": (-1500.0, -150.0)}
@@ -60,16 +61,13 @@ def _make(config, spec, states):
         store.save_line(run, lines)
         return
     sizes = SIZES[dense.task]
-    if (dense.sac, sizes) not in states:
-        states[dense.sac, sizes] = init_state(dense.sac, jax.random.key(0), *sizes)
-    state = states[dense.sac, sizes]
+    if (dense.agent, sizes) not in states:
+        states[dense.agent, sizes] = dense.agent.build(Spaces(*sizes)).init(jax.random.key(0))
+    state = states[dense.agent, sizes]
     mask = spec if isinstance(spec, MaskSpec) else getattr(spec, "mask", None)
     masks = None
     if mask:
-        params = {"actor": state.actor_params, "critic": state.critic_params}
-        masks = {
-            n: _mask(p, getattr(mask.sparsity, n), np.random.default_rng(hash_of(mask))) for n, p in params.items()
-        }
+        masks = {n: _mask(p, mask.sparsity[n], np.random.default_rng(hash_of(mask))) for n, p in state.params.items()}
     if isinstance(spec, MaskSpec):
         store.save_timings(run, {"total": round(float(rng.uniform(0.1, 3.0)), 3)})
         rows = mask_rows(masks)
@@ -95,10 +93,7 @@ def _make(config, spec, states):
     store.save_timings(run, {"train": 5.0, "total": round(float(rng.uniform(5, 9)), 3)})
     if masks:
         flags = {n: jax.tree.map(lambda leaf: leaf != 0, mask) for n, mask in masks.items()}
-        state = state._replace(
-            actor_opt=state.actor_opt._replace(mask=flags["actor"]),
-            critic_opt=state.critic_opt._replace(mask=flags["critic"]),
-        )
+        state = state._replace(opts={**state.opts, **{n: state.opts[n]._replace(mask=flags[n]) for n in flags}})
     units = [
         AnalysisRow(network, "", metric, int(rng.integers(1, 8)))
         for network in ("actor", "critic")
@@ -107,7 +102,7 @@ def _make(config, spec, states):
     store.save_analysis(run, mask_rows(masks_of(state)) + units)
     buffer = ReplayBuffer(init_replay(1, *sizes), sizes[0])
     store.save_replay_buffer(run, buffer)
-    store.save_agent(run, dense.sac, state, dense.task)
+    store.save_agent(run, dense.agent, state, dense.task)
 
 
 def _mask(params, sparsity, rng):

@@ -15,6 +15,11 @@ from hypothesis import strategies as st
 
 import lth
 from lth import envs
+from lth.algorithms.architecture import Spaces
+from lth.algorithms.base import Agent
+from lth.algorithms.learner import update
+from lth.algorithms.networks import module_of
+from lth.algorithms.sac.algorithm import gaussian_of
 from lth.analysis.interpolation import barrier, interpolate, losses
 from lth.analysis.overlap import compare, overlap, shared_by_chance
 from lth.analysis.paths import effective_sparsity, layers, weights_read
@@ -28,7 +33,6 @@ from lth.experiment import stages, store
 from lth.experiment.connectivity import connect
 from lth.experiment.runner import chosen
 from lth.experiment.spec import ConnectivitySpec, MaskSpec, grid, parse_spec, run_path
-from lth.gradient_pruning import gradient_halves
 from lth.pruning.masks import compute_sparsity
 from lth.replay import ReplayBuffer, init_replay, insert, pack_rows
 from lth.report.analysis import (
@@ -40,8 +44,7 @@ from lth.report.analysis import (
     unstable_masks,
 )
 from lth.report.terminal import unstable_note
-from lth.sac.agent import Agent, init_state, update
-from lth.sac.networks import Actor, TwinCritic
+from lth.saliency import gradient_halves
 from lth.types import Batch
 
 
@@ -209,7 +212,7 @@ def test_the_rest_can_be_cut_out_if_biases_take_over_what_is_constant(norm, seed
 
 
 def test_layer_normalisation_is_where_the_critics_have_it():
-    critic = TwinCritic((4, 3), layer_norm=True)
+    critic = module_of(SACConfig(critic_hidden=(4, 3), critic_layer_norm=True).networks(Spaces(2, 1))["critic"])
     rng = np.random.default_rng(0)
     observations, actions = rng.normal(size=(5, 2)), rng.normal(size=(5, 1))
     params = critic.init(jax.random.key(0), observations, actions)["params"]
@@ -230,9 +233,9 @@ def agent_of(actor_params, observations, normalize=False):
     """Return an agent with these actor weights, whose replay buffer holds the observations."""
     n, d = observations.shape
     config = SACConfig(actor_hidden=(3,), critic_hidden=(2,), normalize_obs=normalize)
-    state = init_state(config, jax.random.key(0), d, 1)
+    state = config.build(Spaces(d, 1)).init(jax.random.key(0))
     if actor_params is not None:
-        state = state._replace(actor_params=jax.tree.map(jnp.asarray, actor_params))
+        state = state._replace(params={**state.params, "actor": jax.tree.map(jnp.asarray, actor_params)})
     batch = Batch(observations, np.zeros((n, 1)), np.zeros(n), observations, np.zeros(n))
     buffer = ReplayBuffer(insert(init_replay(n, d, 1), jnp.asarray(pack_rows(batch))), d)
     return Agent(config, state, buffer)
@@ -263,7 +266,8 @@ def test_a_layer_that_is_zero_throughout_is_dead_and_dormant():
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_units_are_those_of_the_networks_themselves(layer_norm):
     config = SACConfig(actor_hidden=(6, 5), critic_hidden=(7, 4), critic_layer_norm=layer_norm)
-    state = init_state(config, jax.random.key(1), 3, 2)
+    algorithm = config.build(Spaces(3, 2))
+    state = algorithm.init(jax.random.key(1))
     rng = np.random.default_rng(0)
     n = 64
     batch = Batch(
@@ -279,12 +283,11 @@ def test_units_are_those_of_the_networks_themselves(layer_norm):
         "critic": ["q1/layer_0", "q1/layer_1", "q2/layer_0", "q2/layer_1"],
     }
     # A dead unit can be cut out without a trace, and a live one cannot.
-    actor = jax.jit(
-        lambda params: Actor((6, 5), 2).apply({"params": params}, batch.observations / np.sqrt(1 + 1e-8))[0]
-    )
-    whole = actor(state.actor_params)
+    policy = gaussian_of(algorithm.applies()["actor"])
+    actor = jax.jit(lambda params: policy(params, batch.observations / np.sqrt(1 + 1e-8))[0])
+    whole = actor(state.params["actor"])
     for unit in range(6):
-        cut = jax.tree.map(np.array, state.actor_params)
+        cut = jax.tree.map(np.array, state.params["actor"])
         cut["layer_1"]["kernel"][unit] = 0.0
         assert np.array_equal(whole, actor(cut)) == bool(found["actor"]["layer_0"].dead[unit])
     if layer_norm:
@@ -422,19 +425,19 @@ def test_stability_by_hand():
 
 def test_the_line_between_two_agents():
     config = SACConfig(actor_hidden=(4,), critic_hidden=(4,))
-    one, other = (init_state(config, jax.random.key(k), 3, 1) for k in (0, 1))
+    one, other = (config.build(Spaces(3, 1)).init(jax.random.key(k)) for k in (0, 1))
     other = other._replace(
         normalizer=other.normalizer._replace(mean=jnp.array([1.0, 2.0, 3.0]), variance=jnp.array([5.0, 1.0, 1.0])),
-        log_alpha=jnp.float32(2.0),
+        values={"log_alpha": jnp.float32(2.0)},
     )
     assert interpolate(one, other, 0.0) is one
     assert interpolate(one, other, 1.0) is other
     state = interpolate(one, other, 0.25)
     assert state.normalizer.mean.tolist() == [0.25, 0.5, 0.75]
     assert state.normalizer.variance.tolist() == [2.0, 1.0, 1.0]
-    assert float(state.log_alpha) == 0.5
-    for name in ("actor_params", "critic_params", "target_critic_params"):
-        trees = (getattr(x, name) for x in (one, other, state))
+    assert float(state.values["log_alpha"]) == 0.5
+    for field, name in (("params", "actor"), ("params", "critic"), ("targets", "critic")):
+        trees = (getattr(x, field)[name] for x in (one, other, state))
         for a, b, c in zip(*map(jax.tree.leaves, trees), strict=True):
             assert c.dtype == a.dtype
             np.testing.assert_allclose(c, 0.75 * a + 0.25 * b, rtol=1e-6, atol=1e-7)
@@ -442,11 +445,11 @@ def test_the_line_between_two_agents():
 
 def test_losses_are_those_that_training_reports(dense):
     run = lth.load(dense[1])
-    config, state = run.agent.config, run.agent.state
+    algorithm, state = run.agent.algorithm, run.agent.state
     batch = spread_batch(run.replay_buffer, 64)
     noise = np.random.default_rng(0).standard_normal((2, *batch.actions.shape), np.float32)
-    found = losses(config, state, batch, noise)
-    _, metrics = jax.jit(update, static_argnums=0)(config, state._replace(key=None), batch, noise)
+    found = losses(algorithm, state, batch, noise)
+    _, metrics = jax.jit(update, static_argnums=0)(algorithm, state._replace(key=None), batch, noise)
     assert found["critic_loss"] == pytest.approx(float(metrics["critic_loss"]), rel=1e-5)
     # Training takes the actor's loss after the critics' step, which is small.
     assert found["actor_loss"] == pytest.approx(float(metrics["actor_loss"]), rel=0.05)
@@ -528,15 +531,17 @@ def test_stability_is_that_of_the_masks_own_batches_and_candidates(grown):
     rows = store.read_analysis(store.directory(grown.output_dir, spec))
     agent, buffer, before = lth.load(store.directory(grown.output_dir, spec.previous))
     halves = gradient_halves(agent, buffer, 8, 32)
-    params = agent.state.actor_params
+    params = agent.state.params["actor"]
     made = [
-        lth.prune_kernels_by_gradient_saliency(params, half[0], 0.8, "taylor", before["actor"], ("output",))
+        lth.prune_kernels_by_gradient_saliency(params, half["actor"], 0.8, "taylor", before["actor"], ("output",))
         for half in halves
     ]
     kept = [np.concatenate([np.ravel(m[f"layer_{i}"]["kernel"]) for i in (0, 1)]) for m in made]
     alive = np.concatenate([np.ravel(before["actor"][f"layer_{i}"]["kernel"]) for i in (0, 1)]) == 1
     scores = [
-        np.abs(np.concatenate([np.ravel(params[n]["kernel"] * half[0][n]["kernel"]) for n in ("layer_0", "layer_1")]))
+        np.abs(
+            np.concatenate([np.ravel(params[n]["kernel"] * half["actor"][n]["kernel"]) for n in ("layer_0", "layer_1")])
+        )
         for half in halves
     ]
     spearman = scipy.stats.spearmanr(scores[0][alive], scores[1][alive]).statistic
@@ -685,9 +690,9 @@ def test_noise_trains_the_same_start_under_the_same_mask_once_more(grown):
         starts = [lth.load(store.directory(root, s), 0).agent.state for s in (spec.one, spec.other)]
         for network in ("actor", "critic"):
             assert jax.tree.all(jax.tree.map(np.array_equal, one.masks[network], other.masks[network]))
-            before = [getattr(state, f"{network}_params") for state in starts]
+            before = [state.params[network] for state in starts]
             assert jax.tree.all(jax.tree.map(np.array_equal, *before))
-            after = [getattr(run.agent.state, f"{network}_params") for run in (one, other)]
+            after = [run.agent.state.params[network] for run in (one, other)]
             assert not jax.tree.all(jax.tree.map(np.array_equal, *after))
             for mask, params in zip((one.masks, other.masks), after, strict=True):
                 pruned = jax.tree.map(lambda m, p: not np.any(np.asarray(p)[np.asarray(m) == 0]), mask[network], params)
@@ -746,8 +751,8 @@ OTHERS += ["Reacher-v5", "Pusher-v5", "HumanoidStandup-v5"]
 
 @pytest.mark.parametrize("task", [*JOINTS, *OTHERS])
 def test_names_are_as_many_as_the_task_has_numbers(task):
-    names = observation_names(task, envs.task_dimensions(task)[0])
-    assert len(names) == len(set(names)) == envs.task_dimensions(task)[0]
+    names = observation_names(task, envs.task_spaces(task).observation_dim)
+    assert len(names) == len(set(names)) == envs.task_spaces(task).observation_dim
     assert not any(name.startswith("obs[") for name in names)
 
 

@@ -39,7 +39,7 @@ from lth.errors import InputError
 from lth.experiment import stages, store
 from lth.experiment.backend import BACKEND
 from lth.experiment.spec import dense_spec, mask_spec, ticket_spec
-from lth.gradient_pruning import CHECKS
+from lth.pruning.prune import CHECKS
 from lth.replay import ReplayBuffer, sample_rows, unpack_rows
 
 TINY = {
@@ -311,11 +311,11 @@ def test_altered_checkpoints(damage, checksum, words, results):
 
 
 def test_a_good_checkpoint_taken_apart_and_joined_is_read(results):
-    before = lth.load(results.run).agent.state.actor_params
+    before = lth.load(results.run).agent.state.params["actor"]
     good = results.checkpoint.read_bytes()
     for damage in (lambda good: join(*split(good)), with_metadata(), with_settings(), with_array(KERNEL, np.copy)):
         put(results.checkpoint, damage(good), "rewritten")
-        after = lth.load(results.run).agent.state.actor_params
+        after = lth.load(results.run).agent.state.params["actor"]
         assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), before, after))
 
 
@@ -323,8 +323,8 @@ def test_a_deep_checkpoint_is_refused_before_its_network_is_built(results, run_c
     put(results.checkpoint, with_settings(actor_hidden=[8] * 20_000)(results.checkpoint.read_bytes()), "rewritten")
     program = f"""
 import pathlib, resource, sys
+from lth.algorithms.checkpoint import load_agent
 from lth.errors import InputError
-from lth.sac.checkpoint import load_agent
 resource.setrlimit(resource.RLIMIT_CPU, (8, 8))
 try:
     load_agent(pathlib.Path({str(results.checkpoint)!r}))
@@ -764,11 +764,11 @@ MASKS = {
     ),
     "a tuple as a key": (with_tree(lambda tree: {**tree, ("a", 1): np.ones(2)}), ["is refused", "no text"]),
     "None as a key": (with_tree(lambda tree: {**tree, None: np.ones(2)}), ["is refused", "no text"]),
-    "no critic": (with_tree(lambda tree: {"actor": tree["actor"]}), ["['actor']", "'critic'"]),
-    "nothing": (with_tree(lambda tree: {}), ["[]", "'actor' and 'critic'"]),
+    "no critic": (with_tree(lambda tree: {"actor": tree["actor"]}), ["['actor']", "each of actor, critic"]),
+    "nothing": (with_tree(lambda tree: {}), ["[]", "each of actor, critic"]),
     "a third network": (with_tree(lambda tree: {**tree, "value": tree["actor"]}), ["'value'"]),
-    "an array for a network": (with_tree(lambda tree: {**tree, "actor": np.ones((3, 8))}), ["'actor' and 'critic'"]),
-    "the mask of one network": (with_tree(lambda tree: tree["actor"]), ["'layer_0'", "'actor' and 'critic'"]),
+    "an array for a network": (with_tree(lambda tree: {**tree, "actor": np.ones((3, 8))}), ["each of actor, critic"]),
+    "the mask of one network": (with_tree(lambda tree: tree["actor"]), ["'layer_0'", "each of actor, critic"]),
     "networks exchanged": (with_tree(lambda tree: {"actor": tree["critic"], "critic": tree["actor"]}), ["actor"]),
     "one half": (with_item(0.5), ["'layer_0/kernel'", "0.5", "(1, 2)", "0 (pruned)"]),
     "two": (with_item(2.0), ["'layer_0/kernel'", "2.0", "(1, 2)"]),
@@ -1101,7 +1101,7 @@ SETTINGS = {
     "tasks=Pendulm-v1": ["'Pendulm-v1'", "did you mean 'Pendulum-v1'?"],
     "tasks=drawer-clse-v3": ["'drawer-clse-v3'", "did you mean 'drawer-close-v3'?"],
     "tasks=[Pendulum-v1, Pendulum-v0]": ["Pendulum-v0", "v1"],
-    "tasks=CartPole-v1": ["'CartPole-v1'", "Discrete(2)"],
+    "tasks=CartPole-v1": ["'CartPole-v1'", "discrete actions"],
     "tasks=../../etc/passwd": ["'../../etc/passwd'"],
     "tasks=nosuchmodule:Ant-v5": ["nosuchmodule"],
     "tasks=[]": ["tasks", "empty"],
@@ -1295,8 +1295,9 @@ def poisoned(tree, path, value):
 
 
 def with_params(agent, network, path, value):
-    params = poisoned(getattr(agent.state, f"{network}_params"), path, value)
-    return agent._replace(state=agent.state._replace(**{f"{network}_params": params}))
+    field, name = ("targets", network.removeprefix("target_")) if network.startswith("target_") else ("params", network)
+    trees = getattr(agent.state, field)
+    return agent._replace(state=agent.state._replace(**{field: {**trees, name: poisoned(trees[name], path, value)}}))
 
 
 def not_finite(agent, batch, key):
@@ -1377,7 +1378,7 @@ def test_a_buffer_with_nan_in_one_row(column, network, agent):
 @pytest.mark.parametrize("method", ["gradient", "taylor"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_no_mask_is_made_from_bad_gradients(method, value, agent):
-    params = agent.state.actor_params
+    params = agent.state.params["actor"]
     gradients = poisoned(jax.tree.map(jnp.ones_like, params), "layer_1/kernel", value)
     words = ["NaN gradients", "NaN or infinity", "(1)", "(2)", "(3)", "checkpoint is valid", "num_gradient_batches"]
     refused(lambda: lth.prune_kernels_by_gradient_saliency(params, gradients, 0.5, method), "'layer_1/kernel'", words)
@@ -1386,7 +1387,7 @@ def test_no_mask_is_made_from_bad_gradients(method, value, agent):
 
 @pytest.mark.parametrize("method", ["magnitude", "gradient", "taylor"])
 def test_no_mask_is_made_from_bad_weights(method, agent):
-    params = poisoned(agent.state.actor_params, "output/kernel", np.nan)
+    params = poisoned(agent.state.params["actor"], "output/kernel", np.nan)
     gradients = jax.tree.map(jnp.ones_like, params)
     words = ["parameters", "NaN or infinity"]
     refused(lambda: lth.prune_kernels_by_gradient_saliency(params, gradients, 0.5, method), "'output/kernel'", words)
@@ -1402,7 +1403,7 @@ def test_no_mask_is_made_of_an_agent_with_nan(method, agent, results):
 
 @pytest.mark.parametrize("sparsity", [1.5, -0.1, np.nan, np.inf, "abc", None, [0.5]])
 def test_a_sparsity_outside_0_and_1(sparsity, agent):
-    params = agent.state.actor_params
+    params = agent.state.params["actor"]
     gradients = jax.tree.map(jnp.ones_like, params)
     calls = {
         "magnitude": lambda: lth.prune_kernels_by_magnitude(params, sparsity),
@@ -1414,14 +1415,15 @@ def test_a_sparsity_outside_0_and_1(sparsity, agent):
 
 
 def test_trees_that_do_not_fit_name_the_leaf_and_both_shapes(agent):
-    params = agent.state.actor_params
+    params = agent.state.params["actor"]
     ones = jax.tree.map(jnp.ones_like, params)
     other = {**ones, "layer_1": {**ones["layer_1"], "kernel": jnp.ones((8, 9))}}
     words = ["'layer_1/kernel'", "(8, 9)", "(8, 8)"]
     prune = lth.prune_kernels_by_gradient_saliency
     refused(lambda: prune(params, other, 0.5, "taylor"), "gradients", words)
     refused(lambda: prune(params, ones, 0.5, "taylor", prev_mask=other), "prev_mask", words)
-    refused(lambda: lth.make_ticket(agent.state, other, agent.state.critic_params), "actor's mask", words)
+    masks = {**agent.state.params, "actor": other}
+    refused(lambda: lth.make_ticket(agent.state, masks), "actor's mask", words)
     refused(lambda: prune(params, {"layer_0": ones["layer_0"]}, 0.5), "gradients", ["'layer_1/bias'"])
     refused(lambda: prune(params, None, 0.5, "taylor"), "gradients", ["'taylor'"])
     refused(lambda: prune(params, ones, 0.5, "taylr"), "'taylr'", ["did you mean 'taylor'?"])
@@ -1448,7 +1450,6 @@ FLAT = Box(-1.0, 1.0, (2,), np.float32)
 INF = np.float32(np.inf)
 SPACES = {
     # name: (observation space, action space, what is said)
-    "discrete actions": (FLAT, Discrete(3), ["action space", "Discrete(3)"]),
     "several discrete actions": (FLAT, MultiDiscrete([2, 3]), ["action space", "MultiDiscrete"]),
     "binary actions": (FLAT, MultiBinary(4), ["action space", "MultiBinary(4)"]),
     "a dict of actions": (FLAT, Dict({"arm": FLAT}), ["action space", "Dict"]),
@@ -1493,6 +1494,7 @@ def registered():
     yield register
     for name in names:
         gymnasium.registry.pop(name)
+    envs.task_spaces.cache_clear()  # the next test registers other spaces under the same name
 
 
 @pytest.mark.parametrize("case", SPACES)
@@ -1507,10 +1509,20 @@ def test_unsupported_spaces(case, results, tiny_yaml, registered, capsys):
     assert contents(results.root) == before
 
 
+def test_discrete_actions_for_an_algorithm_that_does_not_take_them(results, tiny_yaml, registered, capsys):
+    task = registered(FLAT, Discrete(3))
+    words = ["discrete actions", "SAC", "algorithm=dqn"]
+    refused(lambda: envs.check_task(task, parse_config(TINY).agent_config), repr(task), words)
+    before = contents(results.root)
+    errors = said(["run", tiny_yaml, f"tasks={task}"], capsys)
+    assert all(word in errors for word in (repr(task), *words))
+    assert contents(results.root) == before
+
+
 def test_a_supported_space_is_made(registered):
     task = registered(FLAT, Box(np.array([0, -5], np.float32), np.array([1, 5], np.float32)))
     env = envs.make(task)
-    assert envs.dimensions(env) == (2, 2)
+    assert envs.spaces_of(env) == (2, 2, False)
     assert env.action_space == FLAT
 
 

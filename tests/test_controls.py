@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lth
+from lth.algorithms.architecture import Network, Spaces
 from lth.config import parse_config
 from lth.errors import InputError
 from lth.experiment import stages, store
@@ -19,14 +20,12 @@ from lth.experiment.spec import (
     dense_spec,
     grid,
     needs,
-    parameters,
     rows,
     run_path,
     sparsities,
 )
 from lth.pruning.allocation import counts_by_layer, erk_counts, pruned_count
 from lth.pruning.masks import pruned_counts
-from lth.sac.agent import init_state
 
 # The inverted control is free to empty a layer, and here it does.
 pytestmark = pytest.mark.filterwarnings("ignore:.*no weight is left")
@@ -74,7 +73,18 @@ def same(a, b):
 
 
 def params_of(state, network):
-    return getattr(state, f"{network}_params")
+    return state.params[network]
+
+
+def parts_of(state):
+    """Return all of a state but its key by name: `params/actor`, `env_steps`."""
+    parts = {}
+    for field, value in state._asdict().items():
+        if isinstance(value, dict):
+            parts.update({f"{field}/{name}": part for name, part in value.items()})
+        elif field != "key":
+            parts[field] = value
+    return parts
 
 
 def masks(config, spec):
@@ -85,7 +95,7 @@ def moments(state, network):
     """Return Adam's two moments."""
     return [
         getattr(node, name)
-        for node in jax.tree.leaves(getattr(state, f"{network}_opt").inner, is_leaf=lambda n: hasattr(n, "mu"))
+        for node in jax.tree.leaves(state.opts[network].inner, is_leaf=lambda n: hasattr(n, "mu"))
         if hasattr(node, "mu")
         for name in ("mu", "nu")
     ]
@@ -111,9 +121,9 @@ def test_reinit_keeps_the_mask_and_draws_every_weight_anew(controlled, rewind):
             assert (kernels(params_of(end, network))[name][kept == 0] == 0.0).all()
             assert (after[kept == 1] != before[kept == 1]).all()
         assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(moments(new, network)))
-    assert same(new.critic_params, new.target_critic_params)
-    for part in ("normalizer", "log_alpha", "alpha_opt", "env_steps", "grad_steps"):
-        assert same(getattr(old, part), getattr(new, part)), part
+    assert same(new.params["critic"], new.targets["critic"])
+    for part in ("normalizer", "values/log_alpha", "opts/alpha", "env_steps", "grad_steps"):
+        assert same(parts_of(old)[part], parts_of(new)[part]), part
 
 
 @pytest.mark.parametrize("rewind", ["0", "200"])
@@ -137,7 +147,7 @@ def test_permuted_keeps_mask_and_values_and_changes_who_has_which(controlled, re
     old, new = (start_of(config, spec) for spec in (ticket, control))
     for network, mask in masks(config, ticket).items():
         trees = [
-            [params_of(s, network), *moments(s, network), *([s.target_critic_params] if network == "critic" else [])]
+            [params_of(s, network), *moments(s, network), *([s.targets["critic"]] if network == "critic" else [])]
             for s in (old, new)
         ]
         for name, kept in kernels(mask).items():
@@ -152,7 +162,7 @@ def test_permuted_keeps_mask_and_values_and_changes_who_has_which(controlled, re
         biases = [[x for x in jax.tree.leaves(params_of(s, network)) if x.ndim == 1] for s in (old, new)]
         assert same(*biases)
     if rewind == "0":
-        assert same(new.critic_params, new.target_critic_params)
+        assert same(new.params["critic"], new.targets["critic"])
 
 
 def test_inverted_prunes_the_largest(controlled):
@@ -181,15 +191,16 @@ def test_small_dense_has_as_many_parameters_and_no_more(controlled):
     end = end_of(config, spec)
     whole = end_of(config, found["magnitude", "", "0"].dense)
     for network, hidden, sizes in (
-        ("actor", spec.sac.actor_hidden, (3, 2, 1)),
-        ("critic", spec.sac.critic_hidden, (4, 1, 2)),
+        ("actor", spec.agent.actor_hidden, (3, 2, 1)),
+        ("critic", spec.agent.critic_hidden, (4, 1, 2)),
     ):
         have, full = (sum(x.size for x in jax.tree.leaves(params_of(s, network))) for s in (end, whole))
         n = sum(x.size for x in kernels(params_of(whole, network)).values())
         assert have <= full - round(0.8 * n)
         wider = tuple(width + 1 for width in hidden)
         inputs, outputs, times = sizes
-        assert times * parameters(inputs, wider, outputs) > full - round(0.8 * n)
+        one = Network(("observations",), wider, outputs, learning_rate=1e-3)
+        assert times * one.parameters(Spaces(inputs, 1)) > full - round(0.8 * n)
 
 
 @pytest.mark.parametrize("rewind", ["0", "200"])
@@ -198,11 +209,11 @@ def test_retrained_starts_as_the_dense_agent_and_draws_anew(controlled, rewind):
     row = found["", "retrained", rewind]
     rewound = lth.load(store.directory(config.output_dir, row.dense), int(rewind)).agent.state
     start, end, dense = start_of(config, row.run), end_of(config, row.run), end_of(config, row.dense)
-    for part in ("actor_params", "critic_params", "target_critic_params", "actor_opt", "critic_opt", "normalizer"):
-        assert same(getattr(start, part), getattr(rewound, part)), part
+    for part in ("params/actor", "params/critic", "targets/critic", "opts/actor", "opts/critic", "normalizer"):
+        assert same(parts_of(start)[part], parts_of(rewound)[part]), part
     assert int(end.grad_steps) == int(dense.grad_steps)
-    assert not same(end.actor_params, dense.actor_params)
-    assert all((x != 0).all() for x in kernels(end.actor_params).values())
+    assert not same(end.params["actor"], dense.params["actor"])
+    assert all((x != 0).all() for x in kernels(end.params["actor"]).values())
 
 
 def test_a_control_that_serves_several_methods_is_run_once(tmp_path):
@@ -268,7 +279,7 @@ def test_erk_counts(shapes, sparsity):
 
 @pytest.mark.parametrize(("allocation", "rounds"), [("layer", 31), ("erk", 53)])
 def test_many_small_rounds_prune_exactly(allocation, rounds):
-    params = init_state(parse_config(SMALL).sac, jax.random.key(0), 3, 1).critic_params
+    params = parse_config(SMALL).agent_config.build(Spaces(3, 1)).init(jax.random.key(0)).params["critic"]
     n, mask = sum(x.size for x in kernels(params).values()), None
     for k in range(1, rounds + 1):
         sparsity = 1 - 0.95**k
@@ -315,14 +326,15 @@ def test_what_is_not_rewound_is_the_trained_agents(tmp_path_factory, controlled,
     state = stages.rewound_state(config.output_dir, spec)
     last = end_of(config, ticket.dense)
     fields = {
-        "optimizer": {"actor_opt", "critic_opt"},
+        "optimizer": {"opts/actor", "opts/critic"},
         "normalizer": {"normalizer"},
-        "temperature": {"log_alpha", "alpha_opt"},
+        "temperature": {"values/log_alpha", "opts/alpha"},
         "replay_buffer": set(),
     }[part]
-    for name in state._fields:
-        if name != "key":
-            assert same(getattr(state, name), getattr(last if name in fields else rewound, name)), name
+    have, ends, starts = (parts_of(s) for s in (state, last, rewound))
+    assert fields <= have.keys()
+    for name in have:
+        assert same(have[name], (ends if name in fields else starts)[name]), name
     buffer = stages.rewound_buffer(config.output_dir, spec, state)
     assert len(buffer) == (600 if part == "replay_buffer" else 200)
 
@@ -341,12 +353,12 @@ def test_transfer_to_another_shape(tmp_path):
         run = lth.load(store.directory(tmp_path, found["magnitude", label, "0"].run), 0)
         mask, state = run.masks["actor"], run.agent.state
         assert (np.asarray(mask["layer_0"]["kernel"]) == 1).all()
-        assert same(state.actor_params["layer_0"]["kernel"], target.actor_params["layer_0"]["kernel"])
+        assert same(state.params["actor"]["layer_0"]["kernel"], target.params["actor"]["layer_0"]["kernel"])
         theirs = lth.load_mask(store.last_file(tmp_path, found["magnitude", label, "0"].run.mask))["actor"]
         kept = np.asarray(theirs["layer_1"]["kernel"])
         assert same(mask["layer_1"]["kernel"], kept)
-        middle = np.asarray(owner.actor_params["layer_1"]["kernel"])
-        assert (np.asarray(state.actor_params["layer_1"]["kernel"]) == np.where(kept == 1, middle, 0.0)).all()
+        middle = np.asarray(owner.params["actor"]["layer_1"]["kernel"])
+        assert (np.asarray(state.params["actor"]["layer_1"]["kernel"]) == np.where(kept == 1, middle, 0.0)).all()
         assert same(state.normalizer, target.normalizer)
 
 
@@ -380,8 +392,8 @@ def test_transfer_between_tasks_of_one_size(tmp_path):
             for label, task in ((f"from {TASK}", spec.dense.task), (f"from {TASK} with its weights", TASK)):
                 run = found["random", label, rewind].run
                 theirs = lth.load(store.directory(tmp_path, dense_spec(config, task, 0)), at).agent.state
-                expected = lth.apply_mask(theirs.critic_params, masks(config, run)["critic"])
-                assert same(start_of(config, run).critic_params, expected), (label, rewind)
+                expected = lth.apply_mask(theirs.params["critic"], masks(config, run)["critic"])
+                assert same(start_of(config, run).params["critic"], expected), (label, rewind)
     finally:
         gymnasium.registry.pop("lth-test/Pendulum-v7")
 

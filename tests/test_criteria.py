@@ -104,11 +104,11 @@ def test_synflow_in_rounds_leaves_paths_where_one_shot_breaks_them():
 
 
 def test_our_flow_is_the_networks_without_biases_and_clipping():
+    from lth.algorithms.architecture import Spaces
     from lth.config import SACConfig
-    from lth.gradient_pruning import networks, synaptic_flow
-    from lth.sac.agent import init_state
+    from lth.saliency import synaptic_flow
 
-    state = init_state(SACConfig(actor_hidden=(4, 5), critic_hidden=(3,)), jax.random.key(0), 3, 1)
+    state = SACConfig(actor_hidden=(4, 5), critic_hidden=(3,)).build(Spaces(3, 1)).init(jax.random.key(0))
 
     def product(layers, names):
         out = np.ones(layers[names[0]]["kernel"].shape[0])
@@ -116,9 +116,9 @@ def test_our_flow_is_the_networks_without_biases_and_clipping():
             out = out @ np.asarray(layers[name]["kernel"])
         return out.sum()
 
-    critics = sum(product(state.critic_params[q], ["layer_0", "output"]) for q in ("q1", "q2"))
-    whole = product(state.actor_params, ["layer_0", "layer_1", "output"]) + critics
-    assert float(synaptic_flow(networks(state))) == pytest.approx(whole, rel=1e-5)
+    critics = sum(product(state.params["critic"][q], ["layer_0", "output"]) for q in ("q1", "q2"))
+    whole = product(state.params["actor"], ["layer_0", "layer_1", "output"]) + critics
+    assert float(synaptic_flow(state.params)) == pytest.approx(whole, rel=1e-5)
 
 
 def test_statistics_of_a_replay_buffer_are_those_of_its_batches():

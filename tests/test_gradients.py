@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import lth
-from lth.gradient_pruning import gradient_accumulator, gradient_halves
 from lth.replay import sample_rows, unpack_rows
+from lth.saliency import gradient_accumulator, gradient_halves
 
 
 @pytest.fixture(scope="module")
@@ -39,31 +39,33 @@ def test_accumulated_is_the_mean_of_absolute_gradients(loaded):
 
 
 def test_gradients_are_those_of_the_losses_by_finite_differences(loaded):
-    from lth.sac.agent import functions, prepare_batch
-    from lth.sac.losses import actor_loss, critic_loss
+    from lth.algorithms.sac.algorithm import gaussian_of
+    from lth.algorithms.sac.losses import actor_loss, critic_loss
 
     agent, buffer, _ = loaded
     key, batch = jax.random.key(1), buffer.sample(32)
     actor_grads, critic_grads = lth.compute_gradients_from_batch(agent, batch, key=key)
-    fns, s = functions(agent.config, 1), agent.state
+    algorithm, s = agent.algorithm, agent.state
+    apply, log_alpha = algorithm.applies(), s.values["log_alpha"]
+    actor_apply, critic_apply = gaussian_of(apply["actor"]), apply["critic"]
     noise = jax.random.normal(key, (2, 32, 1))
-    ready = prepare_batch(agent.config, s.normalizer, batch)
+    ready = algorithm.prepare(s.normalizer, batch)
 
     def losses(actor_params, critic_params):
-        target = (s.target_critic_params, s.actor_params)
-        q = critic_loss(critic_params, *target, s.log_alpha, ready, noise[0], fns.actor_apply, fns.critic_apply, 0.99)
-        pi = actor_loss(actor_params, s.critic_params, s.log_alpha, ready, noise[1], fns.actor_apply, fns.critic_apply)
+        target = (s.targets["critic"], s.params["actor"])
+        q = critic_loss(critic_params, *target, log_alpha, ready, noise[0], actor_apply, critic_apply, 0.99)
+        pi = actor_loss(actor_params, s.params["critic"], log_alpha, ready, noise[1], actor_apply, critic_apply)
         return np.array([float(pi[0]), float(q[0])])
 
     for network, grads, row in (("actor", actor_grads, 0), ("critic", critic_grads, 1)):
-        params = getattr(s, f"{network}_params")
+        params = s.params[network]
         direction = jax.tree.map(lambda g: g / (1e-12 + jnp.linalg.norm(g)), grads)
         slope = sum(
             float((g * d).sum()) for g, d in zip(jax.tree.leaves(grads), jax.tree.leaves(direction), strict=True)
         )
         step = 1e-2
         moved = [jax.tree.map(lambda p, d, t=t: p + t * d, params, direction) for t in (step, -step)]
-        args = [(m, s.critic_params) if network == "actor" else (s.actor_params, m) for m in moved]
+        args = [(m, s.params["critic"]) if network == "actor" else (s.params["actor"], m) for m in moved]
         difference = (losses(*args[0]) - losses(*args[1]))[row] / (2 * step)
         assert difference == pytest.approx(slope, rel=0.05), network
 
@@ -95,7 +97,7 @@ def test_normalisation_is_the_agents_and_can_be_left_out(loaded):
 
 def test_memory_does_not_grow_with_the_number_of_batches(loaded):
     agent, buffer, _ = loaded
-    accumulate = gradient_accumulator(agent.config, 3, 32, True)
+    accumulate = gradient_accumulator(agent.algorithm, 32, True)
 
     def temporary(n):
         lowered = accumulate.lower(agent.state, buffer.state, jax.random.key(0), jnp.asarray(n, jnp.int32))
@@ -132,9 +134,11 @@ def test_the_halves_are_the_even_and_the_odd_batches(loaded):
     key = jax.random.key(2)
     whole = lth.accumulate_gradient_statistics(agent, buffer, 5, 32, key=key)
     even, odd = gradient_halves(agent, buffer, 5, 32, key=key)
-    assert close(jax.tree.map(lambda a, b: (3 * a + 2 * b) / 5, even, odd), whole)
+    joined = jax.tree.map(lambda a, b: (3 * a + 2 * b) / 5, even, odd)
+    assert close((joined["actor"], joined["critic"]), whole)
     assert not close(even, odd)
     first = lth.accumulate_gradient_statistics(agent, buffer, 1, 32, key=key)
-    assert equal(gradient_halves(agent, buffer, 2, 32, key=key)[0], first)
+    half = gradient_halves(agent, buffer, 2, 32, key=key)[0]
+    assert equal((half["actor"], half["critic"]), first)
     with pytest.raises(lth.InputError, match="cannot be halved"):
         gradient_halves(agent, buffer, 1)

@@ -1,6 +1,7 @@
 """Grids of real processes that are killed, fail, meet each other and run out of disk."""
 
 import contextlib
+import csv
 import os
 import random
 import shutil
@@ -167,6 +168,32 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(grid, alone, start, tmp_p
     # The seconds of both attempts are counted, so the second began where the first was killed.
     assert store.read_timings(run)["train"] > about["seconds"]["train"] > 0
     assert not list(tmp_path.rglob(store.RESUME))
+
+
+OTHERS = {
+    "td3": ["algorithm=td3", "td3={actor_hidden: [16, 16], critic_hidden: [16, 16]}"],
+    "dqn": ["algorithm=dqn", "tasks=CartPole-v1", "dqn={q_hidden: [16, 16], target_every: 30}"],
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_killed_grid_of_another_algorithm_goes_on_to_the_same_bytes(name, grid, start, tmp_path):
+    schedules = ["pruning.methods=[taylor, rigl]", "pruning.mask_every=50"]
+    words = [*OTHERS[name], *schedules, "pruning.controls=small-dense", "training.checkpoint_every=1"]
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    assert main(["run", str(grid), f"output_dir={undisturbed}", *words]) == 0
+    for stage in ("dense", "ticket"):
+        process = start(f"output_dir={killed}", *words)
+        wait_for(process, lambda stage=stage: list(killed.glob(f"*/*/{stage}-*/{store.RESUME}")))
+        kill(process.pid)
+        process.wait()
+    assert main(["run", str(grid), f"output_dir={killed}", *words]) == 0
+    assert differences(undisturbed, killed) == []
+    assert len(list(undisturbed.glob("*/*/ticket-*"))) == 2
+    with (undisturbed / "table.csv").open() as file:
+        rows = {row["method"] or row["control"]: float(row["ticket_return"]) for row in csv.DictReader(file)}
+    assert rows.keys() == {"taylor", "rigl", "small-dense"}
+    assert main(["report", str(grid), f"output_dir={undisturbed}", *words]) == 0
 
 
 def test_failures_are_recorded_tried_again_and_stop_nothing_else(grid, alone, tmp_path, monkeypatch, capsys):

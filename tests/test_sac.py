@@ -3,177 +3,28 @@
 import pickle
 from fractions import Fraction
 from statistics import NormalDist
-from typing import ClassVar
 
-import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from probes import beginning, best_actions, last, segments
 
-from lth import envs
+from lth.algorithms.acting import act, policy_of
+from lth.algorithms.architecture import Spaces
+from lth.algorithms.base import Agent, Normalizer, normalize, update_normalizer
+from lth.algorithms.learner import update
+from lth.algorithms.sac.algorithm import gaussian_of
+from lth.algorithms.sac.losses import sample_action
 from lth.config import SACConfig, TrainingConfig
 from lth.errors import InputError, TrainingError
 from lth.replay import ReplayBuffer, init_replay, insert, pack_rows, sample_rows, unpack_rows
-from lth.sac.acting import act, policy_of
-from lth.sac.agent import (
-    Agent,
-    Normalizer,
-    functions,
-    init_state,
-    normalize,
-    target_entropy,
-    update,
-    update_normalizer,
-)
-from lth.sac.losses import sample_action
-from lth.training import replay_capacity, train
 from lth.types import Batch
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Probe environments: so small that the action values are known.
 
-
-class Probe(gymnasium.Env):
-    """One observation, one action; a subclass says what is seen, what is paid, and when it ends."""
-
-    observation_space = gymnasium.spaces.Box(-10.0, 10.0, (1,), np.float32)
-    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
-    render_mode = None
-
-    def __init__(self, render_mode=None):
-        self.seen = 0.7
-        self.steps = 0
-
-    def start(self):
-        """Return the observation of a new episode."""
-        return 0.7
-
-    def outcome(self, action):
-        """Return reward and whether the task ended; may change what is seen."""
-        raise NotImplementedError
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.steps = 0
-        self.seen = self.start()
-        return np.array([self.seen], np.float32), {}
-
-    def step(self, action):
-        self.steps += 1
-        reward, terminated = self.outcome(float(action[0]))
-        return np.array([self.seen], np.float32), reward, terminated, False, {}
-
-
-class Constant(Probe):
-    """One step that pays 1."""
-
-    def outcome(self, action):
-        return 1.0, True
-
-
-class FollowsObservation(Probe):
-    """One step that pays the observation, -1 or 1."""
-
-    def start(self):
-        return float(self.np_random.choice([-1.0, 1.0]))
-
-    def outcome(self, action):
-        return self.seen, True
-
-
-class TwoSteps(Probe):
-    """Two steps, seen as 0 and 1, of which the second pays 1."""
-
-    def start(self):
-        return 0.0
-
-    def outcome(self, action):
-        self.seen = 1.0
-        return float(self.steps == 2), self.steps == 2
-
-
-class ActionMatters(Probe):
-    """One step that pays 1 for the action 0.5, and less by the square of the distance."""
-
-    def outcome(self, action):
-        return 1.0 - (action - 0.5) ** 2, True
-
-
-class BothMatter(FollowsObservation):
-    """One step that pays most, 1, for half of the observation as action."""
-
-    def outcome(self, action):
-        return 1.0 - (action - 0.5 * self.seen) ** 2, True
-
-
-class Forever(Probe):
-    """Pays 1 at each step and never ends by itself."""
-
-    def outcome(self, action):
-        return 1.0, False
-
-
-class Wandering(FollowsObservation):
-    """Seven steps to places at random, paying the place times the action."""
-
-    def outcome(self, action):
-        self.seen = float(self.np_random.uniform(-1.0, 1.0))
-        return self.seen * action, self.steps == 7
-
-
-class Broken(Probe):
-    """Gives one bad number in its third episode: at its start, or as reward or observation of its fifth step."""
-
-    episodes: ClassVar[int] = 0
-    bad_start: ClassVar[float] = 1.0
-    bad_reward: ClassVar[float] = 1.0
-    bad_observation: ClassVar[float] = 1.0
-
-    def start(self):
-        self.episodes += 1
-        return self.bad_start if self.episodes == 3 else 1.0
-
-    def outcome(self, action):
-        bad = self.episodes == 3 and self.steps == 5
-        self.seen = self.bad_observation if bad else 1.0
-        return self.bad_reward if bad else 1.0, self.steps == 20
-
-
-class NanReward(Broken):
-    bad_reward = float("nan")
-
-
-class InfiniteReward(Broken):
-    bad_reward = float("-inf")
-
-
-class NanObservation(Broken):
-    bad_observation = float("nan")
-
-
-class NanStart(Broken):
-    bad_start = float("nan")
-
-
-PROBES = {
-    "ProbeConstant-v0": (Constant, None),
-    "ProbeFollowsObservation-v0": (FollowsObservation, None),
-    "ProbeTwoSteps-v0": (TwoSteps, None),
-    "ProbeActionMatters-v0": (ActionMatters, None),
-    "ProbeBothMatter-v0": (BothMatter, None),
-    "ProbeForever-v0": (Forever, 3),
-    "ProbeWandering-v0": (Wandering, None),
-    "ProbeTerminatedAtTheLimit-v0": (Constant, 1),
-    "ProbeNanReward-v0": (NanReward, None),
-    "ProbeInfiniteReward-v0": (InfiniteReward, None),
-    "ProbeNanObservation-v0": (NanObservation, None),
-    "ProbeNanStart-v0": (NanStart, None),
-}
-for name, (probe, limit) in PROBES.items():
-    gymnasium.register(name, entry_point=probe, max_episode_steps=limit, disable_env_checker=True)
 
 # A temperature so small that the entropy it adds to a target, alpha * discount * H with |H| < 9, is below 0.01.
 GREEDY = SACConfig(
@@ -197,36 +48,6 @@ def loop(**changes):
     return TrainingConfig(**{"env_steps": 240, "start_steps": 100, "batch_size": 16, "segment_steps": 60, **changes})
 
 
-def beginning(config, training, task, seed=0):
-    """Return the untrained state and the empty replay buffer."""
-    env = envs.make(task)
-    observation_dim, action_dim = envs.dimensions(env)
-    env.close()
-    state = init_state(config, jax.random.key(seed), observation_dim, action_dim)
-    return state, init_replay(replay_capacity(config, training), observation_dim, action_dim)
-
-
-def segments(config, training, task, seed=0, start=None, until=None):
-    """Train and return each segment, its arrays copied to the host so that they outlive the next one."""
-    state, replay = start or beginning(config, training, task, seed)
-    return [
-        segment._replace(state=on_host(segment.state), replay=on_host(segment.replay))
-        for segment in train(config, training, task, seed, state, replay, until or training.env_steps)
-    ]
-
-
-def last(config, training, task, seed=0, start=None, until=None):
-    return segments(config, training, task, seed, start, until)[-1]
-
-
-def on_host(tree):
-    def copy(leaf):
-        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return jnp.copy(leaf) if is_key else np.array(leaf)
-
-    return jax.tree.map(copy, tree)
-
-
 def same_bytes(a, b):
     """Say whether two pytrees are equal to the bit."""
 
@@ -247,12 +68,13 @@ def values_of(config, state, observations, actions):
     observations = jnp.asarray(observations, jnp.float32)[:, None]
     if config.normalize_obs:
         observations = normalize(state.normalizer, observations)
-    critic_apply = functions(config, 1).critic_apply
-    return np.asarray(critic_apply(state.critic_params, observations, jnp.asarray(actions, jnp.float32)[:, None]))
+    critic_apply = config.build(Spaces(1, 1)).applies()["critic"]
+    return np.asarray(critic_apply(state.params["critic"], observations, jnp.asarray(actions, jnp.float32)[:, None]))
 
 
-def best_actions(config, state, observations):
-    return act(policy_of(Agent(config, state)), np.asarray(observations, np.float32)[:, None])[:, 0]
+def actor_of(config, observation_dim, action_dim):
+    """Return the actor as a function of parameters and normalised observations to mean and log_std."""
+    return gaussian_of(config.build(Spaces(observation_dim, action_dim)).applies()["actor"])
 
 
 EVERYWHERE = [-0.9, -0.5, 0.0, 0.5, 0.9]
@@ -319,7 +141,7 @@ def test_layer_norm_sizes_apart_and_two_environments_learn_too():
         return jax.tree.map(np.shape, params)
 
     dense = {"layer_0": {"bias": (16,), "kernel": (1, 16)}, "output": {"bias": (2,), "kernel": (16, 2)}}
-    assert shapes(segment.state.actor_params) == dense
+    assert shapes(segment.state.params["actor"]) == dense
     one = {
         "layer_0": {"bias": (32,), "kernel": (2, 32)},
         "norm_0": {"bias": (32,), "scale": (32,)},
@@ -327,10 +149,11 @@ def test_layer_norm_sizes_apart_and_two_environments_learn_too():
         "norm_1": {"bias": (24,), "scale": (24,)},
         "output": {"bias": (1,), "kernel": (24, 1)},
     }
-    assert shapes(segment.state.critic_params) == {"q1": one, "q2": one}
-    for params in (segment.state.critic_params["q1"], segment.state.critic_params["q2"]):
+    assert shapes(segment.state.params["critic"]) == {"q1": one, "q2": one}
+    critics = segment.state.params["critic"]
+    for params in (critics["q1"], critics["q2"]):
         assert (params["norm_1"]["scale"] != 1.0).all()
-    assert not same_bytes(segment.state.critic_params["q1"], segment.state.critic_params["q2"])
+    assert not same_bytes(critics["q1"], critics["q2"])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -472,15 +295,14 @@ def float64(tree):
 def random_state(config, observation_dim, action_dim, seed=0):
     """An untrained state whose biases, norms, targets and normaliser are not at their neutral values."""
     rng = np.random.default_rng(seed)
-    state = init_state(config, jax.random.key(seed), observation_dim, action_dim)
+    state = config.build(Spaces(observation_dim, action_dim)).init(jax.random.key(seed))
 
     def shake(params):
         return jax.tree.map(lambda p: p + jnp.asarray(0.3 * rng.standard_normal(p.shape), jnp.float32), params)
 
     return state._replace(
-        actor_params=shake(state.actor_params),
-        critic_params=shake(state.critic_params),
-        target_critic_params=shake(state.target_critic_params),
+        params={"actor": shake(state.params["actor"]), "critic": shake(state.params["critic"])},
+        targets={"critic": shake(state.targets["critic"])},
         normalizer=Normalizer(
             jnp.asarray(rng.standard_normal(observation_dim), jnp.float32),
             jnp.asarray(rng.uniform(0.5, 2.0, observation_dim), jnp.float32),
@@ -517,10 +339,11 @@ FULL = PLAIN.model_copy(
 def test_update_follows_the_paper(config):
     observation_dim, action_dim, n = 3, 2, 6
     rng = np.random.default_rng(1)
+    algorithm = config.build(Spaces(observation_dim, action_dim))
     state = random_state(config, observation_dim, action_dim)
     learn = jax.jit(update, static_argnums=0)
 
-    actor, critic, target = float64((state.actor_params, state.critic_params, state.target_critic_params))
+    actor, critic, target = float64((state.params["actor"], state.params["critic"], state.targets["critic"]))
     log_alpha = np.array(np.log(config.initial_alpha))
     actor_adam = Adam(config.actor_learning_rate, actor, config.max_grad_norm)
     critic_adam = Adam(config.critic_learning_rate, critic, config.max_grad_norm)
@@ -571,15 +394,15 @@ def test_update_follows_the_paper(config):
         expected["alpha"] = np.exp(log_alpha)
         target = jax.tree.map(lambda t, c: (1.0 - config.tau) * t + config.tau * c, target, critic)
 
-        state, metrics = learn(config, state, raw, noise)
+        state, metrics = learn(algorithm, state, raw, noise)
         for metric, value in expected.items():
             np.testing.assert_allclose(metrics[metric], value, rtol=1e-4, atol=1e-5, err_msg=metric)
         assert set(metrics) == set(expected)
         for have, want in (
-            (state.critic_params, critic),
-            (state.actor_params, actor),
-            (state.target_critic_params, target),
-            (state.log_alpha, log_alpha),
+            (state.params["critic"], critic),
+            (state.params["actor"], actor),
+            (state.targets["critic"], target),
+            (state.values["log_alpha"], log_alpha),
         ):
             jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-5), have, want)
         assert int(state.grad_steps) == i + 1
@@ -589,15 +412,16 @@ def test_update_follows_the_paper(config):
 
 
 def test_target_entropy_is_minus_the_action_dimensions_unless_it_is_given():
-    assert target_entropy(SACConfig(), 3) == -3.0
-    assert target_entropy(SACConfig(target_entropy=0.0), 3) == 0.0
-    assert target_entropy(SACConfig(target_entropy=-8.0), 3) == -8.0
+    spaces = Spaces(5, 3)
+    assert SACConfig().build(spaces).target_entropy == -3.0
+    assert SACConfig(target_entropy=0.0).build(spaces).target_entropy == 0.0
+    assert SACConfig(target_entropy=-8.0).build(spaces).target_entropy == -8.0
 
 
 def test_target_critics_start_equal_and_the_twins_apart():
-    state = init_state(TINY, jax.random.key(0), 3, 2)
-    assert same_bytes(state.critic_params, state.target_critic_params)
-    kernels = [state.critic_params[name]["layer_0"]["kernel"] for name in ("q1", "q2")]
+    state = TINY.build(Spaces(3, 2)).init(jax.random.key(0))
+    assert same_bytes(state.params["critic"], state.targets["critic"])
+    kernels = [state.params["critic"][name]["layer_0"]["kernel"] for name in ("q1", "q2")]
     assert (np.asarray(kernels[0]) != np.asarray(kernels[1])).all()
 
 
@@ -612,13 +436,14 @@ def test_max_grad_norm_bounds_what_huge_rewards_do():
     )
 
     def moments(config):
+        algorithm = config.build(Spaces(3, 2))
         learn = jax.jit(update, static_argnums=0)
         state, metrics = learn(
-            config, init_state(config, jax.random.key(0), 3, 2), raw, rng.standard_normal((2, 8, 2)).astype(np.float32)
+            algorithm, algorithm.init(jax.random.key(0)), raw, rng.standard_normal((2, 8, 2)).astype(np.float32)
         )
         assert np.isfinite(list(metrics.values())).all()
         norms = []
-        for opt in (state.critic_opt, state.actor_opt):
+        for opt in (state.opts["critic"], state.opts["actor"]):
             first = [node.mu for node in jax.tree.leaves(opt.inner, is_leaf=has_moments) if has_moments(node)]
             norms.append(float(np.sqrt(sum((np.asarray(x, np.float64) ** 2).sum() for x in jax.tree.leaves(first)))))
         return norms
@@ -642,11 +467,11 @@ def test_numpy_acts_as_the_jax_actor_does(sizes, normalize_obs):
     config = SACConfig(actor_hidden=sizes, critic_hidden=(4,), normalize_obs=normalize_obs)
     observation_dim, action_dim, n = 5, 3, 40
     state = random_state(config, observation_dim, action_dim, seed=3)
-    params = dict(state.actor_params)
+    params = dict(state.params["actor"])
     # One log_std beyond the upper end of its range and one far down.
     shift = jnp.zeros(2 * action_dim).at[action_dim].set(6.0).at[action_dim + 1].set(-15.0)
     params["output"] = {"kernel": 0.2 * params["output"]["kernel"], "bias": params["output"]["bias"] + shift}
-    state = state._replace(actor_params=params)
+    state = state._replace(params={**state.params, "actor": params})
     rng = np.random.default_rng(4)
     observations = rng.standard_normal((n, observation_dim)).astype(np.float32)
     observations[::2] *= 30.0  # beyond where normalised observations are clipped
@@ -654,7 +479,7 @@ def test_numpy_acts_as_the_jax_actor_does(sizes, normalize_obs):
 
     seen = normalize(state.normalizer, jnp.asarray(observations)) if normalize_obs else jnp.asarray(observations)
     assert np.abs(seen).max() == 10.0 if normalize_obs else np.abs(seen).max() > 20.0
-    mean, log_std = functions(config, action_dim).actor_apply(state.actor_params, seen)
+    mean, log_std = actor_of(config, observation_dim, action_dim)(state.params["actor"], seen)
     assert float(log_std.max()) == 2.0
     policy = policy_of(Agent(config, state))
 
@@ -668,7 +493,7 @@ def test_numpy_acts_as_the_jax_actor_does(sizes, normalize_obs):
 def test_policy_of_a_trained_agent_acts_as_its_networks_do():
     segment = last(GREEDY, SHORT, "ProbeBothMatter-v0", until=1000)
     seen = normalize(segment.state.normalizer, jnp.array([[-1.0], [1.0]]))
-    mean, _ = functions(GREEDY, 1).actor_apply(segment.state.actor_params, seen)
+    mean, _ = actor_of(GREEDY, 1, 1)(segment.state.params["actor"], seen)
     np.testing.assert_allclose(best_actions(GREEDY, segment.state, [-1.0, 1.0]), np.tanh(mean)[:, 0], atol=1e-5)
 
 
@@ -719,8 +544,9 @@ def test_every_due_update_is_made_and_no_other(updates_per_step, num_envs, start
     for segment in done:
         due = int(max(segment.env_steps - start_steps, 0) * Fraction(str(updates_per_step)))
         assert int(segment.state.grad_steps) == due
-        assert int(segment.state.alpha_opt[0].count) == due
-        assert int(segment.state.actor_opt.inner[0].count) == int(segment.state.critic_opt.inner[0].count) == due
+        opts = segment.state.opts
+        assert int(opts["alpha"][0].count) == due
+        assert int(opts["actor"].inner[0].count) == int(opts["critic"].inner[0].count) == due
         assert int(segment.state.env_steps) == int(segment.replay.size) == segment.env_steps
         assert ("train/critic_loss" in segment.metrics) == (due > 0)
 
@@ -730,9 +556,9 @@ def test_the_first_steps_are_random_and_the_later_ones_the_policys():
     config = TINY.model_copy(update={"actor_learning_rate": 1e-12})
     training = loop()
     state, replay = beginning(config, training, "ProbeConstant-v0")
-    params = jax.tree.map(jnp.zeros_like, state.actor_params)
+    params = jax.tree.map(jnp.zeros_like, state.params["actor"])
     params["output"]["bias"] = jnp.array([10.0, -20.0])
-    start = (state._replace(actor_params=params), replay)
+    start = (state._replace(params={**state.params, "actor": params}), replay)
     actions = unpack_rows(last(config, training, "ProbeConstant-v0", start=start).replay.rows, 1).actions[:, 0]
     assert (actions[100:] > 0.9999).all()
     assert (np.abs(actions[:100]) < 1.0).all()
@@ -753,7 +579,7 @@ def test_the_same_seed_repeats_to_the_bit_and_another_does_not(num_envs):
 
     other = last(TINY, training, "ProbeWandering-v0", seed=6, start=start)
     assert not same_bytes(first.replay.rows, other.replay.rows)
-    assert not same_bytes(first.state.actor_params, other.state.actor_params)
+    assert not same_bytes(first.state.params["actor"], other.state.params["actor"])
     # Neither the environments' seeds nor the actions' are those of the other run.
     mine, others = unpack_rows(first.replay.rows, 1), unpack_rows(other.replay.rows, 1)
     assert (mine.actions[:100] != others.actions[:100]).mean() > 0.9

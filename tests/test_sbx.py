@@ -9,9 +9,10 @@ import pytest
 
 pytest.importorskip("sbx", reason="SBX is not installed: pip install -e '.[bench]'", exc_type=ImportError)
 
+from lth.algorithms.architecture import Spaces
+from lth.algorithms.sac.algorithm import gaussian_of
+from lth.algorithms.sac.losses import actor_loss, critic_loss
 from lth.config import SACConfig
-from lth.sac.agent import functions
-from lth.sac.losses import actor_loss, critic_loss
 from lth.types import Batch
 
 DISCOUNT, ALPHA = 0.97, 0.3
@@ -62,10 +63,11 @@ def test_losses_equal_sbx(model, seed):
     )
     batch = batch._replace(actions=jnp.tanh(batch.actions))
     config = SACConfig(actor_hidden=(32, 32), critic_hidden=(32, 32), discount=DISCOUNT)
-    fns = functions(config, 1)
+    applies = config.build(Spaces(3, 1)).applies()
+    actor_apply, critic_apply = gaussian_of(applies["actor"]), applies["critic"]
     actor_params, critic_params = ours(model)
     policy, log_alpha = model.policy, jnp.log(jnp.float32(ALPHA))
-    mean, log_std = fns.actor_apply(actor_params, batch.observations)
+    mean, log_std = actor_apply(actor_params, batch.observations)
     dist = policy.actor_state.apply_fn(policy.actor_state.params, batch.observations).distribution
     assert jnp.allclose(mean, dist.loc, atol=1e-6)
 
@@ -84,10 +86,10 @@ def test_losses_equal_sbx(model, seed):
         key,
     )
     _, noise_key, *_ = jax.random.split(key, 4)
-    mean, log_std = fns.actor_apply(actor_params, batch.next_observations)
+    mean, log_std = actor_apply(actor_params, batch.next_observations)
     noise = (noise_of(model, batch.next_observations, noise_key) - mean) / jnp.exp(log_std)
     loss, _ = critic_loss(
-        critic_params, critic_params, actor_params, log_alpha, batch, noise, fns.actor_apply, fns.critic_apply, DISCOUNT
+        critic_params, critic_params, actor_params, log_alpha, batch, noise, actor_apply, critic_apply, DISCOUNT
     )
     assert float(loss) == pytest.approx(float(theirs), rel=1e-4)
 
@@ -95,8 +97,8 @@ def test_losses_equal_sbx(model, seed):
         policy.actor_state, policy.qf_state, model.ent_coef_state, batch.observations, key
     )
     *_, noise_key = jax.random.split(key, 3)
-    mean, log_std = fns.actor_apply(actor_params, batch.observations)
+    mean, log_std = actor_apply(actor_params, batch.observations)
     noise = (noise_of(model, batch.observations, noise_key) - mean) / jnp.exp(log_std)
-    loss, log_prob = actor_loss(actor_params, critic_params, log_alpha, batch, noise, fns.actor_apply, fns.critic_apply)
+    loss, log_prob = actor_loss(actor_params, critic_params, log_alpha, batch, noise, actor_apply, critic_apply)
     assert float(loss) == pytest.approx(float(theirs), rel=1e-4)
     assert float(-log_prob) == pytest.approx(float(entropy), rel=1e-4)

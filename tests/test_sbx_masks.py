@@ -11,8 +11,9 @@ import pytest
 pytest.importorskip("sbx", reason="SBX is not installed: pip install -e '.[bench]'", exc_type=ImportError)
 
 import lth
+from lth.algorithms.sac.sbx import _batches, _loss
 from lth.pruning.criteria import CRITERIA
-from lth.sbx import _batches, _loss, masks_of, prune_sbx, set_masks
+from lth.sbx import masks_of, prune_sbx, set_masks
 
 NETWORKS = ("actor", "critic")
 

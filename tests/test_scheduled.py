@@ -8,12 +8,12 @@ import yaml
 from conftest import SMALL
 
 import lth
+from lth.algorithms.tickets import masks_of
 from lth.cli import main
 from lth.config import parse_config
 from lth.experiment import stages, store
 from lth.experiment.spec import grid, mask_spec, rows, run_path
 from lth.pruning.masks import pruned_counts
-from lth.sac.agent import masks_of
 
 NETWORKS = ("actor", "critic")
 
@@ -55,15 +55,15 @@ def test_the_state_follows_the_mask_and_the_last_is_recorded(made, method):
         n = sum(size for _, size in pruned_counts(end.masks[network]).values())
         assert sum(last) == round(sparsity * n)
         assert first == ([0] * len(first) if method == "gradual" else last)
-        moments = getattr(state, f"{network}_opt").inner[1][0]
-        trees = [getattr(state, f"{network}_params"), moments.mu, moments.nu]
-        trees += [state.target_critic_params] if network == "critic" else []
+        moments = state.opts[network].inner[1][0]
+        trees = [state.params[network], moments.mu, moments.nu]
+        trees += [state.targets["critic"]] if network == "critic" else []
         for tree in trees:
             for leaf, kept in zip(jax.tree.leaves(tree), jax.tree.leaves(end.masks[network]), strict=True):
                 assert bool((leaf[kept == 0] == 0.0).all())
         for a, b in zip(jax.tree.leaves(recorded[network]), jax.tree.leaves(end.masks[network]), strict=True):
             assert bool((a == b).all())
-        schedule = getattr(state, f"{network}_opt").schedule
+        schedule = state.opts[network].schedule
         assert int(schedule.step) == 400
         if method == "gradual":
             assert schedule.at.tolist() == [50, 100, 150, 200, 250, 300]
@@ -123,7 +123,7 @@ def test_one_pool_and_sparsities_by_name(dense, small_config):
     assert sum(sum(counts(together[n])) for n in NETWORKS) == round(0.8 * sum(sizes.values()))
     flat = {
         n: np.concatenate([np.abs(np.asarray(layer)).ravel() for layer in jax.tree.leaves(tree) if layer.ndim == 2])
-        for n, tree in (("actor", agent.state.actor_params), ("critic", agent.state.critic_params))
+        for n, tree in (("actor", agent.state.params["actor"]), ("critic", agent.state.params["critic"]))
     }
     threshold = np.sort(np.concatenate(list(flat.values())))[round(0.8 * sum(sizes.values()))]
     assert [sum(counts(together[n])) for n in NETWORKS] == [int((flat[n] < threshold).sum()) for n in NETWORKS]
@@ -175,4 +175,4 @@ def test_a_name_that_is_no_layers_is_refused(tmp_path):
     with pytest.raises(
         lth.InputError, match=r"pruning\.allocation names 'layer_7', which is no layer of actor or critic"
     ):
-        stages.named_layers(config.sac, (), tuple(config.pruning.allocation.items()))
+        stages.named_layers(config.agent_config, (), tuple(config.pruning.allocation.items()))

@@ -17,6 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lth
+from lth.algorithms.acting import Policy, act, policy_reader
+from lth.algorithms.architecture import Spaces
+from lth.algorithms.learner import draw, learner
+from lth.algorithms.packed import layouts_of, pack_state, patterns_of, unpack_state
+from lth.algorithms.tickets import make_ticket, masks_of
 from lth.cli import main
 from lth.config import SACConfig, Sparsity, parse_config
 from lth.errors import InputError
@@ -24,9 +29,6 @@ from lth.experiment import stages, store
 from lth.experiment.spec import BREAK_EVEN, TicketSpec, mask_spec, ticket_spec
 from lth.pruning.controls import random_mask
 from lth.replay import init_replay, pack_rows
-from lth.sac.acting import Policy, act, policy_reader
-from lth.sac.agent import draw, init_state, learner, make_ticket, masks_of
-from lth.sac.packed import pack_state, patterns_of, unpack_state
 from lth.sparse import make_pattern, native, obstacle, pack, sparse_mlp, unpack
 from lth.types import Batch
 
@@ -277,7 +279,7 @@ def test_any_network(some):
 def test_masks_as_they_are_made(kind, dense):
     agent = lth.load(dense[1]).agent.state
     rng = np.random.default_rng(1)
-    for params in (agent.actor_params, agent.critic_params):
+    for params in (agent.params["actor"], agent.params["critic"]):
         if kind == "erk":
             mask = random_mask(params, 0.8, jax.random.key(3), (), "erk")
         else:
@@ -390,21 +392,19 @@ def test_one_example_as_acting_needs_it(name):
 
 @needs_kernel
 def test_a_packed_policy_acts_as_the_dense_one():
-    config = SACConfig(actor_hidden=(8, 8), critic_hidden=(8, 8))
-    state = init_state(config, jax.random.key(0), 4, 2)
-    mask = random_mask(state.actor_params, 0.5, jax.random.key(1))
+    algorithm = SACConfig(actor_hidden=(8, 8), critic_hidden=(8, 8)).build(Spaces(4, 2))
+    state = algorithm.init(jax.random.key(0))
+    mask = random_mask(state.params["actor"], 0.5, jax.random.key(1))
     pattern = make_pattern(mask)
     rng = np.random.default_rng(0)
     observations, noise = rng.standard_normal((5, 4)), rng.standard_normal((5, 2))
     head = np.concatenate([np.zeros(4), np.ones(4)]).astype(np.float32)
-    params = jax.tree.map(lambda p, m: p * m, state.actor_params, mask)
+    params = jax.tree.map(lambda p, m: p * m, state.params["actor"], mask)
     layers = [params[name][part] for name in ("layer_0", "layer_1", "output") for part in ("kernel", "bias")]
-    from lth.sac.agent import Patterns
-
-    critic = make_pattern(jax.tree.map(np.ones_like, state.critic_params))
-    read = policy_reader(config, 4, 2, Patterns(pattern, critic))
+    critic = make_pattern(jax.tree.map(np.ones_like, state.params["critic"]))
+    read = policy_reader(algorithm, {"actor": pattern, "critic": critic})
     policy: Policy = read(np.concatenate([head, np.asarray(pack(pattern, params))]))
-    whole = policy_reader(config, 4, 2)(np.concatenate([head, *(np.asarray(p).ravel() for p in layers)]))
+    whole = policy_reader(algorithm)(np.concatenate([head, *(np.asarray(p).ravel() for p in layers)]))
     for order in ("C", "F"):
         seen = np.asarray(observations, order=order)
         close(act(policy, seen, noise), act(whole, seen, noise))
@@ -536,16 +536,16 @@ def test_the_kernel_alone_under_sanitizers(level, tmp_path):
 # Whole updates
 
 
-def ticket_state(config, sparsity=0.7, seed=0):
-    state = init_state(config, jax.random.key(0), 5, 2)
-    masks = [
-        random_mask(params, sparsity, jax.random.key(seed + i))
-        for i, params in enumerate((state.actor_params, state.critic_params))
-    ]
-    return make_ticket(state, *masks)
+def ticket_state(algorithm, sparsity=0.7, seed=0):
+    state = algorithm.init(jax.random.key(0))
+    masks = {
+        name: random_mask(state.params[name], sparsity, jax.random.key(seed + i))
+        for i, name in enumerate(("actor", "critic"))
+    }
+    return make_ticket(state, masks)
 
 
-def twenty_updates(config, state, patterns):
+def twenty_updates(algorithm, state, patterns):
     rng = np.random.default_rng(0)
     size = 200
     replay = jax.tree.map(jnp.copy, init_replay(size, 5, 2))
@@ -553,10 +553,10 @@ def twenty_updates(config, state, patterns):
         *(rng.standard_normal(shape).astype(np.float32) for shape in ((size, 5), (size, 2), (size,), (size, 5))),
         rng.random(size) < 0.1,
     )
-    draws = draw(rng, 20, 33, size, 2)
+    draws = draw(algorithm, rng, 20, 33, size)
     # A copy: the call donates its state.
     start = jax.tree.map(jnp.copy, state if patterns is None else pack_state(patterns, state))
-    after, *_, metrics = learner(config, 5, patterns)(start, replay, pack_rows(made), draws)
+    after, *_, metrics = learner(algorithm, patterns)(start, replay, pack_rows(made), draws)
     return (after if patterns is None else unpack_state(patterns, after, state)), metrics
 
 
@@ -564,47 +564,45 @@ def twenty_updates(config, state, patterns):
 @pytest.mark.parametrize(("clip", "normalize"), [(None, True), (0.5, False)])
 def test_twenty_updates_are_those_of_the_dense_agent(clip, normalize):
     config = SACConfig(actor_hidden=(16, 16), critic_hidden=(16, 16), max_grad_norm=clip, normalize_obs=normalize)
-    state = ticket_state(config)
+    algorithm = config.build(Spaces(5, 2))
+    state = ticket_state(algorithm)
     patterns = patterns_of(state)
-    have, metrics = twenty_updates(config, state, patterns)
-    wanted, dense_metrics = twenty_updates(config, state, None)
+    have, metrics = twenty_updates(algorithm, state, patterns)
+    wanted, dense_metrics = twenty_updates(algorithm, state, None)
     assert int(have.grad_steps) == 20
-    names = (
-        "actor_params",
-        "critic_params",
-        "target_critic_params",
-        "log_alpha",
-        "actor_opt",
-        "critic_opt",
-        "alpha_opt",
-    )
-    for name in names:
-        for a, b in zip(*(jax.tree.leaves(getattr(s, name)) for s in (have, wanted)), strict=True):
+    for field, names in (
+        ("params", ["actor", "critic"]),
+        ("targets", ["critic"]),
+        ("values", ["log_alpha"]),
+        ("opts", ["actor", "alpha", "critic"]),
+    ):
+        assert sorted(getattr(have, field)) == sorted(getattr(wanted, field)) == names
+        for a, b in zip(*(jax.tree.leaves(getattr(s, field)) for s in (have, wanted)), strict=True):
             close(a, b)
     for name, value in metrics.items():
         assert float(value) == pytest.approx(float(dense_metrics[name]), rel=1e-5, abs=1e-5)
     masks = masks_of(state)
     for params, mask in (
-        (have.actor_params, masks["actor"]),
-        (have.critic_params, masks["critic"]),
-        (have.target_critic_params, masks["critic"]),
+        (have.params["actor"], masks["actor"]),
+        (have.params["critic"], masks["critic"]),
+        (have.targets["critic"], masks["critic"]),
     ):
         for leaf, kept in zip(jax.tree.leaves(params), jax.tree.leaves(mask), strict=True):
             assert not np.asarray(leaf)[np.asarray(kept) == 0].view(np.uint32).any()
 
-    again, _ = twenty_updates(config, state, patterns)
+    again, _ = twenty_updates(algorithm, state, patterns)
     for a, b in zip(*(jax.tree.leaves(s._replace(key=None)) for s in (have, again)), strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
     # Another mask of the same counts takes no compilation.
-    from lth.sac.agent import _learner
+    from lth.algorithms.learner import _learner
 
-    compiled = _learner(config, 5, (patterns.actor.layout, patterns.critic.layout))
+    compiled = _learner(algorithm, layouts_of(patterns))
     assert compiled._cache_size() == 1
-    other = ticket_state(config, seed=7)
-    assert not np.array_equal(patterns_of(other).actor.table, patterns.actor.table)
-    assert [p.layout for p in patterns_of(other)] == [p.layout for p in patterns]
-    twenty_updates(config, other, patterns_of(other))
+    other = ticket_state(algorithm, seed=7)
+    assert not np.array_equal(patterns_of(other)["actor"].table, patterns["actor"].table)
+    assert layouts_of(patterns_of(other)) == layouts_of(patterns)
+    twenty_updates(algorithm, other, patterns_of(other))
     assert compiled._cache_size() == 1
 
 
@@ -757,10 +755,10 @@ def train_in(folder, config, spec, *hows):
 def check_pruned(run, mask):
     state = lth.load(run).agent.state
     assert int(state.env_steps) == 600
-    trees = [(state.actor_params, "actor"), (state.critic_params, "critic"), (state.target_critic_params, "critic")]
+    trees = [(state.params["actor"], "actor"), (state.params["critic"], "critic"), (state.targets["critic"], "critic")]
     trees += [
         (getattr(s.inner[1][0], part), n)
-        for s, n in ((state.actor_opt, "actor"), (state.critic_opt, "critic"))
+        for s, n in ((state.opts["actor"], "actor"), (state.opts["critic"], "critic"))
         for part in ("mu", "nu")
     ]
     for tree, network in trees:
@@ -849,6 +847,6 @@ def test_which_backend_a_ticket_has():
     for wanted in ("dense", "native"):
         assert {backend(s, training={"backend": wanted}) for s in (low, at, high)} == {wanted}
     assert backend(high, sac={"critic_layer_norm": True}) == "dense"
-    with pytest.raises(InputError, match=r"training\.backend is native.*layer normalisation"):
+    with pytest.raises(InputError, match=r"training\.backend is native.*layer normalization"):
         parse_config({"training": {"backend": "native"}, "sac": {"critic_layer_norm": True}})
     assert backend(Sparsity(actor=0.9, critic=BREAK_EVEN - 0.3)) == "dense"  # the critics are most of the work

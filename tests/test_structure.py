@@ -95,22 +95,25 @@ def test_constants_are_folded_through_several_layers_and_activations():
 
 
 def test_a_sac_actor_shrinks_to_a_narrower_actor():
+    from lth.algorithms.architecture import Spaces
+    from lth.algorithms.learner import layer_order
+    from lth.algorithms.sac.algorithm import gaussian_of
     from lth.config import SACConfig
-    from lth.sac.agent import functions, init_state, layer_order
 
-    config = SACConfig(actor_hidden=(16, 12), critic_hidden=(4,))
-    params = init_state(config, jax.random.key(0), 3, 1).actor_params
-    chain = [(params[name]["kernel"], params[name]["bias"] + 0.1) for name in layer_order(config)]
+    config, spaces = SACConfig(actor_hidden=(16, 12), critic_hidden=(4,)), Spaces(3, 1)
+    algorithm = config.build(spaces)
+    params = algorithm.init(jax.random.key(0)).params["actor"]
+    chain = [(params[name]["kernel"], params[name]["bias"] + 0.1) for name in layer_order(algorithm)]
     pruned = masked(chain, neuron_masks(chain, 0.75))
     small = shrink(pruned)
     narrow = config.model_copy(update={"actor_hidden": tuple(kernel.shape[1] for kernel, _ in small[:-1])})
     assert narrow.actor_hidden == (4, 3)
     x = jax.random.normal(jax.random.key(1), (9, 3))
     both = [
-        functions(c, 1).actor_apply(
-            {n: {"kernel": k, "bias": b} for n, (k, b) in zip(layer_order(c), layers, strict=True)}, x
+        gaussian_of(a.applies()["actor"])(
+            {n: {"kernel": k, "bias": b} for n, (k, b) in zip(layer_order(a), layers, strict=True)}, x
         )
-        for c, layers in ((config, pruned), (narrow, small))
+        for a, layers in ((algorithm, pruned), (narrow.build(spaces), small))
     ]
     for old, new in zip(*both, strict=True):
         np.testing.assert_allclose(old, new, atol=1e-6)

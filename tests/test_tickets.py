@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import lth
+from lth.algorithms.architecture import Spaces
 from lth.config import Sparsity, parse_config
 from lth.experiment import stages, store
 from lth.experiment.spec import FileMask, TicketSpec, mask_spec, ticket_spec
@@ -27,10 +28,10 @@ def make_ticket(config, method, sparsity, rewind_steps=0):
 
 def arrays_under_mask(state, network):
     """Name every tree of a state that a network's mask rules."""
-    moments = getattr(state, f"{network}_opt").inner[1][0]
-    trees = {"params": getattr(state, f"{network}_params"), "mu": moments.mu, "nu": moments.nu}
+    moments = state.opts[network].inner[1][0]
+    trees = {"params": state.params[network], "mu": moments.mu, "nu": moments.nu}
     if network == "critic":
-        trees["target"] = state.target_critic_params
+        trees["target"] = state.targets["critic"]
     return trees
 
 
@@ -64,7 +65,7 @@ def test_ticket_starts_as_mask_times_rewound_and_stays_sparse(small_config, dens
             assert jax.tree.all(jax.tree.map(lambda t, p: bool((t == p).all()), tree, product)), (network, name)
         for name, tree in arrays_under_mask(end, network).items():
             assert jax.tree.all(jax.tree.map(lambda t, m: bool((t[m == 0] == 0.0).all()), tree, masks[network])), name
-        moved = jax.tree.map(lambda a, b: bool((a != b).any()), end.actor_params, start.actor_params)
+        moved = jax.tree.map(lambda a, b: bool((a != b).any()), end.params["actor"], start.params["actor"])
         assert jax.tree.all(moved)
         if rewind_steps:
             assert any(bool((leaf != 0).any()) for leaf in jax.tree.leaves(arrays_under_mask(start, network)["mu"]))
@@ -73,7 +74,9 @@ def test_ticket_starts_as_mask_times_rewound_and_stays_sparse(small_config, dens
 def test_what_is_rewound_with_the_weights(small_config, dense):
     run, _ = make_ticket(small_config, "magnitude", Sparsity(actor=0.8, critic=0.7), 200)
     rewound, start = (lth.load(place, 200).agent.state for place in (dense[1], run))
-    for name in ("log_alpha", "alpha_opt", "normalizer", "env_steps", "grad_steps"):
+    assert same_bits(rewound.values["log_alpha"], start.values["log_alpha"])
+    assert same_bits(rewound.opts["alpha"], start.opts["alpha"])
+    for name in ("normalizer", "env_steps", "grad_steps"):
         assert same_bits(getattr(rewound, name), getattr(start, name)), name
     assert jax.random.key_data(rewound.key).tolist() == jax.random.key_data(start.key).tolist()
     assert int(rewound.grad_steps) == 100
@@ -95,15 +98,15 @@ def test_a_ticket_that_lost_nothing_is_the_dense_agent(small_config, dense, rewi
 def test_clipping_sees_kept_weights_only(small_config, dense):
     # A ticket with all but one weight gone: were the pruned gradients seen, clipping would shrink what it learns.
     agent = lth.load(dense[1]).agent
-    params = agent.state.actor_params
+    params = agent.state.params["actor"]
     mask = lth.prune_kernels_by_magnitude(params, 1.0)
     kernel = mask["output"]["kernel"].at[0, 0].set(1.0)
     mask = {**mask, "output": {**mask["output"], "kernel": kernel}}
     from lth.pruning.masks import apply_mask
-    from lth.sac.agent import functions
 
-    tx = functions(agent.config, 1).actor_tx
-    state = lth.make_ticket(agent.state, mask, lth.load(dense[1]).masks["critic"]).actor_opt
+    tx = agent.config.build(Spaces(3, 1)).optimizer("actor")
+    masks = {"actor": mask, "critic": lth.load(dense[1]).masks["critic"]}
+    state = lth.make_ticket(agent.state, masks).opts["actor"]
     fresh = state._replace(inner=tx.init(params).inner)
     grads = jax.tree.map(lambda m: jnp.where(m == 0, 1e6, 1e-3), mask)
     _, after = tx.update(grads, fresh, params)
@@ -170,8 +173,8 @@ def test_a_transferred_ticket_starts_from_the_target_and_lies_apart(small_config
     spec = TicketSpec(dense=target, mask=mask)
     run = stages.train_ticket(small_config.output_dir, spec)
     masks = store.load_mask(store.last_file(small_config.output_dir, mask))
-    initial = lth.load(store.directory(other.output_dir, target), 0).agent.state.actor_params
-    start = lth.load(run, 0).agent.state.actor_params
+    initial = lth.load(store.directory(other.output_dir, target), 0).agent.state.params["actor"]
+    start = lth.load(run, 0).agent.state.params["actor"]
     assert jax.tree.all(jax.tree.map(lambda s, m, p: bool((s == m * p).all()), start, masks["actor"], initial))
     own = ticket_spec(small_config, "Pendulum-v1", 0, mask)
     assert store.directory(other.output_dir, own) != run
@@ -180,10 +183,10 @@ def test_a_transferred_ticket_starts_from_the_target_and_lies_apart(small_config
 def test_a_mask_from_any_file(small_config, dense, tmp_path):
     import pickle
 
-    params = lth.load(dense[1]).agent.state
+    state = lth.load(dense[1]).agent.state
     masks = {
-        "actor": jax.tree.map(np.asarray, lth.random_mask(params.actor_params, 0.6, jax.random.key(5))),
-        "critic": jax.tree.map(lambda p: np.ones(p.shape, bool), params.critic_params),
+        "actor": jax.tree.map(np.asarray, lth.random_mask(state.params["actor"], 0.6, jax.random.key(5))),
+        "critic": jax.tree.map(lambda p: np.ones(p.shape, bool), state.params["critic"]),
     }
     path = tmp_path / "mine.pkl"
     path.write_bytes(pickle.dumps(masks))
