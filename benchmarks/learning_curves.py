@@ -1,10 +1,11 @@
-"""How well the dense agent learns, beside SBX's SAC on HalfCheetah-v5, and on Meta-World; as CSV and as a plot.
+"""How well the dense agents learn, beside SBX's SAC and TD3 on HalfCheetah-v5, and on Meta-World; as CSV and as a plot.
 
     python benchmarks/learning_curves.py [--output_dir results/curves] [--workers 2] [--only NAME ...] [--steps N]
 
-Every curve is three seeds, one thread each, two at a time. What is finished is not run again, so an interrupted study is
-taken up by the same command. Both sides have two hidden layers of 256, batches of 256, 5,000 random steps, one update a
-step, and are evaluated by the policy's mean action on the same ten episodes. Writes docs/learning_curves.{csv,png}.
+Every curve is three seeds, one thread each, two at a time. Finished runs are skipped, so an interrupted study is taken up by the
+same command. Both sides have two hidden layers of 256, batches of 256, 5,000 random steps, one update a step, and are evaluated
+by the policy's deterministic action on the same ten episodes. Both TD3s explore with Gaussian noise of 0.1. Writes
+docs/learning_curves.{csv,png}, or with --only or --steps the same files in the output directory.
 """
 
 import csv
@@ -18,12 +19,15 @@ from common import arguments
 
 SEEDS = (0, 1, 2)
 CURVES = {
-    # name: (task, environment steps, settings of ours or None for SBX)
-    "lth": ("HalfCheetah-v5", 50_000, {}),
-    "lth, observations not normalised": ("HalfCheetah-v5", 50_000, {"normalize_obs": False}),
-    "SBX": ("HalfCheetah-v5", 50_000, None),
-    "drawer-close-v3": ("drawer-close-v3", 50_000, {}),
-    "window-open-v3": ("window-open-v3", 100_000, {}),
+    # name: (task, environment steps, algorithm, settings of ours or None for SBX)
+    "lth": ("HalfCheetah-v5", 50_000, "sac", {}),
+    "lth, observations not normalised": ("HalfCheetah-v5", 50_000, "sac", {"normalize_obs": False}),
+    "SBX": ("HalfCheetah-v5", 50_000, "sac", None),
+    "lth TD3": ("HalfCheetah-v5", 50_000, "td3", {}),
+    "lth TD3, observations not normalized": ("HalfCheetah-v5", 50_000, "td3", {"normalize_obs": False}),
+    "SBX TD3": ("HalfCheetah-v5", 50_000, "td3", None),
+    "drawer-close-v3": ("drawer-close-v3", 50_000, "sac", {}),
+    "window-open-v3": ("window-open-v3", 100_000, "sac", {}),
 }
 EVERY, EPISODES, START_STEPS = 5_000, 10, 5_000
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -44,14 +48,15 @@ def steps_of(name: str) -> int:
 
 def spec_of(name: str, seed: int):
     """Describe a run of ours."""
-    from src.lth.config import EvaluationConfig, SACConfig, TrainingConfig
+    from src.lth.algorithms import ALGORITHMS
+    from src.lth.config import EvaluationConfig, TrainingConfig
     from src.lth.experiment.spec import DenseSpec
 
     return DenseSpec(
         task=CURVES[name][0],
         seed=seed,
         training=TrainingConfig(env_steps=steps_of(name), start_steps=START_STEPS, segment_steps=EVERY),
-        agent=SACConfig(**CURVES[name][2]),
+        agent=ALGORITHMS[CURVES[name][2]](**CURVES[name][3]),
         evaluation=EvaluationConfig(every=EVERY, episodes=EPISODES),
     )
 
@@ -60,8 +65,10 @@ def file_of(name: str, seed: int) -> Path:
     """Return where a run's metrics lie."""
     from src.lth.experiment import store
 
-    if CURVES[name][2] is None:
-        return options.output_dir / "sbx" / f"{CURVES[name][0]}-{steps_of(name)}-seed{seed}.csv"
+    task, _, algorithm, settings = CURVES[name]
+    if settings is None:
+        kind = "" if algorithm == "sac" else f"{algorithm}-"
+        return options.output_dir / "sbx" / f"{kind}{task}-{steps_of(name)}-seed{seed}.csv"
     return store.directory(options.output_dir, spec_of(name, seed)) / store.METRICS
 
 
@@ -72,22 +79,26 @@ def run_one(name: str, seed: int) -> None:
     def say(env_steps, metrics):
         print(name, seed, env_steps, {key: round(value, 2) for key, value in metrics.items() if "evaluation" in key})
 
-    if CURVES[name][2] is not None:
+    if CURVES[name][3] is not None:
         train_dense(options.output_dir, spec_of(name, seed), how=How(progress=say))
     else:
         run_sbx(name, seed, say)
 
 
 def run_sbx(name: str, seed: int, say) -> None:
-    """Train SBX's SAC as ours is trained, and write the same metrics."""
+    """Train SBX's agent as ours is trained, and write the same metrics."""
     import gymnasium
-    from sbx import SAC
+    import numpy as np
+    import sbx
+    from stable_baselines3.common.noise import NormalActionNoise
 
     from src.lth.files import write_whole
     from src.lth.training import EVALUATION_SEED
 
     task, evaluation = CURVES[name][0], gymnasium.make(CURVES[name][0])
-    model = SAC(
+    actions = evaluation.action_space.shape
+    noise = {"action_noise": NormalActionNoise(np.zeros(actions), np.full(actions, 0.1))}
+    model = getattr(sbx, CURVES[name][2].upper())(
         "MlpPolicy",
         gymnasium.make(task),
         seed=seed,
@@ -97,6 +108,7 @@ def run_sbx(name: str, seed: int, say) -> None:
         train_freq=1,
         gradient_steps=1,
         policy_kwargs={"net_arch": [256, 256]},
+        **(noise if CURVES[name][2] == "td3" else {}),
     )
     rows = []
     for env_steps in range(0, steps_of(name) + 1, EVERY):
