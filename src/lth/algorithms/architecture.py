@@ -39,6 +39,7 @@ class Network(NamedTuple):
     layer_norm: bool = False
     target: bool = False  # whether a slowly moving copy of it exists
     period: int = 1  # it takes a gradient step at every `period`-th update of the agent
+    decay_steps: int | None = None  # its steps over which the learning rate falls linearly to 0
 
     @property
     def copies(self) -> int:

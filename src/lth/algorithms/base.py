@@ -128,7 +128,11 @@ class Algorithm(abc.ABC):
 
     def optimizer(self, network: str) -> optax.GradientTransformation:
         """Return the optimizer of a network."""
-        adam = optax.adam(self.networks[network].learning_rate)
+        about = self.networks[network]
+        rate: Any = about.learning_rate
+        if about.decay_steps is not None:
+            rate = optax.linear_schedule(rate, 0.0, about.decay_steps)
+        adam = optax.adam(rate)
         norm = self.config.max_grad_norm
         return keep_pruned_at_zero(adam if norm is None else optax.chain(optax.clip_by_global_norm(norm), adam))
 

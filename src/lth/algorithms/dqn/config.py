@@ -25,6 +25,8 @@ class DQNConfig(AgentConfig):
     """Layer normalization after each hidden layer."""
     q_learning_rate: Rate = 3e-4
     """Adam's learning rate."""
+    q_learning_rate_steps: Positive | None = None
+    """Updates over which the learning rate falls linearly to 0; null: it stays. A rewound ticket continues at its rewind point."""
     double: bool = True
     """Let the network itself choose the action that its target values (van Hasselt et al. 2016, eq. 4)."""
     tau: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -40,8 +42,17 @@ class DQNConfig(AgentConfig):
 
     def describe(self, spaces: Spaces) -> dict[str, Network]:
         """Describe the network from an observation to the value of each action."""
-        rate, norm = self.q_learning_rate, self.q_layer_norm
-        return {"q": Network(("observations",), self.q_hidden, spaces.action_dim, rate, layer_norm=norm, target=True)}
+        return {
+            "q": Network(
+                ("observations",),
+                self.q_hidden,
+                spaces.action_dim,
+                self.q_learning_rate,
+                layer_norm=self.q_layer_norm,
+                target=True,
+                decay_steps=self.q_learning_rate_steps,
+            )
+        }
 
     def passes(self) -> dict[str, float]:
         """The target 1, the loss 3, and, double, the network at s' 1."""
