@@ -12,10 +12,9 @@ config, _ = script(__doc__)
 from src.lth import prune_kernels_by_magnitude
 from src.lth.experiment.scripts import dense_runs, layers_to_exclude, save_mask
 
-for_actor, for_critic = layers_to_exclude(config)
-
 
 def main() -> int:
+    for_actor, for_critic = layers_to_exclude(config)
     for run, agent, replay_buffer, sparsity in dense_runs(config):  # noqa: B007  (replay_buffer: for the marked place)
         actor_mask = prune_kernels_by_magnitude(agent.state.actor_params, sparsity.actor, exclude=for_actor)
         critic_mask = prune_kernels_by_magnitude(agent.state.critic_params, sparsity.critic, exclude=for_critic)

@@ -18,6 +18,7 @@ from lth.algorithms.learner import draw, flat_policy, layer_order, learner
 from lth.algorithms.networks import apply_of
 from lth.algorithms.packed import pack_state, patterns_of, unpack_state
 from lth.algorithms.tickets import make_ticket, masks_of
+from lth.cli import main
 from lth.files import write_whole
 from lth.pruning.controls import random_mask
 from lth.replay import ReplayBuffer, init_replay, pack_rows
@@ -315,3 +316,35 @@ def test_no_module_outside_algorithms_names_a_network_or_an_algorithm():
             found[name] = lines
     assert set(found) <= set(OWN_NAMES), {k: v for k, v in found.items() if k not in OWN_NAMES}
     assert len(found["config.py"]) <= 15, found["config.py"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            "algorithm=dqn",
+            r"'Pendulum-v1' has continuous actions, which DQN does not take. Use algorithm=sac or algorithm=td3",
+        ),
+        ("tasks=CartPole-v1", r"'CartPole-v1' has discrete actions, which SAC does not take. Use algorithm=dqn"),
+        ("algorithm=tdd3", r"unknown algorithm 'tdd3'; choose from sac, td3, dqn.*did you mean 'td3'"),
+        ("algorithm=[sac,td3]", r"algorithm: one name is needed, such as sac, and this is \['sac', 'td3'\]\n$"),
+        ("algorithm=td3 agent.tau=3", r"settings are td3\.\*, as in td3\.tau"),
+        ("algorithm=td3 td3.policy_dely=3", r"unknown key 'td3.policy_dely'; did you mean 'policy_delay'"),
+        ("algorithm=dqn tasks=CartPole-v1 pruning.sparsity.actor=0.9", r"unknown network 'actor'; the algorithm has q"),
+        ("pruning.sparsity={actor: 0.9, crtic: 0.8}", r"unknown network 'crtic'.*did you mean 'critic'"),
+        ("pruning.sparsity={actor: 0.9}", r"no sparsity for the network 'critic'"),
+        (
+            "algorithm=dqn tasks=CartPole-v1 pruning.exclude=q/layer_7",
+            r"which is no layer of q;.*did you mean 'q/layer_1'",
+        ),
+    ],
+)
+def test_a_mistake_about_algorithms_is_one_error_with_a_way_out(words, says, tmp_path, capsys):
+    given = words.split(" ") if "{" not in words else [words]
+    path = tmp_path / "empty.yaml"
+    path.write_text("")
+    assert main(["run", str(path), f"output_dir={tmp_path / 'out'}", *given]) == 2
+    error = capsys.readouterr().err
+    assert re.search(says, error), error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()

@@ -360,6 +360,11 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> "Config":
+        if self.agent and self.algorithm in type(self).model_fields:
+            raise ValueError(
+                f"agent holds the settings of an algorithm of your own, and algorithm is {self.algorithm}: its settings are "
+                f"{self.algorithm}.*, as in {self.algorithm}.{next(iter(self.agent))}"
+            )
         _check_distinct(self.tasks, "tasks")
         _check_distinct(self.seeds, "seeds")
         normed = [name for name, network in self.agent_config.networks().items() if network.layer_norm]
@@ -432,7 +437,9 @@ def parse_config(tree: Any, source: str = "the config") -> Config:
     """
     name = tree.get("algorithm", "sac") if isinstance(tree, dict) else "sac"
     try:
-        networks = config_class(name, load=True).NETWORKS if isinstance(name, str) else ()
+        if not isinstance(name, str):
+            raise InputError(f"one name is needed, such as sac, and this is {name!r}")
+        networks = config_class(name, load=True).NETWORKS
     except InputError as error:
         raise InputError(f"{source}: algorithm: {error}") from None
     try:
