@@ -50,7 +50,10 @@ def settle(config: Config) -> tuple[Config, str]:
     normed = [name for name, network in config.agent_config.networks().items() if network.layer_norm]
     if normed:
         name = f"{config.algorithm}.{normed[0]}_layer_norm"
-        return config, f"Tickets are computed densely, under masks: the native kernel has no layer normalization ({name})."
+        return (
+            config,
+            f"Tickets are computed densely, under masks: the native kernel has no layer normalization ({name}).",
+        )
     where = f" from {BREAK_EVEN:.0%} sparsity on" if wanted == "auto" else ""
     return config, f"Tickets are computed by the native kernel{where} ({found.reason})."
 
