@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT
+import yaml
+from conftest import ROOT, SMALL
 
 import lth
 from lth.algorithms import ALGORITHMS
@@ -348,3 +349,90 @@ def test_a_mistake_about_algorithms_is_one_error_with_a_way_out(words, says, tmp
     assert re.search(says, error), error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_falling_learning_rate_stands_where_the_ticket_starts(tmp_path):
+    tree = {
+        **SMALL,
+        "algorithm": "dqn",
+        "tasks": ["CartPole-v1"],
+        "dqn": {"q_hidden": [8, 8], "q_learning_rate_steps": 500},
+        "output_dir": str(tmp_path),
+        "pruning": {
+            "methods": ["magnitude"],
+            "controls": ["reinit"],
+            "rewind_steps": [0, 200, "none"],
+            "sparsity": 0.5,
+        },
+    }
+    (tmp_path / "dqn.yaml").write_text(yaml.safe_dump(tree))
+    assert main(["run", str(tmp_path / "dqn.yaml")]) == 0
+    starts = {
+        "": 0,
+        "-reinit": 0,
+        "-rewind200": 200,
+        "-reinit-rewind200": 200,
+        "-finetune": 100,
+        "-reinit-finetune": 100,
+    }
+    for words, start in starts.items():
+        (run,) = [
+            p
+            for p in tmp_path.glob(f"*/*/ticket-magnitude-0.5{words}-*")
+            if re.fullmatch(r"[0-9a-f]{8}", p.name[-8:]) and p.name[:-9] == f"ticket-magnitude-0.5{words}"
+        ]
+        done = 0 if "finetune" in words else max(start - 100, 0)
+        first, last = lth.load(run, start).agent.state, lth.load(run).agent.state
+        counts = [int(s.opts["q"].inner[1].count) for s in (first, last)]
+        assert counts == [done, int(last.grad_steps)], words
+        moved = np.abs(np.asarray(first.params["q"]["output"]["bias"]) - np.asarray(last.params["q"]["output"]["bias"]))
+        assert (moved > 0).all(), words
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"statistic": "mean_abbs"}, "unknown statistic 'mean_abbs'; choose from .*did you mean 'mean_abs'"),
+        ({"first": 9}, "first is 9 and step 1, which takes none of the 4 batches"),
+        ({"step": 0}, "step 0"),
+        ({"step": -1}, "step -1"),
+    ],
+)
+def test_statistics_of_nothing_are_refused(given, says):
+    algorithm = build("dqn")
+    agent = Agent(algorithm.config, algorithm.init(jax.random.key(0)))
+    with pytest.raises(lth.InputError, match=says):
+        lth.gradient_statistics(agent, buffer_of(algorithm), num_batches=4, **given)
+
+
+def test_a_dry_run_knows_the_tasks_that_masks_come_from(tmp_path, capsys):
+    (tmp_path / "empty.yaml").write_text("")
+    words = [
+        "algorithm=dqn",
+        "tasks=CartPole-v1",
+        "pruning.transfer_from=Acrobot-v1",
+        "pruning.transfer_mismatch=dense",
+    ]
+    assert main(["run", str(tmp_path / "empty.yaml"), f"output_dir={tmp_path}", *words, "--dry-run"]) == 0
+    assert "Acrobot-v1 seed 0 dense" in capsys.readouterr().out
+
+
+class Fixed(ALGORITHMS["dqn"]):
+    """An algorithm of one's own whose network has no setting for its size."""
+
+    NETWORKS = ("value",)
+    POLICY = "value"
+
+    def describe(self, spaces):
+        return {"value": super().describe(spaces)["q"]}
+
+
+def test_small_dense_needs_the_settings_that_it_changes():
+    from lth.config import Sparsity, parse_config
+    from lth.experiment.spec import dense_spec, small_dense
+
+    config = parse_config({"algorithm": "dqn", "tasks": ["CartPole-v1"]})
+    dense = dense_spec(config, "CartPole-v1", 0)
+    assert small_dense(config, dense, Sparsity(q=0.9)).agent.q_hidden < (256, 256)
+    with pytest.raises(lth.InputError, match="small-dense changes the settings value_hidden, which DQN does not have"):
+        small_dense(config, dense.model_copy(update={"agent": Fixed()}), Sparsity(value=0.9))

@@ -80,6 +80,19 @@ assert set(grads) == {{"actor", "critic"}}
     assert result.returncode == 0, result.stderr
 
 
+def test_its_runs_are_shown_and_evaluated_by_name(made, run_command):
+    folder, _, _ = made
+    run = next((folder / "results").glob("*/*/ticket-taylor-*"))
+    mine = ["--algorithm", "my_algorithms:DDPGConfig"]
+    for command, says in (("show", "Pendulum-v1 seed 0 taylor"), ("eval", "return")):
+        result = run_command("-m", "lth", command, str(run), *mine, cwd=folder, env={"PYTHONPATH": str(folder)})
+        assert result.returncode == 0, result.stderr
+        assert says in result.stdout
+        result = run_command("-m", "lth", command, str(run), cwd=folder, env={"PYTHONPATH": str(folder)})
+        assert (result.returncode, "Traceback" in result.stderr) == (2, False), result.stderr
+        assert "import my_algorithms" in result.stderr
+
+
 def test_an_algorithm_that_cannot_be_found_is_an_error_with_a_way_out(made, run_command):
     folder, _, words = made
     for word, says in (

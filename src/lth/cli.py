@@ -58,6 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     evaluate.add_argument("run", type=Path, help="a run's directory")
     evaluate.add_argument("--episodes", type=int, default=10, metavar="N", help="how many episodes (default: 10)")
     evaluate.add_argument("--video", type=Path, metavar="FILE", help="film the first episode: .mp4, or .gif")
+    for command in (show, evaluate):
+        command.add_argument(
+            "--algorithm",
+            metavar="MODULE:CLASS",
+            help="the run's algorithm, where it is one of your own: it is imported",
+        )
     # Settings may stand before and after options, which argparse does not see to where there are subcommands.
     arguments, rest = parser.parse_known_args(argv)
     if arguments.command not in ("run", "status", "report", "clean") or any(word.startswith("-") for word in rest):
@@ -230,10 +236,18 @@ def _clean(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
+    _import_algorithm(arguments)
     from .report.terminal import describe
 
     print(describe(arguments.run))
     return 0
+
+
+def _import_algorithm(arguments: argparse.Namespace) -> None:
+    if arguments.algorithm:
+        from .algorithms.architecture import config_class
+
+        config_class(arguments.algorithm, load=True)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -244,6 +258,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.video:
         check_video_file(arguments.video)
     set_threads(run_threads(arguments.run))
+    _import_algorithm(arguments)
     print(evaluate_run(arguments.run, arguments.episodes), flush=True)
     if arguments.video:
         film_run(arguments.run, arguments.video)

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .algorithms.base import AgentState, Algorithm, algorithm_of
-from .errors import InputError
-from .pruning.gradients import accumulate
+from .errors import InputError, nearest
+from .pruning.gradients import STATISTICS, accumulate
 from .pruning.layers import named_leaves
 from .pruning.prune import CHECKS
 from .replay import ReplayBuffer, sample_rows, unpack_rows
@@ -170,6 +170,12 @@ def gradient_statistics(
     for name, value in (("num_batches", num_batches), ("batch_size", batch_size)):
         if not isinstance(value, numbers.Integral) or value < 1:
             raise InputError(f"{name} is {value!r}, and has to be a whole number of at least 1")
+    if statistic not in STATISTICS:
+        raise InputError(
+            f"unknown statistic {statistic!r}; choose from {', '.join(STATISTICS)}{nearest(statistic, STATISTICS)}"
+        )
+    if not (0 <= first < num_batches and step >= 1):
+        raise InputError(f"first is {first} and step {step}, which takes none of the {num_batches} batches")
     algorithm = algorithm_of(agent)
     spaces = algorithm.spaces
     if (replay_buffer.observation_dim, replay_buffer.action_dim) != (spaces.observation_dim, spaces.action_width):

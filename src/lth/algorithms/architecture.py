@@ -106,6 +106,11 @@ class AgentConfig(Settings):
         """Return the spaces that belong to a policy network with so many outputs."""
         return Spaces(observation_dim, outputs, self.DISCRETE)
 
+    @classmethod
+    def has_pair(cls) -> bool:
+        """Return whether the networks are an actor and critics, as docs/saliency-pruning.md has them."""
+        return set(cls.NETWORKS) == {"actor", "critic"}
+
     def passes(self) -> dict[str, float]:
         """Return the work of one update by network, in forward passes of the batch through all of the network.
 
@@ -180,6 +185,11 @@ def config_class(name: str, load: bool = False) -> type[AgentConfig]:
     found = getattr(sys.modules[module], attribute, None)
     if not (isinstance(found, type) and issubclass(found, AgentConfig)):
         raise InputError(f"the algorithm {name!r}: {module} has no AgentConfig class {attribute!r}")
+    missing = [word for word in ("NETWORKS", "POLICY") if not hasattr(found, word)]
+    if missing:
+        raise InputError(
+            f"the algorithm {name!r} does not say its {' and '.join(missing)} (docs/recipes.md has an example)"
+        )
     return found
 
 

@@ -5,11 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from ..errors import InputError
 from ..pruning.controls import permute_kept
 from ..pruning.masks import apply_mask, check_same_structure, set_mask
 from ..types import Mask, Params
+from .architecture import Network
 from .base import AgentState
 
 
@@ -62,6 +64,23 @@ def permuted_ticket(state: AgentState, keys: Mapping[str, jax.Array]) -> AgentSt
             targets[name] = moved[1]
         opts[name] = opts[name]._replace(inner=inner.unflatten(nodes))
     return state._replace(params=params, targets=targets, opts=opts)
+
+
+def scheduled_rates(state: AgentState, networks: Mapping[str, Network]) -> AgentState:
+    """Put learning rates that fall with training where the state stands: a new or a trained optimizer's count is another's."""
+
+    def is_count(node: Any) -> bool:
+        return isinstance(node, optax.ScaleByScheduleState)
+
+    opts = dict(state.opts)
+    for name, network in networks.items():
+        count = state.grad_steps // network.period
+
+        def placed(node: Any, count: jax.Array = count) -> Any:
+            return node._replace(count=count.astype(node.count.dtype)) if is_count(node) else node
+
+        opts[name] = opts[name]._replace(inner=jax.tree.map(placed, opts[name].inner, is_leaf=is_count))
+    return state._replace(opts=opts)
 
 
 def masks_of(state: AgentState) -> dict[str, Mask]:

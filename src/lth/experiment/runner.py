@@ -203,7 +203,7 @@ def costs(config: Config) -> list[Cost]:
     specs = grid(config)
     measured = _seconds_per_step(config.output_dir, specs)
     sizes = {}
-    for task in config.tasks:
+    for task in dict.fromkeys((*config.tasks, *config.pruning.transfer_from)):
         spaces = envs.task_spaces(task)
         algorithm = config.agent_config.build(spaces, task)
         state = jax.eval_shape(algorithm.init, jax.random.key(0))

@@ -31,6 +31,7 @@ from ..config import (
     Sparsity,
     TrainingConfig,
 )
+from ..errors import InputError
 from ..pruning.layers import holds_layer
 
 SPEC_VERSION = 1
@@ -495,6 +496,12 @@ def small_dense(config: Config, dense: DenseSpec, sparsity: Sparsity) -> DenseSp
         f"{name}_hidden": _fit(name, network, spaces, sparsity[name], exclude)
         for name, network in dense.agent.networks(spaces).items()
     }
+    missing = sorted(hidden.keys() - type(dense.agent).model_fields.keys())
+    if missing:
+        raise InputError(
+            f"the control small-dense changes the settings {', '.join(missing)}, which {dense.agent.NAME} does not have; leave the "
+            "control out, or name the settings so (docs/recipes.md)"
+        )
     return dense.model_copy(update={"agent": dense.agent.model_copy(update=hidden)})
 
 

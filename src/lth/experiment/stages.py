@@ -17,7 +17,7 @@ from ..algorithms.architecture import AgentConfig, Network, Spaces
 from ..algorithms.base import Agent, AgentState, Algorithm
 from ..algorithms.checkpoint import load_agent
 from ..algorithms.packed import Patterns, patterns_of
-from ..algorithms.tickets import make_ticket, masks_of, permuted_ticket
+from ..algorithms.tickets import make_ticket, masks_of, permuted_ticket, scheduled_rates
 from ..analysis.stability import Stability, stability
 from ..config import GRADIENT_METHODS, Config
 from ..errors import InputError
@@ -477,6 +477,7 @@ def train_ticket(root: Path, spec: TicketSpec, mask_file: Path | None = None, ho
         _check_names(masks, state, mask_file)
         masks = {network: _fitted(mask, state.params[network]) for network, mask in masks.items()}
     state = scheduled(spec, controlled(spec, state, masks))
+    state = scheduled_rates(state, spec.dense.agent.networks())
     buffer = rewound_buffer(root, spec, state)
     run = store.open_run(root, spec)
     store.save_agent(run, spec.dense.agent, state, spec.dense.task, spec.start)
@@ -642,6 +643,11 @@ def rewound_buffer(root: Path, spec: TicketSpec, state: AgentState) -> ReplayBuf
 
 def no_mask(path: Path, spec: MaskSpec) -> str:
     """Say that a mask is missing, and which command makes it."""
+    if path.name == store.MASK and not spec.dense.agent.has_pair():
+        return (
+            f"there is no mask at {path}. `lth run` with the same config makes it; of the scripts `_02b_create_mask_gradient.py` "
+            f"prunes {spec.dense.agent.NAME}, and its masks are used with --mask {store.MASK_GRADIENT}."
+        )
     script = "_02b_create_mask_gradient.py" if path.name == store.MASK_GRADIENT else "_02_create_mask.py"
     return (
         f"there is no mask at {path}. Make it with `python scripts/{script}`"

@@ -576,12 +576,13 @@ def describe(run: Path) -> dict[str, Any]:
         raise InputError(_no_run(run, run / SPEC))
     try:
         spec, made_with = (json.loads((run / name).read_text()) for name in (SPEC, PROVENANCE))
+        title = parse_spec({k: v for k, v in spec.items() if k != "spec_version"}).title()
     except (OSError, ValueError) as error:
         raise InputError(f"{run} cannot be read: {error}") from None
     return {
         "run": {
             "folder": str(run),
-            "title": parse_spec({k: v for k, v in spec.items() if k != "spec_version"}).title(),
+            "title": title,
         },
         "settings": spec,
         "made with": made_with,
