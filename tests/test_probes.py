@@ -155,6 +155,19 @@ def test_the_edge_hands_discrete_actions_over_as_the_environment_counts_them():
         envs.check_task("DiscreteConstant-v0", TD3)
 
 
+@pytest.mark.parametrize("task", ["CartPole-v1", "Acrobot-v1", "LunarLander-v3"])
+def test_dqn_trains_on_the_tasks_that_the_docs_name(task):
+    if task == "LunarLander-v3":
+        pytest.importorskip("Box2D", reason="Box2D is not installed: pip install -e '.[box2d]'")
+    training = TrainingConfig(env_steps=300, start_steps=100, batch_size=16, segment_steps=300)
+    segment = last(DQN, training, task)
+    spaces = envs.task_spaces(task)
+    rows = unpack_rows(segment.replay.rows, spaces.observation_dim)
+    assert set(np.unique(rows.actions)) == set(range(spaces.action_dim))
+    assert int(segment.state.grad_steps) == 200
+    assert np.isfinite(segment.metrics["train/q_loss"])
+
+
 def test_agents_say_what_they_are():
     state, _ = beginning(DQN, SHORT, "DiscreteConstant-v0")
     assert repr(Agent(DQN, state)) == "Agent(DQN, observation_dim=1, action_dim=2, env_steps=0, replay_buffer=None)"

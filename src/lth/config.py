@@ -352,12 +352,6 @@ class Config(Settings):
             return found
         return cls.model_validate(self.agent)
 
-    @field_validator("algorithm")
-    @classmethod
-    def _known_algorithm(cls, value: str) -> str:
-        config_class(value, load=True)
-        return value
-
     @model_validator(mode="after")
     def _fits(self) -> "Config":
         if self.agent and self.algorithm in type(self).model_fields:
@@ -365,6 +359,12 @@ class Config(Settings):
                 f"agent holds the settings of an algorithm of your own, and algorithm is {self.algorithm}: its settings are "
                 f"{self.algorithm}.*, as in {self.algorithm}.{next(iter(self.agent))}"
             )
+        for sparsity in self.pruning.sparsity:
+            if set(sparsity.networks) != set(self.agent_config.NETWORKS):
+                raise ValueError(
+                    f"pruning.sparsity names the networks {', '.join(sparsity.networks)}, and {self.algorithm} has "
+                    f"{', '.join(self.agent_config.NETWORKS)}; `lth.config.parse_config` reads one number for all"
+                )
         _check_distinct(self.tasks, "tasks")
         _check_distinct(self.seeds, "seeds")
         normed = [name for name, network in self.agent_config.networks().items() if network.layer_norm]

@@ -19,12 +19,11 @@ from .types import AgentLike, Batch, Mask, Params
 
 
 def _check_actor_critic(agent: AgentLike, function: str) -> None:
-    networks = sorted(agent.state.params)
-    if networks != ["actor", "critic"]:
+    if not agent.config.has_pair():
+        networks = ", ".join(agent.config.NETWORKS)
         raise InputError(
-            f"{function} returns a pair, for the actor and for the critics, and this {agent.config.NAME} agent has the "
-            f"networks {', '.join(networks)}. `lth.gradient_statistics(agent, replay_buffer)` returns {{network: tree}} for "
-            "every algorithm."
+            f"{function} returns a pair, for the actor and for the critics, and this {agent.config.NAME} agent has the networks "
+            f"{networks}. `lth.gradient_statistics(agent, replay_buffer)` returns {{network: tree}} for every algorithm."
         )
 
 

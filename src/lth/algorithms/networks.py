@@ -19,7 +19,7 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, *inputs: jax.Array) -> jax.Array:
         """Map arrays (n, width) float32, side by side, to (n, output_dim)."""
-        x = beside(inputs)
+        x = side_by_side(inputs)
         for i, size in enumerate(self.hidden_sizes):
             x = nn.Dense(size, name=f"layer_{i}")(x)
             if self.layer_norm:
@@ -38,12 +38,12 @@ class Ensemble(nn.Module):
     @nn.compact
     def __call__(self, *inputs: jax.Array) -> jax.Array:
         """Map arrays (n, width) float32, side by side, to (members, n)."""
-        x = beside(inputs)
+        x = side_by_side(inputs)
         values = [MLP(self.hidden_sizes, 1, self.layer_norm, name=name)(x) for name in self.members]
         return jnp.stack([value[:, 0] for value in values])
 
 
-def beside(inputs: Sequence[jax.Array]) -> jax.Array:
+def side_by_side(inputs: Sequence[jax.Array]) -> jax.Array:
     """Put arrays (n, width) side by side."""
     return jnp.concatenate(inputs, axis=-1) if len(inputs) > 1 else inputs[0]
 

@@ -66,8 +66,11 @@ def permuted_ticket(state: AgentState, keys: Mapping[str, jax.Array]) -> AgentSt
     return state._replace(params=params, targets=targets, opts=opts)
 
 
-def scheduled_rates(state: AgentState, networks: Mapping[str, Network]) -> AgentState:
-    """Put learning rates that fall with training where the state stands: a new or a trained optimizer's count is another's."""
+def align_learning_rates(state: AgentState, networks: Mapping[str, Network]) -> AgentState:
+    """Set the step count of every learning-rate schedule to the state's own `grad_steps`.
+
+    An optimizer that was drawn anew, or taken from the end of training, has the count of another moment.
+    """
 
     def is_count(node: Any) -> bool:
         return isinstance(node, optax.ScaleByScheduleState)

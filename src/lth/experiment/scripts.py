@@ -54,7 +54,7 @@ def layers_to_exclude(config: Config) -> tuple[list[str], list[str]]:
     Raises:
         InputError: the algorithm has other networks.
     """
-    if set(config.agent_config.NETWORKS) != {"actor", "critic"}:
+    if not config.agent_config.has_pair():
         raise InputError(
             f"_02_create_mask.py prunes an actor and critics, and {config.agent_config.NAME} has the networks "
             f"{', '.join(config.agent_config.NETWORKS)}. `lth run` and _02b_create_mask_gradient.py prune any algorithm's."

@@ -17,7 +17,7 @@ from ..algorithms.architecture import AgentConfig, Network, Spaces
 from ..algorithms.base import Agent, AgentState, Algorithm
 from ..algorithms.checkpoint import load_agent
 from ..algorithms.packed import Patterns, patterns_of
-from ..algorithms.tickets import make_ticket, masks_of, permuted_ticket, scheduled_rates
+from ..algorithms.tickets import align_learning_rates, make_ticket, masks_of, permuted_ticket
 from ..analysis.stability import Stability, stability
 from ..config import GRADIENT_METHODS, Config
 from ..errors import InputError
@@ -477,7 +477,7 @@ def train_ticket(root: Path, spec: TicketSpec, mask_file: Path | None = None, ho
         _check_names(masks, state, mask_file)
         masks = {network: _fitted(mask, state.params[network]) for network, mask in masks.items()}
     state = scheduled(spec, controlled(spec, state, masks))
-    state = scheduled_rates(state, spec.dense.agent.networks())
+    state = align_learning_rates(state, spec.dense.agent.networks())
     buffer = rewound_buffer(root, spec, state)
     run = store.open_run(root, spec)
     store.save_agent(run, spec.dense.agent, state, spec.dense.task, spec.start)
@@ -570,7 +570,7 @@ def scheduled(spec: TicketSpec, state: AgentState) -> AgentState:
     opts = dict(state.opts)
     for network, about in spec.dense.agent.networks().items():
         # A schedule counts the updates of its own network, which may be fewer than the agent's (a delayed policy).
-        params, every, until = state.params[network], _own(schedule.every, about), last // about.period
+        params, every, until = state.params[network], _network_updates(schedule.every, about), last // about.period
         if schedule.method == "gradual":
             at = range(every, until + 1, every)
             sparsity = schedule.sparsity[network]
@@ -584,7 +584,7 @@ def scheduled(spec: TicketSpec, state: AgentState) -> AgentState:
     return state._replace(opts=opts)
 
 
-def _own(updates: int, network: Network) -> int:
+def _network_updates(updates: int, network: Network) -> int:
     """Return how many of a network's own updates fill so many of the agent's, at least one."""
     return -(-updates // network.period)
 
@@ -608,7 +608,7 @@ def last_change(spec: TicketSpec) -> int:
     until = round(schedule.until * updates)
 
     def never(network: Network) -> bool:  # gradual pruning changes its mask at the last update too
-        return _own(schedule.every, network) >= until // network.period + (schedule.method == "gradual")
+        return _network_updates(schedule.every, network) >= until // network.period + (schedule.method == "gradual")
 
     if any(map(never, spec.dense.agent.networks().values())):
         raise InputError(
