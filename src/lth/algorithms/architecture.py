@@ -24,7 +24,7 @@ class Spaces(NamedTuple):
 
     @property
     def action_width(self) -> int:
-        """How many numbers an action takes in a batch and in the replay buffer; a discrete action is one whole number."""
+        """Return how many numbers an action takes in a batch and in the replay buffer; a discrete action is one whole number."""
         return 1 if self.discrete else self.action_dim
 
 
@@ -43,7 +43,7 @@ class Network(NamedTuple):
 
     @property
     def copies(self) -> int:
-        """How many perceptrons it is."""
+        """Return the number of perceptrons."""
         return max(len(self.members), 1)
 
     def input_width(self, spaces: Spaces) -> int:
@@ -70,7 +70,7 @@ class Network(NamedTuple):
 class AgentConfig(Settings):
     """The settings of one algorithm, and what follows from them without JAX.
 
-    A subclass names its networks in NETWORKS and describes them in `networks`. By convention the setting `<network>_hidden`
+    A subclass names its networks in NETWORKS and describes them in `describe`. By convention the setting `<network>_hidden`
     holds the sizes of a network's hidden layers; the control small-dense changes these and nothing else.
     """
 
@@ -119,7 +119,7 @@ class AgentConfig(Settings):
         raise NotImplementedError
 
     def implementation(self) -> "type[Algorithm]":
-        """Return the class that computes; imports JAX."""
+        """Return the Algorithm class; imports JAX."""
         raise NotImplementedError
 
     def build(self, spaces: Spaces, task: str = "") -> "Algorithm":
@@ -188,13 +188,13 @@ def config_class(name: str, load: bool = False) -> type[AgentConfig]:
     missing = [word for word in ("NETWORKS", "POLICY") if not hasattr(found, word)]
     if missing:
         raise InputError(
-            f"the algorithm {name!r} does not say its {' and '.join(missing)} (docs/recipes.md has an example)"
+            f"the algorithm {name!r} does not set {' and '.join(missing)} (docs/recipes.md has an example)"
         )
     return found
 
 
 def load_algorithms(fields: Any) -> None:
-    """Import the modules of the algorithms that a spec's fields name, for specs that come from this project's own processes."""
+    """Import the algorithm modules that a spec names; only for specs that come from this project's own processes."""
     if isinstance(fields, Mapping):
         for key, value in fields.items():
             if ":" in str(key):

@@ -105,8 +105,9 @@ def task_spaces(task: str) -> Spaces:
 def check_task(task: str, config: AgentConfig) -> None:
     """Raise InputError if a task is unknown, not supported, or has actions that the algorithm does not take."""
     env = make(task)
-    config.check_actions(spaces_of(env), task)
+    spaces = spaces_of(env)
     env.close()
+    config.check_actions(spaces, task)
 
 
 def _make_gymnasium(task: str, render_mode: str | None) -> Any:

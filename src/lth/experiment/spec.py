@@ -62,7 +62,7 @@ class DenseSpec(_Spec):
             return fields
         names = [name for name in fields if name not in cls.model_fields]
         if len(names) != 1:
-            raise ValueError(f"it names {', '.join(names) or 'no algorithm'}, where one algorithm is needed")
+            raise ValueError(f"it needs one algorithm, and has {', '.join(names) or 'none'}")
         (name,) = names
         agent = config_class(name).model_validate(fields[name])
         return {**{key: value for key, value in fields.items() if key != name}, "agent": agent}

@@ -59,7 +59,7 @@ class DQNConfig(AgentConfig):
         return {"q": 5.0 if self.double else 4.0}
 
     def implementation(self) -> "type[Algorithm]":
-        """Return the class that computes."""
+        """Return the Algorithm class; imports JAX."""
         from .algorithm import DQN
 
         return DQN

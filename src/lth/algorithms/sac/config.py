@@ -62,7 +62,7 @@ class SACConfig(AgentConfig):
         return {"actor": 4.0, "critic": 6.0}
 
     def implementation(self) -> "type[Algorithm]":
-        """Return the class that computes."""
+        """Return the Algorithm class; imports JAX."""
         from .algorithm import SAC
 
         return SAC

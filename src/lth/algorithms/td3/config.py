@@ -57,7 +57,7 @@ class TD3Config(AgentConfig):
         return {"actor": 1.0 + 3.0 / self.policy_delay, "critic": 4.0 + 2.0 / self.policy_delay}
 
     def implementation(self) -> "type[Algorithm]":
-        """Return the class that computes."""
+        """Return the Algorithm class; imports JAX."""
         from .algorithm import TD3
 
         return TD3
