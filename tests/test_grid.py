@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import importlib.util
 import os
 import random
 import shutil
@@ -176,26 +177,29 @@ OTHERS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore")  # Ray's own
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_killed_grid_of_another_algorithm_goes_on_to_the_same_bytes(name, grid, start, tmp_path):
-    pruning = ["pruning.methods=[taylor, rigl]", "pruning.mask_every=50", "pruning.rounds=2"]
+    pruning = ["pruning.methods=[taylor, rigl]", "pruning.mask_every=50", "pruning.rounds=2", "training.env_steps=600"]
     words = [*OTHERS[name], *pruning, "pruning.controls=[small-dense, permuted]", "training.checkpoint_every=1"]
-    words += ["analysis.connectivity=[parent, rounds]", "analysis.connectivity_points=3"]
+    words += ["analysis.connectivity=rounds", "analysis.connectivity_points=3"]
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     assert main(["run", str(grid), f"output_dir={undisturbed}", *words]) == 0
-    for stage in ("dense", "ticket"):
-        process = start(f"output_dir={killed}", *words)
-        wait_for(process, lambda stage=stage: list(killed.glob(f"*/*/{stage}-*/{store.RESUME}")))
-        kill(process.pid)
-        process.wait()
-    assert main(["run", str(grid), f"output_dir={killed}", *words]) == 0
+    process = start(f"output_dir={killed}", *words)
+    wait_for(process, lambda: list(killed.glob(f"*/*/ticket-*/{store.RESUME}")))
+    kill(process.pid)
+    process.wait()
+    ray = (
+        ["executor=ray", "ray.address=local"] if importlib.util.find_spec("ray") else []
+    )  # where it goes on changes nothing
+    assert main(["run", str(grid), f"output_dir={killed}", *words, *ray]) == 0
     assert differences(undisturbed, killed) == []
     with (undisturbed / "table.csv").open() as file:
         rows = [(row["method"], row["control"], row["sparsity"]) for row in csv.DictReader(file)]
     first = f"{1 - 0.2**0.5:g}"  # two rounds of the same share reach 0.8
     tickets = [("taylor", "", first), ("taylor", "", "0.8"), ("taylor", "permuted", "0.8"), ("rigl", "", "0.8")]
     assert sorted(rows) == sorted([*tickets, ("", "small-dense", "0.8")])
-    assert (undisturbed / "barriers.csv").read_text().count("rounds") >= 2
+    assert (undisturbed / "barriers.csv").read_text().count("rounds") >= 1
     assert main(["report", str(grid), f"output_dir={undisturbed}", *words]) == 0
 
 

@@ -14,24 +14,6 @@ RESULTS = ("table.csv", "runs.csv")
 
 
 @pytest.mark.filterwarnings("ignore")  # Ray's own
-@pytest.mark.parametrize("words", [["algorithm=td3"], ["algorithm=dqn", "tasks=CartPole-v1"]], ids=["td3", "dqn"])
-def test_the_other_algorithms_give_the_same_bytes_on_ray(words, tmp_path):
-    from lth.cli import main
-
-    tree = {
-        **SMALL,
-        "td3": SMALL["sac"],
-        "dqn": {"q_hidden": [16, 16]},
-        "pruning": {**SMALL["pruning"], "methods": ["taylor"]},
-    }
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump(tree))
-    for place, more in (("here", []), ("ray", ["executor=ray", "ray.address=local"])):
-        assert main(["run", str(tmp_path / "small.yaml"), f"output_dir={tmp_path / place}", *words, *more]) == 0
-    assert len(list((tmp_path / "ray").glob("*/*/ticket-*"))) == 1
-    assert differences(tmp_path / "here", tmp_path / "ray") == []
-
-
-@pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_a_cluster_that_loses_a_node_gives_the_bytes_of_one_machine(tmp_path, monkeypatch):
     from ray.cluster_utils import Cluster
 
