@@ -31,9 +31,9 @@ import numpy as np
 from src.lth import envs, training
 from src.lth.algorithms.architecture import Spaces
 from src.lth.config import EvaluationConfig, SACConfig, Sparsity, TrainingConfig
-from src.lth.experiment import store
+from src.lth.experiment import journal
+from src.lth.experiment.lottery import make_mask, train_dense, train_ticket
 from src.lth.experiment.spec import DenseSpec, MaskSpec, TicketSpec
-from src.lth.experiment.stages import make_mask, train_dense, train_ticket
 from src.lth.replay import init_replay, insert, take_rows
 
 
@@ -133,7 +133,7 @@ def one_run(kind: str, folder: Path, since: float) -> None:
     mask = MaskSpec(dense=dense, method="magnitude", sparsity=Sparsity(actor=0.9, critic=0.9))
     ticket = TicketSpec(dense=dense, mask=mask, backend="native")
     run = train_dense(folder, dense) if kind == "dense" else train_ticket(folder, ticket)
-    timings = store.read_timings(run)
+    timings = journal.read_timings(run)
     spent = sum(compiled)
     parts = {"start": imported, "compile": spent, "train": timings["train"] - spent}
     parts |= {name: timings[name] for name in ("evaluate", "save")}

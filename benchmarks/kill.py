@@ -36,7 +36,7 @@ options = parser.parse_args()
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / place) for place in ("tests", "src")]
 
-from grids import contents, differences
+from helpers.grids import contents, differences
 
 CONTROLS = ["reinit", "shuffled", "permuted", "inverted", "random-erk", "small-dense", "retrained"]
 

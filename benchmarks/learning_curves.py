@@ -69,18 +69,19 @@ def file_of(name: str, seed: int) -> Path:
     if settings is None:
         kind = "" if algorithm == "sac" else f"{algorithm}-"
         return options.output_dir / "sbx" / f"{kind}{task}-{steps_of(name)}-seed{seed}.csv"
-    return store.directory(options.output_dir, spec_of(name, seed)) / store.METRICS
+    return (options.output_dir / spec_of(name, seed).path) / store.METRICS
 
 
 def run_one(name: str, seed: int) -> None:
     """Make one run."""
-    from src.lth.experiment.stages import How, train_dense
+    from src.lth.experiment.lottery import train_dense
+    from src.lth.experiment.trainer import RunOptions
 
     def say(env_steps, metrics):
         print(name, seed, env_steps, {key: round(value, 2) for key, value in metrics.items() if "evaluation" in key})
 
     if CURVES[name][3] is not None:
-        train_dense(options.output_dir, spec_of(name, seed), how=How(progress=say))
+        train_dense(options.output_dir, spec_of(name, seed), RunOptions(progress=say))
     else:
         run_sbx(name, seed, say)
 

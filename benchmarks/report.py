@@ -2,7 +2,7 @@
 
     python benchmarks/report.py [--json] [--seeds 5]
 
-Makes the result files itself, with networks of the usual size and made-up returns (tests/grids.py): 2 tasks, 5 methods, 4
+Makes the result files itself, with networks of the usual size and made-up returns (tests/helpers/grids.py): 2 tasks, 5 methods, 4
 sparsities and 5 seeds are 210 training runs and their 200 masks. `seconds` is a whole process, start included, and
 `cpu_seconds` what of it was spent on a processor, which other work on the machine changes less; `megabytes` is the page.
 """
@@ -23,16 +23,17 @@ options = parser.parse_args()
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / place) for place in ("tests", "src")]
 
 import yaml
-from grids import make_grid
+from helpers.grids import make_grid
 
-from lth.config import CONTROLS, DEFAULT_METHODS
-from lth.experiment.spec import MaskSpec, grid
+from lth.config import CONTROL_METHODS, DEFAULT_METHODS
+from lth.experiment.plan import plan
+from lth.experiment.spec import MaskSpec
 
 GRID = {
     "tasks": ["HalfCheetah-v5", "drawer-close-v3"],
     "seeds": list(range(options.seeds)),
     "training": {"env_steps": 200_000},
-    "pruning": {"methods": [*DEFAULT_METHODS, *CONTROLS], "sparsity": [0.8, 0.9, 0.95, 0.98]},
+    "pruning": {"methods": [*DEFAULT_METHODS, *CONTROL_METHODS], "sparsity": [0.8, 0.9, 0.95, 0.98]},
 }
 
 with tempfile.TemporaryDirectory() as folder:
@@ -50,7 +51,7 @@ report(
         "megabytes": round(size / 1e6, 2),
         "seconds": round(seconds, 1),
         "cpu_seconds": round(spent.children_user + spent.children_system, 1),
-        "training_runs": sum(not isinstance(spec, MaskSpec) for spec in grid(config)),
+        "training_runs": sum(not isinstance(spec, MaskSpec) for spec in plan(config).specs),
     },
     options.json,
 )

@@ -6,8 +6,10 @@ The revision is checked out in a worktree and installed, at the versions of its 
 its own. Both sides then make the same four grids: native tickets with every control and every kind of connectivity; masks that
 change in training; iterative rounds with different sparsities by network; pooled masks, transfer between tasks of different
 shapes, layer normalization and two environments side by side. Every file that docs/files.md says repeats is compared
-byte for byte, and so are the CSV files of `lth run` and the rows of tidy.csv that do not measure time. The exit status is 1
-if any file differs. Bytes differ between processors, so there is no list of hashes to compare with instead.
+byte for byte, and so are the CSV files of `lth run`. Of tidy.csv, all rows that do not measure time have to be there, unchanged
+and in their order; metrics that the revision did not have may lie between them. Files that it did not write are listed as
+`added`. The exit status is 1 if any file differs. Bytes differ between processors, so there is no list of hashes to compare
+with instead.
 
 With `--folder`, the worktree, the environment and the revision's results are kept there and reused by the next call.
 """
@@ -24,7 +26,8 @@ from pathlib import Path
 from common import report
 
 ROOT = Path(__file__).resolve().parents[1]
-CLOCK = {"timings.json", "attempts.jsonl", "failures.jsonl", "progress.json", ".lock", "events", "logs"}
+CLOCK = {"timings.json", "attempts.jsonl", "failures.jsonl", "progress.json", ".lock", ".verified.json", ".tidy.json"}
+CLOCK |= {"events", "logs"}
 CLOCK |= {"report.html", "returns.png"}  # the page shows seconds; the picture is compared through its numbers
 CONTROLS = ["reinit", "shuffled", "permuted", "inverted", "random-erk", "small-dense", "retrained"]
 BASE = {
@@ -142,6 +145,14 @@ def contents(folder: Path) -> dict[str, bytes]:
     return found
 
 
+def same(name: str, before: bytes, after: bytes | None) -> bool:
+    """Return whether a file is the same; of tidy.csv whether all of its rows are still there, in their order."""
+    if after is None or Path(name).name != "tidy.csv":
+        return before == after
+    left = iter(after.splitlines())
+    return all(row in left for row in before.splitlines())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("revision", help="a Git revision, such as HEAD~1 or a hash")
@@ -162,9 +173,10 @@ def main() -> None:
     make(python, ROOT, after)
     (after / "made").touch()
     one, other = contents(before), contents(after)
-    names = sorted(one.keys() | other.keys())
-    different = [name for name in names if one.get(name) != other.get(name)]
-    results = {"revision": revision, "files": len(names), "differences": len(different), "first": different[:10]}
+    different = [name for name in one if not same(name, one[name], other.get(name))]
+    added = sorted(other.keys() - one.keys())
+    results = {"revision": revision, "files": len(one), "differences": len(different), "first": different[:10]}
+    results |= {"added": len(added), "first added": added[:10]}
     report(results, options.json)
     if not options.folder:
         subprocess.run(["git", "-C", str(ROOT), "worktree", "remove", "--force", str(tree)], check=True)

@@ -23,7 +23,7 @@ import jax
 import src.lth as lth
 from src.lth.analysis.overlap import overlap
 from src.lth.analysis.stability import stability
-from src.lth.experiment.stages import named_layers
+from src.lth.experiment.masking import named_layers
 from src.lth.saliency import gradient_halves
 
 

@@ -10,7 +10,7 @@ from src.lth.cli import guard, script
 
 config, _ = script(__doc__)
 
-from src.lth.experiment.scripts import dense_agents, save_replay_buffer
+from src.lth.scripts import dense_agents, save_replay_buffer
 
 
 def main() -> int:

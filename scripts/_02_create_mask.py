@@ -10,7 +10,7 @@ from src.lth.cli import guard, script
 config, _ = script(__doc__)
 
 from src.lth import prune_kernels_by_magnitude
-from src.lth.experiment.scripts import dense_runs, layers_to_exclude, save_mask
+from src.lth.scripts import dense_runs, layers_to_exclude, save_mask
 
 
 def main() -> int:

@@ -9,6 +9,6 @@ from src.lth.cli import guard, script
 
 config, _ = script(__doc__)
 
-from src.lth.experiment.scripts import create_gradient_masks
+from src.lth.scripts import create_gradient_masks
 
 sys.exit(guard(lambda: create_gradient_masks(config)))

@@ -9,6 +9,6 @@ from src.lth.cli import guard, script
 
 config, options = script(__doc__, {"mask": "mask.pkl (the default), mask_gradient.pkl, or the path of any mask file"})
 
-from src.lth.experiment.scripts import train_tickets
+from src.lth.scripts import train_tickets
 
 sys.exit(guard(lambda: train_tickets(config, options["mask"])))

@@ -16,6 +16,6 @@ config, options = script(
     },
 )
 
-from src.lth.experiment.scripts import transfer_tickets
+from src.lth.scripts import transfer_tickets
 
 sys.exit(guard(lambda: transfer_tickets(config, options["source"], options["target"], options["mask"])))

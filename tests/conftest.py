@@ -1,27 +1,54 @@
-"""One thread, as `lth run` has by default, and small real runs that tests share."""
+"""One thread, as `lth run` has by default; programs compiled once; and small real runs that tests share."""
 
 import os
+import shutil
+import tempfile
 
 os.environ.update({"NPROC": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"})
+# Most of the tests' time would be XLA's, compiling the same small programs in every process. The folder is of this session alone;
+# docs/performance.md says why lth itself keeps none.
+_COMPILED = None if "JAX_COMPILATION_CACHE_DIR" in os.environ else tempfile.mkdtemp(prefix="lth-tests-")
+if _COMPILED:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
+from helpers.small import ROOT, SMALL
 
-ROOT = Path(__file__).resolve().parents[1]
+collect_ignore_glob = ["helpers/*"]
 
-SMALL = {
-    "tasks": ["Pendulum-v1"],
-    "seeds": [0],
-    "training": {"env_steps": 600, "start_steps": 100, "segment_steps": 200, "batch_size": 32},
-    "sac": {"actor_hidden": [16, 16], "critic_hidden": [16, 16], "max_grad_norm": 1.0},
-    "evaluation": {"every": 400, "episodes": 1},
-    "pruning": {"sparsity": 0.8, "num_gradient_batches": 8, "gradient_batch_size": 32},
-}
-"""A whole experiment in a few seconds; with clipping, so that what clipping sees is tested too."""
+SLOW = (
+    *("test_grid", "test_recipes", "test_document", "test_ray", "test_sparse", "test_algorithms", "test_sac"),
+    *("test_cli", "test_envs", "test_contract", "test_sbx_masks", "test_pruning_odd", "test_bad_input", "test_probes"),
+    *("test_tickets", "test_controls", "test_analysis", "test_scheduled", "test_sbx_others", "test_gradients"),
+    *("test_trees", "test_examples", "test_sbx"),
+)
+"""Files whose tests train, start processes or compile much, the longest first: they are marked `slow`, and begin first, so that
+no process is left alone with one of them at the end."""
+
+
+def pytest_collection_modifyitems(items):
+    """Mark tests by what they need, and put the files that take longest first; within a file nothing moves."""
+    place = {name: i for i, name in enumerate(SLOW)}
+    for item in items:
+        opens = "browser" in getattr(item, "fixturenames", ())
+        if item.path.stem in place or opens:
+            item.add_marker("slow")
+        if opens:
+            item.add_marker("browser")
+        if item.path.stem == "test_sparse":
+            item.add_marker("native")
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
+def pytest_unconfigure():
+    """Remove what was compiled, in the process that began the session."""
+    if _COMPILED:
+        shutil.rmtree(_COMPILED, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -35,11 +62,12 @@ def small_config(tmp_path_factory):
 @pytest.fixture(scope="session")
 def dense(small_config):
     """A trained dense run of the small config, with the rewind point 200 kept: its spec and its directory."""
-    from lth.experiment import stages
-    from lth.experiment.spec import dense_spec
+    from lth.experiment import lottery
+    from lth.experiment.build import dense_spec
+    from lth.experiment.trainer import RunOptions
 
     spec = dense_spec(small_config, "Pendulum-v1", 0)
-    return spec, stages.train_dense(small_config.output_dir, spec, rewind_points=(200,))
+    return spec, lottery.train_dense(small_config.output_dir, spec, RunOptions((200,)))
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .algorithms.base import Agent
     from .algorithms.tickets import make_ticket
+    from .api import report, run
     from .errors import InputError, TrainingError
     from .experiment.store import Run, load, load_mask
     from .gradient_pruning import (
@@ -49,6 +50,8 @@ _HOMES = {
     "ReplayBuffer": "replay",
     "Agent": "algorithms.base",
     "make_ticket": "algorithms.tickets",
+    "report": "api",
+    "run": "api",
 }
 
 __all__ = [
@@ -71,6 +74,8 @@ __all__ = [
     "prune_kernels_by_gradient_saliency",
     "prune_kernels_by_magnitude",
     "random_mask",
+    "report",
+    "run",
     "set_mask",
     "shuffled_mask",
 ]

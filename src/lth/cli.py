@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import Config, load_config
+from .config import Config, parse_config, read_tree
 from .errors import InputError, TrainingError
 from .threads import set_threads
 
@@ -109,82 +109,53 @@ def _show_warning(message: Any, category: Any, filename: str, lineno: int, file:
 
 
 def parse_words(words: Sequence[str]) -> Config:
-    """Read `[config.yaml] [key=value ...]`."""
+    """Read `[config.yaml] [key=value ...]`, and set the threads before anything is imported that loads JAX."""
     paths = [word for word in words if "=" not in word]
     if len(paths) > 1:
         raise InputError(
             f"one config file at a time, please: {' '.join(paths)}. (A setting is key=value, as in training.env_steps=5000.)"
         )
-    return load_config(Path(paths[0]) if paths else None, [word for word in words if "=" in word])
-
-
-def _recorded(words: Sequence[str]) -> Config:
-    """Read a config as its output directory knows it, for the commands that train nothing."""
-    config = parse_words(words)
+    tree, source = read_tree(Path(paths[0]) if paths else None, [word for word in words if "=" in word])
+    # Before modules of the user's own are imported, which may load JAX.
+    training = tree.get("training")
+    threads = training.get("threads", 1) if isinstance(training, dict) else 1
+    set_threads(threads if type(threads) is int and threads > 0 else 1)
+    config = parse_config(tree, source)
     set_threads(config.training.threads)
-    from .experiment.backend import recorded
-
-    return recorded(config)
+    return config
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = parse_words(arguments.config)
-    set_threads(config.training.threads)
-    from . import envs
-    from .experiment.backend import recorded, settle
-    from .experiment.runner import chosen, costs, run_grid
-    from .experiment.spec import allocation_of
-    from .experiment.stages import check_schedules, named_layers
-    from .report.analysis import save_analysis
-    from .report.figures import save_plot
-    from .report.findings import Runs
-    from .report.tables import run_rows, save_tables, summarize
-    from .report.terminal import (
-        GridDisplay,
-        costs_summary,
-        costs_table,
-        growth,
-        how_to_read,
-        results_table,
-        unstable_note,
-    )
-    from .report.tidy import tidy_rows
+    config, console = parse_words(arguments.config), _console()
+    from . import api
+    from .reporting import terminal
+    from .reporting.display import GridDisplay
+    from .reporting.views import unstable_masks
 
-    console = _console()
-    named_layers(config.agent_config, config.pruning.exclude, allocation_of(config))
-    check_schedules(config)
-    for task in (*config.tasks, *config.pruning.transfer_from):
-        envs.check_task(task, config.agent_config)
     if arguments.dry_run:
-        config = recorded(config)
-        estimates = costs(config)
-        console.print(costs_table(estimates))
-        console.print(costs_summary(estimates), highlight=False)
-        console.print(growth(config, estimates), highlight=False)
+        plan, planned = api.dry_run(config)
+        console.print(terminal.costs_table(planned))
+        console.print(terminal.costs_summary(planned), highlight=False)
+        console.print(terminal.growth(plan.config, planned), highlight=False)
         return 0
-    config, how_computed = settle(config)
+    plan, how_computed = api.prepare(config)
     console.print(how_computed, highlight=False)
-    with GridDisplay(console, chosen(config, arguments.only)) as display:
-        outcomes = run_grid(config, display, arguments.only)
-    kept = sum(outcome.status == "kept" for outcome in outcomes)
+    with GridDisplay(console, (plan.only(arguments.only) if arguments.only is not None else plan).specs) as display:
+        results = api.run_plan(plan, arguments.only, display)
+    kept = sum(outcome.status == "kept" for outcome in results.outcomes)
     if kept:
-        console.print(f"{kept} of {len(outcomes)} runs were finished before and are kept.", highlight=False)
-    rows = [] if arguments.only else run_rows(config)
-    if rows:
-        table, runs = save_tables(config.output_dir, rows)
-        analysis, unstable = save_analysis(config)
-        plot = save_plot(config.output_dir, Runs(tidy_rows(config)))
-        console.print(results_table(summarize(rows)))
-        console.print(how_to_read(summarize(rows)), highlight=False)
-        if unstable:
-            console.print(unstable_note(unstable), style="yellow", highlight=False, soft_wrap=True)
-        names = ", ".join(path.name for path in analysis)
-        console.print(f"Saved: {table}, {runs} (each seed), {plot}; {names}", highlight=False, soft_wrap=True)
+        console.print(f"{kept} of {len(results.outcomes)} runs were finished before and are kept.", highlight=False)
+    if results.table:
+        console.print(terminal.results_table(results.table))
+        console.print(terminal.how_to_read(results.table), highlight=False)
+        if unstable := unstable_masks(results.tidy):
+            console.print(terminal.unstable_note(unstable), style="yellow", highlight=False, soft_wrap=True)
+        names = ", ".join(path.name for path in results.files)
+        console.print(f"Saved in {config.output_dir}: {names}", highlight=False, soft_wrap=True)
         console.print("`lth report` with the same words makes a page of it.", highlight=False)
-    bad = [outcome for outcome in outcomes if outcome.status in ("failed", "skipped")]
-    for outcome in bad:
+    for outcome in results.failed:
         print(f"{outcome.status}: {outcome.spec.title()}: {outcome.message}", file=sys.stderr)
-    return 1 if bad else 0
+    return 1 if results.failed else 0
 
 
 def _console() -> "Console":
@@ -195,15 +166,14 @@ def _console() -> "Console":
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    config = _recorded(arguments.config)
-    from .experiment import store
-    from .experiment.status import states
-    from .report.terminal import status_summary, status_table
+    config, console = parse_words(arguments.config), _console()
+    from . import api
+    from .reporting.display import status_summary, status_table
 
-    console, found = _console(), states(config)
+    found = api.status(config)
     if arguments.paths:
         for state in found:
-            print(f"{state.state:<12} {store.directory(config.output_dir, state.spec)}")
+            print(f"{state.state:<12} {config.output_dir / state.spec.path}")
     elif any(state.state in ("running", "failed", "interrupted") for state in found):
         console.print(status_table(found))
     console.print(status_summary(config, found), highlight=False)
@@ -211,11 +181,11 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    config = _recorded(arguments.config)
-    from .report.page import save_report
+    config = parse_words(arguments.config)
+    from . import api
 
-    page, table = save_report(config)
-    print(f"Saved: {page} ({page.stat().st_size / 1e6:.1f} MB), {table}")
+    page = api.report(config)
+    print(f"Saved: {page} ({page.stat().st_size / 1e6:.1f} MB), {page.parent / 'tidy.csv'}")
     if arguments.open:
         import webbrowser
 
@@ -224,10 +194,11 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _clean(arguments: argparse.Namespace) -> int:
-    config = _recorded(arguments.config)
+    config = parse_words(arguments.config)
+    from . import api
     from .experiment.status import clean
 
-    files, megabytes = clean(config, arguments.dry_run)
+    files, megabytes = clean(api.planned_runs(config), arguments.dry_run)
     if arguments.dry_run:
         for file in files:
             print(file)
@@ -237,7 +208,7 @@ def _clean(arguments: argparse.Namespace) -> int:
 
 def _show(arguments: argparse.Namespace) -> int:
     _import_algorithm(arguments)
-    from .report.terminal import describe
+    from .reporting.terminal import describe
 
     print(describe(arguments.run))
     return 0
@@ -253,7 +224,7 @@ def _import_algorithm(arguments: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.episodes < 1:
         raise InputError(f"--episodes is {arguments.episodes}, and has to be at least 1")
-    from .experiment.evaluation import check_video_file, evaluate_run, film_run, run_threads
+    from .evaluation import check_video_file, evaluate_run, film_run, run_threads
 
     if arguments.video:
         check_video_file(arguments.video)
@@ -286,7 +257,6 @@ def script(description: str, arguments: dict[str, str] | None = None) -> tuple[C
     status = guard(read)
     if status:
         sys.exit(status)
-    set_threads(found[0].training.threads)
     return found[0], {name: getattr(parsed, name) for name in arguments or {}}
 
 

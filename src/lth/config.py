@@ -14,22 +14,20 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 
 from .algorithms import DQNConfig, SACConfig, TD3Config
 from .algorithms.architecture import AgentConfig, config_class
+from .algorithms.controls import control_named
 from .errors import InputError, nearest
+from .pruning.allocation import ALLOCATIONS
+from .pruning.criteria import CRITERIA, criterion_named
+from .registry import lookup
 from .settings import Fraction, Positive, Settings, Whole, not_boolean
 
-GRADIENT_METHODS = ("gradient", "taylor", "fisher", "snip", "grasp")
-"""Methods that need gradients over the replay buffer; their masks are called mask_gradient.pkl."""
-SALIENCY_METHODS = ("magnitude", *GRADIENT_METHODS, "synflow")
-"""The rows of `pruning.criteria.CRITERIA`, but for random."""
-CONTROLS = ("random", "shuffled")
+CONTROL_METHODS = ("random", "shuffled")
+"""Methods that ignore what the network learned."""
+SALIENCY_METHODS = tuple(name for name in CRITERIA if name not in CONTROL_METHODS)
 SCHEDULED_METHODS = ("gradual", "set", "rigl")
 """Methods that change the mask while the ticket trains (`pruning.schedules`)."""
 DEFAULT_METHODS = ("magnitude", "gradient", "taylor")
-METHODS = tuple(dict.fromkeys(DEFAULT_METHODS + CONTROLS + SALIENCY_METHODS + SCHEDULED_METHODS))
-MATCHED_CONTROLS = ("reinit", "shuffled", "permuted", "inverted")
-"""`pruning.controls` that belong to one ticket each."""
-SHARED_CONTROLS = ("random-erk", "small-dense", "retrained")
-"""Those that are run once for all methods."""
+METHODS = tuple(dict.fromkeys(DEFAULT_METHODS + CONTROL_METHODS + SALIENCY_METHODS + SCHEDULED_METHODS))
 CONNECTIVITY = ("parent", "methods", "rounds", "noise")
 """Which agents `analysis.connectivity` can compare."""
 REWOUND = ("optimizer", "normalizer", "temperature", "replay_buffer")
@@ -177,12 +175,18 @@ def _rewind_points(value: Any) -> Any:
 RewindStep = Annotated[Whole, Field(strict=True, ge=0, le=10**12)] | Literal["none"]
 
 
+def _known_allocation(value: Any) -> Any:
+    if isinstance(value, str):
+        lookup(ALLOCATIONS, value, "allocation", also=", {layer: sparsity}")
+    return value
+
+
 class PruningConfig(Settings):
     """`pruning.*`: the masks."""
 
     methods: tuple[str, ...] = DEFAULT_METHODS
     """The masks that `lth run` compares: magnitude, gradient, taylor, fisher, snip, grasp, synflow; the controls random and
-    shuffled; and those that change in training: gradual, set, rigl."""
+    shuffled; those that change in training: gradual, set, rigl; and criteria of your own, `package.module:name`."""
     sparsity: Annotated[
         tuple[Annotated[Sparsity, BeforeValidator(_sparsity)], ...], BeforeValidator(_as_list), Field(default=0.8)
     ]
@@ -195,9 +199,10 @@ class PruningConfig(Settings):
     """Batches over which gradients are averaged, where the method takes any; more are more stable."""
     gradient_batch_size: Positive = 256
     """Transitions in each of them."""
-    allocation: Literal["global", "layer", "erk"] | dict[str, Fraction] = "global"
+    allocation: Annotated[str | dict[str, Fraction], BeforeValidator(_known_allocation)] = "global"
     """Which layers lose how much: decided by the scores of all layers together (`global`), the same share of each (`layer`),
-    `erk`, or `{layer: sparsity}`, where layers that are not named have `sparsity`."""
+    `erk`, a function of your own (`package.module:name`), or `{layer: sparsity}`, where layers that are not named have
+    `sparsity`."""
     pool: Literal["apart", "together"] = "apart"
     """Whether each network loses `sparsity` of its own weights, or all networks together lose it of all."""
     rounds: Positive = 1
@@ -209,7 +214,8 @@ class PruningConfig(Settings):
     rewound: tuple[str, ...] = REWOUND
     """What is put back with the weights: optimizer, normalizer, temperature, replay_buffer. The rest is the trained agent's."""
     controls: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
-    """Further rows (docs/protocols.md): reinit, shuffled, permuted, inverted, random-erk, small-dense, retrained."""
+    """Further rows (docs/protocols.md): reinit, shuffled, permuted, inverted, random-erk, small-dense, retrained, and controls of
+    your own, `package.module:name`."""
     mask_every: Positive = 1000
     """gradual, set and rigl change the mask after each so many updates."""
     mask_until: Annotated[float, BeforeValidator(not_boolean), Field(gt=0, le=1)] = 0.75
@@ -228,31 +234,36 @@ class PruningConfig(Settings):
     def _known_methods(cls, value: Any) -> Any:
         value = _as_list(value)
         for method in value:
-            if method not in METHODS:
+            if not isinstance(method, str) or (":" not in method and method not in METHODS):
                 raise ValueError(
-                    f"{method!r} is no method; there are {', '.join(METHODS)}{nearest(str(method), METHODS)}"
+                    f"unknown method {method!r}; choose from {', '.join(METHODS)}, or name a criterion of your own as "
+                    f"package.module:name{nearest(str(method), METHODS)}"
                 )
+            if ":" in method:
+                criterion_named(method)
         return value
 
     @field_validator("gradient_method")
     @classmethod
     def _known_method(cls, value: str) -> str:
-        known = ("magnitude", *GRADIENT_METHODS)
-        if value not in known:
-            raise ValueError(f"{value!r} is none of {known}{nearest(value, known)}")
+        if value != "magnitude" and not criterion_named(value).takes_gradients:
+            known = ("magnitude", *(name for name, criterion in CRITERIA.items() if criterion.takes_gradients))
+            raise ValueError(f"{value!r} takes no gradients; choose from {', '.join(known)}{nearest(value, known)}")
+        return value
+
+    @field_validator("controls")
+    @classmethod
+    def _known_controls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for control in value:
+            control_named(control)
         return value
 
     @model_validator(mode="after")
     def _distinct(self) -> "PruningConfig":
-        for name, values, known in (
-            ("controls", self.controls, MATCHED_CONTROLS + SHARED_CONTROLS),
-            ("rewound", self.rewound, REWOUND),
-        ):
-            for value in values:
-                if value not in known:
-                    raise ValueError(
-                        f"{value!r} is none of {name}; there are {', '.join(known)}{nearest(value, known)}"
-                    )
+        for part in self.rewound:
+            if part not in REWOUND:
+                raise ValueError(f"{part!r} is none of rewound; there are {', '.join(REWOUND)}{nearest(part, REWOUND)}")
+        for name, values in (("controls", self.controls), ("rewound", self.rewound)):
             if values:
                 _check_distinct(values, name)
         _check_distinct(self.rewind_steps, "rewind_steps")
@@ -392,17 +403,40 @@ class Config(Settings):
         return self
 
 
+def updates_before(training: TrainingConfig, env_steps: int) -> int:
+    """Return how many updates are due by an environment step."""
+    return math.floor(max(env_steps - training.start_steps, 0) * training.updates_per_step + 1e-9)
+
+
+def evaluation_due(training: TrainingConfig, every: int, env_steps: int) -> bool:
+    """Return whether the agent is evaluated at an environment step: at multiples of `every`, and at the end."""
+    return env_steps % every == 0 or env_steps == training.env_steps
+
+
+def replay_capacity(config: AgentConfig, training: TrainingConfig) -> int:
+    """Return how many transitions a run's replay buffer has room for."""
+    return min(config.buffer_size, training.env_steps)
+
+
+def total_updates(training: TrainingConfig, from_step: int = 0) -> int:
+    """Return how many updates a run makes from an environment step to its end."""
+    return updates_before(training, training.env_steps) - updates_before(training, from_step)
+
+
 def _nearest_multiple(value: int, of: int, at_least: int = 1) -> int:
     return max(math.floor(value / of + 0.5), at_least) * of
 
 
-def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
+def read_tree(path: Path | None, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
     """Read a YAML config and apply `key=value` overrides (`training.env_steps=5000`; the value is YAML).
 
     Without a path, `config.yaml` of the working directory is read.
 
+    Returns:
+        Nested dicts, whose settings are not checked yet, and what to call them in messages.
+
     Raises:
-        InputError: the file or a setting cannot be used; names the file, the key, and the nearest valid one.
+        InputError: the file cannot be read, or an override is not `key=value`.
     """
     if path is None:
         path = Path("config.yaml")
@@ -425,8 +459,16 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
         raise InputError(f"the config {path} holds a {type(tree).__name__}, not keys and values")
     for override in overrides:
         _apply_override(tree, override)
-    source = str(path) + (f" with {' '.join(overrides)}" if overrides else "")
-    return parse_config(tree, source)
+    return tree, str(path) + (f" with {' '.join(overrides)}" if overrides else "")
+
+
+def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML config with `key=value` overrides; without a path `config.yaml` of the working directory.
+
+    Raises:
+        InputError: the file or a setting cannot be used; names the file, the key, and the nearest valid one.
+    """
+    return parse_config(*read_tree(path, overrides))
 
 
 def parse_config(tree: Any, source: str = "the config") -> Config:

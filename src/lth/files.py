@@ -4,14 +4,16 @@ Checkpoints are safetensors. What other people's programs read and write (masks,
 arrays in .pkl; `pickles.py` reads them without unpickling anything.
 """
 
+import csv
 import hashlib
+import io
 import json
 import os
 import pickle
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import safetensors
@@ -155,3 +157,31 @@ def load_tensors(path: Path, what: str, needs_checksum: bool = True) -> tuple[di
     if not isinstance(metadata, dict):
         raise InputError(f"{what} {path} is no checkpoint of lth: its metadata is no JSON object")
     return arrays, metadata
+
+
+def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+    """Lay rows out as CSV; floats keep all their digits, so they can be read back exactly."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)  # None is empty
+    return text.getvalue().encode()
+
+
+Row = TypeVar("Row", bound=tuple[Any, ...])
+
+
+def read_rows(path: Path, what: str, row: type[Row], advice: str) -> list[Row]:
+    """Read a CSV file as named tuples, whose annotations (str, int, float) say what the columns of these names hold.
+
+    Raises:
+        InputError: it is missing or unreadable, or a column is missing; ends with `advice`.
+    """
+    try:
+        with path.open(newline="") as file:
+            lines = csv.reader(file)
+            header = next(lines, [])
+            columns = [(header.index(name), kind) for name, kind in row.__annotations__.items()]
+            return [row._make(kind(line[i]) for i, kind in columns) for line in lines if line]  # type: ignore[attr-defined]
+    except (OSError, csv.Error, IndexError, ValueError) as error:
+        raise InputError(f"{what} {path} cannot be read ({error}). {advice}") from None

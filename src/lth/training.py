@@ -18,11 +18,11 @@ import numpy as np
 
 from . import envs
 from .algorithms.acting import Policy, act, policy_reader
-from .algorithms.architecture import AgentConfig, algorithm_key
+from .algorithms.architecture import algorithm_key
 from .algorithms.base import AgentState, Algorithm, update_normalizer
 from .algorithms.learner import Draws, draw, flat_policy, learner
 from .algorithms.packed import Patterns, pack_state, unpack_state
-from .config import TrainingConfig
+from .config import TrainingConfig, updates_before
 from .errors import InputError, TrainingError
 from .replay import ReplayState, insert, pack_rows
 from .types import Batch
@@ -123,11 +123,6 @@ def _inserter(observation_dim: int) -> Callable[..., tuple[AgentState, ReplaySta
 
 
 _flat_policy = jax.jit(flat_policy, static_argnums=0)
-
-
-def updates_before(training: TrainingConfig, env_steps: int) -> int:
-    """Return how many updates are due by an environment step."""
-    return math.floor(max(env_steps - training.start_steps, 0) * training.updates_per_step + 1e-9)
 
 
 def train(
@@ -282,21 +277,6 @@ def _check_finite(values: dict[str, float], env_steps: int, algorithm: Algorithm
         raise TrainingError(
             f"{', '.join(bad)} became NaN or infinite by environment step {env_steps}: {_diverged(algorithm)}"
         )
-
-
-def evaluation_due(training: TrainingConfig, every: int, env_steps: int) -> bool:
-    """Say whether the agent is evaluated at an environment step: at multiples of `every`, and at the end."""
-    return env_steps % every == 0 or env_steps == training.env_steps
-
-
-def replay_capacity(config: AgentConfig, training: TrainingConfig) -> int:
-    """Return how many transitions a run's replay buffer has room for."""
-    return min(config.buffer_size, training.env_steps)
-
-
-def total_updates(training: TrainingConfig, from_step: int = 0) -> int:
-    """Return how many updates a run makes from an environment step to its end."""
-    return updates_before(training, training.env_steps) - updates_before(training, from_step)
 
 
 def metric_rows(env_steps: int, metrics: dict[str, float]) -> Sequence[tuple[int, str, float]]:

@@ -1,14 +1,12 @@
 """What an algorithm's networks are, as data: all that pruning, packing, costs and tables need to know. Imports no JAX."""
 
-import importlib
-import sys
-from collections.abc import Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 
 from pydantic import Field
 
-from ..errors import InputError, nearest
+from ..errors import InputError
+from ..registry import lookup
 from ..settings import Positive, Rate, Settings
 
 if TYPE_CHECKING:
@@ -164,26 +162,9 @@ def config_class(name: str, load: bool = False) -> type[AgentConfig]:
     """
     from . import ALGORITHMS
 
-    if name in ALGORITHMS:
-        return ALGORITHMS[name]
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        raise InputError(
-            f"unknown algorithm {name!r}; choose from {', '.join(ALGORITHMS)}, or name a class of your own as "
-            f"package.module:ClassName{nearest(name, ALGORITHMS)}"
-        )
-    if load:
-        try:
-            importlib.import_module(module)
-        except Exception as error:  # whatever the module's own code raises
-            raise InputError(
-                f"the algorithm {name!r} cannot be imported: {type(error).__name__}: {error}. A module in the working folder "
-                "is found with PYTHONPATH=."
-            ) from error
-    if module not in sys.modules:
-        raise InputError(f"the algorithm {name!r} is defined outside of lth: `import {module}` first")
-    found = getattr(sys.modules[module], attribute, None)
-    if not (isinstance(found, type) and issubclass(found, AgentConfig)):
+    found = lookup(ALGORITHMS, name, "algorithm", type, load)
+    if not issubclass(found, AgentConfig):
+        module, _, attribute = name.partition(":")
         raise InputError(f"the algorithm {name!r}: {module} has no AgentConfig class {attribute!r}")
     missing = [word for word in ("NETWORKS", "POLICY") if not hasattr(found, word)]
     if missing:
@@ -191,12 +172,3 @@ def config_class(name: str, load: bool = False) -> type[AgentConfig]:
             f"the algorithm {name!r} does not set {' and '.join(missing)} (docs/recipes.md has an example)"
         )
     return found
-
-
-def load_algorithms(fields: Any) -> None:
-    """Import the algorithm modules that a spec names; only for specs that come from this project's own processes."""
-    if isinstance(fields, Mapping):
-        for key, value in fields.items():
-            if ":" in str(key):
-                config_class(key, load=True)
-            load_algorithms(value)

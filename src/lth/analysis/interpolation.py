@@ -8,7 +8,7 @@ agent than the one that was trained, and add a barrier that the weights do not h
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -80,3 +80,20 @@ def barrier(alphas: Sequence[float], values: Sequence[float], higher_is_better: 
     at, value = np.asarray(alphas, float)[order], np.asarray(values, float)[order]
     rise = value - ((1.0 - at) * value[0] + at * value[-1])
     return max(float(np.max(-rise if higher_is_better else rise)), 0.0) + 0.0  # and no -0.0
+
+
+def line_barriers(points: Iterable[tuple[float, str, float]]) -> list[tuple[str, float, float, float]]:
+    """Return for each metric of (alpha, metric, value) its barrier, its value at alpha 0 and its value at alpha 1.
+
+    Less is better of a metric that ends in `_loss`, more of others.
+
+    >>> line_barriers([(0.0, "return", 10.0), (0.5, "return", 4.0), (1.0, "return", 20.0)])
+    [('return', 11.0, 10.0, 20.0)]
+    """
+    lines: dict[str, dict[float, float]] = {}
+    for alpha, metric, value in points:
+        lines.setdefault(metric, {})[alpha] = value
+    return [
+        (metric, barrier([*line], [*line.values()], not metric.endswith("_loss")), line[0.0], line[1.0])
+        for metric, line in lines.items()
+    ]

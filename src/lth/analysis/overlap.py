@@ -6,10 +6,10 @@ weights that both keep is then hypergeometric in each layer, and independent bet
 
 import functools
 import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import gammaln
 
 from ..pruning.layers import is_weight, layer_of, named_leaves
 from ..types import Mask
@@ -48,37 +48,61 @@ def overlap(mask: Mask, other: Mask) -> list[Overlap]:
     >>> total.shared, total.expected, total.z, round(total.jaccard, 3)
     (1, 1.0, 0.0, 0.333)
     """
-    first, second = (
-        {
-            name: np.asarray(leaf).astype(bool, copy=False)
-            for name, leaf in named_leaves(tree).items()
-            if is_weight(name, leaf)
-        }
-        for tree in (mask, other)
-    )
-    counts: dict[str, list[tuple[int, int, int, int]]] = {}
-    for name, a in first.items():
-        if name in second and a.shape == second[name].shape:
-            kept, kept_other = int(np.count_nonzero(a)), int(np.count_nonzero(second[name]))
-            both = int(np.count_nonzero(a & second[name]))
-            counts.setdefault(layer_of(name), []).append((a.size, kept, kept_other, both))
-    counts = {layer: some for layer, some in counts.items() if any(min(c[1:3]) < c[0] for c in some)}
+    counts = shared_counts(kernels(mask), kernels(other))
     if not counts:
         return []
-    return [
-        compare("", [count for some in counts.values() for count in some]),
-        *(compare(layer, some) for layer, some in counts.items()),
-    ]
+    return [compare("", tuple(one for some in counts.values() for one in some)), *_layers(counts)]
 
 
-def compare(layer: str, counts: list[tuple[int, int, int, int]]) -> Overlap:
-    """Compare layers together, given for each (weights, kept by one, kept by the other, kept by both)."""
+Counts = tuple[int, int, int, int]
+"""Of one array: weights, kept by the one mask, kept by the other, kept by both."""
+
+
+def _layers(counts: Mapping[str, Sequence[Counts]]) -> list[Overlap]:
+    return [compare(layer, tuple(some)) for layer, some in counts.items()]
+
+
+class Kept(NamedTuple):
+    """Which of an array's weights a mask keeps, a bit each: a 32nd of the mask's memory."""
+
+    shape: tuple[int, ...]
+    bits: np.ndarray
+    kept: int
+
+
+def kernels(mask: Mask) -> dict[str, Kept]:
+    """Return what a mask says of each array of weights, by name."""
+    found = {}
+    for name, leaf in named_leaves(mask).items():
+        if is_weight(name, leaf):
+            kept = np.asarray(leaf) != 0
+            found[name] = Kept(kept.shape, np.packbits(kept), int(np.count_nonzero(kept)))
+    return found
+
+
+def shared_counts(mask: Mapping[str, Kept], other: Mapping[str, Kept]) -> dict[str, list[Counts]]:
+    """Count by layer what two masks of one network keep, given as `kernels` returns them.
+
+    Arrays are matched by name. Layers are left out where their shapes differ, or where both masks keep everything.
+    """
+    counts: dict[str, list[Counts]] = {}
+    for name, a in mask.items():
+        b = other.get(name)
+        if b is not None and a.shape == b.shape:
+            both = int(np.bitwise_count(a.bits & b.bits).sum())
+            counts.setdefault(layer_of(name), []).append((math.prod(a.shape), a.kept, b.kept, both))
+    return {layer: some for layer, some in counts.items() if any(min(c[1:3]) < c[0] for c in some)}
+
+
+@functools.lru_cache(maxsize=1 << 18)
+def compare(layer: str, counts: tuple[Counts, ...]) -> Overlap:
+    """Compare layers together."""
     weights, kept, kept_other, shared = (sum(column) for column in zip(*counts, strict=True))
     start, probabilities = 0, np.ones(1)
     expected = variance = 0.0
-    for n, a, b, _ in counts:
+    for i, (n, a, b, _) in enumerate(counts):
         at, more = shared_by_chance(n, a, b)
-        start, probabilities = start + at, np.convolve(probabilities, more)
+        start, probabilities = start + at, np.convolve(probabilities, more) if i else more
         expected += a * b / n
         variance += a * b * (n - a) * (n - b) / (n * n * (n - 1)) if n > 1 else 0.0
     values = start + np.arange(len(probabilities))
@@ -104,6 +128,13 @@ def compare(layer: str, counts: list[tuple[int, int, int, int]]) -> Overlap:
     )
 
 
+@functools.lru_cache(maxsize=8)
+def _log_factorials(up_to: int) -> np.ndarray:
+    from scipy.special import gammaln
+
+    return np.asarray(gammaln(np.arange(up_to + 1) + 1))
+
+
 @functools.lru_cache(maxsize=4096)
 def shared_by_chance(weights: int, kept: int, kept_other: int) -> tuple[int, np.ndarray]:
     """Return the probabilities of k, k + 1, ... shared weights, and k; those below about 1e-30 are left out.
@@ -119,11 +150,12 @@ def shared_by_chance(weights: int, kept: int, kept_other: int) -> tuple[int, np.
     variance = a * b * (n - a) * (n - b) / (n * n * (n - 1)) if n > 1 else 0.0
     reach = 12.0 * math.sqrt(variance) + 40.0
     lowest, highest = max(0, a + b - n, math.floor(mean - reach)), min(a, b, math.ceil(mean + reach))
-    s = np.arange(lowest, highest + 1)
+    log = _log_factorials(1 << n.bit_length())
 
-    def log_choose(m: int, k: np.ndarray | int) -> np.ndarray:
-        return np.asarray(gammaln(m + 1) - gammaln(k + 1) - gammaln(m - np.asarray(k) + 1))
+    def log_choose(m: int, first: int, last: int) -> np.ndarray:
+        """log C(m, k) for k from `first` to `last`."""
+        return np.asarray(log[m] - log[first : last + 1] - log[m - last : m - first + 1][::-1])
 
-    logs = log_choose(a, s) + log_choose(n - a, b - s) - log_choose(n, b)
+    logs = log_choose(a, lowest, highest) + log_choose(n - a, b - highest, b - lowest)[::-1] - log_choose(n, b, b)
     probabilities = np.exp(logs)
     return lowest, probabilities / probabilities.sum()

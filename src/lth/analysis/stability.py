@@ -4,9 +4,8 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from scipy.stats import rankdata
 
-from ..pruning.criteria import CRITERIA
+from ..pruning.criteria import criterion_named
 from ..pruning.layers import is_weight, named_leaves
 from ..types import Array, Mask, Params
 from .overlap import overlap
@@ -34,6 +33,8 @@ def rank_correlation(a: Array, b: Array) -> float:
     >>> round(rank_correlation([1.0, 2.0, 3.0, 4.0], [10.0, 30.0, 20.0, 40.0]), 3)
     0.8
     """
+    from scipy.stats import rankdata  # half a second, which workers that take no gradients need not wait for
+
     ranks = [rankdata(np.ravel(np.asarray(x))) for x in (a, b)]
     first, second = (r - r.mean() for r in ranks)
     scale = np.sqrt((first @ first) * (second @ second))
@@ -53,20 +54,15 @@ def stability(
         params: the weights that are scored.
         gradients: what the criterion needs of each half, as from `gradient_halves`.
         masks: the mask that was made from each half.
-        method: a row of `CRITERIA` that needs gradients.
+        method: a criterion that needs gradients.
         candidates: a mask of the weights that could be pruned; none: all kernels.
     """
-    weights = _kernels(params)
+    weights, score = _kernels(params), criterion_named(method).score
     if candidates is None:
         candidates = jax.tree.map(np.ones_like, params)
     chosen = [np.asarray(mask) != 0 for mask in _kernels(candidates)]
     scores = [
-        np.concatenate(
-            [
-                np.asarray(CRITERIA[method].score(w, g))[c]
-                for w, g, c in zip(weights, _kernels(half), chosen, strict=True)
-            ]
-        )
+        np.concatenate([np.asarray(score(w, g))[c] for w, g, c in zip(weights, _kernels(half), chosen, strict=True)])
         for half in gradients
     ]
     found = overlap(*masks)

@@ -1,25 +1,20 @@
-"""Environments by task name; Gymnasium and Meta-World are imported only when one is made."""
+"""Environments by task name; the simulators of a suite are imported only when one of its tasks is made.
+
+`suites` is the table of suites, `gym` and `metaworld` make their environments, `observations` names what is observed.
+"""
 
 import contextlib
 import functools
-import os
 import warnings
 from typing import Any
 
 import numpy as np
 
 from ..algorithms.architecture import AgentConfig, Spaces
-from ..errors import InputError, nearest
+from ..errors import InputError
+from .suites import suite_of
 
 TRAIN, EVALUATE = 0, 1
-
-
-_BACKEND = "Is MUJOCO_GL in the environment one that works here? Without a screen that is egl, or no setting at all."
-
-
-def is_metaworld(task: str) -> bool:
-    """Say whether a task's name is of Meta-World's form, as `drawer-close-v3` is (Gymnasium's ids are capitalised)."""
-    return task.endswith("-v3") and task == task.lower() and "/" not in task
 
 
 def make(task: str, seed: int = 0, split: int = TRAIN, render: bool = False) -> Any:
@@ -33,16 +28,8 @@ def make(task: str, seed: int = 0, split: int = TRAIN, render: bool = False) -> 
     """
     import gymnasium
 
-    render_mode = "rgb_array" if render else None
-    if is_metaworld(task):
-        try:
-            from .metaworld import make_metaworld
-        except Exception as error:  # MuJoCo's rendering backend fails in ways of its own
-            raise InputError(f"Meta-World cannot be loaded: {type(error).__name__}: {error}. {_BACKEND}") from error
-
-        env = make_metaworld(task, seed, held_out=split == EVALUATE, render_mode=render_mode)
-    else:
-        env = _make_gymnasium(task, render_mode)
+    suite, name = suite_of(task)
+    env = suite.make(name, seed, split == EVALUATE, "rgb_array" if render else None)
     _check_spaces(task, env)
     with warnings.catch_warnings():
         # Said of any float64 bounds; the networks are float32 whatever the bounds are.
@@ -90,7 +77,7 @@ def to_environment(spaces: Spaces, actions: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def task_spaces(task: str) -> Spaces:
-    """Return the spaces of a task.
+    """Return the spaces of a task, by making its environment.
 
     Raises:
         InputError: there is no such task.
@@ -102,46 +89,15 @@ def task_spaces(task: str) -> Spaces:
         env.close()
 
 
-def check_task(task: str, config: AgentConfig) -> None:
-    """Raise InputError if a task is unknown, not supported, or has actions that the algorithm does not take."""
-    env = make(task)
-    spaces = spaces_of(env)
-    env.close()
+def check_task(task: str, config: AgentConfig) -> Spaces:
+    """Return the spaces of a task.
+
+    Raises:
+        InputError: the task is unknown, not supported, or has actions that the algorithm does not take.
+    """
+    spaces = task_spaces(task)
     config.check_actions(spaces, task)
-
-
-def _make_gymnasium(task: str, render_mode: str | None) -> Any:
-    import gymnasium
-
-    known = list(gymnasium.registry)
-    try:
-        env = gymnasium.make(task, render_mode=render_mode)
-        if env.spec is not None and env.spec.id != task.split(":")[-1]:
-            raise InputError(
-                f"the task {task!r} has no version, and is {env.spec.id!r} here: name that, so that it stays the same"
-            )
-        return env
-    except InputError:
-        raise
-    except (gymnasium.error.UnregisteredEnv, gymnasium.error.NamespaceNotFound, gymnasium.error.NameNotFound):
-        hint = nearest(task, [*known, *_metaworld_tasks()])
-    except Exception as error:  # whatever the environment's own code raises
-        versions = sorted(name for name in known if name.split("-v")[0] == task.split("-v")[0] and name != task)
-        others = f" Other versions of it: {', '.join(versions)}." if versions else ""
-        backend = f" {_BACKEND}" if "MUJOCO_GL" in os.environ else ""
-        raise InputError(
-            f"the task {task!r} cannot be made: {type(error).__name__}: {error}.{others}{backend}"
-        ) from error
-    raise InputError(
-        f"there is no task {task!r}{hint or '.'} Tasks are Gymnasium ids, such as 'HalfCheetah-v5', and Meta-World v3 names, "
-        "such as 'drawer-close-v3'."
-    )
-
-
-def _metaworld_tasks() -> list[str]:
-    from .metaworld import task_names
-
-    return task_names()
+    return spaces
 
 
 def _check_spaces(task: str, env: Any) -> None:

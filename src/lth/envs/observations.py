@@ -7,8 +7,6 @@ spatial vectors have the rotation before the translation.
 
 from collections.abc import Callable, Sequence
 
-from . import is_metaworld
-
 _XYZ = ("x", "y", "z")
 _QUATERNION = ("w", "x", "y", "z")
 
@@ -65,7 +63,8 @@ def _pusher() -> list[str]:
     return [*_moving((), [*joints, "wrist roll"], ()), *_of(_XYZ, "fingertip", "object", "goal")]
 
 
-def _metaworld() -> list[str]:
+def metaworld_observations() -> list[str]:
+    """Name the observation of every Meta-World task."""
     frame = [*_of(_XYZ, "hand"), "gripper opening"]
     for thing in ("object 1", "object 2"):
         frame += [*_of(_XYZ, thing), *_of(_QUATERNION, f"{thing} quaternion")]
@@ -99,14 +98,7 @@ _NAMES: dict[str, Callable[[], list[str]]] = {
 }
 
 
-def observation_names(task: str, observation_dim: int) -> list[str]:
-    """Name each number of a task's observation; `obs[i]` where the task, or a version of it of this length, is not known.
-
-    >>> observation_names("Pendulum-v1", 3)
-    ['cos(angle)', 'sin(angle)', 'angular velocity']
-    >>> observation_names("my:Task-v0", 2)
-    ['obs[0]', 'obs[1]']
-    """
+def gymnasium_observations(task: str) -> list[str]:
+    """Name the observation of a Gymnasium task; empty where it is not known."""
     name = "" if ":" in task else task.rpartition("-v")[0]
-    known = _metaworld() if is_metaworld(task) else _NAMES[name]() if name in _NAMES else []
-    return known if len(known) == observation_dim else [f"obs[{i}]" for i in range(observation_dim)]
+    return _NAMES[name]() if name in _NAMES else []

@@ -1,14 +1,19 @@
-"""How the tickets of a grid are computed: `training.backend=auto` is decided once for an output directory, and kept there."""
+"""How the tickets of a grid are computed: `training.backend=auto` is resolved once for an output directory, and kept there."""
 
 import contextlib
 import json
-from typing import NamedTuple
+import warnings
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..config import Config
 from ..errors import InputError
 from ..files import write_whole
-from ..sparse import native
-from .spec import BREAK_EVEN
+from .build import BREAK_EVEN
+from .spec import TicketSpec
+
+if TYPE_CHECKING:
+    from ..algorithms.base import AgentState
+    from ..algorithms.packed import Patterns
 
 BACKEND = "backend.json"
 
@@ -20,7 +25,7 @@ class Backend(NamedTuple):
     reason: str
 
 
-def settle(config: Config) -> tuple[Config, str]:
+def resolve_backend(config: Config) -> tuple[Config, str]:
     """Replace `training.backend=auto` by `dense` where there is no native kernel; also returns a line that says so.
 
     What was found first is kept in the output directory, because the backend is part of a ticket's identity: a grid stays one
@@ -82,8 +87,27 @@ def _recorded(config: Config) -> Backend | None:
 
 
 def _probe() -> Backend:
+    from ..sparse import native
+
     try:
         native.load()
     except native.Unavailable as error:
         return Backend(False, str(error))
     return Backend(True, f"{native.instruction_set()}, float32")
+
+
+def patterns(spec: TicketSpec, state: "AgentState") -> "Patterns | None":
+    """Return what the native kernel needs for a ticket that it computes, or None where it is computed densely."""
+    from ..algorithms.packed import patterns_of
+
+    if spec.backend == "dense":
+        return None
+    found = _probe()
+    if found.native:
+        return patterns_of(state)
+    warnings.warn(
+        f"{spec.title()}: there is no native kernel on this machine ({found.reason}), so this ticket is computed densely: the same "
+        "mathematics, more slowly, and other last bits",
+        stacklevel=2,
+    )
+    return None

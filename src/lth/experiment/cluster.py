@@ -7,33 +7,33 @@ from typing import Any
 from ..config import Config
 from ..errors import InputError
 from ..threads import thread_variables
-from . import store
+from .journal import read_progress
 from .spec import Spec
-from .stages import How
+from .trainer import RunOptions
 from .workers import Event
 
 
-def _attempt(root: str, spec: dict[str, Any], how: list[Any]) -> dict[str, Any]:
+def _attempt(root: str, spec: dict[str, Any], options: list[Any]) -> dict[str, Any]:
     # In a process of Ray's, whose environment has the number of threads before JAX is imported.
-    from ..algorithms.architecture import load_algorithms
+    from ..registry import load_entries
     from .attempt import attempt
     from .spec import parse_spec
-    from .stages import How
+    from .trainer import RunOptions
 
-    load_algorithms(spec)
-    points, *rest = how
-    return attempt(Path(root), parse_spec(spec), How(tuple(points), *rest), lambda env_steps, metrics: None)
+    load_entries(spec)
+    points, *rest = options
+    return attempt(Path(root), parse_spec(spec), RunOptions(tuple(points), *rest), lambda env_steps, metrics: None)
 
 
 class RayPool:
     """`workers` runs at a time on a cluster. A run whose node is lost is started again on another by Ray itself."""
 
-    def __init__(self, config: Config, how: How):
+    def __init__(self, config: Config, options: RunOptions):
         try:
             import ray
         except ImportError as error:
             raise InputError(f"executor=ray needs Ray: pip install -e '.[ray]' ({error})") from None
-        self._ray, self.root, self.how = ray, config.output_dir, how
+        self._ray, self.root, self.options = ray, config.output_dir, options
         self._running: dict[Any, Spec] = {}
         self._workers = config.workers
         self._mine = not ray.is_initialized()
@@ -58,9 +58,8 @@ class RayPool:
 
     def start(self, spec: Spec) -> None:
         """Hand a run to the cluster."""
-        reference = self._remote.remote(
-            str(self.root.absolute()), spec.model_dump(mode="json"), [list(self.how.rewind_points), *self.how[1:3]]
-        )
+        options = [list(self.options.rewind_points), *self.options[1:3]]
+        reference = self._remote.remote(str(self.root.absolute()), spec.model_dump(mode="json"), options)
         self._running[reference] = spec
 
     def events(self) -> Iterator[Event]:
@@ -68,7 +67,7 @@ class RayPool:
         ready, waiting = self._ray.wait(list(self._running), timeout=0.5)
         for reference in waiting:
             spec = self._running[reference]
-            if found := store.read_progress(store.directory(self.root, spec)):
+            if found := read_progress(self.root / spec.path):
                 yield Event(spec, "step", found)
         for reference in ready:
             spec = self._running.pop(reference)

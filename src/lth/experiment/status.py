@@ -1,14 +1,39 @@
-"""How far a grid has come, read from its files alone; and what of them it no longer needs."""
+"""How far a grid has come, read from its files alone; and what of them it no longer needs. Imports no JAX."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from ..config import Config
 from ..errors import InputError
-from . import store
-from .spec import Spec, TicketSpec, grid, training_steps
-from .stages import how_of, is_made
+from . import journal
+from .plan import Plan
+from .spec import DenseSpec, Spec, TicketSpec
+
+
+class Outcome(NamedTuple):
+    """How one run came out."""
+
+    spec: Spec
+    status: Literal["done", "kept", "failed", "skipped"]  # kept: it was there already; skipped: what it needs failed
+    seconds: float
+    message: str = ""
+
+
+class Display:
+    """What is told of a grid while it runs. This one shows nothing."""
+
+    def begin(self, spec: Spec) -> None:
+        """A run starts."""
+
+    def step(self, spec: Spec, env_steps: int, metrics: dict[str, float]) -> None:
+        """A run has come to an environment step."""
+
+    def note(self, spec: Spec, text: str) -> None:
+        """Something happened that does not end the run: it is tried again."""
+
+    def end(self, outcome: Outcome) -> None:
+        """A run has ended."""
 
 
 class State(NamedTuple):
@@ -24,33 +49,50 @@ class State(NamedTuple):
     message: str
 
 
-def states(config: Config) -> list[State]:
-    """Return the state of every run of a config."""
-    return [_state(config, spec) for spec in grid(config)]
+def states(plan: Plan) -> list[State]:
+    """Return the state of every run of a plan."""
+    points = [step for step in plan.config.pruning.rewind_steps if step not in (0, "none")]
+    return [_state(plan.root, spec, points) for spec in plan.specs]
 
 
-def _state(config: Config, spec: Spec) -> State:
-    run = store.directory(config.output_dir, spec)
-    files = [file for file in run.rglob("*") if file.is_file()]
-    megabytes = sum(file.stat().st_size for file in files) / 1e6
-    start = spec.start if isinstance(spec, TicketSpec) else 0
-    total = training_steps(spec)
-    running = store.is_locked(run / store.LOCK)
-    progress = store.read_progress(run) if running else {}
-    done = max(int(progress.get("env_steps", start)) - start, 0)
-    failures = store.read_lines(run / store.FAILURES)
-    message = failures[-1]["message"] if failures else ""
-    if running:
+def _state(root: Path, spec: Spec, points: Iterable[Any]) -> State:
+    run, total = root / spec.path, spec.env_steps
+    sizes = _sizes(run)
+    if not sizes:
+        return State(spec, "to do", 0, total, 0.0, 0.0, {}, "")
+    megabytes = sum(sizes.values()) / 1e6
+    if journal.is_locked(run / journal.LOCK):
+        progress = journal.read_progress(run)
+        done = max(int(progress.get("env_steps", spec.start)) - spec.start, 0)
         return State(spec, "running", done, total, 0.0, megabytes, progress, "")
-    if is_made(config.output_dir, spec, how_of(config)):
-        seconds = float(store.read_timings(run).get("total", 0.0))
+    kept = not isinstance(spec, DenseSpec) or all(
+        file(run, step).name in sizes for step in points for file in (journal.checkpoint_file, journal.replay_file)
+    )
+    if kept and journal.is_finished(root, spec):
+        seconds = float(journal.read_timings(run).get("total", 0.0))
         return State(spec, "finished", total, total, seconds, megabytes, {}, "")
-    if failures and len(failures) >= len(store.read_lines(run / store.ATTEMPTS)):
-        return State(spec, "failed", 0, total, 0.0, megabytes, {}, message)
-    return State(spec, "interrupted" if files else "to do", 0, total, 0.0, megabytes, {}, "")
+    failures = journal.read_lines(run / journal.FAILURES)
+    if failures and len(failures) >= len(journal.read_lines(run / journal.ATTEMPTS)):
+        return State(spec, "failed", 0, total, 0.0, megabytes, {}, failures[-1]["message"])
+    return State(spec, "interrupted", 0, total, 0.0, megabytes, {}, "")
 
 
-def clean(config: Config, dry_run: bool = False) -> tuple[list[Path], float]:
+def _sizes(folder: Path) -> dict[str, int]:
+    """Return the sizes in bytes of all files below a folder; empty where there is none."""
+    found: dict[str, int] = {}
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    found |= {f"{entry.name}/{name}": size for name, size in _sizes(Path(entry)).items()}
+                elif entry.is_file():
+                    found[entry.name] = entry.stat().st_size
+    except OSError:
+        pass
+    return found
+
+
+def clean(plan: Plan, dry_run: bool = False) -> tuple[list[Path], float]:
     """Remove what a finished grid no longer needs: the replay buffers of tickets, and what killed processes left.
 
     Returns:
@@ -59,18 +101,18 @@ def clean(config: Config, dry_run: bool = False) -> tuple[list[Path], float]:
     Raises:
         InputError: runs of the grid are not finished yet, or a run is being made.
     """
-    if not config.output_dir.is_dir():
-        raise InputError(f"there is no folder {config.output_dir}")
-    with store.locked(config.output_dir / store.LOCK) as have:
+    if not plan.root.is_dir():
+        raise InputError(f"there is no folder {plan.root}")
+    with journal.locked(plan.root / journal.LOCK) as have:
         if not have:
-            raise InputError(f"an `lth run` is at work in {config.output_dir}; clean up when it has ended")
-        unfinished = [state for state in states(config) if state.state != "finished"]
+            raise InputError(f"an `lth run` is at work in {plan.root}; clean up when it has ended")
+        unfinished = [state for state in states(plan) if state.state != "finished"]
         if unfinished:
             raise InputError(
                 f"{len(unfinished)} runs of this grid are not finished, such as {unfinished[0].spec.title()}: `lth run` first. "
                 "Nothing was removed."
             )
-        files = _unneeded(config.output_dir, grid(config))
+        files = list(_unneeded(plan))
         megabytes = sum(file.stat().st_size for file in files) / 1e6
         if not dry_run:
             for file in files:
@@ -78,11 +120,9 @@ def clean(config: Config, dry_run: bool = False) -> tuple[list[Path], float]:
         return files, megabytes
 
 
-def _unneeded(root: Path, specs: Sequence[Spec]) -> list[Path]:
-    found: list[Path] = []
-    for spec in specs:
-        run = store.directory(root, spec)
-        found += [*run.glob(".*.partial"), *run.glob(store.RESUME), *run.glob(store.PROGRESS)]
+def _unneeded(plan: Plan) -> Iterable[Path]:
+    for spec in plan.specs:
+        run = plan.root / spec.path
+        yield from (*run.glob(".*.partial"), *run.glob(journal.RESUME), *run.glob(journal.PROGRESS))
         if isinstance(spec, TicketSpec):
-            found += sorted(run.glob(f"{store.REPLAY_BUFFER}*"))
-    return found
+            yield from sorted(run.glob(f"{journal.REPLAY_BUFFER}*"))

@@ -29,19 +29,19 @@ def main() -> None:
         except BrokenPipeError:
             os._exit(1)
 
-    from ..algorithms.architecture import load_algorithms
+    from ..registry import load_entries
     from .attempt import attempt
     from .spec import parse_spec
-    from .stages import How
+    from .trainer import RunOptions
 
     for line in sys.stdin:
         asked = json.loads(line)
-        load_algorithms(asked["spec"])
-        rewind_points, checkpoint_every, tensorboard = asked["how"]
+        load_entries(asked["spec"])
+        rewind_points, checkpoint_every, tensorboard = asked["options"]
         found = attempt(
             Path(asked["root"]),
             parse_spec(asked["spec"]),
-            How(tuple(rewind_points), checkpoint_every, tensorboard),
+            RunOptions(tuple(rewind_points), checkpoint_every, tensorboard),
             lambda env_steps, metrics: tell({"kind": "step", "env_steps": env_steps, "metrics": metrics}),
         )
         tell(found)

@@ -15,7 +15,7 @@ from ..config import Config
 from ..errors import InputError
 from ..threads import thread_variables
 from .spec import Spec
-from .stages import How
+from .trainer import RunOptions
 
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals by which people, schedulers and operating systems end a process; a crash comes by others."""
@@ -68,8 +68,8 @@ class _Worker:
 class LocalPool:
     """`workers` processes, each pinned to its own `training.threads` cores if there are several; one that dies is replaced."""
 
-    def __init__(self, config: Config, how: How):
-        self.root, self.how = config.output_dir, how
+    def __init__(self, config: Config, options: RunOptions):
+        self.root, self.options = config.output_dir, options
         logs = config.output_dir / "logs"
         # A single worker goes where the system puts it: several commands may be at work on this machine.
         pinned = config.workers > 1
@@ -92,7 +92,8 @@ class LocalPool:
             assert worker.process
             assert worker.process.stdout
             self._selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
-        message = {"root": str(self.root.absolute()), "spec": spec.model_dump(mode="json"), "how": list(self.how[:3])}
+        fields = spec.model_dump(mode="json")
+        message = {"root": str(self.root.absolute()), "spec": fields, "options": list(self.options[:3])}
         assert worker.process
         assert worker.process.stdin
         # Of one that died just now we hear when its pipe is read.

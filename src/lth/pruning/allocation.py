@@ -2,10 +2,11 @@
 
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ..errors import InputError
-from .layers import check_layer_names, holds_layer
+from ..registry import lookup
+from .names import check_layer_names, holds_layer
 
 
 def pruned_count(size: int, sparsity: float, already_pruned: int = 0) -> int:
@@ -143,16 +144,38 @@ def counts_by_round(
 
 
 def _counts(allocation: str, shapes: Sequence[Sequence[int]], sparsity: float) -> list[int] | int:
+    """Return the counts of one of ALLOCATIONS, or of one from outside, which is checked.
+
+    Raises:
+        InputError: there is no such allocation, or its counts are not those of `pruned_count` in total.
+    """
+    counts = lookup(ALLOCATIONS, allocation, "allocation", also=", {layer: sparsity}")(shapes, sparsity)
+    if allocation in ALLOCATIONS:
+        return counts
     sizes = [math.prod(shape) for shape in shapes]
-    if allocation == "global":
-        return pruned_count(sum(sizes), sparsity)
-    if allocation == "layer":
-        return uniform_counts(sizes, sparsity)
-    if allocation == "erk":
-        return erk_counts(shapes, sparsity)
-    raise InputError(
-        f"there is no allocation {allocation!r}; there are global, layer and erk, and a mapping from layers to sparsities"
-    )
+    given, want = [int(count) for count in counts], pruned_count(sum(sizes), sparsity)  # type: ignore[union-attr]
+    fits = len(given) == len(sizes) and all(0 <= n <= size for n, size in zip(given, sizes, strict=True))
+    if not fits or sum(given) != want:
+        raise InputError(
+            f"the allocation {allocation!r} returned the counts {given} for layers of {sizes} weights; it has to return how many "
+            f"each layer loses, {want} in all (round(sparsity * weights), `lth.pruning.allocation.pruned_count`)"
+        )
+    return given
+
+
+def _global(shapes: Sequence[Sequence[int]], sparsity: float) -> int:
+    return pruned_count(sum(math.prod(shape) for shape in shapes), sparsity)
+
+
+def _layer(shapes: Sequence[Sequence[int]], sparsity: float) -> list[int]:
+    return uniform_counts([math.prod(shape) for shape in shapes], sparsity)
+
+
+Allocation = Callable[[Sequence[Sequence[int]], float], list[int] | int]
+"""(shapes, sparsity) -> how many weights each layer loses, or one number for all layers together."""
+
+ALLOCATIONS: dict[str, Allocation] = {"global": _global, "layer": _layer, "erk": erk_counts}
+"""Which layers lose how many weights. A config can name another as `package.module:function`."""
 
 
 def geometric(sparsity: float, rounds: int) -> list[float]:

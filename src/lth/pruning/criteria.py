@@ -1,33 +1,32 @@
 """How a weight is scored. The weights with the lowest scores are pruned.
 
 A criterion is a function of one array of weights and one of what was gathered about them, and returns scores of the same
-shape; what it needs gathered is a row of `gradients.STATISTICS`. A new one is a function and a row in `CRITERIA`
-(docs/recipes.md). Formulas, sources, and when each misleads: docs/criteria/.
+shape; what it needs gathered is a row of `gradients.STATISTICS`. A config can name another as `package.module:name`
+(docs/recipes.md). Formulas, sources, and when each misleads: docs/criteria/. Imports no JAX.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax.numpy as jnp
-
+from ..registry import lookup
 from ..types import Array
 
 
 def magnitude(weights: Array, _: Array) -> Array:
     """|w| (Han et al. 2015, https://arxiv.org/abs/1506.02626)."""
-    return jnp.abs(weights)
+    return abs(weights)
 
 
 def gradient(_: Array, gradients: Array) -> Array:
     """|dL/dw|: the weights to which the loss is least sensitive are pruned, however large they are."""
-    return jnp.abs(gradients)
+    return abs(gradients)
 
 
 def taylor(weights: Array, gradients: Array) -> Array:
     """|w dL/dw|: the first-order change of the loss when w is set to zero (Molchanov et al. 2017, eq. 7, applied to
     single weights as in Lee et al. 2018, SNIP, eq. 5: https://arxiv.org/abs/1611.06440, https://arxiv.org/abs/1810.02340).
     """
-    return jnp.abs(weights * gradients)
+    return abs(weights * gradients)
 
 
 def squared_taylor(weights: Array, squares: Array) -> Array:
@@ -47,7 +46,7 @@ def grasp(weights: Array, hessian_gradients: Array) -> Array:
 
 def synflow(weights: Array, flow: Array) -> Array:
     """|w| dR/d|w|, the synaptic flow through a weight (Tanaka et al. 2020, section 6, https://arxiv.org/abs/2006.05467)."""
-    return jnp.abs(weights) * flow
+    return abs(weights) * flow
 
 
 def drawn(_: Array, uniform: Array) -> Array:
@@ -62,6 +61,11 @@ class Criterion(NamedTuple):
     statistic: str | None  # a row of `gradients.STATISTICS`; "uniform": drawn from a key; None: the weights are enough
     rounds: int = 1  # on the way to the sparsity, each scoring what the one before left
 
+    @property
+    def takes_gradients(self) -> bool:
+        """Whether it needs batches of the replay buffer; synaptic flow needs only an input of ones."""
+        return self.statistic not in (None, "uniform", "flow")
+
 
 CRITERIA: dict[str, Criterion] = {
     "magnitude": Criterion(magnitude, None),
@@ -73,3 +77,12 @@ CRITERIA: dict[str, Criterion] = {
     "synflow": Criterion(synflow, "flow", rounds=100),
     "random": Criterion(drawn, "uniform"),
 }
+
+
+def criterion_named(name: str, load: bool = True) -> Criterion:
+    """Return a row of `CRITERIA`, or a Criterion of the user's own, `package.module:name`.
+
+    Raises:
+        InputError: there is none; or its module is not imported yet, and `load` is False.
+    """
+    return lookup(CRITERIA, name, "criterion", Criterion, load)

@@ -6,15 +6,16 @@ name, `q1/layer_0`, so that people can say which layers to leave out.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import InputError, nearest
+from ..errors import InputError
 from ..types import Array, Params
+from .names import check_layer_names, holds_layer
 
 Prunable = Callable[[str, Array], bool]
 """Says of a leaf, by its name and its value, whether it may be pruned."""
@@ -67,11 +68,6 @@ def named_leaves(tree: Params) -> dict[str, Array]:
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def holds_layer(layer: str, name: str) -> bool:
-    """Say whether `name` is a part of a layer's path, or several joined by slashes."""
-    return f"/{name.strip('/')}/" in f"/{layer}/"
-
-
 def prunable_names(params: Params, prunable: Prunable | None = None) -> list[str]:
     """Name the leaves that may be pruned: those that `prunable` says, or all that are named as weights are.
 
@@ -100,14 +96,6 @@ def prunable_names(params: Params, prunable: Prunable | None = None) -> list[str
 def layer_names(params: Params, prunable: Prunable | None = None) -> list[str]:
     """Return the names of the layers that can be pruned."""
     return [layer_of(name) for name in prunable_names(params, prunable)]
-
-
-def check_layer_names(names: Sequence[str] | Mapping[str, Any], layers: Sequence[str], what: str, where: str) -> None:
-    """Raise InputError unless each name is a layer's: any part of its path, or several joined by slashes."""
-    for name in names:
-        if not any(holds_layer(layer, name) for layer in layers):
-            known = sorted({part for layer in layers for part in (layer, *layer.split("/"))})
-            raise InputError(f"{what} names {name!r}, which is no layer {where}; layers: {known}{nearest(name, known)}")
 
 
 def prunable_leaves(params: Params, exclude: Sequence[str] = (), prunable: Prunable | None = None) -> list[bool]:

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import InputError, nearest
+from ..errors import InputError
 from ..types import Mask, Params
 from .allocation import check_sparsity, counts_by_round, not_below
-from .criteria import CRITERIA, Criterion
+from .criteria import Criterion, criterion_named
 from .gradients import Loss, gatherer
 from .layers import Prunable, layer_of, named_leaves, prunable_leaves
 from .masks import apply_mask, check_mask_values, check_same_structure, emptied_layers, prune_lowest
@@ -57,15 +57,15 @@ def prune(
         params: a pytree of arrays: nested dicts, Flax linen's params, nnx.state(model, nnx.Param), an Equinox module's
             eqx.filter(model, eqx.is_inexact_array).
         sparsity: the fraction of prunable weights to remove, in [0, 1].
-        criterion: a row of `CRITERIA`.
+        criterion: a row of `CRITERIA`, or a Criterion of your own as `package.module:name`.
         loss: (params, batch) -> scalar, where the criterion needs gradients. For synflow: the sum of the network's
             outputs.
         batches: an iterable of pytrees, or anything with `sample(batch_size)` (100 batches of 256 are drawn). For
             synflow: one input of ones.
         gradients: instead of loss and batches, what the criterion needs of them, as `gradient_statistic` returns it.
         key: for the criterion random.
-        allocation: "global", "layer" (the same share of each), "erk" (`erk_counts`), or {layer: sparsity}, where layers
-            that are not named have `sparsity`.
+        allocation: "global", "layer" (the same share of each), "erk" (`erk_counts`), a function of your own as
+            `package.module:name`, or {layer: sparsity}, where layers that are not named have `sparsity`.
         exclude: layers that stay dense, by any part of their path.
         prev_mask: an earlier mask; what is pruned there stays pruned.
         rounds: prune in so many rounds of equal shares, scoring what is left each time; the criterion's own if None.
@@ -82,7 +82,7 @@ def prune(
             (naming the leaf and both shapes); weights, gradients or scores are not finite (naming the leaf); prev_mask
             holds other values than 0 and 1; a layer collapses and `collapse` is "error".
     """
-    row = _row(criterion)
+    row = criterion_named(criterion)
     check_sparsity(sparsity)
     flags = prunable_leaves(params, exclude, prunable)
     leaves = [(name, leaf) for (name, leaf), flag in zip(named_leaves(params).items(), flags, strict=True) if flag]
@@ -141,14 +141,6 @@ def check_collapse(
         if collapse == "error":
             raise InputError(text)
         warnings.warn(text, stacklevel=3)
-
-
-def _row(criterion: str) -> Criterion:
-    if criterion not in CRITERIA:
-        raise InputError(
-            f"there is no pruning method {criterion!r}; there are {', '.join(CRITERIA)}{nearest(criterion, CRITERIA)}"
-        )
-    return CRITERIA[criterion]
 
 
 def _source(

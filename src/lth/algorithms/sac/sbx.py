@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from ...errors import InputError
-from ...pruning.criteria import CRITERIA
+from ...pruning.criteria import criterion_named
 from ...pruning.gradients import gradient_statistic
 from ...pruning.layers import named_leaves
 from ...pruning.masks import MaskedState, apply_mask, check_same_structure, keep_pruned_at_zero, set_mask
@@ -46,7 +46,7 @@ def prune_sbx(
     Args:
         model: an `sbx.SAC`.
         sparsity: of both networks, or {"actor": a, "critic": c}.
-        criterion: a row of `CRITERIA`.
+        criterion: a row of `CRITERIA`, or a Criterion of your own as `package.module:name`.
         num_batches: over which gradients are gathered.
         batch_size: transitions in each, drawn with replacement.
         seed: of the batches, and of the criterion random.
@@ -57,11 +57,11 @@ def prune_sbx(
         InputError: as `prune`; or the replay buffer is empty or of a kind that is not understood.
     """
     params = {"actor": model.policy.actor_state.params, "critic": model.policy.qf_state.params}
-    statistic = CRITERIA[criterion].statistic if criterion in CRITERIA else None
+    row = criterion_named(criterion)
     gathered: dict[str, Any] = {"actor": None, "critic": None}
-    if statistic and statistic not in ("uniform", "flow"):
+    if row.takes_gradients:
         batches = _batches(model, num_batches, batch_size, seed)
-        gathered = gradient_statistic(_loss(model), params, batches, statistic)
+        gathered = gradient_statistic(_loss(model), params, batches, str(row.statistic))
     given = {"loss": _flow, "batches": [np.ones(())], **how}
     before, key = masks_of(model), jax.random.key(seed)
     if pool:

@@ -1,0 +1,169 @@
+"""What the command line does, from Python: `lth.run` and `lth.report`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .algorithms.architecture import Spaces
+from .config import Config, load_config, parse_config
+from .errors import InputError
+from .experiment.backend import recorded, resolve_backend
+from .experiment.build import allocation_of
+from .experiment.plan import Plan, plan
+from .experiment.status import Display, Outcome, State, states
+from .experiment.tasks import check_tasks, record_tasks
+
+if TYPE_CHECKING:
+    from .experiment.costs import Planned
+    from .experiment.tidy import TidyRow
+    from .reporting.views import TableRow
+
+
+class Results(NamedTuple):
+    """What `run` made."""
+
+    outcomes: list[Outcome]
+    """How each run came out: `spec`, `status` (done, kept, failed, skipped), `seconds`, `message`."""
+    tidy: "list[TidyRow]"
+    """All that the finished runs measured, as in tidy.csv; empty with `only`, or while no ticket is finished."""
+    table: "list[TableRow]"
+    """The rows of table.csv: each method, control and sparsity beside the dense agents, over seeds."""
+    files: list[Path]
+    """The files that were written into the output directory."""
+
+    @property
+    def failed(self) -> list[Outcome]:
+        """The runs that failed, or were skipped because one that they need failed."""
+        return [outcome for outcome in self.outcomes if outcome.status in ("failed", "skipped")]
+
+
+def read_config(config: Config | str | Path | Mapping[str, Any] | None = None, *overrides: str) -> Config:
+    """Return a config from a file, nested dicts, or as it is; None is `config.yaml` of the working directory.
+
+    Raises:
+        InputError: a key is unknown or a value cannot be used; or overrides are given for something else than a file.
+    """
+    if config is None or isinstance(config, str | Path):
+        return load_config(Path(config) if config else None, overrides)
+    if overrides:
+        raise InputError("overrides such as 'seeds=[0, 1]' go with a config file; change the config itself instead")
+    return config if isinstance(config, Config) else parse_config(dict(config))
+
+
+def checked(config: Config) -> dict[str, Spaces]:
+    """Check a config as far as that is possible before anything is trained; returns the spaces of its tasks. Writes nothing.
+
+    Raises:
+        InputError: a task, a layer's name or a schedule cannot be used.
+    """
+    from .experiment.masking import named_layers
+    from .experiment.start import check_schedules
+
+    named_layers(config.agent_config, config.pruning.exclude, allocation_of(config))
+    spaces = check_tasks(config)
+    check_schedules(plan(config, spaces.__getitem__))
+    return spaces
+
+
+def prepare(config: Config) -> tuple[Plan, str]:
+    """Check a config and resolve its backend; returns its plan, and a line that says how tickets are computed.
+
+    Raises:
+        InputError: as `checked`; or `training.backend=native`, and there is no native kernel.
+    """
+    spaces = checked(config)
+    config, line = resolve_backend(config)
+    record_tasks(config.output_dir, spaces)
+    return plan(config, spaces.__getitem__), line
+
+
+def run(
+    config: Config | str | Path | Mapping[str, Any] | None = None,
+    *overrides: str,
+    only: str | None = None,
+    display: Display | None = None,
+) -> Results:
+    """Train dense agents, make masks, train tickets, and write the tables: `lth run` from Python. Finished runs are skipped.
+
+    >>> results = run("config.yaml", "seeds=[0, 1]")  # doctest: +SKIP
+    >>> [(row.method, row.sparsity, row.ticket_return) for row in results.table]  # doctest: +SKIP
+
+    Args:
+        config: a file, nested dicts, or a Config; None is `config.yaml` of the working directory.
+        overrides: `key=value`, on top of a file.
+        only: make the runs whose path matches this pattern or contains it, and those that they need; write no tables.
+        display: what is told of the runs while they are made; nothing if None.
+
+    Raises:
+        InputError: something has to be mended first; what was finished stays. Runs that fail do not raise: `Results.failed`.
+    """
+    found, _ = prepare(read_config(config, *overrides))
+    return run_plan(found, only, display)
+
+
+def run_plan(planned: Plan, only: str | None = None, display: Display | None = None) -> Results:
+    """Make the runs of a plan, and write the tables."""
+    from .experiment import runner
+    from .experiment.tidy import TIDY_FILE, LiveTable
+    from .reporting.figures import save_plot
+    from .reporting.scores import Runs
+    from .reporting.views import run_rows, save_tables, summarize
+
+    if only is not None:
+        return Results(runner.run_plan(planned.only(only), display or Display(), whole=False), [], [], [])
+    table = LiveTable(planned)
+    outcomes = runner.run_plan(planned, display or Display(), finished=table.add)
+    rows = table.end()
+    results = run_rows(rows)
+    if not results:
+        return Results(outcomes, rows, [], [])
+    files = [planned.root / TIDY_FILE, *save_tables(planned.root, rows), save_plot(planned.root, Runs(rows))]
+    return Results(outcomes, rows, summarize(results), files)
+
+
+def report(config: Config | str | Path | Mapping[str, Any] | None = None, *overrides: str) -> Path:
+    """Write `report.html` and `tidy.csv` into the output directory, as `lth report` does; returns the page's path.
+
+    Raises:
+        InputError: no ticket is finished, or a file is damaged.
+    """
+    from .experiment.journal import is_finished
+    from .experiment.tidy import Collector, brought_up_to_date
+    from .files import write_whole
+    from .reporting.page import REPORT_FILE, page
+
+    found = planned_runs(read_config(config, *overrides))
+    finished = [spec for spec in found.specs if is_finished(found.root, spec)]
+    there = set(finished)
+    if not any({row.run, row.dense} <= there for row in found.rows):
+        raise InputError(
+            f"there is nothing to report: no ticket of this config is finished in {found.root}. `lth run` with the same config "
+            "makes them, `lth status` says how far it is."
+        )
+    rows = brought_up_to_date(Collector(found), finished)
+    path = found.root / REPORT_FILE
+    write_whole(path, page(found, rows, finished).encode(), checksum=False)
+    return path
+
+
+def planned_runs(config: Config) -> Plan:
+    """Return the plan of a config as its output directory knows it; nothing is built, checked or written."""
+    return plan(recorded(config))
+
+
+def dry_run(config: Config) -> "tuple[Plan, list[Planned]]":
+    """Return the plan of a config, and what each of its runs would cost; nothing is written.
+
+    Raises:
+        InputError: the config cannot be used.
+    """
+    from .experiment.costs import estimate
+
+    spaces = checked(config)
+    found = plan(recorded(config), spaces.__getitem__)
+    return found, estimate(found, spaces)
+
+
+def status(config: Config | str | Path | Mapping[str, Any] | None = None, *overrides: str) -> list[State]:
+    """Return the state of every run of a config: `spec`, `state`, `env_steps`, `total_steps`, `seconds`, `megabytes`."""
+    return states(planned_runs(read_config(config, *overrides)))

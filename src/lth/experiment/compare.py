@@ -1,0 +1,56 @@
+"""The stage that compares two trained agents along the line between their weights."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from .. import envs
+from ..algorithms.acting import policy_of
+from ..algorithms.base import Agent
+from ..algorithms.checkpoint import load_agent
+from ..analysis.interpolation import interpolate, losses
+from ..analysis.units import spread_batch
+from ..training import evaluate
+from . import store
+from .journal import is_finished, last_file
+from .spec import ConnectivitySpec
+
+_NOISE = 0
+
+
+def connect(root: Path, spec: ConnectivitySpec) -> Path:
+    """Measure the agents on the line between two: return on evaluation episodes, losses on the dense parent's transitions.
+
+    Everything is the same at all points: the episodes, the transitions, and the noise of the actions in the losses. It takes
+    seconds, and is written at once at its end.
+
+    Raises:
+        InputError: an agent is missing or unusable.
+        TrainingError: the environment raised.
+    """
+    run = root / spec.path
+    if is_finished(root, spec):
+        return run
+    started = time.perf_counter()
+    config, one, _ = load_agent(last_file(root, spec.one))
+    _, other, _ = load_agent(last_file(root, spec.other))
+    batch = spread_batch(store.load_replay_buffer(root / spec.dense.path))
+    algorithm = Agent(config, one).algorithm
+    noise_shape = algorithm.noise_shape(batch.actions.shape[0])
+    noise = np.random.default_rng(_NOISE).standard_normal(noise_shape, np.float32)
+    env = envs.make(spec.dense.task, spec.dense.seed, envs.EVALUATE)
+    rows = []
+    for alpha in np.linspace(0.0, 1.0, spec.points).tolist():
+        state = interpolate(one, other, alpha)
+        result = evaluate(policy_of(Agent(config, state)), env, spec.episodes)
+        values = {"return": result.return_mean}
+        if result.success_rate is not None:
+            values["success"] = result.success_rate
+        values |= losses(algorithm, state, batch, noise)
+        rows += [store.LineRow(alpha, metric, value) for metric, value in values.items()]
+    env.close()
+    store.open_run(root, spec)
+    store.save_timings(run, {"total": time.perf_counter() - started})
+    store.save_line(root, spec, rows)
+    return run

@@ -1,0 +1,96 @@
+"""What runs cost: estimated before they are made, and counted afterwards."""
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from ..algorithms.architecture import AgentConfig, Spaces
+from .journal import is_finished, read_timings
+from .plan import Plan
+from .spec import Cost, DenseSpec, MaskSpec, Sizes, Spec, TicketSpec, takes_gradients
+
+
+class Planned(NamedTuple):
+    """One run of a dry run."""
+
+    spec: Spec
+    finished: bool
+    cost: Cost
+    seconds: float | None  # from finished runs of the same settings, if there are any
+
+
+def estimate(plan: Plan, spaces: Mapping[str, Spaces]) -> list[Planned]:
+    """Estimate what each run of a plan takes, without making any.
+
+    Args:
+        plan: the runs.
+        spaces: of each task in them.
+    """
+    finished = [is_finished(plan.root, spec) for spec in plan.specs]
+    rate = _seconds_per_step(plan, finished)
+    found = []
+    for spec, done in zip(plan.specs, finished, strict=True):
+        cost = spec.cost(sizes(spec.dense.agent, spaces[spec.task]))
+        found.append(Planned(spec, done, cost, None if rate is None else rate * cost.env_steps))
+    return found
+
+
+@functools.cache
+def sizes(agent: AgentConfig, spaces: Spaces) -> Sizes:
+    """Return how many bytes an agent's checkpoint, mask and transition take, without making the agent."""
+    import jax
+
+    state = jax.eval_shape(agent.build(spaces).init, jax.random.key(0))
+    checkpoint = sum(math.prod(x.shape) * min(x.dtype.itemsize, 4) for x in jax.tree.leaves(state))
+    mask = 4 * sum(x.size for x in jax.tree.leaves(state.params))
+    return Sizes(checkpoint, mask, 4 * (2 * spaces.observation_dim + spaces.action_width + 2))
+
+
+def _seconds_per_step(plan: Plan, finished: Sequence[bool]) -> float | None:
+    rates = []
+    for spec, done in zip(plan.specs, finished, strict=True):
+        if done and spec.env_steps and (total := read_timings(plan.root / spec.path).get("total")):
+            rates.append(total / spec.env_steps)
+    return sorted(rates)[len(rates) // 2] if rates else None
+
+
+def flops(spec: DenseSpec | TicketSpec, weights: Mapping[str, float]) -> float:
+    """Count the floating-point operations of a run's training: of all its updates, and of acting.
+
+    Two operations a weight in a forward pass; an update takes `AgentConfig.passes` of a batch, acting one of an observation.
+
+    Args:
+        spec: a run that trains.
+        weights: how many weights each network computes with.
+    """
+    agent, batch_size = spec.dense.agent, spec.dense.training.batch_size
+    passes = sum(times * 2.0 * weights[network] for network, times in agent.passes().items())
+    return spec.updates * batch_size * passes + spec.env_steps * 2.0 * weights[agent.POLICY]
+
+
+def spent(
+    plan: Plan, spec: DenseSpec | TicketSpec, kept: Mapping[str, float], weights: Mapping[str, float]
+) -> dict[str, float]:
+    """Return what a run took besides its dense agent and earlier rounds, by metric: steps, updates, seconds, FLOPs.
+
+    Args:
+        plan: whose output directory holds the run.
+        spec: a run that trains.
+        kept: how many weights each network keeps.
+        weights: how many it has.
+    """
+    found: dict[str, float] = {
+        "cost/env_steps": spec.env_steps,
+        "cost/updates": spec.updates,
+        "cost/train_seconds": read_timings(plan.root / spec.path).get("total", 0.0),
+        "cost/mask_seconds": 0.0,
+        "cost/gradient_batches": 0,
+        "cost/flops": flops(spec, kept),
+        "cost/flops_dense": flops(spec, weights),
+    }
+    if isinstance(spec, TicketSpec) and isinstance(spec.mask, MaskSpec):
+        found["cost/mask_seconds"] = read_timings(plan.root / spec.mask.path).get("total", 0.0)
+        if takes_gradients(spec.mask.method):
+            found["cost/gradient_batches"] = spec.mask.num_gradient_batches
+    return found

@@ -1,0 +1,238 @@
+"""What became of a run: whether it is finished, where it stands, its attempts and failures, and locks. Imports no JAX."""
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..files import read_whole
+from .spec import SPEC_VERSION, ConnectivitySpec, DenseSpec, MaskSpec, Spec, takes_gradients
+
+SPEC = "spec.json"
+CHECKPOINT = "checkpoint.safetensors"
+REPLAY_BUFFER = "replay_buffer.pkl"
+CONNECTIVITY = "connectivity.csv"
+MASK = "mask.pkl"
+MASK_GRADIENT = "mask_gradient.pkl"
+TIMINGS = "timings.json"
+RESUME = "resume.safetensors"
+VERIFIED = ".verified.json"
+ATTEMPTS = "attempts.jsonl"
+FAILURES = "failures.jsonl"
+PROGRESS = "progress.json"
+LOCK = ".lock"
+
+
+def checkpoint_file(run: Path, env_steps: int | None = None) -> Path:
+    """Return where the agent at an environment step lies; None is the end of training."""
+    return run / (CHECKPOINT if env_steps is None else f"checkpoint_{env_steps}.safetensors")
+
+
+def replay_file(run: Path, env_steps: int | None = None) -> Path:
+    """Return where the replay buffer at an environment step lies; None is the end of training."""
+    return run / (REPLAY_BUFFER if env_steps is None else f"replay_buffer_{env_steps}.pkl")
+
+
+def mask_name(method: str) -> str:
+    """Return the file name of a method's mask: `mask_gradient.pkl` where gradients were taken, else `mask.pkl`."""
+    return MASK_GRADIENT if takes_gradients(method) else MASK
+
+
+def last_file(root: Path, spec: Spec) -> Path:
+    """Return the file that is written last, whose presence says that a run is finished."""
+    run = root / spec.path
+    if isinstance(spec, ConnectivitySpec):
+        return run / CONNECTIVITY
+    return run / mask_name(spec.method) if isinstance(spec, MaskSpec) else checkpoint_file(run)
+
+
+def is_finished(root: Path, spec: Spec) -> bool:
+    """Return whether a run is there, whole; a dense run includes its replay buffer, which masks are made from.
+
+    The last file is hashed once. Its size and time of change are kept in `.verified.json`, and while these stay as they are it
+    is not read again; whatever reads its content compares the checksum in any case.
+
+    Raises:
+        InputError: the directory holds a run of another specification, or a file was altered.
+    """
+    run, last = root / spec.path, last_file(root, spec)
+    stamp = _stamp(spec, last)
+    if stamp is None or (isinstance(spec, DenseSpec) and not replay_file(run).exists()):
+        return False
+    if _verified(run) == stamp:
+        return True
+    check_spec(run, spec)
+    what = {"connectivity": "the comparison", "mask": "the mask"}.get(spec.stage, "the checkpoint")
+    read_whole(last, what, needs_checksum=what == "the checkpoint")
+    _remember(run, stamp)
+    return True
+
+
+def record_finished(root: Path, spec: Spec) -> None:
+    """Keep in mind that a run's last file was just written, with its checksum."""
+    if stamp := _stamp(spec, last_file(root, spec)):
+        _remember(root / spec.path, stamp)
+
+
+def _stamp(spec: Spec, last: Path) -> dict[str, Any] | None:
+    try:
+        files = {path.name: path.stat() for path in (last, last.parent / SPEC)}
+    except OSError:
+        return None
+    return {"spec": spec.sha256, "files": {name: [stat.st_size, stat.st_mtime_ns] for name, stat in files.items()}}
+
+
+def _verified(run: Path) -> Any:
+    try:
+        return json.loads((run / VERIFIED).read_text())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _remember(run: Path, stamp: dict[str, Any]) -> None:
+    _write_quick(run / VERIFIED, stamp)
+
+
+def _write_quick(path: Path, value: Any) -> None:
+    """Write a file that nothing depends on; not flushed to the disk."""
+    temporary = path.with_name(f".{path.name.lstrip('.')}.{os.getpid()}.partial")
+    try:
+        temporary.write_text(json.dumps(value))
+        temporary.replace(path)
+    except OSError:  # such as a read-only folder's
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def check_spec(run: Path, spec: Spec) -> None:
+    """Raise InputError unless a run's directory holds the run that is asked for."""
+    try:
+        stored = json.loads((run / SPEC).read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{run / SPEC} cannot be read ({error}); delete the folder {run} to make the run anew"
+        ) from None
+    asked = {"spec_version": SPEC_VERSION, **spec.model_dump(mode="json")}
+    # Fields that a later version added are absent from what an earlier one stored, and are at their default there.
+    optional = {name for name, field in type(spec).model_fields.items() if not field.is_required()}
+    required = (asked.keys() - optional) | {"stage"}
+    if not isinstance(stored, dict) or not required <= stored.keys() or not _agrees(stored, asked):
+        raise InputError(
+            f"{run} holds a run whose settings differ from those asked for ({_first_difference(stored, asked)}). "
+            "Use another output_dir, or move that folder away."
+        )
+
+
+def _agrees(stored: Any, asked: Any) -> bool:
+    if isinstance(stored, dict) and isinstance(asked, dict):
+        return stored.keys() <= asked.keys() and all(_agrees(stored[key], asked[key]) for key in stored)
+    return bool(stored == asked)
+
+
+def _first_difference(stored: Any, asked: Any, where: str = "") -> str:
+    if isinstance(stored, dict) and isinstance(asked, dict):
+        for key in sorted(stored.keys() | asked.keys()):
+            if key not in stored or key not in asked or not _agrees(stored[key], asked[key]):
+                return _first_difference(stored.get(key), asked.get(key), f"{where}.{key}".strip("."))
+    return f"{where} is {stored!r} there and {asked!r} here"
+
+
+def remove_leftovers(run: Path) -> None:
+    """Remove what a finished run no longer needs, and what killed processes left of it."""
+    for file in (run / RESUME, run / PROGRESS, *run.glob(".*.partial")):
+        with contextlib.suppress(OSError):  # such as a read-only folder's
+            file.unlink(missing_ok=True)
+
+
+def now() -> str:
+    """Return the time of day for records of what befell a run."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def append_line(path: Path, value: dict[str, Any]) -> None:
+    """Append a JSON object as one line: of attempts and failures.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+") as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - 1, 0))
+            cut_short = file.read(1) not in (b"", b"\n")
+            file.write(b"\n" * cut_short + json.dumps(value, sort_keys=True).encode() + b"\n")
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file of `append_line`; a line that a killed process left unfinished is passed over."""
+    found = []
+    if path.exists():
+        for line in path.read_text(errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+    return found
+
+
+def save_progress(run: Path, progress: dict[str, Any]) -> None:
+    """Write where a run stands, for whoever looks on."""
+    _write_quick(run / PROGRESS, progress)
+
+
+def read_progress(run: Path) -> dict[str, Any]:
+    """Read where a run stands; empty if nothing is known."""
+    try:
+        found = json.loads((run / PROGRESS).read_text())
+        return found if isinstance(found, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def read_timings(run: Path) -> dict[str, float]:
+    """Return a run's timings, empty where there are none."""
+    try:
+        found = dict(json.loads((run / TIMINGS).read_text()))
+        return {str(name): float(seconds) for name, seconds in found.items()}
+    except (OSError, ValueError, TypeError, RecursionError):
+        return {}
+
+
+@contextlib.contextmanager
+def locked(path: Path, shared: bool = False, wait: bool = False) -> Iterator[bool]:
+    """Hold a lock that ends with the process; yields whether it was to be had.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError as error:
+        raise InputError(
+            f"{path.parent} cannot be written: {error.strerror or error}. Is it read-only, or the disk full?"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+            have = True
+        except OSError:
+            have = False
+        yield have
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether somebody holds a lock exclusively; changes nothing."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

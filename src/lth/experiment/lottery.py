@@ -1,0 +1,161 @@
+"""The method, a function a stage: (output directory, spec) -> the run's folder. Where its files are there nothing is done.
+
+dense     train an agent; keep its start, its rewind points, its end and its replay buffer
+mask      score the trained weights over the replay buffer, and keep the best of each network
+start     put the dense agent's early state under the mask
+ticket    train it for the steps that remain, with the pruned weights gone
+"""
+
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from .. import envs
+from ..algorithms.architecture import Spaces
+from ..algorithms.base import Agent
+from ..algorithms.controls import control_named
+from ..pruning.prune import check_collapse
+from ..training import train
+from . import store
+from .backend import patterns
+from .compare import connect
+from .journal import check_spec, checkpoint_file, is_finished, last_file, mask_name, replay_file
+from .masking import create_masks
+from .measurements import rows_of_mask
+from .spec import ConnectivitySpec, DenseSpec, MaskSpec, Spec, TicketSpec
+from .start import check_mask_file, empty_buffer, load_source, rewound_buffer, ticket_start
+from .trainer import RunOptions, save_point, train_to_end
+
+PLAIN = RunOptions()
+
+
+def train_dense(root: Path, spec: DenseSpec, options: RunOptions = PLAIN) -> Path:
+    """Train a dense agent, keeping its start, the states at `options.rewind_points`, its end and its replay buffer.
+
+    Raises:
+        InputError: the folder holds another run, or cannot be written.
+        TrainingError: training could not go on.
+    """
+    run, started = root / spec.path, time.perf_counter()
+    if is_finished(root, spec):
+        return keep_points(root, spec, options)
+    if checkpoint_file(run).exists():
+        warnings.warn(
+            f"{spec.title()}: its replay buffer is missing, so it is trained again, to the same bytes", stacklevel=2
+        )
+    store.open_run(root, spec)
+    env = envs.make(spec.task, spec.seed, envs.EVALUATE)
+    agent = initial_agent(spec, envs.spaces_of(env))
+    store.save_agent(run, spec.agent, agent.state, spec.task, 0)
+    train_to_end(root, spec, agent, env, options, started, keep=options.rewind_points)
+    return run
+
+
+def make_mask(root: Path, spec: MaskSpec, name: str | None = None) -> Path:
+    """Score the weights of a finished run and keep the best of each network, in a file called `name` or as usual.
+
+    Raises:
+        InputError: the run, or the replay buffer that its gradients are taken on, is missing or unusable.
+    """
+    run, name, started = root / spec.path, name or mask_name(spec.method), time.perf_counter()
+    if (run / name).exists():
+        check_spec(run, spec)
+        return run
+    agent, source = load_source(root, spec)
+    masks = create_masks(agent, lambda: store.load_replay_buffer(source), spec)
+    for network, mask in masks.items():
+        check_collapse(mask, what=spec.title(), whose=f"the {network}'s ")
+    total = time.perf_counter() - started
+    store.open_run(root, spec)
+    store.save_analysis(run, rows_of_mask(masks, agent, lambda: store.load_replay_buffer(source), spec))
+    store.save_timings(run, {"total": total, "analysis": time.perf_counter() - started - total})
+    store.finish_mask(root, spec, masks, name)
+    return run
+
+
+def train_ticket(root: Path, spec: TicketSpec, mask_file: Path | None = None, options: RunOptions = PLAIN) -> Path:
+    """Put a dense agent's early state under a mask and train it for the steps that remain; or a control.
+
+    Args:
+        root: the output directory.
+        spec: the ticket, or a control.
+        mask_file: where the mask lies, for a spec whose mask is a file.
+        options: how the run is made.
+
+    Raises:
+        InputError: the dense agent, its rewind point or the mask is missing or unusable.
+        TrainingError: training could not go on.
+    """
+    run, started = root / spec.path, time.perf_counter()
+    if is_finished(root, spec):
+        return run
+    if isinstance(spec.mask, MaskSpec):
+        mask_file = last_file(root, spec.mask)
+    check_mask_file(spec, mask_file)
+    state = ticket_start(root, spec, mask_file)
+    ticket = Agent(spec.dense.agent, state, rewound_buffer(root, spec, state))
+    store.open_run(root, spec)
+    store.save_agent(run, spec.dense.agent, state, spec.task, spec.start)
+    env = envs.make(spec.task, spec.seed, envs.EVALUATE)
+    fresh_noise = bool(spec.control) and control_named(spec.control, load=False).fresh_noise
+    kernel = patterns(spec, state)
+    train_to_end(root, spec, ticket, env, options, started, fresh_noise=fresh_noise, patterns=kernel)
+    return run
+
+
+def initial_agent(spec: DenseSpec, spaces: Spaces) -> Agent:
+    """Return the untrained agent of a seed, with an empty replay buffer."""
+    algorithm = spec.agent.build(spaces, spec.task)
+    return Agent(spec.agent, algorithm.init(jax.random.key(spec.seed)), empty_buffer(algorithm, spec))
+
+
+def missing_points(run: Path, points: Sequence[int]) -> list[int]:
+    """Return the rewind points of a dense run that are not kept, in order."""
+    files = (checkpoint_file, replay_file)
+    return sorted(step for step in set(points) if step and not all(file(run, step).exists() for file in files))
+
+
+def keep_points(root: Path, spec: DenseSpec, options: RunOptions) -> Path:
+    """Train a finished dense agent up to rewind points that it did not keep, which gives the same bytes, and keep those."""
+    run = root / spec.path
+    points = missing_points(run, options.rewind_points)
+    if not points:
+        return run
+    agent = initial_agent(spec, envs.task_spaces(spec.task))
+    buffer = agent.replay_buffer
+    assert buffer is not None
+    for segment in train(agent.algorithm, spec.training, spec.task, spec.seed, agent.state, buffer.state, points[-1]):
+        options.progress(segment.env_steps, segment.metrics)
+        buffer.state = segment.replay
+        if segment.env_steps in points:
+            save_point(run, spec, segment.state, buffer, segment.env_steps)
+    return run
+
+
+def is_made(root: Path, spec: Spec, options: RunOptions) -> bool:
+    """Return whether nothing is left to do for a run; a dense run includes its rewind points.
+
+    Raises:
+        InputError: the directory holds a run of another specification, or a file was altered.
+    """
+    kept = not isinstance(spec, DenseSpec) or not missing_points(root / spec.path, options.rewind_points)
+    return kept and is_finished(root, spec)
+
+
+def make(root: Path, spec: Spec, options: RunOptions) -> Path:
+    """Make a run's files unless they are there; returns its directory.
+
+    Raises:
+        InputError: something that it needs is missing or unusable.
+        TrainingError: training could not go on.
+    """
+    if isinstance(spec, DenseSpec):
+        return train_dense(root, spec, options)
+    if isinstance(spec, MaskSpec):
+        return make_mask(root, spec)
+    if isinstance(spec, ConnectivitySpec):
+        return connect(root, spec)
+    return train_ticket(root, spec, options=options)

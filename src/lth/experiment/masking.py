@@ -1,0 +1,144 @@
+"""How a mask is made from a trained agent: score every weight, keep the best of each network."""
+
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..algorithms.architecture import AgentConfig, Spaces
+from ..algorithms.base import Agent
+from ..algorithms.tickets import masks_of
+from ..analysis.stability import Stability, stability
+from ..pruning.controls import shuffled_mask
+from ..pruning.criteria import criterion_named
+from ..pruning.layers import layer_names, prunable_leaves
+from ..pruning.names import check_layer_names, holds_layer
+from ..pruning.prune import prune
+from ..replay import ReplayBuffer
+from ..saliency import gradient_halves, gradient_statistics, synaptic_flow
+from ..types import Mask
+from .spec import INVERTED, Allocation, MaskSpec, takes_gradients
+
+
+def create_masks(agent: Agent, buffer: Callable[[], ReplayBuffer], spec: MaskSpec) -> dict[str, Mask]:
+    """Make the mask of each network from a trained agent; `buffer` is called where gradients are taken.
+
+    What the agent was trained without stays pruned. Random masks depend on the run's seed, the method and the network, and
+    not on the sparsity of other networks.
+    """
+    if not takes_gradients(spec.method):
+        return _select_masks(agent, spec, {})
+    sizes = (spec.num_gradient_batches, spec.gradient_batch_size)
+    return _select_masks(agent, spec, gradient_statistics(agent, buffer(), *sizes, statistic=_statistic(spec)))
+
+
+def _statistic(spec: MaskSpec) -> str:
+    statistic = criterion_named(spec.criterion, load=False).statistic
+    assert statistic
+    return statistic
+
+
+def saliency_stability(agent: Agent, buffer: ReplayBuffer, spec: MaskSpec) -> dict[str, Stability]:
+    """Make a mask from each half of its gradient batches, and say how far they agree, by network."""
+    sizes = (spec.num_gradient_batches, spec.gradient_batch_size)
+    gathered = gradient_halves(agent, buffer, *sizes, statistic=_statistic(spec))
+    masks = [_select_masks(agent, spec, half) for half in gathered]
+    exclude, _ = named_layers(agent.config, spec.exclude, spec.allocation)
+    found = {}
+    for network, before in masks_of(agent.state).items():
+        prunable = prunable_leaves(before, exclude[network])
+        treedef: Any
+        leaves, treedef = jax.tree.flatten(before)
+        # What is excluded, or was pruned before, is no candidate.
+        candidates = treedef.unflatten([m * flag for m, flag in zip(leaves, prunable, strict=True)])
+        found[network] = stability(
+            agent.state.params[network],
+            (gathered[0][network], gathered[1][network]),
+            (masks[0][network], masks[1][network]),
+            spec.criterion,
+            candidates,
+        )
+    return found
+
+
+def _select_masks(agent: Agent, spec: MaskSpec, gathered: dict[str, Any]) -> dict[str, Mask]:
+    """Make the masks from what was gathered over batches, by network; nothing where the criterion needs none."""
+    params = agent.state.params
+    before: dict[str, Any] = masks_of(agent.state) if spec.previous else dict.fromkeys(params)
+    shuffled = spec.method == "shuffled"
+    criterion = "magnitude" if shuffled else spec.criterion
+    keys = {
+        network: jax.random.fold_in(jax.random.key(spec.dense.seed), zlib.crc32(f"{spec.method}/{network}".encode()))
+        for network in params
+    }
+    exclude, allocation = named_layers(agent.config, spec.exclude, spec.allocation)
+    if criterion == "random":
+        allocation = {network: "layer" if spec.allocation == "global" else allocation[network] for network in params}
+    masks = {}
+    if spec.pool == "together":
+        every = [f"{network}/{name}" for network in params for name in exclude[network]]
+        by_layer = {f"{n}/{name}": s for n, a in allocation.items() if not isinstance(a, str) for name, s in a.items()}
+        masks = prune(
+            params,
+            next(iter(spec.sparsity.networks.values())),
+            criterion,
+            loss=synaptic_flow,
+            batches=[jnp.ones(())],
+            gradients=gathered or None,
+            allocation=by_layer or spec.allocation,  # type: ignore[arg-type]
+            exclude=every,
+            prev_mask=before if spec.previous else None,
+            invert=spec.method.startswith(INVERTED),
+            collapse="allow",
+        )
+    else:
+        for network, tree in params.items():
+            masks[network] = prune(
+                tree,
+                spec.sparsity[network],
+                criterion,
+                loss=synaptic_flow,
+                batches=[jnp.ones(())],
+                gradients=gathered.get(network),
+                key=keys[network],
+                allocation=allocation[network],
+                exclude=exclude[network],
+                prev_mask=before[network],
+                invert=spec.method.startswith(INVERTED),
+                collapse="allow",
+            )
+    if shuffled:
+        masks = {n: shuffled_mask(masks[n], tree, keys[n], exclude[n]) for n, tree in params.items()}
+    return masks
+
+
+def named_layers(
+    agent: AgentConfig, exclude: Sequence[str], allocation: Allocation = "global"
+) -> tuple[dict[str, list[str]], dict[str, Any]]:
+    """Say for each network which of its layers stay dense, and what its allocation is, both by layers' whole names.
+
+    A name is any part of a layer's path from its network on: `layer_0`, `q1/output`, `q/layer_1`.
+
+    Raises:
+        InputError: a name is no layer's (naming the layers there are).
+    """
+    algorithm = agent.build(Spaces(1, 1, agent.DISCRETE))
+    state = jax.eval_shape(lambda: algorithm.init(jax.random.key(0)))
+    layers = {network: layer_names(params) for network, params in state.params.items()}
+    where = f"of {' or '.join(layers)}"
+    every = [f"{network}/{layer}" for network, names in layers.items() for layer in names]
+    check_layer_names(exclude, every, "pruning.exclude", where)
+    dense = {n: [x for x in names if any(holds_layer(f"{n}/{x}", e) for e in exclude)] for n, names in layers.items()}
+    if isinstance(allocation, str):
+        return dense, dict.fromkeys(layers, allocation)
+    shares = dict(allocation)
+    check_layer_names(shares, every, "pruning.allocation", where)
+    named: dict[str, Any] = {}
+    for network, names in layers.items():
+        fitting = {x: [name for name in shares if holds_layer(f"{network}/{x}", name)] for x in names}
+        named[network] = {
+            x: shares[max(found, key=len)] for x, found in fitting.items() if found and x not in dense[network]
+        }
+    return dense, named

@@ -1,0 +1,115 @@
+"""What is recorded of each run besides its results: `analysis.csv`, tidy rows of network, layer, metric, value."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..algorithms.base import Agent
+from ..algorithms.tickets import masks_of
+from ..analysis.paths import layers, networks_of, weights_read
+from ..analysis.stability import Stability
+from ..analysis.units import Units, hidden_units, spread_batch
+from ..replay import ReplayBuffer
+from ..types import Mask
+from . import store
+from .journal import last_file, replay_file
+from .masking import saliency_stability
+from .spec import DenseSpec, MaskSpec, TicketSpec, takes_gradients
+from .start import load_source
+from .store import AnalysisRow
+
+READS = "reads"
+"""The metric of an input: `reads[3]`, the effective weights of the first layer that stand at input 3."""
+
+
+def mask_rows(masks: dict[str, Mask]) -> list[AnalysisRow]:
+    """Count kept and effective weights of each layer and network, constant and unheard units, and what each input feeds."""
+    rows: list[AnalysisRow] = []
+    for network, mask in masks.items():
+        found = layers(mask)
+        last = {f"{prefix}output" for prefix in networks_of(mask)}
+        hidden = [layer for layer in found if layer.name not in last]
+        parts = [("", found), *((layer.name, [layer]) for layer in found)]
+        for name, some in parts:
+            weights = sum(layer.kept.size for layer in some)
+            kept = sum(int(layer.kept.sum()) for layer in some)
+            effective = sum(int(layer.effective.sum()) for layer in some)
+            values = {
+                "weights": weights,
+                "kept": kept,
+                "sparsity": 1.0 - kept / weights,
+                "effective": effective,
+                "effective_sparsity": 1.0 - effective / weights,
+            }
+            within = [layer for layer in some if layer in hidden] if name else hidden
+            if name not in last:
+                values["units"] = sum(len(layer.heard) for layer in within)
+                values["constant_units"] = sum(int(layer.constant.sum()) for layer in within)
+                values["unheard_units"] = sum(int((~layer.heard).sum()) for layer in within)
+            rows += [AnalysisRow(network, name, metric, value) for metric, value in values.items()]
+        for name, counts in weights_read(mask).items():
+            rows += [AnalysisRow(network, name, f"{READS}[{i}]", int(count)) for i, count in enumerate(counts)]
+    return rows
+
+
+def agent_rows(agent: Agent) -> list[AnalysisRow]:
+    """Return `mask_rows` of the masks under which an agent trains, and its dead and dormant units on its replay buffer."""
+    rows = mask_rows(masks_of(agent.state))
+    if agent.replay_buffer is None:
+        return rows
+    for network, found in hidden_units(agent, spread_batch(agent.replay_buffer)).items():
+        for name, some in _whole_and_parts(found):
+            rows.append(AnalysisRow(network, name, "dead_units", sum(int(units.dead.sum()) for units in some)))
+            rows.append(AnalysisRow(network, name, "dormant_units", sum(int(units.dormant.sum()) for units in some)))
+    return rows
+
+
+def _whole_and_parts(found: dict[str, Units]) -> Iterator[tuple[str, Sequence[Units]]]:
+    yield "", list(found.values())
+    for name, units in found.items():
+        yield name, [units]
+
+
+def stability_rows(found: dict[str, Stability]) -> list[AnalysisRow]:
+    """Lay out how stable each network's ranking was."""
+    return [
+        AnalysisRow(network, "", metric, value)
+        for network, result in found.items()
+        for metric, value in (
+            ("saliency_spearman", result.spearman),
+            ("saliency_shared", result.shared),
+            ("saliency_shared_by_chance", result.expected),
+        )
+        if not np.isnan(value)
+    ]
+
+
+def rows_of_mask(
+    masks: dict[str, Mask], agent: Agent, buffer: Callable[[], ReplayBuffer], spec: MaskSpec
+) -> list[AnalysisRow]:
+    """Return `mask_rows`, and how stable the ranking was where it was made from gradients; `buffer` is called only then."""
+    rows = mask_rows(masks)
+    if takes_gradients(spec.method) and spec.num_gradient_batches > 1:
+        rows += stability_rows(saliency_stability(agent, buffer(), spec))
+    return rows
+
+
+def measured(root: Path, spec: DenseSpec | MaskSpec | TicketSpec) -> list[AnalysisRow]:
+    """Return what `analysis.csv` says of a finished run; for a run of an earlier version it is made now.
+
+    Raises:
+        InputError: the run is not there, or a file was altered.
+    """
+    run = root / spec.path
+    if not (run / store.ANALYSIS).exists():
+        if isinstance(spec, MaskSpec):
+            agent, source = load_source(root, spec)
+            masks = store.load_mask(last_file(root, spec))
+            rows = mask_rows(masks)
+            if replay_file(source).exists():
+                rows = rows_of_mask(masks, agent, lambda: store.load_replay_buffer(source), spec)
+        else:
+            rows = agent_rows(store.load(run).agent)
+        store.save_analysis(run, rows)
+    return store.read_analysis(run)

@@ -1,0 +1,225 @@
+"""Which runs a config asks for, and why: the grid, computed once and handed to whatever needs it."""
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..algorithms.architecture import Spaces
+from ..algorithms.controls import Control, control_named
+from ..config import CONTROL_METHODS, SCHEDULED_METHODS, Config, Sparsity
+from ..errors import InputError
+from .build import dense_spec, mask_spec, scheduled_spec, ticket_spec
+from .spec import INVERTED, ConnectivitySpec, DenseSpec, MaskSpec, Spec, TicketSpec
+from .tasks import spaces_of_task
+
+
+class Row(NamedTuple):
+    """One row of the results for one seed: what is asked for, and the run that answers."""
+
+    method: str  # empty where a control serves all methods
+    control: str  # empty for a ticket
+    sparsity: str  # empty where nothing is pruned
+    rewind: str
+    run: DenseSpec | TicketSpec
+    dense: DenseSpec  # what it is judged against
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a config asks for. Nothing in it depends on what is on the disk."""
+
+    config: Config
+    specs: tuple[Spec, ...]
+    """Every run once, after those that it needs."""
+    rows: tuple[Row, ...]
+    """The rows of the results, seed by seed."""
+    comparisons: tuple[ConnectivitySpec, ...]
+    """What `analysis.connectivity` asks for."""
+
+    @property
+    def root(self) -> Path:
+        """The output directory."""
+        return self.config.output_dir
+
+    def only(self, pattern: str) -> "Plan":
+        """Return the part whose runs' paths match a pattern or contain it, with the runs that those need.
+
+        Raises:
+            InputError: no path does.
+        """
+        paths = {spec: str(spec.path) for spec in self.specs}
+        wanted = {spec for spec, path in paths.items() if fnmatchcase(path, pattern) or pattern in path}
+        if not wanted:
+            raise InputError(
+                f"--only {pattern}: no run is so. Their paths are like {paths[self.specs[-1]]!r}; `lth status` lists them"
+            )
+        for spec in reversed(self.specs):
+            if spec in wanted:
+                wanted.update(spec.needs())
+        return Plan(self.config, tuple(spec for spec in self.specs if spec in wanted), (), ())
+
+
+def plan(config: Config, spaces: Callable[[str], Spaces] | None = None) -> Plan:
+    """Enumerate the runs of a config; starts no simulator where the output directory has seen the tasks before.
+
+    Args:
+        config: the experiment, with `training.backend` as `backend.recorded` or `backend.settle` returns it.
+        spaces: the spaces of a task, for controls that change the networks' sizes.
+
+    Raises:
+        InputError: a control does not fit the algorithm.
+    """
+    specs: dict[Spec, None] = {}
+    rows: list[Row] = []
+    comparisons: list[ConnectivitySpec] = []
+
+    def add(spec: Spec) -> None:
+        if spec not in specs:
+            for needed in spec.needs():
+                add(needed)
+            specs[spec] = None
+
+    spaces = functools.cache(spaces or functools.partial(spaces_of_task, config.output_dir))
+    for task in config.tasks:
+        for seed in config.seeds:
+            cell = _Cell(config, task, seed, spaces)
+            found = list(cell.rows())
+            compared = list(cell.comparisons(found))
+            for spec in (cell.dense, *(s for row in found for s in (row.dense, row.run)), *compared):
+                add(spec)
+            rows += found
+            comparisons += compared
+    return Plan(config, tuple(specs), tuple(rows), tuple(comparisons))
+
+
+def sparsity_paths(config: Config) -> list[list[Sparsity]]:
+    """Return the sparsities to reach, each with those of the rounds before: after k rounds of rate p, 1 - (1 - p)^k."""
+    pruning = config.pruning
+    rounds = range(1, pruning.rounds + 1)
+    if pruning.rate is not None:
+        reached = [1.0 - (1.0 - pruning.rate) ** k for k in rounds]
+        return [[Sparsity.alike(s, config.agent_config.NETWORKS) for s in reached]]
+
+    def after(target: float, k: int) -> float:
+        return target if k == pruning.rounds else 1.0 - (1.0 - target) ** (k / pruning.rounds)
+
+    return [
+        [Sparsity(**{name: after(target, k) for name, target in s.networks.items()}) for k in rounds]
+        for s in pruning.sparsity
+    ]
+
+
+class _Cell:
+    """One task and one seed."""
+
+    def __init__(self, config: Config, task: str, seed: int, spaces: Callable[[str], Spaces]):
+        self.config, self.pruning, self.spaces = config, config.pruning, spaces
+        self.dense = dense_spec(config, task, seed)
+        sources = [source for source in self.pruning.transfer_from if source != task]
+        self.sources = [dense_spec(config, source, seed) for source in sources]
+        self.paths = sparsity_paths(config)
+        self.controls = {name: control_named(name) for name in self.pruning.controls}
+
+    def rows(self) -> Iterator[Row]:
+        for rewind in self.pruning.rewind_steps:
+            for name in self._controls("rewind"):
+                yield self._row("", rewind, ticket_spec(self.config, self.dense, None, rewind, name), name)
+            for path in self.paths:
+                for method in self.pruning.methods:
+                    yield from self._method_rows(method, path, rewind)
+                for name, control in self._controls("sparsity").items():
+                    yield self._row("", rewind, self._controlled("", control, name, path, rewind), name, path[-1])
+
+    def _controls(self, each: str) -> dict[str, Control]:
+        return {name: control for name, control in self.controls.items() if control.each == each}
+
+    def _row(
+        self, method: str, rewind: Any, run: DenseSpec | TicketSpec, control: str = "", sparsity: Sparsity | None = None
+    ) -> Row:
+        return Row(method, control, sparsity.label() if sparsity else "", str(rewind), run, self.dense)
+
+    def _method_rows(self, method: str, path: list[Sparsity], rewind: Any) -> Iterator[Row]:
+        """A method's tickets, one for each round; its controls; and its masks from other tasks."""
+        if method in SCHEDULED_METHODS:
+            ticket = scheduled_spec(self.config, self.dense, method, path[-1], rewind)
+            yield self._row(method, rewind, ticket, sparsity=path[-1])
+            return
+        chain = self._masks(self.dense, method, path, rewind)
+        for mask in chain:
+            yield self._row(method, rewind, self._ticket(mask, rewind), sparsity=mask.sparsity)
+        if method not in CONTROL_METHODS:
+            for name, control in self._controls("method").items():
+                run = self._controlled(method, control, name, path, rewind)
+                yield self._row(method, rewind, run, name, path[-1])
+        for source in self.sources:
+            mask = self._masks(source, method, path, rewind)[-1]
+            for weights in ("target", "source"):
+                if self.pruning.transfer_weights in (weights, "both"):
+                    theirs = source if weights == "source" else None
+                    mismatch = self.pruning.transfer_mismatch
+                    run = self._ticket(mask, rewind, weights=theirs, mismatch=mismatch)
+                    label = f"from {source.task}{' with its weights' if theirs else ''}"
+                    yield self._row(method, rewind, run, label, mask.sparsity)
+
+    def _ticket(self, mask: MaskSpec | None, rewind: Any, control: str = "", **more: Any) -> TicketSpec:
+        return ticket_spec(self.config, self.dense, mask, rewind, control, **more)
+
+    def _masks(self, dense: DenseSpec, method: str, path: list[Sparsity], rewind: Any) -> list[MaskSpec]:
+        """The mask of each round, each made from the ticket of the round before. Control methods take one round."""
+        if method in CONTROL_METHODS:
+            return [mask_spec(self.config, dense, method, path[-1])]
+        masks: list[MaskSpec] = []
+        for sparsity in path:
+            previous = ticket_spec(self.config, dense, masks[-1], rewind) if masks else None
+            masks.append(mask_spec(self.config, dense, method, sparsity, previous))
+        return masks
+
+    def _controlled(
+        self, method: str, control: Control, name: str, path: list[Sparsity], rewind: Any
+    ) -> DenseSpec | TicketSpec:
+        """The run of a control that belongs to a method, or to a sparsity."""
+        sparsity = path[-1]
+        if control.agent:
+            exclude = self.pruning.exclude
+            agent = control.agent(self.dense.agent, self.spaces(self.dense.task), sparsity.networks, exclude)
+            return self.dense.model_copy(update={"agent": agent, "role": f"{name} {sparsity.label()}"})
+        mask: MaskSpec | None = None
+        if control.mask == "random-erk":
+            mask = mask_spec(self.config, self.dense, "random", sparsity, allocation="erk")
+        elif control.mask != "none":
+            scored_by = INVERTED + method if control.mask == "inverted" else method
+            mask = self._masks(self.dense, scored_by, path, rewind)[-1]
+        return self._ticket(mask, rewind, name if control.start or control.fresh_noise else "")
+
+    def comparisons(self, rows: list[Row]) -> Iterator[ConnectivitySpec]:
+        """What `analysis.connectivity` asks for: between tickets, never of controls."""
+        asked, dense = self.config.analysis, self.dense
+
+        def compare(kind: str, one: DenseSpec | TicketSpec, other: TicketSpec) -> ConnectivitySpec:
+            sizes = {"points": asked.connectivity_points, "episodes": asked.connectivity_episodes}
+            return ConnectivitySpec(dense=dense, kind=kind, one=one, other=other, **sizes)  # type: ignore[arg-type]
+
+        groups: dict[Any, list[tuple[Row, TicketSpec]]] = {}
+        for row in rows if asked.connectivity else ():
+            if not row.control and isinstance(row.run, TicketSpec):
+                groups.setdefault((row.rewind, row.sparsity), []).append((row, row.run))
+        restarted: set[str] = set()
+        for (rewind, _), found in groups.items():
+            if "noise" in asked.connectivity and rewind not in restarted:
+                restarted.add(rewind)
+                again = self._ticket(None, found[0][1].rewind_steps, "retrained")
+                yield compare("noise", dense, again)
+            for i, (row, ticket) in enumerate(found):
+                mask = ticket.mask
+                if "parent" in asked.connectivity:
+                    yield compare("parent", dense, ticket)
+                if "rounds" in asked.connectivity and isinstance(mask, MaskSpec) and mask.previous:
+                    yield compare("rounds", mask.previous, ticket)
+                if "noise" in asked.connectivity and row.method not in CONTROL_METHODS:
+                    yield compare("noise", ticket, ticket.model_copy(update={"control": "retrained"}))
+                if "methods" in asked.connectivity:
+                    for _, before in found[:i]:
+                        yield compare("methods", before, ticket)

@@ -1,0 +1,39 @@
+"""What a run was made with."""
+
+import functools
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from .. import envs
+
+
+def provenance() -> dict[str, Any]:
+    """Return versions, git revision, processor and devices."""
+    import flax
+    import optax
+
+    from .. import __version__
+
+    versions = {"lth": __version__, "jax": jax.__version__, "flax": flax.__version__, "optax": optax.__version__}
+    versions |= {"numpy": np.__version__, "python": platform.python_version(), **envs.versions()}
+    return {
+        "versions": versions,
+        "git_revision": _git_revision(),
+        "machine": platform.machine(),
+        "devices": sorted({device.device_kind for device in jax.devices()}),
+    }
+
+
+@functools.cache
+def _git_revision() -> str | None:
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+        return found.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,236 @@
+"""What a ticket starts from: the dense agent's early state, under its mask, with what a control or a schedule changes."""
+
+import hashlib
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..algorithms.architecture import Network
+from ..algorithms.base import Agent, AgentState, Algorithm
+from ..algorithms.checkpoint import load_agent
+from ..algorithms.controls import Control, control_named
+from ..algorithms.tickets import align_learning_rates, make_ticket, masks_of
+from ..config import replay_capacity, total_updates
+from ..errors import InputError
+from ..pruning.masks import check_same_structure
+from ..pruning.schedules import prune_at, rigl, sparse_evolution
+from ..replay import ReplayBuffer, init_replay
+from ..types import Mask, Params
+from . import store
+from .journal import MASK, MASK_GRADIENT, checkpoint_file, mask_name, replay_file
+from .masking import named_layers
+from .plan import Plan
+from .spec import DenseSpec, FileMask, MaskSpec, TicketSpec
+
+
+def load_dense(root: Path, spec: DenseSpec, env_steps: int | None = None) -> Agent:
+    """Read a dense run's agent (without its replay buffer).
+
+    Raises:
+        InputError: there is none, naming the path and the command that makes it.
+    """
+    path = checkpoint_file(root / spec.path, env_steps)
+    if not path.exists():
+        raise InputError(
+            f"there is no dense run for {spec.task}, seed {spec.seed}: {path} is missing. Make it with "
+            f"`python scripts/_01_train_dense.py tasks={spec.task} seeds={spec.seed}` or "
+            "`lth run`, with the same config (another setting is another run)."
+        )
+    config, state, _ = load_agent(path)
+    return Agent(config, state)
+
+
+def load_source(root: Path, spec: MaskSpec) -> tuple[Agent, Path]:
+    """Return the agent whose weights a mask is made from, and its directory.
+
+    Raises:
+        InputError: there is none.
+    """
+    source = root / (spec.previous or spec.dense).path
+    if not spec.previous:
+        return load_dense(root, spec.dense), source
+    config, state, _ = load_agent(checkpoint_file(source))
+    return Agent(config, state), source
+
+
+def check_mask_file(spec: TicketSpec, mask_file: Path | None) -> None:
+    """Raise InputError unless a ticket's mask is there, and is the one that the spec describes."""
+    if isinstance(spec.mask, MaskSpec) and not (mask_file and mask_file.exists()):
+        raise InputError(no_mask(mask_file or Path(mask_name(spec.mask.method)), spec.mask))
+    if isinstance(spec.mask, FileMask):
+        assert mask_file is not None
+        if hashlib.sha256(mask_file.read_bytes()).hexdigest() != spec.mask.sha256:
+            raise InputError(f"the mask {mask_file} changed while this ran; start again")
+
+
+def no_mask(path: Path, spec: MaskSpec) -> str:
+    """Say that a mask is missing, and which command makes it."""
+    if path.name == MASK and not spec.dense.agent.has_pair():
+        return (
+            f"there is no mask at {path}. `lth run` with the same config makes it; of the scripts `_02b_create_mask_gradient.py` "
+            f"prunes {spec.dense.agent.NAME}, and its masks are used with --mask {MASK_GRADIENT}."
+        )
+    script = "_02b_create_mask_gradient.py" if path.name == MASK_GRADIENT else "_02_create_mask.py"
+    return (
+        f"there is no mask at {path}. Make it with `python scripts/{script}`"
+        f"{f' pruning.gradient_method={spec.method}' if path.name == MASK_GRADIENT else ''} or `lth run`, "
+        "with the same config."
+    )
+
+
+def ticket_start(root: Path, spec: TicketSpec, mask_file: Path | None) -> AgentState:
+    """Return the state that a ticket trains from: rewound, masked, and changed by its control and its schedule.
+
+    Raises:
+        InputError: the dense agent or the mask is missing or unusable, or they do not fit each other.
+    """
+    state = rewound_state(root, spec)
+    masks = masks_of(state)
+    if mask_file is not None:
+        masks = store.load_mask(mask_file, None if spec.mismatch == "dense" else state)
+        _check_names(masks, state, mask_file)
+        masks = {network: _fitted(mask, state.params[network]) for network, mask in masks.items()}
+    state = attach_schedule(spec, apply_control(spec, state, masks))
+    return align_learning_rates(state, spec.dense.agent.networks())
+
+
+def rewound_state(root: Path, spec: TicketSpec) -> AgentState:
+    """Return the dense agent's state at the rewind point, with what is not rewound taken from its end."""
+    last = load_dense(root, spec.dense).state
+    at = None if spec.rewind_steps == "none" else spec.rewind_steps
+    state = load_dense(root, spec.dense, at).state
+    if at is None:
+        start = jnp.asarray(spec.start, jnp.int32)
+        state = state._replace(env_steps=start, grad_steps=jnp.zeros_like(last.grad_steps))
+    if "optimizer" not in spec.rewound:
+        state = state._replace(opts={**state.opts, **{name: last.opts[name] for name in state.params}})
+    if "normalizer" not in spec.rewound:
+        state = state._replace(normalizer=last.normalizer)
+    if "temperature" not in spec.rewound:
+        others = {name: opt for name, opt in last.opts.items() if name not in state.params}
+        state = state._replace(values=last.values, opts={**state.opts, **others})
+    if spec.weights:
+        theirs = load_dense(root, spec.weights, at).state
+        for name in ("params", "targets"):
+            mine, other = getattr(state, name), getattr(theirs, name)
+            if spec.mismatch == "error":
+                check_same_structure(other, mine, f"the agent of {spec.weights.task}", f"that of {spec.dense.task}")
+            state = state._replace(**{name: jax.tree.map(lambda a, b: b if a.shape == b.shape else a, mine, other)})
+    return state
+
+
+def _check_names(masks: dict[str, Mask], state: AgentState, path: Path) -> None:
+    if set(masks) != set(state.params):
+        raise InputError(
+            f"the mask {path} is of the networks {sorted(masks)}, and this agent has {sorted(state.params)}"
+        )
+
+
+def _fitted(mask: Mask, params: Params) -> Mask:
+    """Leave layers dense whose shapes are others than the mask's."""
+    return jax.tree.map(lambda m, p: m if m.shape == p.shape else jnp.ones_like(p), mask, params)
+
+
+def apply_control(spec: TicketSpec, state: AgentState, masks: dict[str, Mask]) -> AgentState:
+    """Put a state under the masks, as a ticket or as the control that `spec` names (docs/protocols.md)."""
+    control = control_named(spec.control, load=False) if spec.control else Control()
+    if control.mask == "none" and spec.mask is None:
+        return state
+    if control.start is None:
+        return make_ticket(state, masks)
+    keys = {
+        network: jax.random.fold_in(jax.random.key(spec.dense.seed), zlib.crc32(f"{spec.control}/{network}".encode()))
+        for network in masks
+    }
+    return control.start(Agent(spec.dense.agent, state).algorithm, state, masks, keys)
+
+
+def attach_schedule(spec: TicketSpec, state: AgentState) -> AgentState:
+    """Put what changes the masks in training into the optimisers' states, where the spec asks for it."""
+    schedule = spec.schedule
+    if schedule is None:
+        return state
+    last = last_change(spec)
+    exclude, allocation = named_layers(spec.dense.agent, schedule.exclude, schedule.allocation)
+    opts = dict(state.opts)
+    for network, about in spec.dense.agent.networks().items():
+        # A schedule counts the updates of its own network, which may be fewer than the agent's (a delayed policy).
+        params, every, until = state.params[network], _network_updates(schedule.every, about), last // about.period
+        if schedule.method == "gradual":
+            at = range(every, until + 1, every)
+            sparsity = schedule.sparsity[network]
+            found: Any = prune_at(params, sparsity, at, "cubic", allocation[network], exclude[network])
+        elif schedule.method == "set":
+            key = jax.random.fold_in(jax.random.key(spec.dense.seed), zlib.crc32(f"set/{network}/growth".encode()))
+            found = sparse_evolution(params, every, until, key, schedule.fraction, exclude[network])
+        else:
+            found = rigl(params, every, until, schedule.fraction, exclude[network])
+        opts[network] = opts[network]._replace(schedule=found)
+    return state._replace(opts=opts)
+
+
+def _network_updates(updates: int, network: Network) -> int:
+    """Return how many of a network's own updates fill so many of the agent's, at least one."""
+    return -(-updates // network.period)
+
+
+def check_schedules(plan: Plan) -> None:
+    """Raise InputError where a ticket's mask is to change in training and never would."""
+    for row in plan.rows:
+        if isinstance(row.run, TicketSpec) and row.run.schedule:
+            last_change(row.run)
+
+
+def last_change(spec: TicketSpec) -> int:
+    """Return the update up to which a ticket's mask changes in training.
+
+    Raises:
+        InputError: it would never change.
+    """
+    schedule = spec.schedule
+    assert schedule is not None
+    updates = total_updates(spec.dense.training, spec.start)
+    until = round(schedule.until * updates)
+
+    def never(network: Network) -> bool:  # gradual pruning changes its mask at the last update too
+        return _network_updates(schedule.every, network) >= until // network.period + (schedule.method == "gradual")
+
+    if any(map(never, spec.dense.agent.networks().values())):
+        raise InputError(
+            f"{schedule.method} would never change its mask: it does so after every {schedule.every} updates "
+            f"(pruning.mask_every), up to update {until} of the ticket's {updates} (pruning.mask_until={schedule.until}). Lower "
+            "pruning.mask_every, or train for longer."
+        )
+    return until
+
+
+def rewound_buffer(root: Path, spec: TicketSpec, state: AgentState) -> ReplayBuffer:
+    """Return the replay buffer that a ticket starts with: empty, that of the rewind point, or the trained agent's."""
+    dense, training = root / spec.dense.path, spec.dense.training
+    capacity = replay_capacity(spec.dense.agent, training)
+    algorithm = Agent(spec.dense.agent, state).algorithm
+    sizes = (algorithm.spaces.observation_dim, algorithm.spaces.action_width)
+    kept = spec.rewind_steps == "none" or "replay_buffer" not in spec.rewound
+    if spec.rewind_steps == 0 and not kept:
+        return empty_buffer(algorithm, spec.dense)
+    at = None if kept or spec.rewind_steps == "none" else spec.rewind_steps
+    buffer = store.load_replay_buffer(dense, at)
+    have = (buffer.observation_dim, buffer.action_dim, buffer.capacity, len(buffer))
+    want = (*sizes, capacity, min(training.env_steps if at is None else at, capacity))
+    if have != want:
+        raise InputError(
+            f"the replay buffer {replay_file(dense, at)} is not this run's: the lengths of its "
+            f"observations and actions, its capacity and its size are {have}, and should be {want}"
+        )
+    buffer.state = buffer.full_state()
+    return buffer
+
+
+def empty_buffer(algorithm: Algorithm, spec: DenseSpec) -> ReplayBuffer:
+    """Return a replay buffer without transitions, of the run's capacity."""
+    spaces = algorithm.spaces
+    replay = init_replay(replay_capacity(spec.agent, spec.training), spaces.observation_dim, spaces.action_width)
+    return ReplayBuffer(replay, spaces.observation_dim, spec.seed, discrete=spaces.discrete)

@@ -1,0 +1,320 @@
+"""The tidy table: one row for each run, moment and metric. Tables, figures and the report are views of it, and of nothing else.
+
+It is written as runs finish. `Collector` remembers what it has read, so that the table of a large grid is brought up to date
+in the time that the new runs take.
+"""
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
+
+from ..analysis.interpolation import line_barriers
+from ..analysis.overlap import Kept, compare, kernels, shared_counts
+from ..envs.suites import observation_names
+from ..errors import InputError
+from ..files import csv_bytes, read_rows, write_whole
+from . import store
+from .costs import spent
+from .journal import TIMINGS, is_finished, last_file
+from .measurements import READS, measured
+from .plan import Plan, Row
+from .spec import ConnectivitySpec, DenseSpec, MaskSpec, Spec, TicketSpec
+from .store import AnalysisRow
+
+TIDY_FILE = "tidy.csv"
+_VERSION = 1
+"""To be raised where the rows of a run change."""
+DENSE = "dense"
+"""The method of a dense agent's rows, whose control, sparsity and rewind point are empty."""
+
+
+class TidyRow(NamedTuple):
+    """One number. docs/report.md lists the metrics; `run` is the folder below the output directory."""
+
+    task: str
+    seed: int
+    method: str  # as in runs.csv; `dense`
+    control: str
+    sparsity: str
+    rewind: str
+    run: str
+    env_steps: int
+    metric: str
+    value: float
+
+
+Numbers = list[tuple[int, str, float]]
+"""(env_steps, metric, value)"""
+
+
+class Collector:
+    """What the finished runs of a plan measured, as rows."""
+
+    def __init__(self, plan: Plan):
+        self.plan, self.root = plan, plan.root
+        self._numbers: dict[tuple[Spec, bool], Numbers] = {}
+        self._masks: dict[Spec, dict[str, dict[str, Kept]]] = {}
+        self._shared: dict[tuple[Spec, Spec], Numbers] = {}
+        self._order = list(_in_order(plan))
+        self._names = {row.run: row for row in plan.rows if not row.control}
+
+    def rows(self, finished: Sequence[Spec] | None = None) -> list[TidyRow]:
+        """Return the table of the finished runs, which are looked for on the disk where they are not given.
+
+        The order is that of the plan: runs, then what two masks share, then lines between agents.
+
+        Raises:
+            InputError: a file of a finished run is damaged.
+        """
+        if finished is None:
+            finished = [spec for spec in self.plan.specs if is_finished(self.root, spec)]
+        there = set(finished)
+        found: list[TidyRow] = []
+        for spec, row in self._order:
+            if spec in there and (row is None or row.dense in there):
+                about = (row.method, row.control, row.sparsity, row.rewind) if row else _about(spec)
+                found += _laid_out(spec, about, self._measured(spec, row is not None))
+        found += self._overlaps([spec for spec in self.plan.specs if isinstance(spec, MaskSpec) and spec in there])
+        for comparison in self.plan.comparisons:
+            if comparison in there:
+                found += self._line(comparison)
+        return found
+
+    def _measured(self, spec: DenseSpec | MaskSpec | TicketSpec, is_result: bool) -> Numbers:
+        """What a run measured: of one that is a row of the results evaluations and costs too."""
+        if (spec, is_result) not in self._numbers:
+            end, analysis = spec.dense.training.env_steps, self._analysis(spec)
+            numbers: Numbers = []
+            if is_result and not isinstance(spec, MaskSpec):
+                numbers += store.evaluations(self.root / spec.path)
+                analysis = self._costs(spec, analysis) | analysis
+                if isinstance(spec, TicketSpec) and isinstance(spec.mask, MaskSpec) and not spec.control:
+                    analysis |= {k: v for k, v in self._analysis(spec.mask).items() if k.startswith("saliency")}
+            self._numbers[spec, is_result] = [*numbers, *((end, metric, value) for metric, value in analysis.items())]
+        return self._numbers[spec, is_result]
+
+    def _analysis(self, spec: DenseSpec | MaskSpec | TicketSpec) -> dict[str, float]:
+        """A run's analysis (docs/analysis.md) as `<metric>/<network>/<layer>`; what the policy reads by the inputs' names."""
+        rows = measured(self.root, spec)
+        found = {metric_name(row): row.value for row in rows if not row.metric.startswith(READS)}
+        policy = spec.dense.agent.POLICY
+        reads = [row for row in rows if row.metric.startswith(READS)]
+        named = [row.value for row in reads if row.network == policy]
+        names = observation_names(spec.task, len(named))
+        found |= {f"{READS}/{policy}/{name}": value for name, value in zip(names, named, strict=True)}
+        return found | {metric_name(row): row.value for row in reads if row.network != policy}
+
+    def _costs(self, spec: DenseSpec | TicketSpec, analysis: Mapping[str, float]) -> dict[str, float]:
+        """What a run took besides its dense agent: with its mask, and all earlier rounds of iterative pruning."""
+        kept, weights = (
+            {n: analysis[f"{kind}/{n}"] for n in spec.dense.agent.NETWORKS} for kind in ("kept", "weights")
+        )
+        found = spent(self.plan, spec, kept, weights)
+        if isinstance(spec, TicketSpec) and isinstance(spec.mask, MaskSpec) and spec.mask.previous:
+            before = spec.mask.previous
+            earlier = self._costs(before, self._analysis(before))
+            found = {name: value + earlier[name] for name, value in found.items()}
+        return found
+
+    def _overlaps(self, specs: Sequence[MaskSpec]) -> Iterator[TidyRow]:
+        """What the masks of two methods (seeds, tasks, rounds) share: in each layer, and the Jaccard index beside chance's."""
+        for differ_in, one, other in mask_pairs(specs):
+            if (one, other) not in self._shared:
+                self._shared[one, other] = list(self._compared(differ_in, one, other))
+            yield from _laid_out(one, _about(one), self._shared[one, other])
+
+    def _compared(self, differ_in: str, one: MaskSpec, other: MaskSpec) -> Iterator[tuple[int, str, float]]:
+        end = one.dense.training.env_steps
+        name = {"method": other.method, "seed": f"seed {other.seed}", "task": other.task}
+        others = self._kept(other)
+        for network, mask in self._kept(one).items():
+            counts = shared_counts(mask, others[network])
+            if not counts:
+                continue
+            total = compare("", tuple(count for some in counts.values() for count in some))
+            rest = f"{network}/{differ_in}/{name.get(differ_in, f'round {other.round}')}"
+            yield end, f"overlap/{rest}", total.jaccard
+            yield end, f"overlap_by_chance/{rest}", total.expected_jaccard
+            for layer, some in counts.items():
+                yield end, f"shared/{differ_in}/{other.sha256[:8]}/{network}/{layer}", sum(count[3] for count in some)
+
+    def _kept(self, spec: MaskSpec) -> dict[str, dict[str, Kept]]:
+        """A mask as bits: there may be thousands."""
+        if spec not in self._masks:
+            masks = store.read_mask(last_file(self.root, spec))
+            self._masks[spec] = {network: kernels(mask) for network, mask in masks.items()}
+        return self._masks[spec]
+
+    def _line(self, spec: ConnectivitySpec) -> Iterator[TidyRow]:
+        """What lies on the line between two agents (docs/analysis.md): barriers, the values at both ends, and each point."""
+        points = store.read_line(self.root / spec.path)
+        # Of a ticket and the same ticket with other noise, the first is the one that the results are of.
+        run, other = (spec.one, "other noise") if spec.kind == "noise" else (spec.other, DENSE)
+        if spec.kind in ("methods", "rounds") and isinstance(spec.one, TicketSpec):
+            before = spec.one.mask
+            if isinstance(before, MaskSpec):
+                other = before.method if spec.kind == "methods" else f"round {before.round}"
+        row = self._names.get(run)
+        about = (row.method, "", row.sparsity, row.rewind) if row else (DENSE, "", "", "")
+        end = spec.dense.training.env_steps
+        yield from _laid_out(run, about, _barriers(spec, other, end, points))
+        ends = f"{spec.one.sha256[:8]}/{spec.other.sha256[:8]}"
+        line = [(end, f"line/{spec.kind}/{ends}/{point.alpha!r}/{point.metric}", point.value) for point in points]
+        yield from _laid_out(spec, ("", "", "", ""), line)
+
+
+def _in_order(plan: Plan) -> Iterator[tuple[DenseSpec | MaskSpec | TicketSpec, Row | None]]:
+    """Yield the results' rows, dense agents' first, and between them the plan's other runs, where the plan has them."""
+    rows = dict.fromkeys(one for row in plan.rows for one in (Row(DENSE, "", "", "", row.dense, row.dense), row))
+    results = {row.run for row in rows}
+    place = {spec: i for i, spec in enumerate(plan.specs)}
+    others = [spec for spec in plan.specs if spec not in results and not isinstance(spec, ConnectivitySpec)]
+    for row in rows:
+        while others and place[others[0]] < place[row.run]:
+            yield others.pop(0), None
+        yield row.run, row
+    yield from ((spec, None) for spec in others)
+
+
+def _laid_out(spec: Spec, about: tuple[str, str, str, str], numbers: Numbers) -> Iterator[TidyRow]:
+    run = str(spec.path)
+    return (TidyRow(spec.task, spec.seed, *about, run, *number) for number in numbers)
+
+
+def _about(spec: DenseSpec | MaskSpec | TicketSpec) -> tuple[str, str, str, str]:
+    """Method, control, sparsity and rewind point of a run that is no row of the results itself."""
+    if isinstance(spec, DenseSpec):
+        return DENSE, "", "", ""
+    if isinstance(spec, MaskSpec):
+        return spec.method, "", spec.sparsity.label(), ""
+    named = spec.schedule or spec.mask
+    method, sparsity = (named.method, named.sparsity.label()) if named else ("", "")
+    return method, spec.control, sparsity, str(spec.rewind_steps)
+
+
+def metric_name(row: AnalysisRow) -> str:
+    """Name a number of a run's analysis: `kept/<network>/<layer>`."""
+    return "/".join(filter(None, (row.metric, row.network, row.layer)))
+
+
+def _barriers(spec: ConnectivitySpec, other: str, end: int, points: Sequence[store.LineRow]) -> Numbers:
+    found: Numbers = []
+    for metric, *values in line_barriers(points):
+        for kind, value in zip(("barrier", "value_one", "value_other"), values, strict=True):
+            found.append((end, f"{kind}/{spec.kind}/{other}/{metric}", value))
+    return found
+
+
+def mask_pairs(specs: Sequence[MaskSpec]) -> Iterator[tuple[str, MaskSpec, MaskSpec]]:
+    """Yield the masks that differ in one thing only (method, seed, task, or round of iterative pruning), with what it is."""
+    for what in ("method", "seed", "task"):
+        groups: dict[tuple[object, ...], list[MaskSpec]] = {}
+        for spec in specs:
+            values: dict[str, object] = {
+                "task": spec.task,
+                "seed": spec.seed,
+                # A method's way to allocate is part of it.
+                "method": (spec.method, spec.allocation),
+                "sparsity": spec.sparsity.label(),
+                "rewind": spec.previous.rewind_steps if spec.previous else "",
+                "round": spec.round,
+            }
+            del values[what]
+            groups.setdefault(tuple(values.values()), []).append(spec)
+        for group in groups.values():
+            yield from ((what, *pair) for pair in combinations(group, 2))
+    finished = set(specs)
+    for spec in specs:
+        before = spec.previous.mask if spec.previous else None
+        while isinstance(before, MaskSpec):
+            if before in finished:
+                yield "round", before, spec
+            before = before.previous.mask if before.previous else None
+
+
+class LiveTable:
+    """The table of a grid that is being made, written as runs finish: as often as that takes a small part of the time."""
+
+    SHARE = 0.02
+    """Of the time that may be spent on it."""
+
+    def __init__(self, plan: Plan):
+        self._collector = Collector(plan)
+        self._finished: list[Spec] = []
+        self._next = time.monotonic() + 1.0  # what was there before is taken in first
+
+    def add(self, spec: Spec) -> None:
+        """Take in a run that is finished."""
+        self._finished.append(spec)
+        began = time.monotonic()
+        if began >= self._next:
+            with contextlib.suppress(InputError):  # whatever is wrong is said when all runs have ended
+                save_tidy(self._collector.root, self.rows())
+            self._next = time.monotonic() + (time.monotonic() - began) / self.SHARE
+
+    def rows(self) -> list[TidyRow]:
+        """Return the table of what is finished."""
+        return self._collector.rows(self._finished)
+
+    def end(self) -> list[TidyRow]:
+        """Return the table of what is finished, which tidy.csv is from then on."""
+        return brought_up_to_date(self._collector, self._finished)
+
+
+def brought_up_to_date(collector: Collector, finished: Sequence[Spec]) -> list[TidyRow]:
+    """Return the table of the finished runs, and see that tidy.csv is it.
+
+    Where neither the plan nor any file that the table is made from has changed since it was written, it is read back.
+
+    Raises:
+        InputError: a file of a finished run is damaged, or the folder cannot be written.
+    """
+    root, made_from = collector.root, _made_from(collector.plan, finished)
+    with contextlib.suppress(OSError, ValueError, InputError):
+        if json.loads((root / store.TABLE_MEMORY).read_text()) == [made_from, _stamp(root / TIDY_FILE)]:
+            return read_tidy(root / TIDY_FILE)
+    rows = collector.rows(finished)
+    path = save_tidy(root, rows)
+    with contextlib.suppress(OSError):
+        (root / store.TABLE_MEMORY).write_text(json.dumps([made_from, _stamp(path)]))
+    return rows
+
+
+def _made_from(plan: Plan, finished: Sequence[Spec]) -> str:
+    """Hash what the table follows from: the plan's rows, and the sizes and times of change of the runs' files."""
+    files = (store.METRICS, store.ANALYSIS, TIMINGS)
+    stamps = [
+        (spec.sha256, _stamp(last_file(plan.root, spec)), *(_stamp(plan.root / spec.path / name) for name in files))
+        for spec in finished
+    ]
+    rows = [(*row[:4], row.run.sha256, row.dense.sha256) for row in plan.rows]
+    order = [spec.sha256 for spec in plan.specs]
+    return hashlib.sha256(repr((_VERSION, TidyRow._fields, order, rows, sorted(stamps, key=str))).encode()).hexdigest()
+
+
+def _stamp(path: Path) -> list[int]:
+    try:
+        about = path.stat()
+        return [about.st_size, about.st_mtime_ns]
+    except OSError:
+        return []
+
+
+def save_tidy(root: Path, rows: Sequence[TidyRow]) -> Path:
+    """Write `tidy.csv`."""
+    write_whole(root / TIDY_FILE, csv_bytes(TidyRow._fields, rows), checksum=False)
+    return root / TIDY_FILE
+
+
+def read_tidy(path: Path) -> list[TidyRow]:
+    """Read a file of `save_tidy`.
+
+    Raises:
+        InputError: it is missing or unreadable.
+    """
+    return read_rows(path, "the tidy table", TidyRow, "`lth report` writes it anew.")

@@ -1,0 +1,159 @@
+"""Train an agent to the end of its budget: segments, evaluations between them, points to resume from, and what is kept."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..algorithms.acting import policy_of
+from ..algorithms.base import Agent, AgentState
+from ..algorithms.packed import Patterns
+from ..algorithms.tickets import masks_of
+from ..config import Config, evaluation_due
+from ..errors import InputError
+from ..replay import ReplayBuffer
+from ..training import Evaluation, evaluate, metric_rows, train
+from . import store
+from .journal import MASK
+from .measurements import agent_rows
+from .spec import DenseSpec, TicketSpec
+
+Progress = Callable[[int, dict[str, float]], None]
+"""Called with the environment step and the newest metrics after every segment."""
+
+
+def _quiet(env_steps: int, metrics: dict[str, float]) -> None:
+    del env_steps, metrics
+
+
+class RunOptions(NamedTuple):
+    """How runs are made; none of it changes their results."""
+
+    rewind_points: tuple[int, ...] = ()  # what dense runs keep besides their start and end
+    checkpoint_every: int = 10  # segments
+    tensorboard: bool = False
+    progress: Progress = _quiet
+
+
+def options_of(config: Config) -> RunOptions:
+    """Read from a config how its runs are made."""
+    points = tuple(step for step in config.pruning.rewind_steps if step != "none")
+    return RunOptions(points, config.training.checkpoint_every, config.tensorboard)
+
+
+def train_to_end(
+    root: Path,
+    spec: DenseSpec | TicketSpec,
+    agent: Agent,
+    env: Any,
+    options: RunOptions,
+    started: float,
+    keep: Sequence[int] = (),
+    fresh_noise: bool = False,
+    patterns: Patterns | None = None,
+) -> None:
+    """Train from where the agent or an interrupted run stands to the end of the budget, and write what a run consists of.
+
+    Args:
+        root: the output directory.
+        spec: the run, whose directory is there.
+        agent: the agent at the run's start, with its replay buffer.
+        env: the environment of the evaluations, which is closed at the end.
+        options: how the run is made.
+        started: `time.perf_counter()` when work on the run began.
+        keep: environment steps at which the agent and its replay buffer are kept.
+        fresh_noise: train with other random numbers than the dense agent of the seed did.
+        patterns: what the native kernel needs, for a ticket that it computes.
+
+    Raises:
+        InputError: the file to resume from is damaged.
+        TrainingError: training could not go on.
+    """
+    buffer, run, dense = agent.replay_buffer, root / spec.path, spec.dense
+    assert buffer is not None
+    state = agent.state
+    seconds = {"start": time.perf_counter() - started, "train": 0.0, "evaluate": 0.0, "save": 0.0}
+    rows: list[tuple[int, str, float]] = []
+    latest: dict[str, float] = {}
+    events = event_log(run / store.EVENTS) if options.tensorboard else None
+
+    def add(env_steps: int, metrics: dict[str, float]) -> None:
+        latest.update(metrics)
+        rows.extend(metric_rows(env_steps, metrics))
+        if events:
+            events(env_steps, metrics)
+
+    def evaluate_now(state: AgentState) -> None:
+        began = time.perf_counter()
+        result = evaluate(policy_of(Agent(dense.agent, state)), env, dense.evaluation.episodes)
+        seconds["evaluate"] += time.perf_counter() - began
+        add(int(state.env_steps), evaluation_metrics(result))
+
+    resume = store.load_resume(run)
+    if resume:
+        state, buffer.state, rows = resume.state, resume.replay, resume.rows
+        latest |= {name: value for _, name, value in rows}
+        seconds = {name: seconds[name] + resume.seconds.get(name, 0.0) for name in seconds}
+    else:
+        evaluate_now(state)
+    options.progress(int(state.env_steps), latest)
+    training = dense.training
+    until = training.env_steps
+    segments = train(agent.algorithm, training, spec.task, spec.seed, state, buffer.state, until, fresh_noise, patterns)
+    for number, segment in enumerate(segments, 1):
+        state, buffer.state = segment.state, segment.replay
+        seconds["train"] += segment.seconds
+        add(segment.env_steps, segment.metrics)
+        if evaluation_due(training, dense.evaluation.every, segment.env_steps):
+            evaluate_now(state)
+        began = time.perf_counter()
+        if segment.env_steps in keep:
+            save_point(run, dense, state, buffer, segment.env_steps)
+        if number % options.checkpoint_every == 0 and segment.env_steps < until:
+            store.save_resume(run, dense.agent, store.Resume(state, buffer.state, rows, seconds))
+        seconds["save"] += time.perf_counter() - began
+        options.progress(segment.env_steps, latest)
+    env.close()
+    began = time.perf_counter()
+    if any(state.opts[name].schedule is not None for name in state.params):
+        store.save_mask(run, MASK, masks_of(state))
+    store.save_replay_buffer(run, buffer)
+    store.save_metrics(run, rows)
+    store.save_analysis(run, agent_rows(Agent(dense.agent, state, buffer)))
+    seconds["save"] += time.perf_counter() - began
+    store.save_timings(run, {**seconds, "total": sum(seconds.values())})
+    store.finish_agent(root, spec, dense.agent, state)
+
+
+def save_point(run: Path, spec: DenseSpec, state: AgentState, buffer: ReplayBuffer, env_steps: int) -> None:
+    """Write the agent and its replay buffer at an environment step to which tickets are put back."""
+    store.save_replay_buffer(run, buffer, env_steps)
+    store.save_agent(run, spec.agent, state, spec.task, env_steps)
+
+
+def evaluation_metrics(evaluation: Evaluation) -> dict[str, float]:
+    """Name what an evaluation measured."""
+    metrics = {"evaluation/return": evaluation.return_mean}
+    if evaluation.success_rate is not None:
+        metrics["evaluation/success"] = evaluation.success_rate
+    return metrics
+
+
+def event_log(folder: Path) -> Callable[[int, dict[str, float]], None]:
+    """Return what writes metrics to a TensorBoard event file in `folder`; the metrics themselves are in metrics.csv.
+
+    Raises:
+        InputError: tensorboardX is not installed.
+    """
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise InputError(f"tensorboard=true needs tensorboardX: pip install -e '.[tensorboard]' ({error})") from None
+    writer: Any = SummaryWriter(str(folder))
+
+    def write(env_steps: int, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            writer.add_scalar(name, value, env_steps)
+        writer.flush()
+
+    return write

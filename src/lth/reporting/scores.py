@@ -1,0 +1,211 @@
+"""From the tidy table to numbers: scores, aggregates, comparisons, charts, costs. Pure: rows in, rows out.
+
+A score is (R - U) / (D - U) for a return R: U is the mean return of the task's untrained agents (the dense runs' evaluation at
+step 0) and D the mean of its dense agents' last evaluations. So 0 is what an untrained agent does and 1 is dense, whatever the
+signs; a plain ratio to dense would call a return of -300 twice as good as -150. Where dense agents gained no more than their
+spread over seeds, there is no score.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import stats
+from ..config import CONTROL_METHODS, SALIENCY_METHODS
+from ..experiment.tidy import DENSE, TidyRow
+from .views import RETURN, SUCCESS, label
+
+ALL_TASKS = "all tasks"
+
+
+class Condition(NamedTuple):
+    """What was done to the runs that are compared."""
+
+    method: str
+    control: str
+    sparsity: str
+    rewind: str
+
+    @property
+    def label(self) -> str:
+        """Its name beside others of the same sparsity and rewind point."""
+        return label(self.method, self.control)
+
+    @property
+    def is_ticket(self) -> bool:
+        """Whether a method is tried here, and not a control."""
+        return self.method not in (*CONTROL_METHODS, DENSE, "") and not self.control
+
+
+class Reference(NamedTuple):
+    """What scores of a task are measured by."""
+
+    task: str
+    seeds: int
+    untrained: float
+    dense: float
+    spread: float  # sample standard deviation of the dense agents over seeds; 0 for one seed
+
+    @property
+    def usable(self) -> bool:
+        """Whether the dense agents learned enough for scores to mean anything."""
+        return self.dense - self.untrained > self.spread
+
+
+class Estimate(NamedTuple):
+    """A number with its 95 % interval; NaN bounds where there is but one run."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Runs:
+    """The tidy rows by run: what is wanted of them, as arrays."""
+
+    def __init__(self, rows: Iterable[TidyRow]):
+        self.values: dict[tuple[str, Condition, str], dict[int, dict[int, float]]] = {}  # -> seed -> env_steps -> value
+        for row in rows:
+            condition = Condition(row.method, row.control, row.sparsity, row.rewind)
+            at = self.values.setdefault((row.task, condition, row.metric), {})
+            at.setdefault(row.seed, {})[row.env_steps] = row.value
+        self.tasks = list(dict.fromkeys(task for task, _, metric in self.values if metric == RETURN))
+        self.metrics: dict[tuple[str, Condition], list[str]] = {}
+        for task, condition, metric in self.values:
+            self.metrics.setdefault((task, condition), []).append(metric)
+        self.conditions = sorted(dict.fromkeys(c for _, c, m in self.values if m == RETURN), key=_order)
+        self.references = {task: self._reference(task) for task in self.tasks}
+        self.scored = [task for task in self.tasks if self.references[task].usable]
+
+    def _reference(self, task: str) -> Reference:
+        dense = self.values.get((task, Condition(DENSE, "", "", ""), RETURN), {})
+        last = [steps[max(steps)] for steps in dense.values()]
+        start = [steps[min(steps)] for steps in dense.values()]
+        spread = float(np.std(last, ddof=1)) if len(last) > 1 else 0.0
+        return Reference(task, len(last), float(np.mean(start)), float(np.mean(last)), spread)
+
+    def scopes(self) -> dict[str, list[str]]:
+        """Return the tasks behind each thing that is said: of all that have scores, if these are several, and of each."""
+        several = {ALL_TASKS: self.scored} if len(self.scored) > 1 else {}
+        return {**several, **{task: [task] for task in self.tasks}}
+
+    def last(self, task: str, condition: Condition, metric: str = RETURN) -> dict[int, float]:
+        """Return the last value of a metric by seed: the last evaluation, never the best."""
+        found = self.values.get((task, condition, metric), {})
+        return {seed: steps[max(steps)] for seed, steps in sorted(found.items())}
+
+    def score(self, task: str, returns: Any) -> np.ndarray:
+        """Turn returns into scores."""
+        reference = self.references[task]
+        return (np.asarray(returns) - reference.untrained) / (reference.dense - reference.untrained)
+
+    def scores(
+        self, tasks: Sequence[str], condition: Condition, seeds: Sequence[list[int]] | None = None
+    ) -> stats.Scores:
+        """Return the scores of a condition's runs, one array for each task."""
+        found = [self.last(task, condition) for task in tasks]
+        chosen = seeds or [list(runs) for runs in found]
+        return [
+            self.score(task, [runs[seed] for seed in some])
+            for task, runs, some in zip(tasks, found, chosen, strict=True)
+        ]
+
+    def measured(self, task: str, condition: Condition, prefix: str) -> dict[str, float]:
+        """Return the mean over seeds of each metric that begins so, by what follows."""
+        return {
+            metric.removeprefix(prefix): float(np.mean(list(self.last(task, condition, metric).values())))
+            for metric in self.metrics.get((task, condition), ())
+            if metric.startswith(prefix)
+        }
+
+    def has(self, tasks: Sequence[str], condition: Condition) -> bool:
+        """Say whether a condition has runs on each of the tasks."""
+        return all(self.last(task, condition) for task in tasks)
+
+    def curve(self, task: str, condition: Condition, metric: str) -> tuple[list[int], np.ndarray]:
+        """Return the environment steps that all runs of a condition were evaluated at, and the values, (times, runs)."""
+        found = [steps for _, steps in sorted(self.values.get((task, condition, metric), {}).items())]
+        times = sorted(set.intersection(*(set(steps) for steps in found))) if found else []
+        return times, np.array([[steps[t] for steps in found] for t in times])
+
+    def levels(self) -> list[tuple[str, str]]:
+        """Return the rewind points and sparsities at which something is compared."""
+        return list(dict.fromkeys((c.rewind, c.sparsity) for c in self.conditions if c.sparsity))
+
+    def at(self, rewind: str, sparsity: str) -> list[Condition]:
+        """Return what was done at a level; what is pruned nowhere (`retrained`) is at each of its rewind point."""
+        return [c for c in self.conditions if c.rewind == rewind and c.sparsity in (sparsity, "")]
+
+
+def _order(condition: Condition) -> tuple[Any, ...]:
+    known = (DENSE, *SALIENCY_METHODS)
+    place = known.index(condition.method) if condition.method in known else len(known)
+    return (condition.rewind, condition.sparsity, bool(condition.control), place, not condition.is_ticket)
+
+
+def estimate(statistic: Callable[..., Any], *groups: stats.Scores) -> Estimate:
+    """Return a statistic with its interval. Every interval draws from a Generator of seed 0, so each can be made again."""
+    low, high = stats.interval(statistic, *groups, rng=np.random.default_rng(0))
+    return Estimate(float(statistic(*groups)), float(low), float(high))
+
+
+class Result(NamedTuple):
+    """One condition on one task or on all. Returns and successes are of one task; scores None where dense learned nothing."""
+
+    scope: str
+    condition: Condition
+    runs: int
+    score: Estimate | None  # IQM
+    mean: Estimate | None
+    median: Estimate | None  # over tasks, so of several
+    gap: Estimate | None
+    returns: Estimate | None  # IQM
+    success: Estimate | None  # mean
+
+
+def results(runs: Runs) -> list[Result]:
+    """Aggregate every condition, dense agents included, on each task and over all."""
+    found = []
+    for scope, tasks in runs.scopes().items():
+        for condition in runs.conditions:
+            if not runs.has(tasks, condition):
+                continue
+            one = [np.array(list(runs.last(tasks[0], condition).values()))]
+            success = [np.array(list(runs.last(tasks[0], condition, SUCCESS).values()))]
+            scores = runs.scores(tasks, condition) if set(tasks) <= set(runs.scored) else None
+            found.append(
+                Result(
+                    scope,
+                    condition,
+                    sum(len(runs.last(task, condition)) for task in tasks),
+                    estimate(stats.iqm, scores) if scores else None,
+                    estimate(stats.mean, scores) if scores else None,
+                    estimate(stats.median, scores) if scores and len(tasks) > 1 else None,
+                    estimate(stats.optimality_gap, scores) if scores else None,
+                    estimate(stats.iqm, one) if scope != ALL_TASKS else None,
+                    estimate(stats.mean, success) if scope != ALL_TASKS and success[0].size else None,
+                )
+            )
+    return found
+
+
+def level_name(runs: Runs, rewind: str, sparsity: str) -> str:
+    """Name a level as far as levels differ: `95 % pruned, rewound to step 2000`."""
+    rewinds = {r for r, _ in runs.levels()}
+    back = {"none": "fine-tuned"}.get(rewind, f"rewound to step {rewind}")
+    return percent(sparsity) + " pruned" + (f", {back}" if len(rewinds) > 1 else "")
+
+
+def percent(sparsity: str) -> str:
+    """Say a sparsity's label in per cent where it is one number."""
+    try:
+        return f"{round(100 * float(sparsity), 4):g} %"
+    except ValueError:
+        return sparsity
+
+
+def shares(runs: Runs, task: str, condition: Condition, metric: str, of: str = "weights") -> dict[str, float]:
+    """Return a count of the analysis as a share of another, by network and layer; the mean over seeds."""
+    counts, whole = (runs.measured(task, condition, f"{name}/") for name in (metric, of))
+    return {name: counts[name] / whole[name] for name in counts if whole.get(name)}

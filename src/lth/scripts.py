@@ -1,0 +1,202 @@
+"""What scripts/ do, for each task and seed of a config. They make the same runs as `lth run`, in the same places."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from . import envs
+from .algorithms.base import Agent
+from .config import Config, Sparsity
+from .errors import InputError
+from .experiment import lottery, store
+from .experiment.backend import resolve_backend
+from .experiment.build import dense_spec, mask_spec, ticket_spec
+from .experiment.journal import MASK, MASK_GRADIENT, is_finished
+from .experiment.masking import create_masks, named_layers
+from .experiment.spec import FileMask, MaskSpec
+from .experiment.start import load_dense, no_mask
+from .experiment.trainer import options_of
+from .files import checksum_path
+from .pruning.masks import compute_sparsity
+from .pruning.prune import check_collapse
+from .replay import ReplayBuffer
+from .types import Mask
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _tasks(config: Config) -> Iterator[tuple[str, int]]:
+    for task in config.tasks:
+        envs.check_task(task, config.agent_config)
+    for task in config.tasks:
+        for seed in config.seeds:
+            yield task, seed
+
+
+def _last(run: Path) -> str:
+    names = {"evaluation/return": "return", "evaluation/success": "success"}
+    return ", ".join(f"{names[name]} {value:.4g}" for name, value in sorted(store.last_evaluation(run).items()))
+
+
+def dense_agents(config: Config) -> Iterator[tuple[Path, Agent]]:
+    """Train each dense agent of a config, unless it is there; yield its directory and the agent with its buffer."""
+    for task, seed in _tasks(config):
+        spec = dense_spec(config, task, seed)
+        _say(f"{spec.title()}: {'finished before' if is_finished(config.output_dir, spec) else 'training'}")
+        run = lottery.train_dense(config.output_dir, spec, options_of(config))
+        _say(f"{spec.title()}: {_last(run)} -> {run}")
+        yield run, store.load(run).agent
+
+
+def save_replay_buffer(run: Path, buffer: ReplayBuffer) -> None:
+    """Write `replay_buffer.pkl` with its checksum (again: its bytes do not change)."""
+    store.save_replay_buffer(run, buffer)
+
+
+def layers_to_exclude(config: Config) -> tuple[list[str], list[str]]:
+    """Return the layers that `pruning.exclude` names in the actor and in the critics, for `_02_create_mask.py`.
+
+    Raises:
+        InputError: the algorithm has other networks.
+    """
+    if not config.agent_config.has_pair():
+        raise InputError(
+            f"_02_create_mask.py prunes an actor and critics, and {config.agent_config.NAME} has the networks "
+            f"{', '.join(config.agent_config.NETWORKS)}. `lth run` and _02b_create_mask_gradient.py prune any algorithm's."
+        )
+    exclude, _ = named_layers(config.agent_config, config.pruning.exclude)
+    return exclude["actor"], exclude["critic"]
+
+
+def dense_runs(config: Config) -> Iterator[tuple[Path, Agent, ReplayBuffer | None, Sparsity]]:
+    """Yield each finished dense run with its agent and replay buffer, once for each sparsity."""
+    for task, seed in _tasks(config):
+        spec = dense_spec(config, task, seed)
+        run = config.output_dir / spec.path
+        load_dense(config.output_dir, spec)
+        agent = store.load(run).agent
+        for sparsity in config.pruning.sparsity:
+            yield run, agent, agent.replay_buffer, sparsity
+
+
+def save_mask(config: Config, run: Path, sparsity: Sparsity, actor_mask: Mask, critic_mask: Mask) -> None:
+    """Write what `_02_create_mask.py` made as mask.pkl, in a folder that says whether it is the magnitude mask."""
+    dense = store.dense_spec_of(run)
+    spec = mask_spec(config, dense_spec(config, dense.task, dense.seed), "magnitude", sparsity)
+    path = save_edited_mask(config.output_dir, spec, {"actor": actor_mask, "critic": critic_mask})
+    sparsities = f"actor {compute_sparsity(actor_mask):.4f}, critic {compute_sparsity(critic_mask):.4f}"
+    _say(f"{dense.task} seed {dense.seed}: sparsity {sparsities} of all kernels -> {path}")
+
+
+def save_edited_mask(root: Path, spec: MaskSpec, masks: dict[str, Mask]) -> Path:
+    """Write the mask.pkl of `_02_create_mask.py`: as the magnitude mask if it is that, else in a folder of its own.
+
+    Whoever follows option 2 of docs/saliency-pruning.md edits the script so that its masks are others; they must not
+    come to lie where `lth run` expects magnitude masks. The folder holds what the script wrote last, or is absent.
+    """
+    magnitude = create_masks(load_dense(root, spec.dense), lambda: ReplayBuffer.load({}), spec)
+    pairs = zip(jax.tree.leaves(masks), jax.tree.leaves(magnitude), strict=True)
+    same = all(np.array_equal(a, b) for a, b in pairs)
+    custom = edited_mask_file(root, spec)
+    for network, mask in masks.items():
+        check_collapse(mask, what=spec.title(), whose=f"the {network}'s ")
+    if not same:
+        return store.save_mask(custom.parent, custom.name, masks)
+    for file in (custom, checksum_path(custom)):
+        file.unlink(missing_ok=True)
+    if custom.parent.is_dir() and not any(custom.parent.iterdir()):
+        custom.parent.rmdir()
+    store.open_run(root, spec)
+    return store.finish_mask(root, spec, masks)
+
+
+def edited_mask_file(root: Path, spec: MaskSpec) -> Path:
+    """Return where an edited `_02_create_mask.py` leaves its mask.pkl."""
+    run = root / spec.path
+    return run.with_name(run.name.replace(f"mask-{spec.method}", "mask-custom", 1)) / MASK
+
+
+def create_gradient_masks(config: Config) -> int:
+    """Make the masks of `_02b_create_mask_gradient.py`."""
+    for task, seed in _tasks(config):
+        for sparsity in config.pruning.sparsity:
+            spec = mask_spec(config, dense_spec(config, task, seed), config.pruning.gradient_method, sparsity)
+            run = lottery.make_mask(config.output_dir, spec, MASK_GRADIENT)
+            path = run / MASK_GRADIENT
+            masks = store.load_mask(path)
+            sparsities = ", ".join(f"{network} {compute_sparsity(mask):.4f}" for network, mask in masks.items())
+            _say(f"{spec.title()}: sparsity {sparsities} of all kernels -> {path}")
+    return 0
+
+
+def train_tickets(config: Config, mask: str | None) -> int:
+    """Train the tickets of `_03_train_ticket.py`: under `mask.pkl`, `mask_gradient.pkl`, or a file anywhere."""
+    named = mask in (None, MASK, MASK_GRADIENT)
+    tickets = []
+    for task, seed in _tasks(config):
+        for sparsity in config.pruning.sparsity if named else (None,):
+            if sparsity is None:
+                file = Path(str(mask))
+                found: MaskSpec | FileMask = store.file_mask(file, "file")
+            else:
+                file, found = _named_mask(config, task, seed, mask or MASK, sparsity)
+            tickets.append((task, seed, file, found))
+    return _train(config, tickets)
+
+
+def _named_mask(
+    config: Config, task: str, seed: int, name: str, sparsity: Sparsity
+) -> tuple[Path, MaskSpec | FileMask]:
+    method = "magnitude" if name == MASK else config.pruning.gradient_method
+    spec = mask_spec(config, dense_spec(config, task, seed), method, sparsity)
+    edited = edited_mask_file(config.output_dir, spec)
+    if name == MASK and edited.exists():
+        return edited, store.file_mask(edited, "custom")
+    file = (config.output_dir / spec.path) / name
+    if not file.exists():
+        raise InputError(no_mask(file, spec))
+    return file, spec
+
+
+def _train(config: Config, tickets: list[tuple[str, int, Path, MaskSpec | FileMask]]) -> int:
+    """Train tickets (task, seed, file of the mask, mask), whose masks are all there."""
+    config, line = resolve_backend(config)
+    _say(line)
+    for ticket in tickets:
+        _train_one(config, *ticket)
+    return 0
+
+
+def _train_one(config: Config, task: str, seed: int, file: Path, mask: MaskSpec | FileMask) -> None:
+    spec, options = ticket_spec(config, dense_spec(config, task, seed), mask), options_of(config)
+    state = "finished before" if is_finished(config.output_dir, spec) else f"training under {file}"
+    _say(f"{spec.title()}: {state}")
+    load_dense(config.output_dir, spec.dense)  # it has to be there; a rewind point that it did not keep is made again
+    dense = lottery.train_dense(config.output_dir, spec.dense, options)
+    run = lottery.train_ticket(config.output_dir, spec, file, options)
+    _say(f"{spec.title()}: {_last(run)} (dense: {_last(dense)}) -> {run}")
+
+
+def transfer_tickets(config: Config, source: str | None, target: str | None, mask: str | None) -> int:
+    """Train the tickets of `_04_transfer.py`: the target's start under the source's mask, seed by seed."""
+    source = source or config.tasks[0]
+    targets = [target] if target else [task for task in config.tasks if task != source]
+    if not targets:
+        raise InputError("there is no task to transfer to: name two in the config's `tasks`, or use --target TASK")
+    if mask not in (None, MASK, MASK_GRADIENT):
+        raise InputError(f"--mask {mask}: here it is mask.pkl or mask_gradient.pkl; _03_train_ticket.py takes any file")
+    for task in (source, *targets):
+        envs.check_task(task, config.agent_config)
+    return _train(
+        config,
+        [
+            (task, seed, *_named_mask(config, source, seed, mask or MASK, sparsity))
+            for task in targets
+            for seed in config.seeds
+            for sparsity in config.pruning.sparsity
+        ],
+    )

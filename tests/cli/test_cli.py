@@ -1,0 +1,257 @@
+"""The commands, as a person types them."""
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.grids import tidy_rows
+from helpers.small import ROOT
+
+import lth
+from lth.cli import main
+from lth.config import load_config
+from lth.experiment import store
+from lth.experiment.plan import plan
+from lth.experiment.spec import TicketSpec
+from lth.reporting.views import RunRow, run_rows, summarize
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, run_command):
+    """`lth run` on the small config with all five masks and two seeds: the config's path and what was printed."""
+    import yaml
+    from helpers.small import SMALL
+
+    folder = tmp_path_factory.mktemp("run")
+    config = {**SMALL, "seeds": [0, 1], "output_dir": "results"}
+    config["pruning"] = {**SMALL["pruning"], "methods": ["magnitude", "gradient", "taylor", "random", "shuffled"]}
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(config))
+    done = run_command("-m", "lth.cli", "run", "small.yaml", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return path, done.stdout
+
+
+def contents(folder):
+    """Return the bytes of every file below a folder by relative path."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_lth_run_prints_and_saves_the_table(finished):
+    path, printed = finished
+    folder = path.parent / "results"
+    with (folder / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["task"], r["method"], r["sparsity"], r["seeds"]) for r in rows] == [
+        ("Pendulum-v1", method, "0.8", "2") for method in ("magnitude", "gradient", "taylor", "random", "shuffled")
+    ]
+    assert "shuffled (control)" in printed
+    assert "[22/22]" in printed
+    assert "nothing is tested" in printed
+    # Each number can be computed again from the runs' own metrics: the last evaluation, never the best.
+    os.chdir(path.parent)
+    config = load_config(path)
+    for row in rows:
+        found = []
+        for spec in plan(config).specs:
+            if isinstance(spec, TicketSpec) and spec.mask.method == row["method"]:
+                with ((config.output_dir / spec.path) / "metrics.csv").open() as file:
+                    values = [float(r["value"]) for r in csv.DictReader(file) if r["metric"] == "evaluation/return"]
+                found.append(values[-1])
+        assert float(row["ticket_return"]) == pytest.approx(np.mean(found))
+        assert float(row["ticket_return_sd"]) == pytest.approx(np.std(found, ddof=1))
+        digits = 1 if abs(np.mean(found)) < 1000 else 0
+        assert f"{np.mean(found):.{digits}f} ±" in printed
+    assert (folder / "returns.png").read_bytes().startswith(b"\x89PNG")
+    assert len((folder / "runs.csv").read_text().splitlines()) == 11
+
+
+def test_a_second_run_does_nothing_twice(finished, run_command):
+    path, _ = finished
+    before = contents(path.parent / "results")
+    started = time.monotonic()
+    done = run_command("-m", "lth.cli", "run", "small.yaml", cwd=path.parent)
+    assert time.monotonic() - started < 30
+    assert done.returncode == 0
+    assert "22 of 22 runs were finished before" in done.stdout
+    assert contents(path.parent / "results") == before
+
+
+def test_lth_report_writes_a_page_of_the_same_numbers(finished, run_command):
+    path, _ = finished
+    done = run_command("-m", "lth.cli", "report", "small.yaml", cwd=path.parent)
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"Saved: results/report.html \(0.\d MB\), results/tidy.csv", done.stdout)
+    last = {}
+    with (path.parent / "results" / "tidy.csv").open() as file:
+        for row in csv.DictReader(file):
+            if row["metric"] == "evaluation/return":
+                last[row["run"]] = row["value"]
+    with (path.parent / "results" / "runs.csv").open() as file:
+        for row in csv.DictReader(file):
+            assert last[row["ticket_run"]] == row["ticket_return"]
+            assert last[row["dense_run"]] == row["dense_return"]
+    assert len(last) == 2 + 10
+    text = (path.parent / "results" / "report.html").read_text()
+    assert "all 22 runs finished" in text
+    assert "2 seeds cannot show any difference here" in text or "learned nothing to speak of" in text
+
+
+def test_the_same_seed_gives_the_same_bytes_in_another_process(finished, run_command, tmp_path):
+    path, _ = finished
+    (tmp_path / "small.yaml").write_bytes(path.read_bytes())
+    arguments = ["seeds=0", "pruning.methods=[taylor, random]"]
+    done = run_command("-m", "lth.cli", "run", "small.yaml", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, second = contents(path.parent / "results"), contents(tmp_path / "results")
+    apart = {
+        *store.CLOCK_FILES,
+        "logs",
+        "table.csv",
+        "runs.csv",
+        "returns.png",
+        "tidy.csv",
+        "layers.csv",
+        "inputs.csv",
+        "overlap.csv",
+    }
+    compared = [name for name in second if not apart & {*Path(name).parts}]
+    assert sum(name.endswith(("safetensors", ".pkl", "metrics.csv")) for name in compared) > 10
+    assert [name for name in compared if first[name] != second[name]] == []
+
+
+def test_a_dry_run_lists_and_makes_nothing(small_yaml, run_command, tmp_path):
+    done = run_command("-m", "lth.cli", "run", small_yaml, "--dry-run", "pruning.sparsity=[0.5, 0.9]", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "13 of 13 runs to do: 4,200 environment steps, 3,500 updates" in done.stdout
+    assert re.search(r"Pendulum-v1 seed 0 taylor 0.9 +│ to do +│ +600 +│ +500 +│ +0.\d", done.stdout)
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_disk_estimate_is_right(finished, run_command):
+    path, _ = finished
+    done = run_command("-m", "lth.cli", "run", "small.yaml", "--dry-run", "output_dir=elsewhere", cwd=path.parent)
+    estimated = float(re.search(r"([\d.]+) MB", done.stdout.replace(",", "")).group(1))
+    actual = sum(len(data) for data in contents(path.parent / "results" / "Pendulum-v1").values()) / 1e6
+    assert estimated == pytest.approx(actual, rel=0.5, abs=1)
+
+
+def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(small_yaml, tmp_path, run_command):
+    command = [
+        sys.executable,
+        "-m",
+        "lth.cli",
+        "run",
+        str(small_yaml),
+        "training.env_steps=3000",
+        "training.backend=dense",
+    ]
+    # A shell's background jobs ignore SIGINT, and so do their children, unless it is put back.
+    process = subprocess.Popen(
+        ["env", "--default-signal=INT", *command],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stdout:
+        if "dense: return" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on from there" in errors
+    assert "Traceback" not in errors
+    assert not list((tmp_path / "results").rglob("*.partial"))
+    done = run_command(*command[1:], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "[1/7] Pendulum-v1 seed 0 dense" not in done.stdout  # it was finished, and is kept
+    assert "1 of 7 runs were finished before" in done.stdout or "2 of 7" in done.stdout
+
+
+def test_load_gives_everything_back(finished):
+    path, _ = finished
+    for run in (path.parent / "results").glob("Pendulum-v1/seed0/[dt]*"):
+        agent, buffer, masks = lth.load(run)
+        assert len(buffer) == 600
+        assert agent.replay_buffer is buffer
+        expected = 0.0 if run.name.startswith("dense") else 0.8
+        assert lth.compute_sparsity(masks["actor"]) == pytest.approx(expected, abs=1e-3)
+        assert buffer.sample(4).observations.shape == (4, 3)
+
+
+def test_lth_eval_repeats_the_last_evaluation_and_films(finished, run_command, tmp_path):
+    path, _ = finished
+    (run,) = (path.parent / "results").glob("Pendulum-v1/seed0/ticket-taylor*")
+    done = run_command("-m", "lth.cli", "eval", run, "--episodes", "1")
+    assert done.returncode == 0, done.stderr
+    assert f"return {store.last_evaluation(run)['evaluation/return']:.1f}" in done.stdout
+    pytest.importorskip("pygame", reason="drawing Pendulum needs pygame: pip install 'lth[video]'")
+    done = run_command("-m", "lth.cli", "eval", run, "--episodes", "2", "--video", tmp_path / "film.gif")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "film.gif").read_bytes().startswith(b"GIF89a")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["eval", "nowhere"], "there is no run at nowhere"),
+        (["eval", "nowhere", "--episodes", "0"], "--episodes is 0"),
+        (["eval", "nowhere", "--video", "film.avi"], "films are written as .gif or .mp4"),
+        (["run", "nowhere.yaml"], "there is no config file nowhere.yaml"),
+        (["run", "a.yaml", "b.yaml"], "one config file at a time"),
+    ],
+)
+def test_a_users_mistake_is_answered_in_a_sentence(arguments, words, capsys):
+    assert main(arguments) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ")
+    assert words in errors
+
+
+def test_a_run_that_diverges_does_not_stop_the_others(small_yaml, run_command, tmp_path):
+    wild = ["sac.critic_learning_rate=1e30", "sac.max_grad_norm=null", "seeds=[0, 1]", "pruning.methods=magnitude"]
+    done = run_command("-m", "lth.cli", "run", small_yaml, *wild, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("failed: Pendulum-v1 seed") == 2
+    assert done.stderr.count("skipped: Pendulum-v1 seed") == 4
+    assert "became NaN or infinite by environment step" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def row(seed, dense, ticket):
+    return RunRow("t", seed, "taylor", "", "0.9", "0", dense, ticket, None, 0.5, "d", "t")
+
+
+def test_the_summary_is_the_mean_and_the_sample_deviation():
+    (summary,) = summarize([row(0, 1.0, 2.0), row(1, 3.0, 6.0)])
+    assert (summary.dense_return, summary.ticket_return, summary.seeds) == (2.0, 4.0, 2)
+    assert summary.dense_return_sd == pytest.approx(2**0.5)
+    assert summary.ticket_return_sd == pytest.approx(8**0.5)
+    assert summary.dense_success is None
+    assert summary.ticket_success_sd == 0.0
+    (single,) = summarize([row(0, 1.0, 2.0)])
+    assert single.ticket_return_sd is None
+
+
+def test_run_rows_reports_only_what_is_finished(finished, tmp_path):
+    path, _ = finished
+    config = load_config(path, [f"output_dir={tmp_path}"])
+    assert run_rows(tidy_rows(config)) == []
+    assert len(run_rows(tidy_rows(load_config(path, [f"output_dir={path.parent / 'results'}"])))) == 10
+
+
+def test_the_version_and_the_help(run_command):
+    done = run_command("-m", "lth.cli", "--version")
+    assert done.stdout == f"lth {lth.__version__}\n"
+    assert f'version = "{lth.__version__}"' in (ROOT / "pyproject.toml").read_text()
+    done = run_command("-m", "lth.cli")
+    assert done.returncode == 2
+    assert "lth run" in done.stdout or "run" in done.stdout

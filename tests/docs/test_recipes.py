@@ -1,0 +1,239 @@
+"""docs/recipes.md, followed literally: in a folder outside of the checkout, in processes of their own."""
+
+import csv
+import importlib.util
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+import yaml
+from helpers.small import ROOT, SMALL
+
+import lth
+from lth.cli import main
+from lth.pruning.layers import layer_names
+
+RECIPES = (ROOT / "docs" / "recipes.md").read_text()
+
+
+def block_with(text):
+    """Return the Python block of the recipes that holds a text."""
+    (found,) = [code for code in re.findall(r"```python\n(.*?)```", RECIPES, re.DOTALL) if text in code]
+    return found
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, run_command):
+    """The grid of the recipe's algorithm, small, made by its command."""
+    folder = tmp_path_factory.mktemp("mine")
+    (folder / "my_algorithms.py").write_text(block_with("class DDPGConfig"))
+    config = {**SMALL, "output_dir": str(folder / "results"), "retries": 0}
+    config["pruning"] = {
+        **SMALL["pruning"],
+        "methods": ["magnitude", "taylor", "rigl"],
+        "sparsity": {"actor": 0.8, "critic": 0.7},
+        "controls": ["permuted", "small-dense"],
+        "mask_every": 50,
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    words = [
+        "algorithm=my_algorithms:DDPGConfig",
+        "agent={learning_rate: 3.0e-4, actor_hidden: [16, 16], critic_hidden: [16, 16]}",
+    ]
+    commands = {name: ["-m", "lth", name, *words] for name in ("run", "report", "status")}
+    done = {n: run_command(*c, cwd=folder, env={"PYTHONPATH": str(folder)}) for n, c in commands.items()}
+    return folder, done, words
+
+
+def test_an_algorithm_of_your_own_runs_as_ours_do(made):
+    folder, done, _ = made
+    assert all(result.returncode == 0 for result in done.values()), {n: r.stderr for n, r in done.items()}
+    with (folder / "results" / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    found = {(row["method"], row["control"]) for row in rows}
+    assert found == {(m, c) for m in ("magnitude", "taylor") for c in ("", "permuted")} | {
+        ("rigl", ""),
+        ("", "small-dense"),
+    }
+    assert all(np.isfinite(float(row["ticket_return"])) for row in rows)
+    specs = [json.loads(p.read_text()) for p in (folder / "results").glob("*/*/dense-*/spec.json")]
+    assert {spec["my_algorithms:DDPGConfig"]["learning_rate"] for spec in specs} == {3e-4}
+    assert len(specs) == 2  # the second is small-dense
+
+
+def test_its_agents_load_where_it_is_imported_and_nowhere_else(made, run_command):
+    folder, _, _ = made
+    run = next((folder / "results").glob("*/*/ticket-taylor-*"))
+    with pytest.raises(lth.InputError, match="defined outside of lth: `import my_algorithms` first"):
+        lth.load(run)
+    code = f"""
+import my_algorithms, lth, numpy as np
+agent, buffer, masks = lth.load({str(run)!r})
+assert isinstance(agent.algorithm, my_algorithms.DDPG)
+for network, wanted in (("actor", 0.8), ("critic", 0.7)):
+    assert abs(lth.compute_sparsity(masks[network]) - wanted) < 0.01
+    for layer, leaves in masks[network].items():
+        kernel = np.asarray(agent.state.params[network][layer]["kernel"])
+        assert (kernel[np.asarray(leaves["kernel"]) == 0] == 0.0).all()
+grads = lth.gradient_statistics(agent, buffer, num_batches=2, batch_size=16)
+assert set(grads) == {{"actor", "critic"}}
+"""
+    result = run_command("-c", code, env={"PYTHONPATH": str(folder)})
+    assert result.returncode == 0, result.stderr
+
+
+def test_its_runs_are_shown_and_evaluated_by_name(made, run_command):
+    folder, _, _ = made
+    run = next((folder / "results").glob("*/*/ticket-taylor-*"))
+    mine = ["--algorithm", "my_algorithms:DDPGConfig"]
+    for command, says in (("show", "Pendulum-v1 seed 0 taylor"), ("eval", "return")):
+        result = run_command("-m", "lth", command, str(run), *mine, cwd=folder, env={"PYTHONPATH": str(folder)})
+        assert result.returncode == 0, result.stderr
+        assert says in result.stdout
+        result = run_command("-m", "lth", command, str(run), cwd=folder, env={"PYTHONPATH": str(folder)})
+        assert (result.returncode, "Traceback" in result.stderr) == (2, False), result.stderr
+        assert "import my_algorithms" in result.stderr
+
+
+ENTRIES = {
+    "my_criteria.py": "tempered_taylor = Criterion",
+    "my_allocations.py": "def widest_first",
+    "my_controls.py": "signs = Control",
+    "my_suites.py": "toys = Suite",
+}
+
+
+@pytest.fixture(scope="module")
+def entries(tmp_path_factory, run_command):
+    """A grid with a criterion, an allocation, a control and a suite of the user's own, made by `lth run` and by Ray."""
+    folder = tmp_path_factory.mktemp("entries")
+    for name, text in ENTRIES.items():
+        (folder / name).write_text(block_with(text))
+    config = {**SMALL, "tasks": "my_suites:toys/reach", "retries": 0, "workers": 2}
+    config["pruning"] = {
+        **SMALL["pruning"],
+        "methods": ["taylor", "my_criteria:tempered_taylor"],
+        "allocation": "my_allocations:widest_first",
+        "controls": ["my_controls:signs", "inverted"],
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    commands = {"run": ["run"], "status": ["status"], "report": ["report"]}
+    if importlib.util.find_spec("ray"):
+        commands["ray"] = ["run", "executor=ray", "output_dir=on-ray", "--only", "tempered"]
+    environment = {"PYTHONPATH": str(folder)}
+    return folder, {n: run_command("-m", "lth", *words, cwd=folder, env=environment) for n, words in commands.items()}
+
+
+def test_entries_of_your_own_work_in_a_grid_as_ours_do(entries):
+    folder, done = entries
+    for name, result in done.items():
+        assert result.returncode == 0, (name, result.stderr)
+        assert "JAX was imported before" not in result.stderr
+    with (folder / "results" / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    mine = "my_criteria:tempered_taylor"
+    controls = ("", "my_controls:signs", "inverted")
+    assert [(row["method"], row["control"]) for row in rows] == [(m, c) for m in ("taylor", mine) for c in controls]
+    assert {row["task"] for row in rows} == {"my_suites:toys/reach"}
+    assert all(0 <= float(row["ticket_success"]) <= 1 for row in rows)  # it tells success
+    with (folder / "results" / "inputs.csv").open() as file:
+        assert {row["name"] for row in csv.DictReader(file)} == {"position", "goal", "action[0]"}
+    assert mine in (folder / "results" / "report.html").read_text()
+
+
+def test_what_they_say_is_what_is_done(entries):
+    folder, _ = entries
+    runs = folder / "results" / "my_suites_toys_reach" / "seed0"
+    dense = lth.load(next(runs.glob("dense-*")))
+    gathered = lth.gradient_statistics(dense.agent, dense.replay_buffer, 8, 32)
+    (file,) = runs.glob("mask-my_criteria_tempered_taylor-*/mask_gradient.pkl")
+    for network, mask in lth.load_mask(file).items():
+        layers = dict(zip(layer_names(mask), prunable(mask), strict=True))
+        scores = prunable(
+            jax.tree.map(lambda w, g: abs(w) * abs(g) ** 0.5, dense.agent.state.params[network], gathered[network])
+        )
+        sizes = [leaf.size for leaf in layers.values()]
+        left, counts = round(0.8 * sum(sizes)), [0] * len(sizes)
+        for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+            counts[i] = min(left, sizes[i] - 1)
+            left -= counts[i]
+        assert [int((leaf == 0).sum()) for leaf in layers.values()] == counts
+        for leaf, score in zip(layers.values(), scores, strict=True):
+            assert not (leaf == 0).any() or score[leaf == 0].max() <= score[leaf == 1].min()
+    ticket, control = (
+        lth.load(next(runs.glob(f"ticket-taylor-{words}-*")), 0).agent.state
+        for words in ("my_allocations_widest_first-0.8", "my_allocations_widest_first-0.8-my_controls_signs")
+    )
+    for network in ("actor", "critic"):
+        for one, other in zip(prunable(ticket.params[network]), prunable(control.params[network]), strict=True):
+            assert (np.sign(one) == np.sign(other)).all()
+            assert len({f"{value:.5g}" for value in abs(other[other != 0])}) <= 1
+
+
+def prunable(tree):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree) if leaf.ndim > 1]
+
+
+def test_entries_of_your_own_work_on_ray_to_the_same_bytes(entries):
+    pytest.importorskip("ray", reason="runs on a cluster need Ray")
+    folder, _ = entries
+    made = [path for path in (folder / "on-ray").rglob("*") if path.suffix in (".safetensors", ".pkl", ".csv")]
+    assert len(made) >= 8
+    for path in made:
+        assert path.read_bytes() == (folder / "results" / path.relative_to(folder / "on-ray")).read_bytes(), path
+
+
+def test_entries_of_your_own_work_in_prune(entries, monkeypatch):
+    folder, _ = entries
+    monkeypatch.syspath_prepend(folder)
+    params = {"a": {"kernel": np.arange(12.0).reshape(3, 4) + 1}, "b": {"kernel": np.ones((2, 2))}}
+    gradients = jax.tree.map(lambda w: 1.0 / w**4, params)  # |w| sqrt(|g|) = 1 / |w|
+    mine = "my_criteria:tempered_taylor"
+    mask = lth.prune(params, 0.25, mine, gradients=gradients)
+    assert mask["a"]["kernel"].ravel().tolist() == [1.0] * 8 + [0.0] * 4
+    mask = lth.prune(params, 0.75, "magnitude", allocation="my_allocations:widest_first", collapse="error")
+    assert [int((leaf == 0).sum()) for leaf in jax.tree.leaves(mask)] == [11, 1]
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        (
+            "pruning.methods=my_nothing:score",
+            "the criterion 'my_nothing:score' cannot be imported: ModuleNotFoundError",
+        ),
+        ("pruning.methods=json:JSONDecoder", "json has no instance of lth.pruning.criteria.Criterion 'JSONDecoder'"),
+        ("pruning.methods=taylr", "did you mean 'taylor'"),
+        ("pruning.controls=json:loads", "json has no instance of lth.algorithms.controls.Control 'loads'"),
+        ("pruning.controls=reint", "did you mean 'reinit'"),
+        ("pruning.allocation=json:nothing", "json has no callable 'nothing'"),
+        ("pruning.allocation=erc", "did you mean 'erk'"),
+        ("tasks=json:toys/reach", "'json:toys/reach'"),
+    ],
+)
+def test_entries_that_cannot_be_used_are_errors_with_a_way_out(word, says, small_yaml, capsys):
+    assert main(["run", str(small_yaml), word]) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ")
+    assert says in errors
+
+
+def test_an_allocation_that_counts_wrongly_is_refused(monkeypatch, tmp_path):
+    (tmp_path / "bad_allocations.py").write_text("def none(shapes, sparsity):\n    return [0] * len(shapes)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(lth.InputError, match=r"returned the counts \[0\].*6 in all"):
+        lth.prune({"kernel": np.ones((3, 4))}, 0.5, allocation="bad_allocations:none")
+
+
+def test_an_algorithm_that_cannot_be_found_is_an_error_with_a_way_out(made, run_command):
+    folder, _, words = made
+    for word, says in (
+        (words[0], "PYTHONPATH=."),  # the module is not on the path here
+        ("algorithm=json:JSONDecoder", "json has no AgentConfig class 'JSONDecoder'"),
+        ("algorithm=td4", "did you mean 'td3'?"),
+    ):
+        result = run_command("-P", "-m", "lth", "run", word, cwd=folder)
+        assert (result.returncode, "Traceback" in result.stderr) == (2, False), result.stderr
+        assert says in result.stderr

@@ -1,0 +1,132 @@
+"""Folders of results: what of two must be alike; and whole grids written in seconds by the store's own functions, made up."""
+
+import jax
+import numpy as np
+
+from lth.algorithms.architecture import Spaces
+from lth.algorithms.tickets import masks_of
+from lth.analysis.stability import Stability
+from lth.config import parse_config
+from lth.experiment import store
+from lth.experiment.measurements import mask_rows, stability_rows
+from lth.experiment.plan import plan
+from lth.experiment.spec import ConnectivitySpec, DenseSpec, MaskSpec
+from lth.experiment.store import AnalysisRow
+from lth.experiment.tidy import Collector
+from lth.replay import ReplayBuffer, init_replay
+
+SIZES = {"Pendulum-v1": (3, 1), "drawer-close-v3": (39, 4), "door-close-v3": (39, 4), "HalfCheetah-v5": (17, 6)}
+BEST = {"Pendulum-v1": (-1500.0, -150.0)}
+"""Returns of the untrained and the dense agent."""
+SKILL = {"magnitude": 0.85, "gradient": 0.6, "taylor": 0.9, "random": 0.3, "shuffled": 0.8}
+
+
+def contents(folder):
+    """Return the bytes of all files that have to repeat, by path; whatever was left behind is among them.
+
+    Of tidy.csv the rows that measure time are left out.
+    """
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        names = path.relative_to(folder).parts
+        if path.is_file() and not {*names} & {*store.CLOCK_FILES, "logs"}:
+            found["/".join(names)] = path.read_bytes()
+            if path.name == "tidy.csv":
+                lines = path.read_bytes().splitlines()
+                found["/".join(names)] = b"\n".join(line for line in lines if b"_seconds," not in line)
+    return found
+
+
+def tidy_rows(config, all_of_them=False):
+    """Return the tidy table of a config's finished runs, or of all of its runs."""
+    found = plan(config)
+    return Collector(found).rows(found.specs if all_of_them else None)
+
+
+def differences(one, other):
+    """Name the files that two folders do not have alike."""
+    one, other = contents(one), contents(other)
+    return [name for name in sorted(one.keys() | other.keys()) if one.get(name) != other.get(name)]
+
+
+def make_grid(tree, root, skip=()):
+    """Write the runs of a config below `root`, but those whose path holds one of `skip`; returns the config."""
+    config = parse_config({**tree, "output_dir": str(root)})
+    states, provenance = {}, store.provenance()
+    store.provenance, kept = lambda: provenance, store.provenance
+    try:
+        for spec in plan(config).specs:
+            if not any(part in str(spec.path) for part in skip):
+                _make(config, spec, states)
+    finally:
+        store.provenance = kept
+    return config
+
+
+def _make(config, spec, states):
+    dense = spec if isinstance(spec, DenseSpec) else spec.dense
+    rng = np.random.default_rng(abs(hash_of(spec)))
+    run = store.open_run(config.output_dir, spec)
+    if isinstance(spec, ConnectivitySpec):
+        lines = []
+        for metric in ("return", "critic_loss"):
+            ends = rng.normal(100.0, 10.0, 3)
+            rows = [store.LineRow(alpha, metric, float(v)) for alpha, v in zip((0.0, 0.5, 1.0), ends, strict=True)]
+            lines += rows
+        store.save_line(config.output_dir, spec, lines)
+        return
+    sizes = SIZES[dense.task]
+    if (dense.agent, sizes) not in states:
+        states[dense.agent, sizes] = dense.agent.build(Spaces(*sizes)).init(jax.random.key(0))
+    state = states[dense.agent, sizes]
+    mask = spec if isinstance(spec, MaskSpec) else getattr(spec, "mask", None)
+    masks = None
+    if mask:
+        masks = {n: _mask(p, mask.sparsity[n], np.random.default_rng(hash_of(mask))) for n, p in state.params.items()}
+    if isinstance(spec, MaskSpec):
+        store.save_timings(run, {"total": round(float(rng.uniform(0.1, 3.0)), 3)})
+        rows = mask_rows(masks)
+        if spec.method in ("gradient", "taylor"):
+            shared = Stability(float(rng.uniform(0.5, 1)), float(rng.uniform(0.5, 1)), 0.1)
+            rows += stability_rows({"actor": shared, "critic": shared})
+        store.save_analysis(run, rows)
+        store.finish_mask(config.output_dir, spec, masks)
+        return
+    untrained, best = BEST.get(dense.task, (10.0, 1000.0))
+    skill = 1.0
+    if mask:
+        skill = SKILL.get(mask.method, 0.5) * (1.0 - 0.3 * mask.sparsity.actor**4)
+    rows = []
+    start = getattr(spec, "start", 0)
+    for step in range(start, dense.training.env_steps + 1, dense.evaluation.every):
+        share = step / dense.training.env_steps
+        value = untrained + (best - untrained) * (skill * share + rng.normal(0, 0.05))
+        rows.append((step, "evaluation/return", value))
+        if dense.task.endswith("-v3"):
+            rows.append((step, "evaluation/success", round(float(np.clip(skill * share, 0, 1)), 1)))
+    store.save_metrics(run, rows)
+    store.save_timings(run, {"train": 5.0, "total": round(float(rng.uniform(5, 9)), 3)})
+    if masks:
+        flags = {n: jax.tree.map(lambda leaf: leaf != 0, mask) for n, mask in masks.items()}
+        state = state._replace(opts={**state.opts, **{n: state.opts[n]._replace(mask=flags[n]) for n in flags}})
+    units = [
+        AnalysisRow(network, "", metric, int(rng.integers(1, 8)))
+        for network in ("actor", "critic")
+        for metric in ("dead_units", "dormant_units")
+    ]
+    store.save_analysis(run, mask_rows(masks_of(state)) + units)
+    buffer = ReplayBuffer(init_replay(1, *sizes), sizes[0])
+    store.save_replay_buffer(run, buffer)
+    store.finish_agent(config.output_dir, spec, dense.agent, state)
+
+
+def _mask(params, sparsity, rng):
+    def pruned(leaf):
+        return (rng.random(leaf.shape) >= sparsity * (leaf.ndim > 1)).astype(np.float32)
+
+    return jax.tree.map(pruned, params)
+
+
+def hash_of(spec):
+    """Return a number that differs from spec to spec and not from day to day."""
+    return int(spec.sha256[:8], 16)

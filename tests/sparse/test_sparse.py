@@ -1,0 +1,854 @@
+"""Skipping the pruned work changes nothing but the time: every value and gradient is that of the masked dense network."""
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import lth
+from lth.algorithms.acting import Policy, act, policy_reader
+from lth.algorithms.architecture import Spaces
+from lth.algorithms.learner import draw, learner
+from lth.algorithms.packed import layouts_of, pack_state, patterns_of, unpack_state
+from lth.algorithms.tickets import make_ticket, masks_of
+from lth.cli import main
+from lth.config import SACConfig, Sparsity, parse_config
+from lth.errors import InputError
+from lth.experiment import journal, lottery, store
+from lth.experiment.build import BREAK_EVEN, dense_spec, mask_spec, ticket_spec
+from lth.experiment.spec import TicketSpec
+from lth.experiment.trainer import RunOptions
+from lth.pruning.controls import random_mask
+from lth.replay import init_replay, pack_rows
+from lth.sparse import make_pattern, native, obstacle, pack, sparse_mlp, unpack
+from lth.types import Batch
+
+
+def available():
+    try:
+        native.load()
+    except native.Unavailable as error:
+        return str(error)
+    return ""
+
+
+needs_kernel = pytest.mark.skipif(bool(available()), reason=f"there is no native kernel: {available()}")
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Networks, and what they compute, in plain NumPy and double precision
+
+
+def layer(rng, inputs, outputs, density, kept_biases=1.0):
+    """Return a layer's parameters and mask. In quarters: their sums come out alike in any order and precision."""
+    kernel, bias = (rng.integers(-4, 5, shape).astype(np.float32) / 4 for shape in ((inputs, outputs), (outputs,)))
+    mask = {"kernel": rng.random(kernel.shape) < density, "bias": rng.random(outputs) < kept_biases}
+    mask = {name: kept.astype(np.float32) for name, kept in mask.items()}
+    return {"kernel": kernel, "bias": bias}, mask
+
+
+def network(rng, sizes, densities, members=0, kept_biases=1.0):
+    """Return parameters and mask of a network, or of an ensemble."""
+    if members:
+        pairs = {f"q{i + 1}": network(rng, sizes, densities, 0, kept_biases) for i in range(members)}
+    else:
+        names = [*(f"layer_{i}" for i in range(len(sizes) - 2)), "output"]
+        shapes = zip(sizes[:-1], sizes[1:], densities, strict=True)
+        pairs = {name: layer(rng, *shape, kept_biases) for name, shape in zip(names, shapes, strict=True)}
+    return {n: params for n, (params, _) in pairs.items()}, {n: mask for n, (_, mask) in pairs.items()}
+
+
+def reference(params, mask, x, dy):
+    """Return y, and the gradients of sum(dy * y) by parameters (pruned ones 0) and x."""
+    if "output" not in params:
+        width = dy.shape[1] // len(params)
+        each = {
+            name: reference(params[name], mask[name], x, dy[:, i * width : (i + 1) * width])
+            for i, name in enumerate(sorted(params))
+        }
+        ys, gradients, dxs = zip(*(each[name] for name in sorted(each)), strict=True)
+        return np.concatenate(ys, axis=1), dict(zip(sorted(each), gradients, strict=True)), sum(dxs)
+    names = [*(f"layer_{i}" for i in range(len(params) - 1)), "output"]
+    kernels, biases = (
+        [np.asarray(params[n][part], float) * np.asarray(mask[n][part]) for n in names] for part in ("kernel", "bias")
+    )
+    values = [np.asarray(x, float)]
+    for i, (kernel, bias) in enumerate(zip(kernels, biases, strict=True)):
+        z = values[-1] @ kernel + bias
+        values.append(z if i == len(kernels) - 1 else np.maximum(z, 0.0))
+    gradients, dz = {}, np.asarray(dy, float)
+    for i in reversed(range(len(kernels))):
+        gradient = {"kernel": values[i].T @ dz, "bias": dz.sum(axis=0)}
+        gradients[names[i]] = {part: gradient[part] * np.asarray(mask[names[i]][part]) for part in gradient}
+        dz = dz @ kernels[i].T
+        if i:
+            dz = dz * (values[i] > 0)
+    return values[-1], gradients, dz
+
+
+def close(a, b):
+    """Hold the bound that all of this is made to."""
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    assert a.shape == b.shape
+    if a.size:
+        assert np.abs(a - b).max() <= 1e-5 * np.abs(b).max()
+
+
+def data(rng, batch, inputs, outputs):
+    return tuple(rng.integers(-8, 9, (batch, n)).astype(np.float32) / 8 for n in (inputs, outputs))
+
+
+def packed64(pattern, tree):
+    """Pack a tree without JAX, in double precision."""
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])[pattern.places]
+
+
+# name -> (sizes, densities, members, kept biases)
+CASES = {
+    "one layer": ([5, 3], [0.5], 0, 1.0),
+    "two layers": ([7, 33, 4], [0.4, 0.5], 0, 1.0),
+    "three layers": ([17, 40, 31, 6], [0.2, 0.1, 0.5], 0, 1.0),
+    "four layers": ([6, 12, 13, 9, 2], [0.5, 0.4, 0.6, 0.7], 0, 0.5),
+    "twin critics": ([9, 32, 32, 1], [0.3, 0.15, 0.5], 2, 1.0),
+    "three members": ([4, 9, 5], [0.5, 0.5], 3, 0.7),
+    "long rows": ([70, 60, 3], [0.9, 1.0], 0, 1.0),
+    "units without a path": ([8, 30, 30, 3], [0.1, 0.05, 0.05], 0, 1.0),
+    "no biases": ([7, 15, 3], [0.4, 0.5], 0, 0.0),
+    "an empty first layer": ([5, 8, 8, 2], [0.0, 0.5, 0.5], 0, 1.0),
+    "an empty middle layer": ([5, 8, 8, 2], [0.5, 0.0, 0.5], 2, 1.0),
+    "an empty last layer": ([5, 8, 8, 2], [0.5, 0.5, 0.0], 0, 1.0),
+    "biases alone": ([5, 8, 3], [0.0, 0.0], 2, 1.0),
+    "nothing at all": ([5, 8, 3], [0.0, 0.0], 0, 0.0),
+    "nothing pruned": ([5, 8, 3], [1.0, 1.0], 0, 1.0),
+}
+BATCHES = (1, 31, 32, 33, 63, 64, 65, 100, 256)
+
+
+def case(name, batch, seed=0):
+    """Return pattern, mask, params, x and dy of a case."""
+    sizes, densities, members, kept_biases = CASES[name]
+    rng = np.random.default_rng([seed, sum(name.encode())])
+    params, mask = network(rng, sizes, densities, members, kept_biases)
+    return make_pattern(mask), mask, params, *data(rng, batch, sizes[0], sizes[-1] * max(members, 1))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The pattern
+
+ANY_NETWORK = st.fixed_dictionaries(
+    {
+        "sizes": st.lists(st.integers(1, 9), min_size=2, max_size=5),
+        "members": st.integers(0, 3),
+        "density": st.sampled_from([0.0, 0.1, 0.3, 0.7, 1.0]),
+        "kept_biases": st.sampled_from([0.0, 0.5, 1.0]),
+        "seed": st.integers(0, 2**16),
+        "batch": st.integers(1, 70),
+    }
+)
+
+
+def drawn(some):
+    rng = np.random.default_rng(some["seed"])
+    densities = [some["density"]] * (len(some["sizes"]) - 1)
+    return rng, *network(rng, some["sizes"], densities, some["members"], some["kept_biases"])
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(ANY_NETWORK)
+def test_pack_and_unpack_are_inverses(some):
+    _, params, mask = drawn(some)
+    pattern = make_pattern(mask)
+    kept = sum(int(leaf.sum()) for leaf in jax.tree.leaves(mask))
+    assert pattern.layout.kept == kept == len(pattern.places)
+    assert len(set(pattern.places.tolist())) == kept
+    theta = pack(pattern, params)
+    assert theta.shape == (kept,)
+    assert (
+        sorted(pattern.places.tolist())
+        == np.flatnonzero(np.concatenate([*map(np.ravel, jax.tree.leaves(mask))])).tolist()
+    )
+    whole = unpack(pattern, theta)
+    assert jax.tree.structure(whole) == jax.tree.structure(params)
+    for have, value, keep in zip(*map(jax.tree.leaves, (whole, params, mask)), strict=True):
+        assert have.tobytes() == np.where(keep == 1, value, np.float32(0)).tobytes()  # +0.0 too, and not -0.0
+    assert np.array_equal(pack(pattern, whole), theta)
+
+
+def read_table(table):
+    """Read a table as kernel.h does; returns its layers and what stands at its end."""
+    at = iter(table.tolist())
+
+    def take(count):
+        return [next(at) for _ in range(count)]
+
+    layers, weights, parameters = take(3)
+    sizes = [take(2) for _ in range(layers)]
+    parts = [(take(after + 1), take(after), take(before + 1)) for before, after in sizes]
+    return sizes, weights, parameters, parts, [take(weights) for _ in range(3)], list(at)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(ANY_NETWORK)
+def test_every_index_of_a_table_is_in_range(some):
+    _, _, mask = drawn(some)
+    pattern = make_pattern(mask)
+    sizes, weights, parameters, parts, (column, row, where), rest = read_table(pattern.table)
+    assert pattern.table.dtype == np.int32
+    assert parameters == pattern.layout.kept
+    assert set(rest) <= {0}
+    widths = [sizes[0][0], *(after for _, after in sizes)]  # of units with a path to an output, and of all
+    assert all(alive <= units for alive, units in zip(widths, pattern.layout.sizes, strict=True))
+    assert (widths[0], widths[-1]) == (pattern.layout.sizes[0], pattern.layout.sizes[-1])
+    assert [after for _, after in sizes[:-1]] == [before for before, _ in sizes[1:]]
+    at, biases = 0, []
+    for (before, after), (first, bias, into) in zip(sizes, parts, strict=True):
+        for offsets in (first, into):
+            assert offsets[0] == at
+            assert offsets == sorted(offsets)
+        assert first[-1] == into[-1]
+        inputs, units = column[at : first[-1]], row[at : first[-1]]
+        assert all(0 <= i < before for i in inputs)
+        assert all(0 <= r < after for r in units)
+        by_unit = {(i, k) for k in range(at, first[-1]) for i in [column[k]]}
+        by_input = {(i, where[k]) for i in range(before) for k in range(into[i], into[i + 1])}
+        assert by_input == by_unit
+        biases += [b for b in bias if b >= 0]
+        assert all(b == -1 or weights <= b < parameters for b in bias)
+        at = first[-1]
+    assert at == weights
+    assert sorted(where) == list(range(weights))
+    assert len(set(biases)) == len(biases)
+
+
+def test_masks_with_equal_counts_share_a_layout():
+    rng = np.random.default_rng(0)
+    params = network(rng, [6, 20, 20, 3], [1, 1, 1])[0]
+    patterns = [make_pattern(random_mask(params, 0.5, jax.random.key(seed))) for seed in (0, 1)]
+    assert patterns[0].layout == patterns[1].layout
+    assert patterns[0].table.shape == patterns[1].table.shape
+    assert not np.array_equal(patterns[0].table, patterns[1].table)
+    assert repr(patterns[0]) == f"Pattern(6-20-20-3, {patterns[0].layout.kept} of 623 parameters kept)"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Values and gradients
+
+
+def all_gradients(f, theta, x, dy):
+    y, back = jax.vjp(f, theta, x)
+    return y, *back(jnp.asarray(dy))
+
+
+@needs_kernel
+@pytest.mark.parametrize("name", CASES)
+def test_values_and_gradients_are_those_of_the_dense_network(name):
+    for batch in (33, 100) if name != "twin critics" else BATCHES:
+        pattern, mask, params, x, dy = case(name, batch)
+        theta = pack(pattern, params)
+        y, gradient, dx = reference(params, mask, x, dy)
+        have = all_gradients(sparse_mlp(pattern), theta, x, dy)
+        for mine, wanted in zip(have, (y, packed64(pattern, gradient), dx), strict=True):
+            close(mine, wanted)
+        for mine, dense in zip(have, all_gradients(sparse_mlp(pattern, "dense"), theta, x, dy), strict=True):
+            close(mine, dense)
+
+
+@needs_kernel
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(ANY_NETWORK)
+def test_any_network(some):
+    rng, params, mask = drawn(some)
+    pattern = make_pattern(mask)
+    x, dy = data(rng, some["batch"], some["sizes"][0], some["sizes"][-1] * max(some["members"], 1))
+    y, gradient, dx = reference(params, mask, x, dy)
+    have = all_gradients(sparse_mlp(pattern), pack(pattern, params), x, dy)
+    for mine, wanted in zip(have, (y, packed64(pattern, gradient), dx), strict=True):
+        close(mine, wanted)
+
+
+@needs_kernel
+@pytest.mark.parametrize("kind", ["erk", "trained"])
+def test_masks_as_they_are_made(kind, dense):
+    agent = lth.load(dense[1]).agent.state
+    rng = np.random.default_rng(1)
+    for params in (agent.params["actor"], agent.params["critic"]):
+        if kind == "erk":
+            mask = random_mask(params, 0.8, jax.random.key(3), (), "erk")
+        else:
+            mask = lth.prune_kernels_by_magnitude(params, 0.8)
+        pattern = make_pattern(mask)
+        x = rng.standard_normal((65, pattern.layout.sizes[0]), np.float32)
+        dy = rng.standard_normal((65, pattern.layout.sizes[-1]), np.float32)
+        y, gradient, dx = reference(params, mask, x, dy)
+        have = all_gradients(sparse_mlp(pattern), pack(pattern, params), x, dy)
+        for mine, wanted in zip(have, (y, packed64(pattern, gradient), dx), strict=True):
+            close(mine, wanted)
+
+
+@needs_kernel
+def test_only_what_is_asked_for_is_computed():
+    pattern, mask, params, x, dy = case("twin critics", 65)
+    theta = pack(pattern, params)
+    parts = x[:, :4], x[:, 4:6], x[:, 6:]
+    f = sparse_mlp(pattern)
+    y, gradient, dx = reference(params, mask, x, dy)
+    wanted = (packed64(pattern, gradient), dx[:, :4], dx[:, 4:6], dx[:, 6:])
+
+    def loss(theta, *parts):
+        return (f(theta, *parts) * dy).sum()
+
+    close(f(theta, *parts), y)
+    for arguments in ((0,), (1,), (2,), (3,), (1, 3), (0, 2), (0, 1, 2, 3)):
+        found = jax.grad(loss, arguments)(theta, *parts)
+        for argument, mine in zip(arguments, found, strict=True):
+            close(mine, wanted[argument])
+        program = str(jax.make_jaxpr(jax.grad(loss, arguments))(theta, *parts))
+        keep = 2 if 0 in arguments else 1  # VALUES or SIGNS of kernel.h
+        assert program.count(native.TARGETS[0]) == program.count(native.TARGETS[1]) == 1
+        assert program.count(f"'keep': {keep}") + program.count(f"keep={keep}") + program.count(f"({keep})") > 0, (
+            program
+        )
+        size = f"f32[{pattern.layout.kept if 0 in arguments else 0}]"
+        assert size in program
+    forward_only = str(jax.make_jaxpr(f)(theta, *parts))
+    assert native.TARGETS[1] not in forward_only
+    assert "u8[0]" in forward_only
+
+
+@needs_kernel
+def test_a_cotangent_of_zero_gives_zeros():
+    pattern, _, params, x, dy = case("two layers", 33)
+    theta = pack(pattern, params)
+    f = sparse_mlp(pattern)
+    assert not any(g.any() for g in all_gradients(f, theta, x, np.zeros_like(dy))[1:])
+    found = jax.grad(lambda theta: jax.lax.stop_gradient(f(theta, x)).sum())(theta)  # a symbolic zero
+    assert not found.any()
+    _, back = jax.vjp(lambda theta, x: (f(theta, x), x.sum()), theta, jnp.asarray(x))
+    assert not back((jnp.zeros_like(dy), jnp.zeros(())))[0].any()
+    # The output is part of what is differentiated, and its cotangent is known to be zero.
+    both = jax.grad(lambda theta: (lambda y, t: t.sum())(f(theta, x), theta))(theta)
+    assert (both == 1).all()
+
+
+@needs_kernel
+def test_vmap_is_one_after_the_other():
+    pattern, _, params, x, dy = case("two layers", 32)
+    theta = pack(pattern, params)
+    many = jnp.stack([theta, theta * 2, -theta])
+    f = sparse_mlp(pattern)
+    assert np.array_equal(jax.vmap(f, (0, None))(many, x), jnp.stack([f(t, x) for t in many]))
+
+    def gradient(theta):
+        return jax.grad(lambda t: (f(t, x) * dy).sum())(theta)
+
+    assert np.array_equal(jax.vmap(gradient)(many), jnp.stack([gradient(t) for t in many]))
+
+
+@needs_kernel
+def test_not_a_number_comes_through():
+    pattern, _, params, x, _ = case("nothing pruned", 33)
+    x[5, 2] = np.nan
+    have, wanted = (np.asarray(sparse_mlp(pattern, b)(pack(pattern, params), x)) for b in ("native", "dense"))
+    assert np.array_equal(np.isnan(have), np.isnan(wanted))
+    assert np.isnan(have[5]).all()
+    assert not np.isnan(np.delete(have, 5, axis=0)).any()
+
+
+@needs_kernel
+def test_a_batch_of_none():
+    pattern, _, params, x, dy = case("twin critics", 1)
+    y, dtheta, dx = all_gradients(sparse_mlp(pattern), pack(pattern, params), x[:0], dy[:0])
+    assert (y.shape, dx.shape) == ((0, 2), (0, 9))
+    assert not dtheta.any()
+
+
+@needs_kernel
+def test_arguments_that_do_not_fit_never_reach_the_kernel():
+    pattern, _, params, x, _ = case("two layers", 33)
+    theta, f = pack(pattern, params), sparse_mlp(pattern)
+    for bad in ((theta, x[:, 1:]), (theta[1:], x), (theta, x, x[:, :1]), (theta, x[0]), (theta[None], x)):
+        with pytest.raises(InputError, match="sparse network takes"):
+            f(*bad)
+    with pytest.raises(InputError, match="float32"):
+        f(theta, x.astype(np.int32))
+
+
+@needs_kernel
+@pytest.mark.parametrize("name", CASES)
+def test_one_example_as_acting_needs_it(name):
+    pattern, mask, params, x, dy = case(name, 3)
+    one = native.one_example(pattern.table, pattern.layout.sizes[0], pattern.layout.sizes[-1])
+    forward = one(np.asarray(pack(pattern, params)))
+    close(np.stack([forward(row).copy() for row in x]), reference(params, mask, x, dy)[0])
+
+
+@needs_kernel
+def test_a_packed_policy_acts_as_the_dense_one():
+    algorithm = SACConfig(actor_hidden=(8, 8), critic_hidden=(8, 8)).build(Spaces(4, 2))
+    state = algorithm.init(jax.random.key(0))
+    mask = random_mask(state.params["actor"], 0.5, jax.random.key(1))
+    pattern = make_pattern(mask)
+    rng = np.random.default_rng(0)
+    observations, noise = rng.standard_normal((5, 4)), rng.standard_normal((5, 2))
+    head = np.concatenate([np.zeros(4), np.ones(4)]).astype(np.float32)
+    params = jax.tree.map(lambda p, m: p * m, state.params["actor"], mask)
+    layers = [params[name][part] for name in ("layer_0", "layer_1", "output") for part in ("kernel", "bias")]
+    critic = make_pattern(jax.tree.map(np.ones_like, state.params["critic"]))
+    read = policy_reader(algorithm, {"actor": pattern, "critic": critic})
+    policy: Policy = read(np.concatenate([head, np.asarray(pack(pattern, params))]))
+    whole = policy_reader(algorithm)(np.concatenate([head, *(np.asarray(p).ravel() for p in layers)]))
+    for order in ("C", "F"):
+        seen = np.asarray(observations, order=order)
+        close(act(policy, seen, noise), act(whole, seen, noise))
+        close(act(policy, seen), act(whole, seen))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is refused
+
+
+def broken(edit):
+    mask = network(np.random.default_rng(0), [4, 5, 5, 2], [1, 1, 1])[1]
+    edit(mask)
+    return mask
+
+
+TWINS = network(np.random.default_rng(0), [4, 5, 2], [1, 1], 2)[1]
+REFUSED = {
+    "no bias": (broken(lambda m: m["layer_1"].pop("bias")), "layer_1/bias"),
+    "no kernel": (broken(lambda m: m["output"].pop("kernel")), "output/kernel"),
+    "a bias that is None": (broken(lambda m: m["layer_1"].update(bias=None)), "layer_1/bias"),
+    "a layer missing": (broken(lambda m: m.pop("layer_0")), "layer_0"),
+    "no output": (broken(lambda m: m.pop("output")), "dense layers"),
+    "layer norm": (broken(lambda m: m.update(norm_0={"scale": np.ones(5), "bias": np.ones(5)})), "norm_0"),
+    "a scale": (broken(lambda m: m["layer_0"].update(scale=np.ones(5))), "layer_0/scale"),
+    "a long bias": (broken(lambda m: m["layer_1"].update(bias=np.ones(6))), r"layer_1 has a kernel \(5, 5\)"),
+    "a bias that is a number": (broken(lambda m: m["output"].update(bias=1.0)), "output has"),
+    "a kernel that is a vector": (broken(lambda m: m["layer_0"].update(kernel=np.ones(5))), "layer_0 has"),
+    "a kernel that is a number": (broken(lambda m: m["layer_0"].update(kernel=1.0)), "layer_0 has"),
+    "vector and number": (broken(lambda m: m["output"].update(kernel=np.ones(5), bias=1.0)), "output has"),
+    "a kernel of three": (
+        broken(lambda m: m["layer_0"].update(kernel=np.ones((4, 5, 1)), bias=np.ones((5, 1)))),
+        "layer_0 has",
+    ),
+    "a kernel transposed": (broken(lambda m: m["output"].update(kernel=np.ones((2, 5)))), "output has a kernel"),
+    "unlike depths": (
+        {"a": TWINS["q1"], "b": network(np.random.default_rng(0), [4, 5, 5, 2], [1, 1, 1])[1]},
+        "unlike depth",
+    ),
+    "unlike inputs": (
+        {"a": TWINS["q1"], "b": network(np.random.default_rng(0), [3, 5, 2], [1, 1])[1]},
+        "b/layer_0 has a kernel",
+    ),
+    "no dict": (np.ones((3, 4)), "dense layers"),
+    "a list": ([np.ones((3, 4)), np.ones(4)], "dense layers"),
+    "an empty dict": ({}, "dense layers"),
+    "dicts of nothing": ({"a": {}}, "dense layers"),
+    "an array among networks": ({**TWINS, "x": np.ones(3)}, "x"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_such_network_is_refused(name):
+    mask, message = REFUSED[name]
+    with pytest.raises(InputError, match=message):
+        make_pattern(mask)
+    assert obstacle(mask)
+
+
+def test_another_tree_is_not_packed():
+    params, mask = network(np.random.default_rng(0), [4, 5, 2], [0.5, 0.5])
+    pattern = make_pattern(mask)
+    other, _ = network(np.random.default_rng(0), [4, 6, 2], [0.5, 0.5])
+    with pytest.raises(InputError, match="layer_0"):
+        pack(pattern, other)
+    with pytest.raises(InputError):
+        pack(pattern, {"output": params["output"]})
+    for theta in (jnp.ones(1), jnp.float32(1.0), pack(pattern, params)[1:]):
+        with pytest.raises(InputError, match="theta has shape"):
+            unpack(pattern, theta)
+    with pytest.raises(InputError, match="did you mean 'dense'"):
+        sparse_mlp(pattern, "Dense")
+    assert obstacle(mask) == ""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The kernel alone
+
+
+def compiler():
+    try:
+        native.instruction_set()
+        return native.compiler()
+    except native.Unavailable as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("level", ["x86-64-v4", "x86-64-v3"])
+def test_the_kernel_alone_under_sanitizers(level, tmp_path):
+    command = compiler()
+    if (level, native.instruction_set()) == ("x86-64-v4", "x86-64-v3"):
+        pytest.skip("this processor has no AVX-512")
+    with (tmp_path / "cases").open("wb") as file:
+        cases = [(name, batch) for name in CASES for batch in ((1, 65) if name != "twin critics" else BATCHES)]
+        for name, batch in cases:
+            pattern, mask, params, x, dy = case(name, batch, 1)
+            y, gradient, dx = reference(params, mask, x, dy)
+            header = [batch, x.shape[1], dy.shape[1], pattern.layout.kept, len(pattern.table)]
+            file.write(np.array(header, np.int32).tobytes() + pattern.table.tobytes())
+            for array in (packed64(pattern, params), x, dy, y, dx, packed64(pattern, gradient)):
+                file.write(np.asarray(array, np.float32).tobytes())
+    program = tmp_path / "driver"
+    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    flags = [
+        "-std=c++17",
+        "-g",
+        "-O1",
+        f"-march={level}",
+        "-ffp-contract=fast",
+        "-Wall",
+        "-Wextra",
+        "-Wno-psabi",
+        *sanitizers,
+    ]
+    built = subprocess.run(
+        [*command, *flags, str(Path(__file__).parent / "native" / "driver.cc"), "-o", str(program), "-pthread"],
+        capture_output=True,
+        text=True,
+    )
+    if built.returncode and "asan" in built.stderr and "cannot find" in built.stderr:
+        pytest.skip("this compiler has no sanitizers")
+    assert built.returncode == 0, built.stderr
+    ran = subprocess.run([program, tmp_path / "cases"], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.stdout == f"{len(cases)} cases, {64 if level == 'x86-64-v4' else 32} lanes\n"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Whole updates
+
+
+def ticket_state(algorithm, sparsity=0.7, seed=0):
+    state = algorithm.init(jax.random.key(0))
+    masks = {
+        name: random_mask(state.params[name], sparsity, jax.random.key(seed + i))
+        for i, name in enumerate(("actor", "critic"))
+    }
+    return make_ticket(state, masks)
+
+
+def twenty_updates(algorithm, state, patterns):
+    rng = np.random.default_rng(0)
+    size = 200
+    replay = jax.tree.map(jnp.copy, init_replay(size, 5, 2))
+    made = Batch(
+        *(rng.standard_normal(shape).astype(np.float32) for shape in ((size, 5), (size, 2), (size,), (size, 5))),
+        rng.random(size) < 0.1,
+    )
+    draws = draw(algorithm, rng, 20, 33, size)
+    # A copy: the call donates its state.
+    start = jax.tree.map(jnp.copy, state if patterns is None else pack_state(patterns, state))
+    after, *_, metrics = learner(algorithm, patterns)(start, replay, pack_rows(made), draws)
+    return (after if patterns is None else unpack_state(patterns, after, state)), metrics
+
+
+@needs_kernel
+@pytest.mark.parametrize(("clip", "normalize"), [(None, True), (0.5, False)])
+def test_twenty_updates_are_those_of_the_dense_agent(clip, normalize):
+    config = SACConfig(actor_hidden=(16, 16), critic_hidden=(16, 16), max_grad_norm=clip, normalize_obs=normalize)
+    algorithm = config.build(Spaces(5, 2))
+    state = ticket_state(algorithm)
+    patterns = patterns_of(state)
+    have, metrics = twenty_updates(algorithm, state, patterns)
+    wanted, dense_metrics = twenty_updates(algorithm, state, None)
+    assert int(have.grad_steps) == 20
+    for field, names in (
+        ("params", ["actor", "critic"]),
+        ("targets", ["critic"]),
+        ("values", ["log_alpha"]),
+        ("opts", ["actor", "alpha", "critic"]),
+    ):
+        assert sorted(getattr(have, field)) == sorted(getattr(wanted, field)) == names
+        for a, b in zip(*(jax.tree.leaves(getattr(s, field)) for s in (have, wanted)), strict=True):
+            close(a, b)
+    for name, value in metrics.items():
+        assert float(value) == pytest.approx(float(dense_metrics[name]), rel=1e-5, abs=1e-5)
+    masks = masks_of(state)
+    for params, mask in (
+        (have.params["actor"], masks["actor"]),
+        (have.params["critic"], masks["critic"]),
+        (have.targets["critic"], masks["critic"]),
+    ):
+        for leaf, kept in zip(jax.tree.leaves(params), jax.tree.leaves(mask), strict=True):
+            assert not np.asarray(leaf)[np.asarray(kept) == 0].view(np.uint32).any()
+
+    again, _ = twenty_updates(algorithm, state, patterns)
+    for a, b in zip(*(jax.tree.leaves(s._replace(key=None)) for s in (have, again)), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+    # Another mask of the same counts takes no compilation.
+    from lth.algorithms.learner import _learner
+
+    compiled = _learner(algorithm, layouts_of(patterns))
+    assert compiled._cache_size() == 1
+    other = ticket_state(algorithm, seed=7)
+    assert not np.array_equal(patterns_of(other)["actor"].table, patterns["actor"].table)
+    assert layouts_of(patterns_of(other)) == layouts_of(patterns)
+    twenty_updates(algorithm, other, patterns_of(other))
+    assert compiled._cache_size() == 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The build. A real one takes seconds, so a script stands in for the compiler here, which hands out what a real one built.
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory):
+    """A compiler that leaves a line in a file for each call, and its environment: a fresh cache in a path with a space."""
+    if available():
+        pytest.skip(available())
+    folder = tmp_path_factory.mktemp("a compiler")
+    kernel = folder / "kernel.so"
+    shutil.copy(native.cached_file(), kernel)
+    script = folder / "c++"
+    script.write_text(
+        f'#!/bin/sh\necho "$@" >> "{folder}/calls"\nfor last; do :; done\nsleep 0.5\ncp "{kernel}" "$last"\n'
+    )
+    script.chmod(0o700)
+    return folder, {"CXX": f"'{script}'", "LTH_CACHE": str(folder / "a cache")}
+
+
+LOAD = "from lth.sparse import native; native.load(); print('loaded')"
+SAY = """
+import os, sys
+from lth.sparse import native
+before = dict(os.environ)
+for line in sys.stdin.read().splitlines():
+    os.environ.clear()
+    os.environ.update(before | dict([line.split('=', 1)]))
+    native._load.cache_clear()
+    native.instruction_set.cache_clear()
+    try:
+        native.load()
+        print('loaded')
+    except native.Unavailable as error:
+        print(error)
+"""
+
+
+def test_first_uses_at_once_and_damaged_files(compiled):
+    folder, env = compiled
+    cache = Path(env["LTH_CACHE"])
+    processes = [
+        subprocess.Popen([sys.executable, "-c", LOAD], env={**os.environ, **env}, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    assert [process.communicate()[0] for process in processes] == ["loaded\n"] * 4
+    assert stat.S_IMODE(cache.stat().st_mode) == 0o700
+    (file,) = cache.iterdir()
+    good = file.read_bytes()
+    calls = len((folder / "calls").read_text().splitlines())
+    assert 1 <= calls <= 4
+    file.write_bytes(good[:1000])
+    healed = subprocess.run([sys.executable, "-c", LOAD], env={**os.environ, **env}, capture_output=True, text=True)
+    assert healed.stdout == "loaded\n", healed.stderr
+    assert file.read_bytes() == good
+    assert [*cache.iterdir()] == [file]
+    assert len((folder / "calls").read_text().splitlines()) == calls + 1
+
+
+@needs_kernel
+def test_only_a_whole_file_of_these_sources_is_found(monkeypatch, tmp_path):
+    good = native.cached_file()
+    content = good.read_bytes()
+    monkeypatch.setenv("LTH_CACHE", str(tmp_path / "cache"))
+    assert native.cached_file() is None
+    file = tmp_path / "cache" / good.name
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 1
+    for damaged in (content[: len(content) // 2], bytes(flipped), b""):
+        file.write_bytes(damaged)
+        assert native.cached_file() is None
+    file.write_bytes(content)
+    assert native.cached_file() == file
+    monkeypatch.setenv("CXX", "/nonexistent")
+    assert native.cached_file() == file  # what is there needs no compiler
+    for change in ((native.jaxlib, "__version__", "0.0.0"), (native, "SOURCES", ("kernel.h",))):
+        with monkeypatch.context() as other:
+            other.setattr(*change)
+            assert native.cached_file() is None
+    file.parent.chmod(0o770)
+    with pytest.raises(native.Unavailable, match=r"others can write to its cache .*chmod 700"):
+        native.cached_file()
+
+
+def test_why_there_is_no_kernel_is_said(tmp_path):
+    (tmp_path / "file").touch()
+    cases = {
+        "LTH_NATIVE=0": "LTH_NATIVE=0 in the environment",
+        "LTH_NATIVE=off": "LTH_NATIVE=off in the environment; it can be 0, 1,",
+        "CXX=/nonexistent": "there is no C++ compiler (/nonexistent); Debian's package is g++",
+        "CXX=false": "it did not compile: the compiler said nothing, and ended with exit status 1; the command was false",
+        "CXX=true": "it did not compile: the compiler said nothing, and ended with exit status 0",
+        'CXX="g++': "which is no command",
+        "PATH=": "there is no C++ compiler (g++ or clang++)",
+        f"LTH_CACHE={tmp_path}/file": f"its cache {tmp_path}/file cannot be made",
+        "LTH_CACHE=/proc/lth": "its cache /proc/lth cannot be made",
+    }
+    env = {**os.environ, "LTH_CACHE": str(tmp_path / "cache")}
+    env.pop("CXX", None)
+    env.pop("LTH_NATIVE", None)
+    command = [sys.executable, "-c", SAY]
+    said = subprocess.run(command, input="\n".join(cases), env=env, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    lines = said.stdout.splitlines()
+    assert len(lines) == len(cases)
+    for line, (how, wanted) in zip(lines, cases.items(), strict=True):
+        assert wanted in line, how
+    assert not [*(tmp_path / "cache").glob("*")]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tickets
+
+
+class Stopped(Exception):
+    """Raised where a run is to be interrupted."""
+
+
+def stop_at(step):
+    def progress(env_steps, metrics):
+        if env_steps == step:
+            raise Stopped
+
+    return RunOptions(checkpoint_every=1, progress=progress)
+
+
+def native_ticket(config, exclude=()):
+    """Make a mask; return the ticket's specification and the mask."""
+    pruning = {**config.pruning.model_dump(), "exclude": exclude}
+    config = parse_config({**config.model_dump(), "pruning": pruning})
+    mask = mask_spec(config, dense_spec(config, "Pendulum-v1", 0), "magnitude", Sparsity(actor=0.8, critic=0.8))
+    lottery.make_mask(config.output_dir, mask)
+    spec = ticket_spec(config, dense_spec(config, "Pendulum-v1", 0), mask)
+    assert spec.backend == "native"
+    return spec, store.load_mask(journal.last_file(config.output_dir, mask))
+
+
+def train_in(folder, config, spec, *hows):
+    """Train a ticket in a copy of the results so far, interrupted by each of `hows` but the last."""
+    shutil.copytree(config.output_dir, folder, ignore=shutil.ignore_patterns("ticket-*"))
+    for how in hows[:-1]:
+        with pytest.raises(Stopped):
+            lottery.train_ticket(folder, spec, options=how)
+    return lottery.train_ticket(folder, spec, options=hows[-1])
+
+
+def check_pruned(run, mask):
+    state = lth.load(run).agent.state
+    assert int(state.env_steps) == 600
+    trees = [(state.params["actor"], "actor"), (state.params["critic"], "critic"), (state.targets["critic"], "critic")]
+    trees += [
+        (getattr(s.inner[1][0], part), n)
+        for s, n in ((state.opts["actor"], "actor"), (state.opts["critic"], "critic"))
+        for part in ("mu", "nu")
+    ]
+    for tree, network in trees:
+        for leaf, kept in zip(jax.tree.leaves(tree), jax.tree.leaves(mask[network]), strict=True):
+            assert np.isfinite(leaf).all()
+            assert not np.asarray(leaf)[np.asarray(kept) == 0].view(np.uint32).any()
+            assert np.asarray(leaf).any()
+
+
+@needs_kernel
+def test_a_ticket_goes_on_where_it_was_stopped_and_on_the_other_backend(small_config, dense, tmp_path, monkeypatch):
+    spec, mask = native_ticket(small_config)
+    runs = {
+        "whole": train_in(tmp_path / "whole", small_config, spec, lottery.PLAIN),
+        "resumed": train_in(tmp_path / "resumed", small_config, spec, stop_at(400), lottery.PLAIN),
+    }
+    files = [journal.checkpoint_file, journal.replay_file]
+    for file in files:
+        assert file(runs["whole"]).read_bytes() == file(runs["resumed"]).read_bytes()
+    for first in (True, False):
+        folder = tmp_path / f"native first {first}"
+        shutil.copytree(small_config.output_dir, folder, ignore=shutil.ignore_patterns("ticket-*"))
+        for half, how in ((first, stop_at(400)), (not first, lottery.PLAIN)):
+            with monkeypatch.context() as patch:
+                if not half:
+                    patch.setenv("LTH_NATIVE", "0")
+                if how is lottery.PLAIN:
+                    runs[folder.name] = train_half(folder, spec, how, half)
+                else:
+                    with pytest.raises(Stopped):
+                        train_half(folder, spec, how, half)
+    for run in runs.values():
+        check_pruned(run, mask)
+        assert json.loads((run / "spec.json").read_text())["backend"] == "native"
+
+
+def train_half(folder, spec, how, is_native):
+    if is_native:
+        return lottery.train_ticket(folder, spec, options=how)
+    with pytest.warns(UserWarning, match="no native kernel on this machine .LTH_NATIVE=0 in the environment"):
+        return lottery.train_ticket(folder, spec, options=how)
+
+
+@needs_kernel
+def test_lth_run_says_and_records_how_tickets_are_computed(tmp_path, small_yaml, capsys, run_command):
+    words = ["pruning.methods=[magnitude]", "training.env_steps=400"]
+    assert main(["run", str(small_yaml), *words]) == 0
+    said = capsys.readouterr()
+    results = tmp_path / "results"
+    line = f"Tickets are computed by the native kernel from {BREAK_EVEN:.0%} sparsity on ({native.instruction_set()}, float32)."
+    assert line in said.out + said.err
+    assert json.loads((results / "backend.json").read_text()) == {
+        "native": True,
+        "reason": f"{native.instruction_set()}, float32",
+    }
+    (ticket,) = results.glob("*/*/ticket-*")
+    assert json.loads((ticket / "spec.json").read_text())["backend"] == "native"
+
+    # Without a compiler, and nothing in the cache: the same, densely, and nothing fails.
+    env = {"LTH_CACHE": str(tmp_path / "cache"), "CXX": "/nonexistent"}
+    poor = run_command("-m", "lth.cli", "run", small_yaml, *words, f"output_dir={tmp_path / 'poor'}", env=env)
+    assert poor.returncode == 0, poor.stderr
+    why = "Tickets are computed densely, under masks: there is no native kernel, because there is no C++ compiler (/nonexistent)"
+    assert why in poor.stdout + poor.stderr
+    assert json.loads((tmp_path / "poor" / "backend.json").read_text())["native"] is False
+    (ticket,) = (tmp_path / "poor").glob("*/*/ticket-*")
+    assert json.loads((ticket / "spec.json").read_text())["backend"] == "dense"
+
+
+def test_native_where_there_is_none_is_a_mistake(small_yaml, monkeypatch, capsys):
+    monkeypatch.setenv("LTH_NATIVE", "0")
+    assert main(["run", str(small_yaml), "training.backend=native"]) == 2
+    said = capsys.readouterr().err
+    assert "training.backend=native, but there is no native kernel: LTH_NATIVE=0 in the environment" in said
+    assert "training.backend=auto or dense" in said
+
+
+def test_which_backend_a_ticket_has():
+    def backend(sparsity, **tree):
+        config = parse_config(tree)
+        dense = dense_spec(config, "t", 0)
+        spec: TicketSpec = ticket_spec(config, dense, mask_spec(config, dense, "random", sparsity))
+        return spec.backend
+
+    low, at, high = (Sparsity(actor=s, critic=s) for s in (BREAK_EVEN - 0.01, BREAK_EVEN, 0.95))
+    assert [backend(s) for s in (low, at, high)] == ["dense", "native", "native"]
+    for wanted in ("dense", "native"):
+        assert {backend(s, training={"backend": wanted}) for s in (low, at, high)} == {wanted}
+    assert backend(high, sac={"critic_layer_norm": True}) == "dense"
+    with pytest.raises(InputError, match=r"training\.backend is native.*layer normalization"):
+        parse_config({"training": {"backend": "native"}, "sac": {"critic_layer_norm": True}})
+    assert backend(Sparsity(actor=0.9, critic=BREAK_EVEN - 0.3)) == "dense"  # the critics are most of the work
