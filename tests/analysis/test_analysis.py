@@ -30,7 +30,7 @@ from lth.cli import main
 from lth.config import CONNECTIVITY, SACConfig, parse_config
 from lth.envs.suites import observation_names
 from lth.errors import InputError
-from lth.experiment import journal, lottery, store
+from lth.experiment import attempt, journal, lottery, store
 from lth.experiment.compare import connect
 from lth.experiment.plan import plan
 from lth.experiment.spec import ConnectivitySpec, MaskSpec, parse_spec
@@ -496,7 +496,7 @@ def grown(tmp_path_factory):
         }
     )
     for spec in plan(config).specs:
-        lottery.make(config.output_dir, spec, lottery.PLAIN)
+        attempt.make(config.output_dir, spec, lottery.PLAIN)
     return config
 
 
@@ -658,7 +658,7 @@ def test_lines_between_agents_are_stages_of_the_grid(grown, tmp_path):
     assert len({s.path for s in specs}) == len(specs)
     assert [s.stage for s in plan(grown).only("connectivity-parent-magnitude-0.8").specs][-1] == "connectivity"
     for spec in specs:
-        assert lottery.is_made(root, spec, lottery.PLAIN)
+        assert attempt.is_made(root, spec, lottery.PLAIN)
         assert parse_spec(spec.model_dump(mode="json")) == spec
         line = store.read_line(root / spec.path)
         assert [row.alpha for row in line] == [a for a in (0.0, 0.5, 1.0) for _ in range(3)]

@@ -12,7 +12,7 @@ import lth
 from lth.algorithms.architecture import Network, Spaces
 from lth.config import parse_config
 from lth.errors import InputError
-from lth.experiment import journal, lottery, start
+from lth.experiment import attempt, journal, lottery, start
 from lth.experiment.build import dense_spec
 from lth.experiment.plan import plan, sparsity_paths
 from lth.experiment.spec import DenseSpec, MaskSpec, TicketSpec
@@ -40,7 +40,7 @@ def make(config):
     """Make every run of a config; returns its rows by method, control and rewind point."""
     how = options_of(config)
     for spec in plan(config).specs:
-        lottery.make(config.output_dir, spec, how)
+        attempt.make(config.output_dir, spec, how)
     return {(row.method, row.control, row.rewind): row for row in plan(config).rows}
 
 

@@ -11,7 +11,7 @@ import lth
 from lth.algorithms.tickets import masks_of
 from lth.cli import main
 from lth.config import parse_config
-from lth.experiment import journal, lottery, masking
+from lth.experiment import attempt, journal, lottery, masking
 from lth.experiment.build import dense_spec, mask_spec
 from lth.experiment.plan import plan
 from lth.experiment.trainer import RunOptions, options_of
@@ -32,7 +32,7 @@ def made(tmp_path_factory):
     sparsity = {"actor": 0.5, "critic": 0.75}
     config = config_of(root, methods=["gradual", "set", "rigl"], rewind_steps=200, sparsity=sparsity)
     for spec in plan(config).specs:
-        lottery.make(root, spec, options_of(config))
+        attempt.make(root, spec, options_of(config))
     return config, {row.method: row.run for row in plan(config).rows}
 
 
@@ -88,7 +88,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(made, tmp_path):
 
     for needed in plan(config).specs:
         if needed in (spec.dense, spec.mask):
-            lottery.make(tmp_path, needed, options_of(config))
+            attempt.make(tmp_path, needed, options_of(config))
     with pytest.raises(Stopped):
         lottery.train_ticket(tmp_path, spec, options=RunOptions(checkpoint_every=1, progress=stop))
     assert ((tmp_path / spec.path) / journal.RESUME).exists()

@@ -1,4 +1,4 @@
-"""One attempt at a run: under the run's lock, recorded, and with its failure caught."""
+"""One attempt at a run: by the stage that makes it, under the run's lock, recorded, and with its failure caught."""
 
 import os
 import socket
@@ -9,9 +9,10 @@ from typing import Any
 
 from ..errors import InputError
 from . import journal
-from .lottery import is_made, make
-from .spec import Spec
-from .trainer import Progress, RunOptions
+from .compare import connect
+from .lottery import make_mask, train_dense, train_ticket
+from .spec import ConnectivitySpec, DenseSpec, MaskSpec, Spec
+from .trainer import Progress, RunOptions, missing_points
 
 
 def attempt(root: Path, spec: Spec, options: RunOptions, progress: Progress) -> dict[str, Any]:
@@ -56,3 +57,29 @@ def attempt(root: Path, spec: Spec, options: RunOptions, progress: Progress) -> 
     except InputError as error:
         return result("unusable", message=str(error))
     return result("done")
+
+
+def is_made(root: Path, spec: Spec, options: RunOptions) -> bool:
+    """Return whether nothing is left to do for a run; a dense run includes its rewind points.
+
+    Raises:
+        InputError: the directory holds a run of another specification, or a file was altered.
+    """
+    kept = not isinstance(spec, DenseSpec) or not missing_points(root / spec.path, options.rewind_points)
+    return kept and journal.is_finished(root, spec)
+
+
+def make(root: Path, spec: Spec, options: RunOptions) -> Path:
+    """Make a run's files unless they are there; returns its directory.
+
+    Raises:
+        InputError: something that it needs is missing or unusable.
+        TrainingError: training could not go on.
+    """
+    if isinstance(spec, DenseSpec):
+        return train_dense(root, spec, options)
+    if isinstance(spec, MaskSpec):
+        return make_mask(root, spec)
+    if isinstance(spec, ConnectivitySpec):
+        return connect(root, spec)
+    return train_ticket(root, spec, options=options)

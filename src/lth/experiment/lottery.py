@@ -8,26 +8,20 @@ ticket    train it for the steps that remain, with the pruned weights gone
 
 import time
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-
 from .. import envs
-from ..algorithms.architecture import Spaces
 from ..algorithms.base import Agent
 from ..algorithms.controls import control_named
 from ..pruning.prune import check_collapse
-from ..training import train
 from . import store
 from .backend import patterns
-from .compare import connect
-from .journal import check_spec, checkpoint_file, is_finished, last_file, mask_name, replay_file
+from .journal import check_spec, checkpoint_file, is_finished, last_file, mask_name
 from .masking import create_masks
 from .measurements import rows_of_mask
-from .spec import ConnectivitySpec, DenseSpec, MaskSpec, Spec, TicketSpec
-from .start import check_mask_file, empty_buffer, load_source, rewound_buffer, ticket_start
-from .trainer import RunOptions, save_point, train_to_end
+from .spec import DenseSpec, MaskSpec, TicketSpec
+from .start import check_mask_file, initial_agent, load_source, rewound_buffer, ticket_start
+from .trainer import RunOptions, keep_points, train_to_end
 
 PLAIN = RunOptions()
 
@@ -104,58 +98,3 @@ def train_ticket(root: Path, spec: TicketSpec, mask_file: Path | None = None, op
     kernel = patterns(spec, state)
     train_to_end(root, spec, ticket, env, options, started, fresh_noise=fresh_noise, patterns=kernel)
     return run
-
-
-def initial_agent(spec: DenseSpec, spaces: Spaces) -> Agent:
-    """Return the untrained agent of a seed, with an empty replay buffer."""
-    algorithm = spec.agent.build(spaces, spec.task)
-    return Agent(spec.agent, algorithm.init(jax.random.key(spec.seed)), empty_buffer(algorithm, spec))
-
-
-def missing_points(run: Path, points: Sequence[int]) -> list[int]:
-    """Return the rewind points of a dense run that are not kept, in order."""
-    files = (checkpoint_file, replay_file)
-    return sorted(step for step in set(points) if step and not all(file(run, step).exists() for file in files))
-
-
-def keep_points(root: Path, spec: DenseSpec, options: RunOptions) -> Path:
-    """Train a finished dense agent up to rewind points that it did not keep, which gives the same bytes, and keep those."""
-    run = root / spec.path
-    points = missing_points(run, options.rewind_points)
-    if not points:
-        return run
-    agent = initial_agent(spec, envs.task_spaces(spec.task))
-    buffer = agent.replay_buffer
-    assert buffer is not None
-    for segment in train(agent.algorithm, spec.training, spec.task, spec.seed, agent.state, buffer.state, points[-1]):
-        options.progress(segment.env_steps, segment.metrics)
-        buffer.state = segment.replay
-        if segment.env_steps in points:
-            save_point(run, spec, segment.state, buffer, segment.env_steps)
-    return run
-
-
-def is_made(root: Path, spec: Spec, options: RunOptions) -> bool:
-    """Return whether nothing is left to do for a run; a dense run includes its rewind points.
-
-    Raises:
-        InputError: the directory holds a run of another specification, or a file was altered.
-    """
-    kept = not isinstance(spec, DenseSpec) or not missing_points(root / spec.path, options.rewind_points)
-    return kept and is_finished(root, spec)
-
-
-def make(root: Path, spec: Spec, options: RunOptions) -> Path:
-    """Make a run's files unless they are there; returns its directory.
-
-    Raises:
-        InputError: something that it needs is missing or unusable.
-        TrainingError: training could not go on.
-    """
-    if isinstance(spec, DenseSpec):
-        return train_dense(root, spec, options)
-    if isinstance(spec, MaskSpec):
-        return make_mask(root, spec)
-    if isinstance(spec, ConnectivitySpec):
-        return connect(root, spec)
-    return train_ticket(root, spec, options=options)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from . import journal
-from .lottery import is_made
+from .attempt import is_made
 from .plan import Plan
 from .spec import Spec
 from .status import Display, Outcome

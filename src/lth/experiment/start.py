@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..algorithms.architecture import Network
+from ..algorithms.architecture import Network, Spaces
 from ..algorithms.base import Agent, AgentState, Algorithm
 from ..algorithms.checkpoint import load_agent
 from ..algorithms.controls import Control, control_named
@@ -54,6 +54,12 @@ def load_source(root: Path, spec: MaskSpec) -> tuple[Agent, Path]:
         return load_dense(root, spec.dense), source
     config, state, _ = load_agent(checkpoint_file(source))
     return Agent(config, state), source
+
+
+def initial_agent(spec: DenseSpec, spaces: Spaces) -> Agent:
+    """Return the untrained agent of a seed, with an empty replay buffer."""
+    algorithm = spec.agent.build(spaces, spec.task)
+    return Agent(spec.agent, algorithm.init(jax.random.key(spec.seed)), empty_buffer(algorithm, spec))
 
 
 def check_mask_file(spec: TicketSpec, mask_file: Path | None) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .. import envs
 from ..algorithms.acting import policy_of
 from ..algorithms.base import Agent, AgentState
 from ..algorithms.packed import Patterns
@@ -14,9 +15,10 @@ from ..errors import InputError
 from ..replay import ReplayBuffer
 from ..training import Evaluation, evaluate, metric_rows, train
 from . import store
-from .journal import MASK
+from .journal import MASK, checkpoint_file, replay_file
 from .measurements import agent_rows
 from .spec import DenseSpec, TicketSpec
+from .start import initial_agent
 
 Progress = Callable[[int, dict[str, float]], None]
 """Called with the environment step and the newest metrics after every segment."""
@@ -123,6 +125,29 @@ def train_to_end(
     seconds["save"] += time.perf_counter() - began
     store.save_timings(run, {**seconds, "total": sum(seconds.values())})
     store.finish_agent(root, spec, dense.agent, state)
+
+
+def missing_points(run: Path, points: Sequence[int]) -> list[int]:
+    """Return the rewind points of a dense run that are not kept, in order."""
+    files = (checkpoint_file, replay_file)
+    return sorted(step for step in set(points) if step and not all(file(run, step).exists() for file in files))
+
+
+def keep_points(root: Path, spec: DenseSpec, options: RunOptions) -> Path:
+    """Train a finished dense agent up to rewind points that it did not keep, which gives the same bytes, and keep those."""
+    run = root / spec.path
+    points = missing_points(run, options.rewind_points)
+    if not points:
+        return run
+    agent = initial_agent(spec, envs.task_spaces(spec.task))
+    buffer = agent.replay_buffer
+    assert buffer is not None
+    for segment in train(agent.algorithm, spec.training, spec.task, spec.seed, agent.state, buffer.state, points[-1]):
+        options.progress(segment.env_steps, segment.metrics)
+        buffer.state = segment.replay
+        if segment.env_steps in points:
+            save_point(run, spec, segment.state, buffer, segment.env_steps)
+    return run
 
 
 def save_point(run: Path, spec: DenseSpec, state: AgentState, buffer: ReplayBuffer, env_steps: int) -> None:
