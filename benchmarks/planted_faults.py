@@ -84,7 +84,7 @@ FAULTS = {
     "a dense run without its replay buffer is finished": Fault(
         "if stamp is None or (isinstance(spec, DenseSpec) and not replay_file(run).exists()):",
         "if stamp is None:",
-        "journal tickets bad_input",
+        "plan tickets bad_input",
         (
             (
                 "if not (run / SPEC).exists() or (isinstance(spec, DenseSpec) and not replay_file(run).exists()):",

@@ -94,6 +94,13 @@ def test_a_checkpoint_is_hashed_when_it_is_written_and_not_to_ask_whether_it_is_
         journal.is_finished(config.output_dir, found.specs[0])
     last.write_bytes(data)
     assert journal.is_finished(config.output_dir, found.specs[0])
+    # A dense run includes its replay buffer, which masks are made from.
+    buffer = config.output_dir / found.specs[0].path / journal.REPLAY_BUFFER
+    buffer.rename(buffer.with_suffix(".away"))
+    assert not journal.is_finished(config.output_dir, found.specs[0])
+    assert [state.state for state in status.states(found)].count("finished") == len(found.specs) - 1
+    buffer.with_suffix(".away").rename(buffer)
+    assert journal.is_finished(config.output_dir, found.specs[0])
     # A memory of another run's is none.
     (one, other) = (config.output_dir / found.specs[i].path for i in (1, 2))
     (one / journal.VERIFIED).write_bytes((other / journal.VERIFIED).read_bytes())
