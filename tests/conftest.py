@@ -25,7 +25,7 @@ SLOW = (
     *("test_grid", "test_recipes", "test_document", "test_ray", "test_sparse", "test_algorithms", "test_sac"),
     *("test_cli", "test_envs", "test_contract", "test_sbx_masks", "test_pruning_odd", "test_bad_input", "test_probes"),
     *("test_tickets", "test_controls", "test_analysis", "test_scheduled", "test_sbx_others", "test_gradients"),
-    *("test_trees", "test_examples", "test_sbx"),
+    *("test_masks", "test_trees", "test_examples", "test_sbx"),
 )
 """Files whose tests train, start processes or compile much, the longest first: they are marked `slow`, and begin first, so that
 no process is left alone with one of them at the end."""
