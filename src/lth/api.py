@@ -50,8 +50,11 @@ def read_config(config: Config | str | Path | Mapping[str, Any] | None = None, *
     return config if isinstance(config, Config) else parse_config(dict(config))
 
 
-def checked(config: Config) -> dict[str, Spaces]:
-    """Check a config as far as that is possible before anything is trained; returns the spaces of its tasks. Writes nothing.
+def check_config(config: Config) -> tuple[Plan, dict[str, Spaces]]:
+    """Check a config as far as that is possible before anything is trained, and write nothing.
+
+    Returns:
+        Its plan, with the backend that its output directory has settled on, if any; and the spaces of its tasks.
 
     Raises:
         InputError: a task, a layer's name or a schedule cannot be used.
@@ -61,20 +64,21 @@ def checked(config: Config) -> dict[str, Spaces]:
 
     named_layers(config.agent_config, config.pruning.exclude, allocation_of(config))
     spaces = check_tasks(config)
-    check_schedules(plan(config, spaces.__getitem__))
-    return spaces
+    found = plan(recorded(config), spaces.__getitem__)
+    check_schedules(found)
+    return found, spaces
 
 
 def prepare(config: Config) -> tuple[Plan, str]:
     """Check a config and resolve its backend; returns its plan, and a line that says how tickets are computed.
 
     Raises:
-        InputError: as `checked`; or `training.backend=native`, and there is no native kernel.
+        InputError: as `check_config`; or `training.backend=native`, and there is no native kernel.
     """
-    spaces = checked(config)
-    config, line = resolve_backend(config)
+    found, spaces = check_config(config)
+    resolved, line = resolve_backend(config)
     record_tasks(config.output_dir, spaces)
-    return plan(config, spaces.__getitem__), line
+    return found if resolved == found.config else plan(resolved, spaces.__getitem__), line
 
 
 def run(
@@ -112,7 +116,7 @@ def run_plan(planned: Plan, only: str | None = None, display: Display | None = N
     if only is not None:
         return Results(runner.run_plan(planned.only(only), display or Display(), whole=False), [], [], [])
     table = LiveTable(planned)
-    outcomes = runner.run_plan(planned, display or Display(), finished=table.add)
+    outcomes = runner.run_plan(planned, display or Display(), ended=table.add)
     rows = table.end()
     results = run_rows(rows)
     if not results:
@@ -128,7 +132,7 @@ def report(config: Config | str | Path | Mapping[str, Any] | None = None, *overr
         InputError: no ticket is finished, or a file is damaged.
     """
     from .experiment.journal import is_finished
-    from .experiment.tidy import Collector, brought_up_to_date
+    from .experiment.tidy import Collector, update_table
     from .files import write_whole
     from .reporting.page import REPORT_FILE, page
 
@@ -140,7 +144,7 @@ def report(config: Config | str | Path | Mapping[str, Any] | None = None, *overr
             f"there is nothing to report: no ticket of this config is finished in {found.root}. `lth run` with the same config "
             "makes them, `lth status` says how far it is."
         )
-    rows = brought_up_to_date(Collector(found), finished)
+    rows = update_table(Collector(found), finished)
     path = found.root / REPORT_FILE
     write_whole(path, page(found, rows, finished).encode(), checksum=False)
     return path
@@ -159,8 +163,7 @@ def dry_run(config: Config) -> "tuple[Plan, list[Planned]]":
     """
     from .experiment.costs import estimate
 
-    spaces = checked(config)
-    found = plan(recorded(config), spaces.__getitem__)
+    found, spaces = check_config(config)
     return found, estimate(found, spaces)
 
 

@@ -65,7 +65,7 @@ def test_mistakes_are_input_errors(made, tmp_path):
         (lambda: lth.run(tree, "seeds=[1]"), "overrides such as"),
         (lambda: lth.run(tmp_path / "none.yaml"), "there is no config file"),
         (lambda: lth.run({**tree, "tasks": ["Pendulum-v9"], "output_dir": str(tmp_path / "out")}), "Pendulum-v9"),
-        (lambda: lth.run(tree, only="nothing-is-so"), "no run is so"),
+        (lambda: lth.run(tree, only="nothing-is-so"), "no run's path matches"),
     ):
         with pytest.raises(lth.InputError, match=says):
             call()

@@ -17,8 +17,9 @@ from lth.experiment import journal, status
 from lth.experiment.costs import estimate
 from lth.experiment.plan import plan
 from lth.experiment.spec import DenseSpec
+from lth.experiment.status import Outcome
 from lth.experiment.tasks import check_tasks, record_tasks
-from lth.experiment.tidy import Collector, LiveTable, brought_up_to_date, read_tidy
+from lth.experiment.tidy import Collector, LiveTable, read_tidy, update_table
 
 CONTROLS = ["reinit", "inverted", "random-erk", "small-dense", "retrained"]
 GRID = {**SMALL, "seeds": [0, 1], "pruning": {**SMALL["pruning"], "sparsity": [0.5, 0.9], "controls": CONTROLS}}
@@ -116,10 +117,12 @@ def test_the_table_is_written_as_runs_finish_and_ends_as_if_made_at_once(tmp_pat
     found = plan(config)
     monkeypatch.setattr(LiveTable, "SHARE", 1e9)  # after each run
     table = LiveTable(found)
-    table._next = 0.0
+    table.add(Outcome(found.specs[0], "kept", 0.0))
+    assert not (config.output_dir / "tidy.csv").exists()  # what was there before is no reason to write
+    table = LiveTable(found)
     sizes = []
     for spec in found.specs:
-        table.add(spec)
+        table.add(Outcome(spec, "done", 0.0))
         rows = read_tidy(config.output_dir / "tidy.csv")
         assert rows == Collector(found).rows(found.specs[: len(sizes) + 1])
         sizes.append(len(rows))
@@ -131,16 +134,16 @@ def test_the_table_is_read_back_only_while_nothing_changed(tmp_path):
     pruning = {**GRID["pruning"], "methods": ["magnitude", "taylor"], "sparsity": 0.9, "controls": []}
     config = make_grid({**GRID, "pruning": pruning}, tmp_path / "made")
     found = plan(config)
-    rows = brought_up_to_date(Collector(found), found.specs)
+    rows = update_table(Collector(found), found.specs)
     assert rows == tidy_rows(config)
     table = config.output_dir / "tidy.csv"
     stamp = table.stat().st_mtime_ns
-    assert brought_up_to_date(Collector(found), found.specs) == rows
+    assert update_table(Collector(found), found.specs) == rows
     assert table.stat().st_mtime_ns == stamp  # it was read, not made again
 
     def made_again():
         before = table.stat().st_mtime_ns
-        current = brought_up_to_date(Collector(found), found.specs)
+        current = update_table(Collector(found), found.specs)
         assert current == tidy_rows(config)
         assert read_tidy(table) == current
         return table.stat().st_mtime_ns != before
@@ -154,7 +157,7 @@ def test_the_table_is_read_back_only_while_nothing_changed(tmp_path):
     table.write_bytes(table.read_bytes()[:-40])  # cut short by somebody
     assert made_again()
     # Fewer runs, or other rows of the same runs, are another table.
-    fewer = brought_up_to_date(Collector(found), found.specs[:-1])
+    fewer = update_table(Collector(found), found.specs[:-1])
     assert fewer == Collector(found).rows(found.specs[:-1]) != rows
     assert made_again()
 

@@ -54,8 +54,8 @@ def last_file(root: Path, spec: Spec) -> Path:
 def is_finished(root: Path, spec: Spec) -> bool:
     """Return whether a run is there, whole; a dense run includes its replay buffer, which masks are made from.
 
-    The last file is hashed once. Its size and time of change are kept in `.verified.json`, and while these stay as they are it
-    is not read again; whatever reads its content compares the checksum in any case.
+    The last file is hashed once. Its size and modification time are kept in `.verified.json`; while they stay the same it is not
+    hashed again here. Every reader of its content compares the checksum in any case.
 
     Raises:
         InputError: the directory holds a run of another specification, or a file was altered.
@@ -74,7 +74,7 @@ def is_finished(root: Path, spec: Spec) -> bool:
 
 
 def record_finished(root: Path, spec: Spec) -> None:
-    """Keep in mind that a run's last file was just written, with its checksum."""
+    """Record that a run's last file was just written, with its checksum."""
     if stamp := _stamp(spec, last_file(root, spec)):
         _remember(root / spec.path, stamp)
 

@@ -54,7 +54,7 @@ class Plan:
         wanted = {spec for spec, path in paths.items() if fnmatchcase(path, pattern) or pattern in path}
         if not wanted:
             raise InputError(
-                f"--only {pattern}: no run is so. Their paths are like {paths[self.specs[-1]]!r}; `lth status` lists them"
+                f"--only {pattern}: no run's path matches. Paths look like {paths[self.specs[-1]]!r}: see `lth status --paths`"
             )
         for spec in reversed(self.specs):
             if spec in wanted:

@@ -21,13 +21,13 @@ MAX_KILLS = 50
 
 
 def run_plan(
-    plan: Plan, display: Display, whole: bool = True, finished: Callable[[Spec], None] = lambda spec: None
+    plan: Plan, display: Display, whole: bool = True, ended: Callable[[Outcome], None] = lambda outcome: None
 ) -> list[Outcome]:
     """Make all runs of a plan that are not there yet, `config.workers` at a time.
 
     A run whose training fails is tried again as often as `config.retries` says, and then does not stop the others, except
     those that need it. With `whole` the plan is all of a config, and the output directory is locked for this command alone.
-    `finished` is called with each run that is there: first those that were there before.
+    `ended` is called with the outcome of each run: first of those that were there before.
 
     Raises:
         InputError: something the user has to mend; what was finished stays.
@@ -41,21 +41,19 @@ def run_plan(
         if whole:
             for partial in plan.root.glob(".*.partial"):  # of a command that was killed
                 partial.unlink(missing_ok=True)
-        return _run_all(plan, options_of(plan.config), display, finished)
+        return _run_all(plan, options_of(plan.config), display, ended)
 
 
-def _run_all(plan: Plan, options: RunOptions, display: Display, finished: Callable[[Spec], None]) -> list[Outcome]:
+def _run_all(plan: Plan, options: RunOptions, display: Display, ended: Callable[[Outcome], None]) -> list[Outcome]:
     outcomes: list[Outcome] = []
     made: set[Spec] = set()
     lost: set[Spec] = set()
 
     def end(outcome: Outcome) -> None:
         outcomes.append(outcome)
-        there = outcome.status in ("done", "kept")
-        (made if there else lost).add(outcome.spec)
+        (made if outcome.status in ("done", "kept") else lost).add(outcome.spec)
         display.end(outcome)
-        if there:
-            finished(outcome.spec)
+        ended(outcome)
 
     waiting = []
     for spec in plan.specs:

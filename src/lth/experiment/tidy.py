@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -24,6 +25,7 @@ from .journal import TIMINGS, is_finished, last_file
 from .measurements import READS, measured
 from .plan import Plan, Row
 from .spec import ConnectivitySpec, DenseSpec, MaskSpec, Spec, TicketSpec
+from .status import Outcome
 from .store import AnalysisRow
 
 TIDY_FILE = "tidy.csv"
@@ -173,10 +175,10 @@ def _in_order(plan: Plan) -> Iterator[tuple[DenseSpec | MaskSpec | TicketSpec, R
     rows = dict.fromkeys(one for row in plan.rows for one in (Row(DENSE, "", "", "", row.dense, row.dense), row))
     results = {row.run for row in rows}
     place = {spec: i for i, spec in enumerate(plan.specs)}
-    others = [spec for spec in plan.specs if spec not in results and not isinstance(spec, ConnectivitySpec)]
+    others = deque(spec for spec in plan.specs if spec not in results and not isinstance(spec, ConnectivitySpec))
     for row in rows:
         while others and place[others[0]] < place[row.run]:
-            yield others.pop(0), None
+            yield others.popleft(), None
         yield row.run, row
     yield from ((spec, None) for spec in others)
 
@@ -246,13 +248,15 @@ class LiveTable:
     def __init__(self, plan: Plan):
         self._collector = Collector(plan)
         self._finished: list[Spec] = []
-        self._next = time.monotonic() + 1.0  # what was there before is taken in first
+        self._next = 0.0
 
-    def add(self, spec: Spec) -> None:
-        """Take in a run that is finished."""
-        self._finished.append(spec)
+    def add(self, outcome: Outcome) -> None:
+        """Take in a run that has ended. Runs that were there before are no reason to write."""
+        if outcome.status not in ("done", "kept"):
+            return
+        self._finished.append(outcome.spec)
         began = time.monotonic()
-        if began >= self._next:
+        if outcome.status == "done" and began >= self._next:
             with contextlib.suppress(InputError):  # whatever is wrong is said when all runs have ended
                 save_tidy(self._collector.root, self.rows())
             self._next = time.monotonic() + (time.monotonic() - began) / self.SHARE
@@ -262,31 +266,31 @@ class LiveTable:
         return self._collector.rows(self._finished)
 
     def end(self) -> list[TidyRow]:
-        """Return the table of what is finished, which tidy.csv is from then on."""
-        return brought_up_to_date(self._collector, self._finished)
+        """Write the table of the finished runs and return its rows."""
+        return update_table(self._collector, self._finished)
 
 
-def brought_up_to_date(collector: Collector, finished: Sequence[Spec]) -> list[TidyRow]:
-    """Return the table of the finished runs, and see that tidy.csv is it.
+def update_table(collector: Collector, finished: Sequence[Spec]) -> list[TidyRow]:
+    """Write `tidy.csv` and return its rows.
 
-    Where neither the plan nor any file that the table is made from has changed since it was written, it is read back.
+    If neither the plan nor any file behind the table has changed since it was written, it is read back instead.
 
     Raises:
         InputError: a file of a finished run is damaged, or the folder cannot be written.
     """
-    root, made_from = collector.root, _made_from(collector.plan, finished)
+    root, fingerprint = collector.root, _fingerprint(collector.plan, finished)
     with contextlib.suppress(OSError, ValueError, InputError):
-        if json.loads((root / store.TABLE_MEMORY).read_text()) == [made_from, _stamp(root / TIDY_FILE)]:
+        if json.loads((root / store.TABLE_MEMORY).read_text()) == [fingerprint, _stamp(root / TIDY_FILE)]:
             return read_tidy(root / TIDY_FILE)
     rows = collector.rows(finished)
     path = save_tidy(root, rows)
     with contextlib.suppress(OSError):
-        (root / store.TABLE_MEMORY).write_text(json.dumps([made_from, _stamp(path)]))
+        (root / store.TABLE_MEMORY).write_text(json.dumps([fingerprint, _stamp(path)]))
     return rows
 
 
-def _made_from(plan: Plan, finished: Sequence[Spec]) -> str:
-    """Hash what the table follows from: the plan's rows, and the sizes and times of change of the runs' files."""
+def _fingerprint(plan: Plan, finished: Sequence[Spec]) -> str:
+    """Hash what determines the table: the plan, and the size and modification time of each file it is made from."""
     files = (store.METRICS, store.ANALYSIS, TIMINGS)
     stamps = [
         (spec.sha256, _stamp(last_file(plan.root, spec)), *(_stamp(plan.root / spec.path / name) for name in files))
