@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from . import sbx, sparse, stats
     from .algorithms.base import Agent
     from .algorithms.tickets import make_ticket
     from .api import report, run
     from .errors import InputError, TrainingError
-    from .experiment.store import Run, load, load_mask
+    from .experiment.store import Run, load
     from .gradient_pruning import (
         accumulate_gradient_statistics,
         compute_gradients_from_batch,
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     )
     from .pruning.controls import random_mask, shuffled_mask
     from .pruning.gradients import gradient_statistic
+    from .pruning.layers import layers
+    from .pruning.mask_files import load_mask, save_mask
     from .pruning.masks import apply_mask, compute_sparsity, keep_pruned_at_zero, set_mask
     from .pruning.prune import prune
     from .replay import ReplayBuffer
@@ -33,7 +36,9 @@ _HOMES = {
     "TrainingError": "errors",
     "Run": "experiment.store",
     "load": "experiment.store",
-    "load_mask": "experiment.store",
+    "load_mask": "pruning.mask_files",
+    "save_mask": "pruning.mask_files",
+    "layers": "pruning.layers",
     "accumulate_gradient_statistics": "gradient_pruning",
     "compute_gradients_from_batch": "gradient_pruning",
     "prune_kernels_by_gradient_saliency": "gradient_pruning",
@@ -67,6 +72,7 @@ __all__ = [
     "gradient_statistic",
     "gradient_statistics",
     "keep_pruned_at_zero",
+    "layers",
     "load",
     "load_mask",
     "make_ticket",
@@ -76,14 +82,22 @@ __all__ = [
     "random_mask",
     "report",
     "run",
+    "save_mask",
+    "sbx",
     "set_mask",
     "shuffled_mask",
+    "sparse",
+    "stats",
 ]
+
+_MODULES = ("sbx", "sparse", "stats")
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module 'lth' has no attribute {name!r}")
 
 

@@ -19,7 +19,7 @@ from .experiment.spec import FileMask, MaskSpec
 from .experiment.start import load_dense, no_mask
 from .experiment.trainer import options_of
 from .files import checksum_path
-from .pruning.masks import compute_sparsity
+from .pruning.masks import sparsity_text
 from .pruning.prune import check_collapse
 from .replay import ReplayBuffer
 from .types import Mask
@@ -87,9 +87,14 @@ def save_mask(config: Config, run: Path, sparsity: Sparsity, actor_mask: Mask, c
     """Write what `_02_create_mask.py` made as mask.pkl, in a folder that says whether it is the magnitude mask."""
     dense = store.dense_spec_of(run)
     spec = mask_spec(config, dense_spec(config, dense.task, dense.seed), "magnitude", sparsity)
-    path = save_edited_mask(config.output_dir, spec, {"actor": actor_mask, "critic": critic_mask})
-    sparsities = f"actor {compute_sparsity(actor_mask):.4f}, critic {compute_sparsity(critic_mask):.4f}"
-    _say(f"{dense.task} seed {dense.seed}: sparsity {sparsities} of all kernels -> {path}")
+    masks = {"actor": actor_mask, "critic": critic_mask}
+    path = save_edited_mask(config.output_dir, spec, masks)
+    _say(f"{dense.task} seed {dense.seed}: sparsity {_sparsities(spec, masks)} -> {path}")
+
+
+def _sparsities(spec: MaskSpec, masks: dict[str, Mask]) -> str:
+    exclude, _ = named_layers(spec.dense.agent, spec.exclude, spec.allocation)
+    return ", ".join(f"{network} {sparsity_text(mask, exclude[network])}" for network, mask in masks.items())
 
 
 def save_edited_mask(root: Path, spec: MaskSpec, masks: dict[str, Mask]) -> Path:
@@ -127,9 +132,7 @@ def create_gradient_masks(config: Config) -> int:
             spec = mask_spec(config, dense_spec(config, task, seed), config.pruning.gradient_method, sparsity)
             run = lottery.make_mask(config.output_dir, spec, MASK_GRADIENT)
             path = run / MASK_GRADIENT
-            masks = store.load_mask(path)
-            sparsities = ", ".join(f"{network} {compute_sparsity(mask):.4f}" for network, mask in masks.items())
-            _say(f"{spec.title()}: sparsity {sparsities} of all kernels -> {path}")
+            _say(f"{spec.title()}: sparsity {_sparsities(spec, store.load_mask(path))} -> {path}")
     return 0
 
 

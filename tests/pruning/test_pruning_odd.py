@@ -52,6 +52,8 @@ def test_whatever_the_optimiser_remembers_of_pruned_weights_is_zero(name, n, sch
     state = tx.init(params)
     if scheduled:
         state = state._replace(schedule=rigl(params, every=2, until=100))
+    else:
+        state = lth.set_mask(state, jax.tree.map(jnp.ones_like, params), params)
     grads = jax.tree.map(lambda p: jnp.cos(7 * p), params)
     for _ in range(2):  # so that there are moments
         before = state.inner
@@ -246,7 +248,8 @@ def test_rigl_replaces_the_share_that_the_formula_says():
         (lambda p: lth.prune(p, 0.5, rounds=2.5), "rounds is 2.5"),
         (lambda p: lth.prune(p, 0.5, allocation={"a": 2.0}), "sparsity is 2.0"),
         (lambda p: rigl(p, every=2.7, until=10), "every is 2.7"),
-        (lambda p: n_of_m_mask({"kernel": jnp.ones(4)}, 2, 4), "no axis -2"),
+        (lambda p: n_of_m_mask({"kernel": jnp.ones(4)}, 2, 4), "no axis of inputs"),
+        (lambda p: n_of_m_mask(p, 2, 4, axis=3), "no axis 3"),
         (lambda p: n_of_m_mask(p, 2, 4, scores={"a": jnp.ones((2, 2))}), "scores' tree has no leaf"),
         (lambda p: neuron_masks([(jnp.ones((2, 2)), jnp.ones(2))], 5.0), "sparsity is 5.0"),
         (lambda p: lth.gradient_statistic(lambda q, x: 0.0, p, {"x": jnp.ones(2)}), "into a list"),

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 import lth
-from lth.pruning.layers import is_weight, layer_names, prunable_names
+from lth.pruning.layers import is_weight, layer_names, layers
 from lth.pruning.masks import pruned_counts
 
 
@@ -107,9 +107,9 @@ def test_equinox():
 
 def test_plain_trees():
     pairs = [(np.ones((3, 4)), np.ones(4)), (np.ones((4, 2)), np.ones(2))]
-    assert prunable_names(pairs) == ["0/0", "1/0"]
+    assert [row.path for row in layers(pairs) if row.prunable] == ["0/0", "1/0"]
     by_number = {"W1": np.ones((3, 4)), "b1": np.ones((1, 4)), "log_scale": np.ones((1, 2))}
-    assert prunable_names(by_number) == ["W1"]
+    assert [row.path for row in layers(by_number) if row.prunable] == ["W1"]
     haiku = {"linear": {"w": np.ones((3, 4)), "b": np.ones(4)}, "logstd": np.ones((1, 2))}
     assert layer_names(haiku) == ["linear"]
     assert layer_names({"b": {"w": np.ones((2, 2))}, "scale_net": {"w": np.ones((2, 2))}}) == ["b", "scale_net"]

@@ -182,7 +182,8 @@ def _init(algorithm: Algorithm) -> Callable[[jax.Array], AgentState]:
             targets={name: jax.tree.map(jnp.copy, params[name]) for name, n in networks.items() if n.target},
             values={name: value for name, (_, value, _) in learned.items()},
             opts={
-                **{name: algorithm.optimizer(name).init(params[name]) for name in networks},
+                # Dense on purpose: no mask is missing.
+                **{name: algorithm.optimizer(name).init(params[name])._replace(unset=None) for name in networks},
                 **{opt: tx.init(value) for opt, value, tx in learned.values()},
             },
             normalizer=Normalizer(jnp.zeros(observation_dim), jnp.ones(observation_dim), jnp.zeros(())),

@@ -54,8 +54,9 @@ def _scheduled(template: AgentState, arrays: Mapping[str, np.ndarray]) -> AgentS
         prefix = f"{_ON_DISK['opts'].format(network)}/schedule/"
         found = {name.removeprefix(prefix): leaf for name, leaf in arrays.items() if name.startswith(prefix)}
         for kind in KINDS:
-            if set(kind._fields) == set(found):
-                schedule = kind(**{name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in found.items()})
+            if {*kind._fields} - {"stacks"} == found.keys():  # the networks of agents have none
+                shapes: dict[str, Any] = {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in found.items()}
+                schedule = kind(**shapes)
                 opt = template.opts[network]._replace(schedule=schedule)
                 template = template._replace(opts={**template.opts, network: opt})
     return template

@@ -13,7 +13,7 @@ from ..algorithms.tickets import masks_of
 from ..analysis.stability import Stability, stability
 from ..pruning.controls import shuffled_mask
 from ..pruning.criteria import criterion_named
-from ..pruning.layers import layer_names, prunable_leaves
+from ..pruning.layers import layer_names, layers
 from ..pruning.names import check_layer_names, holds_layer
 from ..pruning.prune import prune
 from ..replay import ReplayBuffer
@@ -48,11 +48,11 @@ def saliency_stability(agent: Agent, buffer: ReplayBuffer, spec: MaskSpec) -> di
     exclude, _ = named_layers(agent.config, spec.exclude, spec.allocation)
     found = {}
     for network, before in masks_of(agent.state).items():
-        prunable = prunable_leaves(before, exclude[network])
+        rows = layers(before, exclude[network])
         treedef: Any
         leaves, treedef = jax.tree.flatten(before)
         # What is excluded, or was pruned before, is no candidate.
-        candidates = treedef.unflatten([m * flag for m, flag in zip(leaves, prunable, strict=True)])
+        candidates = treedef.unflatten([m * row.prunable for m, row in zip(leaves, rows, strict=True)])
         found[network] = stability(
             agent.state.params[network],
             (gathered[0][network], gathered[1][network]),
@@ -126,17 +126,17 @@ def named_layers(
     """
     algorithm = agent.build(Spaces(1, 1, agent.DISCRETE))
     state = jax.eval_shape(lambda: algorithm.init(jax.random.key(0)))
-    layers = {network: layer_names(params) for network, params in state.params.items()}
-    where = f"of {' or '.join(layers)}"
-    every = [f"{network}/{layer}" for network, names in layers.items() for layer in names]
+    there = {network: layer_names(params) for network, params in state.params.items()}
+    where = f"of {' or '.join(there)}"
+    every = [f"{network}/{layer}" for network, names in there.items() for layer in names]
     check_layer_names(exclude, every, "pruning.exclude", where)
-    dense = {n: [x for x in names if any(holds_layer(f"{n}/{x}", e) for e in exclude)] for n, names in layers.items()}
+    dense = {n: [x for x in names if any(holds_layer(f"{n}/{x}", e) for e in exclude)] for n, names in there.items()}
     if isinstance(allocation, str):
-        return dense, dict.fromkeys(layers, allocation)
+        return dense, dict.fromkeys(there, allocation)
     shares = dict(allocation)
     check_layer_names(shares, every, "pruning.allocation", where)
     named: dict[str, Any] = {}
-    for network, names in layers.items():
+    for network, names in there.items():
         fitting = {x: [name for name in shares if holds_layer(f"{network}/{x}", name)] for x in names}
         named[network] = {
             x: shares[max(found, key=len)] for x, found in fitting.items() if found and x not in dense[network]

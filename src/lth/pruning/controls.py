@@ -7,32 +7,38 @@ import jax
 import numpy as np
 
 from ..types import Mask, Params
-from .layers import prunable_leaves
-from .masks import prune_lowest
+from .layers import StackAxes, layers
+from .masks import prune_lowest, pruned_by_layer
 from .prune import prune, random_scores
 
 
 def random_mask(
-    params: Params, target_sparsity: float, key: jax.Array, exclude: Sequence[str] = (), allocation: str = "layer"
+    params: Params,
+    target_sparsity: float,
+    key: jax.Array,
+    exclude: Sequence[str] = (),
+    allocation: str = "layer",
+    stack_axes: StackAxes | None = None,
 ) -> Mask:
     """Prune random weights, `round(s * n)` of all n in total, the same fraction of every layer unless told otherwise.
 
     Raises:
         InputError: as `prune_kernels_by_magnitude`.
     """
-    return prune(params, target_sparsity, "random", key=key, allocation=allocation, exclude=exclude, collapse="allow")
+    how: dict[str, Any] = {"allocation": allocation, "exclude": exclude, "stack_axes": stack_axes, "collapse": "allow"}
+    return prune(params, target_sparsity, "random", key=key, **how)
 
 
-def shuffled_mask(mask: Mask, params: Params, key: jax.Array, exclude: Sequence[str] = ()) -> Mask:
+def shuffled_mask(
+    mask: Mask, params: Params, key: jax.Array, exclude: Sequence[str] = (), stack_axes: StackAxes | None = None
+) -> Mask:
     """Prune as many weights of each layer as `mask` does, at random positions.
 
     Against the mask itself it tells choosing weights from choosing how much each layer keeps (Frankle et al. 2021,
     https://arxiv.org/abs/2009.08576).
     """
-    prunable = prunable_leaves(params, exclude)
-    leaves = zip(jax.tree.leaves(mask), prunable, strict=True)
-    counts = [int(np.sum(np.asarray(leaf) == 0)) for leaf, flag in leaves if flag]
-    return prune_lowest(random_scores(params, key), params, prunable, counts)
+    rows = layers(params, exclude, stack_axes=stack_axes)
+    return prune_lowest(random_scores(params, key), params, rows, pruned_by_layer(mask, rows))
 
 
 def permute_kept(trees: Sequence[Params], mask: Mask, key: jax.Array) -> list[Params]:

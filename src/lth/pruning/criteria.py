@@ -2,7 +2,7 @@
 
 A criterion is a function of one array of weights and one of what was gathered about them, and returns scores of the same
 shape; what it needs gathered is a row of `gradients.STATISTICS`. A config can name another as `package.module:name`
-(docs/recipes.md). Formulas, sources, and when each misleads: docs/criteria/. Imports no JAX.
+(docs/recipes.md). Formulas, sources, and when each misleads: docs/criteria/. Scores of complex weights are real. Imports no JAX.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def squared_taylor(weights: Array, squares: Array) -> Array:
     """w^2 E[(dL/dw)^2], the first-order importance of Molchanov et al. 2019 (https://arxiv.org/abs/1906.10771): the squared
     first-order change, and the second-order change under the empirical Fisher matrix's diagonal, but for the factor 1/2.
     """
-    return weights * weights * squares
+    return abs(weights) * abs(weights) * abs(squares)
 
 
 def grasp(weights: Array, hessian_gradients: Array) -> Array:
@@ -41,12 +41,12 @@ def grasp(weights: Array, hessian_gradients: Array) -> Array:
 
     Minus S(-w) of Wang et al. 2020 (https://arxiv.org/abs/2002.07376), who remove the highest S. Signed.
     """
-    return weights * hessian_gradients
+    return (weights * hessian_gradients).real
 
 
 def synflow(weights: Array, flow: Array) -> Array:
     """|w| dR/d|w|, the synaptic flow through a weight (Tanaka et al. 2020, section 6, https://arxiv.org/abs/2006.05467)."""
-    return abs(weights) * flow
+    return abs(weights) * flow.real
 
 
 def drawn(_: Array, uniform: Array) -> Array:

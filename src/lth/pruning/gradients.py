@@ -52,10 +52,11 @@ def accumulate(
     if statistic == "flow":
         positive = jax.tree.map(jnp.abs, params)
         return total(lambda batch: gradient(positive, batch), lambda g: g)
-    each = {"mean_abs": jnp.abs, "mean_square": jnp.square}.get(statistic, lambda g: g)
+    each = {"mean_abs": jnp.abs, "mean_square": lambda g: jnp.square(jnp.abs(g))}.get(statistic, lambda g: g)
     sums, first_bad = total(lambda batch: gradient(params, batch), each)
     if statistic == "hessian_gradient":
-        direction = jax.tree.map(lambda p, g: g.astype(p.dtype), params, mean(sums))
+        # The gradient by a complex weight is conjugate to the direction of ascent.
+        direction = jax.tree.map(lambda p, g: jnp.conj(g).astype(p.dtype), params, mean(sums))
 
         def along(batch: Any) -> Params:
             return jax.jvp(lambda p: gradient(p, batch), (params,), (direction,))[1]

@@ -5,7 +5,9 @@ ties there are. Scores are floats, and the order of floats is the order of their
 lowest is therefore found bit by bit, in one pass over the scores for each bit, without sorting them.
 """
 
+import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -16,7 +18,7 @@ import optax
 
 from ..errors import InputError, nearest
 from ..types import Array, Mask, Params
-from .layers import Prunable, layer_of, named_leaves, prunable_leaves
+from .layers import Layer, Prunable, StackAxes, join, layers, named_leaves, path_name, split
 
 
 def _ordered_bits(x: jax.Array) -> jax.Array:
@@ -116,16 +118,16 @@ def _keep(
 
 
 def prune_lowest(
-    scores: Params, params: Params, prunable: Sequence[bool], count: int | Sequence[int], prev_mask: Mask | None = None
+    scores: Params, params: Params, rows: Sequence[Layer], count: int | Sequence[int], prev_mask: Mask | None = None
 ) -> Mask:
     """Prune the `count` weights with the lowest scores; ties: the larger |w| stays, then the earlier in tree order.
 
     Args:
         scores: a pytree like `params`, of floats without NaN; only prunable leaves are read.
         params: the weights.
-        prunable: one flag a leaf, in tree order, as from `prunable_leaves`.
-        count: how many weights to prune of all prunable leaves together (global), or one number for each prunable
-            leaf (layer by layer).
+        rows: what each leaf is, as `layers` says.
+        count: how many weights to prune of all prunable leaves together (global), or one number for each layer that can be
+            pruned, those of a stack one by one.
         prev_mask: what is pruned there stays pruned; where more is pruned than `count` says, its count is kept.
 
     Returns:
@@ -136,14 +138,15 @@ def prune_lowest(
     leaves, treedef = jax.tree.flatten(jax.tree.map(_array, params))
     score_leaves = treedef.flatten_up_to(scores)
     before = [np.ones(leaf.shape, bool) for leaf in leaves] if prev_mask is None else treedef.flatten_up_to(prev_mask)
-    chosen = [i for i, flag in enumerate(prunable) if flag]
+    chosen = [i for i, row in enumerate(rows) if row.prunable]
     together = isinstance(count, int)
-    groups = (0,) * len(chosen) if together else tuple(range(len(chosen)))
-    parts = ([tree[i] for i in chosen] for tree in (score_leaves, leaves, before))
+    axes = {i: () if together else rows[i].stack_axes for i in chosen}
+    parts = [[piece for i in chosen for piece in split(tree[i], axes[i])] for tree in (score_leaves, leaves, before)]
+    groups = (0,) * len(parts[0]) if together else tuple(range(len(parts[0])))
     found = _keep(*parts, groups, np.array([count] if together else count, np.int32)) if chosen else []
-    mask = [np.ones(leaf.shape, leaf.dtype) for leaf in leaves]
-    for i, kept in zip(chosen, found, strict=True):
-        mask[i] = kept
+    mask, rest = [np.ones(leaf.shape, leaf.dtype) for leaf in leaves], iter(found)
+    for i in chosen:
+        mask[i] = join([next(rest) for _ in range(rows[i].copies if axes[i] else 1)], axes[i], rows[i].shape)
     return treedef.unflatten([jnp.asarray(leaf) for leaf in mask])
 
 
@@ -156,20 +159,36 @@ def _array(leaf: Any) -> Array:
 
 
 def apply_mask(params: Params, mask: Mask) -> Params:
-    """Set the pruned weights to exactly 0.0. By selection, not multiplication: NaN * 0 would be NaN, -1 * 0 is -0.0."""
-    return jax.tree.map(lambda m, p: jnp.where(jnp.asarray(m) != 0, p, jnp.zeros_like(p)), mask, params)
+    """Set the pruned weights to exactly 0.0. By selection, not multiplication: NaN * 0 would be NaN, -1 * 0 is -0.0.
+
+    Raises:
+        InputError: the mask is no tree like `params` (naming the first leaf that differs).
+    """
+    try:
+        return jax.tree.map(lambda m, p: jnp.where(jnp.asarray(m) != 0, p, jnp.zeros_like(p)), mask, params)
+    except (ValueError, TypeError):
+        check_same_structure(mask, params, "the mask", "the parameters'")
+        raise
 
 
 def pruned_counts(
-    mask: Mask, exclude: Sequence[str] = (), prunable: Prunable | None = None
+    mask: Mask, exclude: Sequence[str] = (), prunable: Prunable | None = None, stack_axes: StackAxes | None = None
 ) -> dict[str, tuple[int, int]]:
-    """Return, for each prunable layer by name, how many weights are pruned and how many there are."""
+    """Return, for each prunable layer by name, how many weights are pruned and how many there are; of a stack, each layer's."""
     counts: dict[str, tuple[int, int]] = {}
-    for (name, leaf), flag in zip(named_leaves(mask).items(), prunable_leaves(mask, exclude, prunable), strict=True):
-        if flag:
-            pruned, size = counts.get(layer_of(name), (0, 0))
-            counts[layer_of(name)] = pruned + int(np.sum(np.asarray(leaf) == 0)), size + leaf.size
+    rows = layers(mask, exclude, prunable, stack_axes)
+    for row, leaf in zip(rows, jax.tree.leaves(mask), strict=True):
+        if row.prunable:
+            for name, piece in zip(row.names, split(np.asarray(leaf), row.stack_axes), strict=True):
+                pruned, size = counts.get(name, (0, 0))
+                counts[name] = pruned + int(np.sum(piece == 0)), size + piece.size
     return counts
+
+
+def pruned_by_layer(mask: Mask, rows: Sequence[Layer]) -> list[int]:
+    """Count what is pruned of each layer that can be, those of a stack one by one."""
+    leaves = [(row, np.asarray(leaf)) for row, leaf in zip(rows, jax.tree.leaves(mask), strict=True) if row.prunable]
+    return [int(np.sum(piece == 0)) for row, leaf in leaves for piece in split(leaf, row.stack_axes)]
 
 
 def compute_sparsity(mask: Mask, exclude: Sequence[str] = ()) -> float:
@@ -184,10 +203,27 @@ def compute_sparsity(mask: Mask, exclude: Sequence[str] = ()) -> float:
     return sum(pruned for pruned, _ in counts) / total if total else 0.0
 
 
-def emptied_layers(mask: Mask, exclude: Sequence[str] = (), prunable: Prunable | None = None) -> list[str]:
-    """Name the layers that a mask leaves without a single weight."""
-    counts = pruned_counts(mask, exclude, prunable)
-    return [name for name, (pruned, size) in counts.items() if pruned == size]
+def sparsity_text(mask: Mask, exclude: Sequence[str] = ()) -> str:
+    """Say a mask's sparsity with four decimals; where layers are excluded, of the prunable weights and of all kernels.
+
+    >>> kernels = {"a": {"kernel": np.array([[0.0], [1.0]])}, "b": {"kernel": np.array([[1.0]])}}
+    >>> sparsity_text(kernels), sparsity_text(kernels, ["b"])
+    ('0.3333', '0.5000 of the prunable weights (0.3333 of all kernels)')
+    """
+    of_all = f"{compute_sparsity(mask):.4f}"
+    return (
+        f"{compute_sparsity(mask, exclude):.4f} of the prunable weights ({of_all} of all kernels)"
+        if exclude
+        else of_all
+    )
+
+
+def emptied_layers(
+    mask: Mask, exclude: Sequence[str] = (), prunable: Prunable | None = None, stack_axes: StackAxes | None = None
+) -> list[str]:
+    """Name the layers that a mask leaves without a single weight, those of a stack one by one."""
+    counts = pruned_counts(mask, exclude, prunable, stack_axes)
+    return [name for name, (pruned, size) in counts.items() if pruned == size > 0]
 
 
 class Schedule(Protocol):
@@ -203,6 +239,12 @@ class Schedule(Protocol):
     def change(self, mask: Mask, params: Params, gradients: Params) -> Mask: ...
 
 
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Unset:
+    """Says of a state of `keep_pruned_at_zero` that `set_mask` has not been called. Part of the tree's structure: no array."""
+
+
 class MaskedState(NamedTuple):
     """The state of `keep_pruned_at_zero`: which weights are kept (a pytree of bool arrays), the inner state, and what
     changes the mask as training goes on, if anything.
@@ -211,29 +253,43 @@ class MaskedState(NamedTuple):
     mask: Mask | None  # None: all that there are, because the pruned ones are not among the parameters
     inner: optax.OptState
     schedule: Any = None
+    unset: Unset | None = None
 
 
-def keep_pruned_at_zero(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+def keep_pruned_at_zero(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """Wrap an optimiser so that it never sees, and never moves, a pruned weight.
 
-    The mask lives in the state and not in the code, so one compilation serves all masks, dense training (a mask of
-    ones, the state that `init` returns) included. It is applied on the way in, so that moments and clipping see the
-    kept weights only, and on the way out.
+    The mask lives in the state and not in the code, so one compilation serves all masks, a mask of ones included. It is
+    applied on the way in, so that moments and clipping see the kept weights only, and on the way out. What else `update`
+    is given (`value`, `grad`, `value_fn`, ...) goes on to the inner optimiser.
 
     With a schedule in the state (`tx.init(params)._replace(schedule=...)`, see `schedules`) the mask changes at its
     updates: what is pruned then becomes 0.0 with all that the optimiser remembers of it, and what grows starts from there.
+
+    Warns:
+        UserWarning: an update finds neither a mask that `set_mask` set nor a schedule, so nothing is held at zero.
     """
+    inner = optax.with_extra_args_support(inner)
 
     def init(params: Params) -> MaskedState:
-        return MaskedState(jax.tree.map(lambda p: jnp.ones(p.shape, bool), params), inner.init(params))
+        ones = jax.tree.map(lambda p: jnp.ones(p.shape, bool), params)
+        return MaskedState(ones, inner.init(params), unset=Unset())
 
-    def update(updates: Params, state: MaskedState, params: Params | None = None) -> tuple[Params, MaskedState]:
+    def update(
+        updates: Params, state: MaskedState, params: Params | None = None, **extra: Any
+    ) -> tuple[Params, MaskedState]:
         if state.mask is None:
-            stepped, inner_state = inner.update(updates, state.inner, params)
+            stepped, inner_state = inner.update(updates, state.inner, params, **extra)
             return stepped, state._replace(inner=inner_state)
+        if state.unset is not None and state.schedule is None:
+            warnings.warn(
+                "no mask was set, so keep_pruned_at_zero holds nothing at zero: call "
+                "state = lth.set_mask(tx.init(params), mask, params) (to train the dense network with it, set a mask of ones)",
+                stacklevel=2,
+            )
 
         def step() -> tuple[Params, MaskedState]:
-            stepped, inner_state = inner.update(apply_mask(updates, state.mask), state.inner, params)
+            stepped, inner_state = inner.update(apply_mask(updates, state.mask), state.inner, params, **extra)
             return apply_mask(stepped, state.mask), state._replace(inner=inner_state)
 
         if state.schedule is None:
@@ -247,33 +303,74 @@ def keep_pruned_at_zero(inner: optax.GradientTransformation) -> optax.GradientTr
             stepped, after = still if state.schedule.instead_of_a_step else step()
             mask = state.schedule.change(state.mask, optax.apply_updates(params, stepped), updates)
             stepped = jax.tree.map(lambda m, u, p: jnp.where(m, u, -p), mask, stepped, params)
-            return stepped, set_mask(after, mask, params)
+            return stepped, _with_mask(after, mask, params)
 
         return jax.lax.cond(state.schedule.due(), change, step)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
-def set_mask(state: MaskedState, mask: Mask, params: Params) -> MaskedState:
+def set_mask(state: Any, mask: Mask, params: Params) -> Any:
     """Put a mask into the state of `keep_pruned_at_zero` and zero the pruned weights' share of the inner state.
 
-    Masked is every array of the inner state whose path ends in a parameter's and whose shape is that parameter's: Adam's two
-    moments, within optax.masked and multi_transform too. Counters are not, nor the sums over rows and columns of Adafactor.
+    The state is found wherever it lies in an optimizer's: in optax.chain, MultiSteps, inject_hyperparams, multi_transform,
+    masked, apply_if_finite, ... Masked is every array of the inner state whose path ends in a parameter's and whose shape is
+    that parameter's: Adam's two moments. Counters are not, nor the sums over rows and columns of Adafactor.
+
+    Raises:
+        InputError: there is no such state; or what is pruned is not all in the hands of one; or the mask does not fit.
     """
-    kept = jax.tree.map(lambda m: jnp.asarray(m) != 0, mask)
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    by_path = dict(zip(paths, jax.tree.leaves(kept), strict=True))
+    check_same_structure(mask, params, "the mask", "the parameters'")
+
+    def found(node: Any) -> bool:
+        return isinstance(node, MaskedState)
+
+    states = [node for node in jax.tree.leaves(state, is_leaf=found) if found(node)]
+    if not states:
+        raise InputError(
+            "there is no state of lth.keep_pruned_at_zero in this optimizer's state, so no mask can be set in it. Wrap the "
+            f"optimizer: tx = lth.keep_pruned_at_zero(optax.adam(1e-3)).{_instead(state)}"
+        )
+    held = {path for s in states for path in _paths(params if s.mask is None else s.mask)}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(mask):
+        if path not in held and not isinstance(leaf, jax.core.Tracer) and (np.asarray(leaf) == 0).any():
+            raise InputError(
+                f"the mask prunes {path_name(path)!r}, but no keep_pruned_at_zero in this optimizer holds that leaf (as in one "
+                "part of multi_transform), so it would not stay pruned. Wrap that part too, or the whole."
+            )
+    return jax.tree.map(
+        lambda n: _with_mask(n, mask, params)._replace(unset=None) if found(n) else n, state, is_leaf=found
+    )
+
+
+def _instead(state: Any) -> str:
+    """Say where the optimizer's state lies, if this is a train state."""
+    if hasattr(state, "opt_state"):
+        return " (This is a train state: state.replace(opt_state=lth.set_mask(state.opt_state, mask, state.params)).)"
+    return ""
+
+
+def _paths(tree: Any) -> list[tuple[Any, ...]]:
+    return [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def _with_mask(state: MaskedState, mask: Mask, params: Params) -> MaskedState:
+    """Set the mask of one state, which may hold a part of the parameters only."""
+    kept = dict(zip(_paths(params), (jnp.asarray(m) != 0 for m in jax.tree.leaves(mask)), strict=True))
+    like = params if state.mask is None else state.mask
 
     def masked(path: tuple[Any, ...], leaf: Any) -> Any:
         ends = (path[i:] for i in range(len(path) + 1))
-        own = next((by_path[end] for end in ends if end in by_path), None)
+        own = next((kept[end] for end in ends if end in kept), None)
         return leaf if own is None or own.shape != jnp.shape(leaf) else apply_mask(leaf, own)
 
-    return state._replace(mask=kept, inner=jax.tree_util.tree_map_with_path(masked, state.inner))
+    own_mask = jax.tree_util.tree_map_with_path(lambda path, _: kept[path], like)
+    inner = jax.tree_util.tree_map_with_path(masked, state.inner)
+    return state._replace(mask=own_mask, inner=inner)
 
 
-def check_same_structure(tree: Any, params: Params, what: str, like: str = "the network's") -> None:
-    """Raise InputError unless `tree` has the leaves and shapes of `params`, naming the first leaf that differs."""
+def check_same_leaves(tree: Any, params: Params, what: str, like: str = "the network's") -> None:
+    """Raise InputError unless `tree` has leaves of the names and shapes of those of `params`, naming the first that differs."""
     have, want = ({name: jnp.shape(leaf) for name, leaf in named_leaves(t).items()} for t in (tree, params))
     for name in want:
         if name not in have:
@@ -286,6 +383,11 @@ def check_same_structure(tree: Any, params: Params, what: str, like: str = "the 
     extra = [name for name in have if name not in want]
     if extra:
         raise InputError(f"{what} has a leaf {extra[0]!r} that is not among {like} leaves")
+
+
+def check_same_structure(tree: Any, params: Params, what: str, like: str = "the network's") -> None:
+    """Raise InputError unless `tree` is a tree like `params`: the same leaves, shapes and containers."""
+    check_same_leaves(tree, params, what, like)
     structure: Any = jax.tree.structure(tree)
     if structure != jax.tree.structure(params):
         raise InputError(f"{what} is another kind of tree than {like}: {structure}")

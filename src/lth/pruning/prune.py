@@ -14,8 +14,15 @@ from ..types import Mask, Params
 from .allocation import check_sparsity, counts_by_round, not_below
 from .criteria import Criterion, criterion_named
 from .gradients import Loss, gatherer
-from .layers import Prunable, layer_of, named_leaves, prunable_leaves
-from .masks import apply_mask, check_mask_values, check_same_structure, emptied_layers, prune_lowest
+from .layers import Layers, Prunable, StackAxes, layers, named_leaves, pieces, warn_of_doubts
+from .masks import (
+    apply_mask,
+    check_mask_values,
+    check_same_structure,
+    emptied_layers,
+    prune_lowest,
+    pruned_by_layer,
+)
 
 CHECKS = (
     "Check that (1) the dense model's checkpoint is valid: `lth eval` its run; (2) the replay buffer has valid data; "
@@ -38,6 +45,7 @@ def prune(
     rounds: int | None = None,
     invert: bool = False,
     prunable: Prunable | None = None,
+    stack_axes: StackAxes | None = None,
     collapse: Literal["warn", "error", "allow"] = "warn",
 ) -> Mask:
     """Make a mask that prunes the least important weights of any network.
@@ -71,6 +79,8 @@ def prune(
         rounds: prune in so many rounds of equal shares, scoring what is left each time; the criterion's own if None.
         invert: prune the most important instead, as a control.
         prunable: (name, leaf) -> bool, what may be pruned; by default matrices and convolution kernels (`layers`).
+        stack_axes: which axes of a leaf count stacked layers (of `nn.scan`, `vmap`, an ensemble), where `layers` does not find
+            them: 0, (0, 1), or {layer: 0}; `()` is none. Each layer of a stack is counted by itself.
         collapse: what to do about a layer that the mask leaves without a weight, by name: warn, raise, or nothing.
 
     Returns:
@@ -84,23 +94,23 @@ def prune(
     """
     row = criterion_named(criterion)
     check_sparsity(sparsity)
-    flags = prunable_leaves(params, exclude, prunable)
-    leaves = [(name, leaf) for (name, leaf), flag in zip(named_leaves(params).items(), flags, strict=True) if flag]
-    shapes, layers = [jnp.shape(leaf) for _, leaf in leaves], [layer_of(name) for name, _ in leaves]
+    rows = layers(params, exclude, prunable, stack_axes)
+    warn_of_doubts(rows)
+    each, names = [r.each for r, _ in pieces(rows)], [r.layer for r, _ in pieces(rows)]
     rounds = row.rounds if rounds is None else rounds
     if isinstance(rounds, bool) or not isinstance(rounds, int | np.integer) or rounds < 1:
         raise InputError(f"rounds is {rounds!r}, and has to be a whole number of at least 1")
-    statistic = _source(criterion, row, params, loss, batches, gradients, key, flags)
-    _check_finite(params, "parameters", flags)
+    statistic = _source(criterion, row, params, loss, batches, gradients, key, rows)
+    _check_finite(params, "parameters", rows)
     if prev_mask is not None:
         check_same_structure(prev_mask, params, "prev_mask", "the parameters'")
         if not _traced(prev_mask):
             check_mask_values(prev_mask, "prev_mask")
-    mask, pruned = prev_mask, _pruned(prev_mask, flags)
-    for counts in counts_by_round(allocation, shapes, sparsity, int(rounds), layers):
+    mask, pruned = prev_mask, _pruned(prev_mask, rows)
+    for counts in counts_by_round(allocation, each, sparsity, int(rounds), names):
         left = params if mask is None else apply_mask(params, mask)
         scores = _scores(row.score)(left, statistic(left))
-        _check_scores(scores, criterion, flags, rising=row.statistic == "flow")
+        _check_scores(scores, criterion, rows, rising=row.statistic == "flow")
         if isinstance(counts, list) and isinstance(allocation, str):
             if pruned is None:
                 raise InputError(
@@ -108,20 +118,17 @@ def prune(
                     "so prev_mask cannot be traced: give it as an array from outside of jit and vmap, or allocation='global'"
                 )
             counts = pruned = not_below(counts, pruned)
-        mask = prune_lowest(jax.tree.map(jnp.negative, scores) if invert else scores, params, flags, counts, mask)
+        mask = prune_lowest(jax.tree.map(jnp.negative, scores) if invert else scores, params, rows, counts, mask)
     if collapse != "allow" and not _traced(mask):
-        check_collapse(mask, collapse, exclude, prunable)
+        check_collapse(mask, collapse, exclude, prunable, stack_axes)
     return mask
 
 
-def _pruned(mask: Mask | None, flags: Sequence[bool]) -> list[int] | None:
-    """Count what is pruned of each prunable leaf; None where the mask is traced."""
+def _pruned(mask: Mask | None, rows: Layers) -> list[int] | None:
+    """Count what is pruned of each layer that can be; None where the mask is traced."""
     if mask is None:
-        return [0] * sum(flags)
-    if _traced(mask):
-        return None
-    leaves = zip(jax.tree.leaves(mask), flags, strict=True)
-    return [int(np.sum(np.asarray(leaf) == 0)) for leaf, flag in leaves if flag]
+        return [0] * len(list(pieces(rows)))
+    return None if _traced(mask) else pruned_by_layer(mask, rows)
 
 
 def check_collapse(
@@ -129,11 +136,12 @@ def check_collapse(
     collapse: Literal["warn", "error"] = "warn",
     exclude: Sequence[str] = (),
     prunable: Prunable | None = None,
+    stack_axes: StackAxes | None = None,
     what: str = "the mask",
     whose: str = "",
 ) -> None:
     """Warn of layers that a mask leaves without a weight, or raise InputError: nothing passes through them any more."""
-    if emptied := emptied_layers(mask, exclude, prunable):
+    if emptied := emptied_layers(mask, exclude, prunable, stack_axes):
         text = (
             f"{what}: no weight is left in {whose}{', '.join(emptied)}: all that comes out of such a layer is its bias. `exclude` "
             "keeps a layer dense; a lower sparsity, or the allocation layer or erk, empties fewer."
@@ -151,7 +159,7 @@ def _source(
     batches: Any,
     gradients: Params | None,
     key: jax.Array | None,
-    flags: Sequence[bool],
+    rows: Layers,
 ) -> Callable[[Params], Params]:
     """Return the function that gathers what a criterion needs at some parameters."""
     if row.statistic is None:
@@ -162,7 +170,7 @@ def _source(
         return lambda left: random_scores(left, key)
     if gradients is not None:
         check_same_structure(gradients, params, "the gradients' tree", "the parameters'")
-        _check_finite(gradients, "gradients", flags)
+        _check_finite(gradients, "gradients", rows)
         return lambda left: gradients
     if loss is None or batches is None:
         raise InputError(
@@ -194,15 +202,15 @@ def _traced(tree: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
-def _check_finite(tree: Params, what: str, flags: Sequence[bool]) -> None:
-    for (name, leaf), flag in zip(named_leaves(tree).items(), flags, strict=True):
-        if flag and not isinstance(leaf, jax.core.Tracer) and not np.isfinite(np.asarray(leaf)).all():
+def _check_finite(tree: Params, what: str, rows: Layers) -> None:
+    for (name, leaf), row in zip(named_leaves(tree).items(), rows, strict=True):
+        if row.prunable and not isinstance(leaf, jax.core.Tracer) and not np.isfinite(np.asarray(leaf)).all():
             raise InputError(f"{'NaN ' if what == 'gradients' else ''}{what}: {name!r} holds NaN or infinity. {CHECKS}")
 
 
-def _check_scores(scores: Params, criterion: str, flags: Sequence[bool], rising: bool) -> None:
-    for (name, leaf), flag in zip(named_leaves(scores).items(), flags, strict=True):
-        if not flag or isinstance(leaf, jax.core.Tracer):
+def _check_scores(scores: Params, criterion: str, rows: Layers, rising: bool) -> None:
+    for (name, leaf), row in zip(named_leaves(scores).items(), rows, strict=True):
+        if not row.prunable or isinstance(leaf, jax.core.Tracer):
             continue
         values = np.asarray(leaf)
         if not np.isfinite(values).all():

@@ -7,6 +7,8 @@ Each schedule is a pytree of arrays, so one compilation serves all of a kind, un
 saves the optimiser's state saves it. Networks with biases are like any others: what is not prunable is left alone.
 """
 
+import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,8 +19,37 @@ import numpy as np
 from ..errors import InputError, nearest
 from ..types import Array, Mask, Params
 from .allocation import PATHS, counts_by_round, not_below
-from .layers import Prunable, layer_of, named_leaves, prunable_leaves
+from .layers import Layers, Prunable, StackAxes, join, layers, pieces, split, warn_of_doubts
 from .masks import lowest, prune_to
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Stacks:
+    """Which axes of each leaf count stacked layers; part of a schedule's structure, because shapes hang on it."""
+
+    axes: tuple[tuple[int, ...], ...] = ()  # of each leaf; empty: there are no stacks
+
+    def _pairs(self, leaves: Sequence[Array]) -> list[tuple[Array, tuple[int, ...]]]:
+        return list(zip(leaves, self.axes or [()] * len(leaves), strict=True))
+
+    def copies(self, leaves: Sequence[Array]) -> list[int]:
+        """Count the layers of each leaf."""
+        return [math.prod(leaf.shape[axis] for axis in axes) for leaf, axes in self._pairs(leaves)]
+
+    def split(self, leaves: Sequence[Array]) -> list[Array]:
+        """Return the layers of all leaves, those of a stack one by one."""
+        return [piece for leaf, axes in self._pairs(leaves) for piece in split(leaf, axes)]
+
+    def join(self, found: Sequence[Array], leaves: Sequence[Array]) -> list[Array]:
+        """Undo `split`; `leaves` have the shapes wanted."""
+        rest = iter(found)
+        taken = [[next(rest) for _ in range(n)] for n in self.copies(leaves)]
+        return [join(some, axes, leaf.shape) for some, (leaf, axes) in zip(taken, self._pairs(leaves), strict=True)]
+
+    def of_each(self, values: Array, leaves: Sequence[Array]) -> list[Array]:
+        """Repeat a leaf's value for each of its layers."""
+        return [values[i] for i, copies in enumerate(self.copies(leaves)) for _ in range(copies)]
 
 
 class PruneAt(NamedTuple):
@@ -26,8 +57,9 @@ class PruneAt(NamedTuple):
 
     step: Array  # () int32: updates so far
     at: Array  # (m,) int32
-    counts: Array  # (m, 1) int32: how many weights are pruned of all together; or (m, leaves): of each leaf
+    counts: Array  # (m, 1) int32: how many weights are pruned of all together; or (m, layers): of each
     prunable: Array  # (leaves,) bool
+    stacks: Stacks = Stacks()
 
     @property
     def instead_of_a_step(self) -> bool:
@@ -46,30 +78,31 @@ class PruneAt(NamedTuple):
         """Return the next mask; what is pruned stays pruned."""
         del gradients
         counts = self.counts[jnp.argmax(self.at == self.step)]
-        kept, sizes = jax.tree.leaves(mask), [jnp.abs(leaf) for leaf in jax.tree.leaves(params)]
-        groups = [0] * len(kept) if counts.shape[0] == 1 else range(len(kept))
-        among = [leaf | ~self.prunable[i] for i, leaf in enumerate(kept)]
-        protected = [jnp.where(self.prunable[i], leaf, jnp.inf) for i, leaf in enumerate(sizes)]
-        stays = prune_to(protected, protected, among, groups, counts)
+        leaves, sizes = jax.tree.leaves(mask), [jnp.abs(leaf) for leaf in jax.tree.leaves(params)]
+        among = self.stacks.split([leaf | ~self.prunable[i] for i, leaf in enumerate(leaves)])
+        protected = self.stacks.split([jnp.where(self.prunable[i], leaf, jnp.inf) for i, leaf in enumerate(sizes)])
+        groups = [0] * len(among) if counts.shape[0] == 1 else range(len(among))
+        stays = self.stacks.join(prune_to(protected, protected, among, groups, counts), leaves)
         return jax.tree.map(jnp.logical_and, mask, jax.tree.unflatten(jax.tree.structure(mask), stays))
 
 
-def _replaced(mask: Mask, params: Params, growth: list[Array], share: Array, prunable: Array) -> Mask:
+def _replaced(mask: Mask, params: Params, growth: list[Array], share: Array, prunable: Array, stacks: Stacks) -> Mask:
     """In each layer drop a share of the kept weights, the smallest |w|, and grow as many of the highest growth scores.
 
     A dropped weight may grow again at once, and then was not dropped at all; so a dense layer stays as it is.
     """
-    kept, sizes = jax.tree.leaves(mask), [jnp.abs(leaf) for leaf in jax.tree.leaves(params)]
-    each = range(len(kept))
-    among = jnp.stack([jnp.where(prunable[i], jnp.sum(leaf, dtype=jnp.int32), 0) for i, leaf in enumerate(kept)])
+    leaves = jax.tree.leaves(mask)
+    kept, sizes = stacks.split(leaves), stacks.split([jnp.abs(leaf) for leaf in jax.tree.leaves(params)])
+    each, allowed = range(len(kept)), stacks.of_each(prunable, leaves)
+    among = jnp.stack([jnp.where(allowed[i], jnp.sum(leaf, dtype=jnp.int32), 0) for i, leaf in enumerate(kept)])
     # 2.9999998 is a rounded 3.
     counts = jnp.minimum(jnp.floor(share * among * (1 + 1e-6)).astype(jnp.int32), among)
     gone = lowest(sizes, sizes, kept, each, counts)
     kept = [k & ~g for k, g in zip(kept, gone, strict=True)]
-    empty = [~leaf for leaf in kept]
+    empty, growth = [~leaf for leaf in kept], stacks.split(growth)
     still_empty = jnp.stack([jnp.sum(leaf, dtype=jnp.int32) for leaf in empty]) - counts
     stays_out = lowest(growth, growth, empty, each, still_empty)
-    return jax.tree.unflatten(jax.tree.structure(mask), [~leaf for leaf in stays_out])
+    return jax.tree.unflatten(jax.tree.structure(mask), stacks.join([~leaf for leaf in stays_out], leaves))
 
 
 class Set(NamedTuple):
@@ -81,6 +114,7 @@ class Set(NamedTuple):
     fraction: Array  # () float32: the share of each layer's kept weights that is replaced
     prunable: Array  # (leaves,) bool
     key: Array  # (2,) uint32, a threefry key
+    stacks: Stacks = Stacks()
 
     @property
     def instead_of_a_step(self) -> bool:
@@ -102,7 +136,7 @@ class Set(NamedTuple):
         key = jax.random.fold_in(jax.random.wrap_key_data(self.key, impl="threefry2x32"), self.step)
         keys = jax.random.split(key, len(leaves))
         growth = [jax.random.uniform(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
-        return _replaced(mask, params, growth, self.fraction, self.prunable)
+        return _replaced(mask, params, growth, self.fraction, self.prunable, self.stacks)
 
 
 class RigL(NamedTuple):
@@ -115,6 +149,7 @@ class RigL(NamedTuple):
     until: Array  # () int32: and no more from this update on
     fraction: Array  # () float32
     prunable: Array  # (leaves,) bool
+    stacks: Stacks = Stacks()
 
     @property
     def instead_of_a_step(self) -> bool:
@@ -133,7 +168,7 @@ class RigL(NamedTuple):
         """Return the next mask, of as many weights in each layer."""
         share = self.fraction / 2 * (1 + jnp.cos(jnp.pi * self.step / self.until))
         growth = [jnp.abs(leaf) for leaf in jax.tree.leaves(gradients)]
-        return _replaced(mask, params, growth, share, self.prunable)
+        return _replaced(mask, params, growth, share, self.prunable, self.stacks)
 
 
 KINDS = (PruneAt, Set, RigL)
@@ -148,6 +183,7 @@ def prune_at(
     allocation: str | Mapping[str, float] = "global",
     exclude: Sequence[str] = (),
     prunable: Prunable | None = None,
+    stack_axes: StackAxes | None = None,
 ) -> PruneAt:
     """Schedule magnitude pruning after the updates `at`, on a path of `allocation.PATHS` to the sparsity.
 
@@ -165,18 +201,19 @@ def prune_at(
     steps = np.asarray(list(at), np.int64)
     if not len(steps) or steps[0] < 1 or (np.diff(steps) < 1).any() or steps[-1] >= 2**31:
         raise InputError(f"the mask is to change after updates {steps.tolist()[:8]}; give rising numbers of at least 1")
-    flags = np.array(prunable_leaves(params, exclude, prunable))
-    leaves = [(name, np.shape(x)) for (name, x), flag in zip(named_leaves(params).items(), flags, strict=True) if flag]
-    shapes, layers = [shape for _, shape in leaves], [layer_of(name) for name, _ in leaves]
+    table = layers(params, exclude, prunable, stack_axes)
+    warn_of_doubts(table)
+    shapes, names = [row.each for row, _ in pieces(table)], [row.layer for row, _ in pieces(table)]
     rows: list[list[int]] = []
-    for counts in counts_by_round(allocation, shapes, sparsity, len(steps), layers, path):
+    for counts in counts_by_round(allocation, shapes, sparsity, len(steps), names, path):
         if isinstance(counts, int):
             rows.append([counts])
         else:
             rows.append(not_below(counts, rows[-1]) if rows and isinstance(allocation, str) else counts)
-    table = np.zeros((len(rows), 1 if isinstance(counts, int) else len(flags)), np.int32)
-    table[:, [True] if isinstance(counts, int) else flags] = rows
-    return _on_device(PruneAt(_ZERO, steps.astype(np.int32), table, flags))
+    chosen = [True] if isinstance(counts, int) else [row.prunable for row in table for _ in range(row.copies)]
+    by_layer = np.zeros((len(rows), len(chosen)), np.int32)
+    by_layer[:, chosen] = rows
+    return _on_device(PruneAt(_ZERO, steps.astype(np.int32), by_layer, *_leaves(table)))
 
 
 def sparse_evolution(
@@ -187,14 +224,18 @@ def sparse_evolution(
     fraction: float = 0.3,
     exclude: Sequence[str] = (),
     prunable: Prunable | None = None,
+    stack_axes: StackAxes | None = None,
 ) -> Set:
     """Schedule SET on the mask that training starts with, best a random one with the allocation erk.
 
     Raises:
-        InputError: a number is out of its range, or as `prunable_leaves`.
+        InputError: a number is out of its range, or as `layers`.
     """
-    flags = np.array(prunable_leaves(params, exclude, prunable))
-    return _on_device(Set(_ZERO, *_numbers(every, until, fraction), flags, jax.random.bits(key, (2,), jnp.uint32)))
+    table = layers(params, exclude, prunable, stack_axes)
+    warn_of_doubts(table)
+    flags, stacks = _leaves(table)
+    drawn = jax.random.bits(key, (2,), jnp.uint32)
+    return _on_device(Set(_ZERO, *_numbers(every, until, fraction), flags, drawn, stacks))
 
 
 def rigl(
@@ -204,16 +245,24 @@ def rigl(
     fraction: float = 0.3,
     exclude: Sequence[str] = (),
     prunable: Prunable | None = None,
+    stack_axes: StackAxes | None = None,
 ) -> RigL:
     """Schedule RigL on the mask that training starts with, best a random one with the allocation erk.
 
     The gradients that `keep_pruned_at_zero` is handed have to be dense, as jax.grad's are.
 
     Raises:
-        InputError: a number is out of its range, or as `prunable_leaves`.
+        InputError: a number is out of its range, or as `layers`.
     """
-    flags = np.array(prunable_leaves(params, exclude, prunable))
-    return _on_device(RigL(_ZERO, *_numbers(every, until, fraction), flags))
+    table = layers(params, exclude, prunable, stack_axes)
+    warn_of_doubts(table)
+    return _on_device(RigL(_ZERO, *_numbers(every, until, fraction), *_leaves(table)))
+
+
+def _leaves(rows: Layers) -> tuple[Array, Stacks]:
+    """Return which leaves are prunable, (leaves,) bool, and which of their axes are stacks."""
+    axes = tuple(row.stack_axes for row in rows)
+    return np.array([row.prunable for row in rows]), Stacks(axes if any(axes) else ())
 
 
 def _on_device(schedule: Any) -> Any:

@@ -4,6 +4,7 @@ A chain is a list of (kernel, bias) in the order in which a network of dense lay
 biases (outputs,), one activation between them and none after the last.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -14,7 +15,7 @@ import numpy as np
 from ..errors import InputError
 from ..types import Array, Mask, Params
 from .allocation import check_sparsity, pruned_count
-from .layers import Prunable, layer_of, named_leaves, prunable_leaves
+from .layers import Prunable, StackAxes, layers, named_leaves
 from .masks import check_same_structure
 
 Chain = Sequence[tuple[Array, Array]]
@@ -25,9 +26,10 @@ def n_of_m_mask(
     n: int,
     m: int,
     scores: Params | None = None,
-    axis: int = -2,
+    axis: int | None = None,
     exclude: Sequence[str] = (),
     prunable: Prunable | None = None,
+    stack_axes: StackAxes | None = None,
 ) -> Mask:
     """Keep the `n` weights with the highest scores of every `m` consecutive ones; ties: the earlier stays.
 
@@ -41,31 +43,36 @@ def n_of_m_mask(
         n: how many are kept of each group, from 0 to m.
         m: the size of a group.
         scores: a tree like `params`; |w| if None.
-        axis: along which the weights of a group lie; the inputs of a unit: -2 for Flax, 1 for Equinox.
+        axis: along which the weights of a group lie. None: the inputs of a unit, as `layers` finds them (of an attention layer
+            out of the heads, heads and features together; of a convolution, its channels).
         exclude: layers that stay dense, by any part of their path.
         prunable: as for `prune`.
+        stack_axes: as for `prune`.
 
     Raises:
-        InputError: not 0 <= n <= m, a layer has no such axis, the scores do not fit, or as `prunable_leaves`.
+        InputError: not 0 <= n <= m, a layer has no such axis, the scores do not fit, or as `layers`.
     """
     if not 0 <= n <= m or m < 1:
         raise InputError(f"{n} of {m} weights cannot be kept; as in 2 of 4, the first is at most the second")
-    flags = prunable_leaves(params, exclude, prunable)
+    rows = layers(params, exclude, prunable, stack_axes)
     leaves = named_leaves(params)
     if scores is not None:
         check_same_structure(scores, params, "the scores' tree", "the parameters'")
     scored = [abs(leaf) for leaf in leaves.values()] if scores is None else jax.tree.leaves(scores)
     mask, uneven = [], []
-    for (name, leaf), score, flag in zip(leaves.items(), scored, flags, strict=True):
+    for (name, leaf), score, row in zip(leaves.items(), scored, rows, strict=True):
         kept = np.ones(leaf.shape, leaf.dtype)
-        if flag and not -leaf.ndim <= axis < leaf.ndim:
-            raise InputError(f"{name!r} has {leaf.ndim} axes, and so no axis {axis}, along which {n} of {m} are kept")
-        if flag and leaf.shape[axis] % m:
-            uneven.append(f"{layer_of(name)} ({leaf.shape[axis]})")
-        elif flag:
-            last = np.moveaxis(np.asarray(score, np.float64), axis, -1)
+        axes = row.input_axes if axis is None else (axis,)
+        if row.prunable and not all(-leaf.ndim <= a < leaf.ndim for a in axes or (leaf.ndim,)):
+            raise InputError(f"{name!r} has {leaf.ndim} axes, and so no axis {'of inputs' if axis is None else axis}")
+        along = math.prod(leaf.shape[a] for a in axes) if row.prunable else 0
+        if row.prunable and along % m:
+            uneven.append(f"{row.layer} ({along})")
+        elif row.prunable:
+            ends = range(-len(axes), 0)
+            last = np.moveaxis(np.asarray(score, np.float64), axes, ends)
             ranks = np.argsort(np.argsort(-last.reshape(-1, m), axis=1, kind="stable"), axis=1, kind="stable")
-            kept = np.moveaxis((ranks < n).reshape(last.shape), -1, axis).astype(leaf.dtype)
+            kept = np.moveaxis((ranks < n).reshape(last.shape), ends, axes).astype(leaf.dtype)
         mask.append(jnp.asarray(kept))
     if uneven:
         warnings.warn(f"{n} of {m}: {m} does not divide the inputs of {', '.join(uneven)}; left dense", stacklevel=2)

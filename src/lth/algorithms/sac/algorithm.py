@@ -74,7 +74,7 @@ class SAC(Algorithm):
 
         target = moved_target(critic_params, state.targets["critic"], critic_opt, self.config.tau)
 
-        grad = jax.grad(temperature_loss)(log_alpha, log_prob, self.target_entropy)
+        grad = jax.grad(temperature_loss)(log_alpha, log_prob, self.target_entropy, self.config.temperature_loss)
         ((_, _, tx),) = self.initial_values().values()
         updates, alpha_opt = tx.update(grad, state.opts["alpha"])
         log_alpha = optax.apply_updates(log_alpha, updates)

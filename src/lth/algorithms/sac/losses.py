@@ -75,6 +75,11 @@ def actor_loss(
     return jnp.mean(jnp.exp(log_alpha) * log_prob - values), jnp.mean(log_prob)
 
 
-def temperature_loss(log_alpha: jax.Array, mean_log_prob: jax.Array, target_entropy: float) -> jax.Array:
-    """J_alpha = -alpha (E[log pi] + target entropy) (eq. 18)."""
-    return -jnp.exp(log_alpha) * jax.lax.stop_gradient(mean_log_prob + target_entropy)
+def temperature_loss(log_alpha: jax.Array, mean_log_prob: jax.Array, target_entropy: float, by: str) -> jax.Array:
+    """J_alpha = -x (E[log pi] + target entropy), where x is alpha (eq. 18) or log alpha (SBX, Stable-Baselines3).
+
+    Both vanish at the same entropy. The gradient of the first by log alpha is alpha times that of the second, so that it fades
+    as alpha shrinks.
+    """
+    factor = {"alpha": jnp.exp, "log_alpha": lambda x: x}[by](log_alpha)
+    return -factor * jax.lax.stop_gradient(mean_log_prob + target_entropy)

@@ -1,0 +1,97 @@
+"""Masks of any network as files: safetensors, a byte a weight; and the .pkl masks of lth's runs, read without unpickling."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import InputError
+from ..files import dump_tensors, load_pickle, load_tensors, write_whole
+from ..types import Mask, Params
+from .layers import named_leaves, path_keys
+from .masks import check_mask_values, check_same_leaves
+
+_FORMAT = "lth-mask-1"
+
+
+def save_mask(path: str | Path, mask: Mask) -> Path:
+    """Write the mask of any network as a safetensors file, which `load_mask` reads; whole, or not at all.
+
+    Args:
+        path: where to; by custom `.safetensors`. Folders are made.
+        mask: a pytree of 0 (pruned) and 1 (kept), as `prune` returns it.
+
+    Raises:
+        InputError: another value is in it (naming leaf and position), or the file cannot be written.
+    """
+    path = Path(path)
+    check_mask_values(mask, "the mask")
+    arrays = {name: np.asarray(leaf) for name, leaf in named_leaves(mask).items()}
+    keys = [path_keys(path_of) for path_of, _ in jax.tree_util.tree_leaves_with_path(mask)]
+    about = {name: {"dtype": str(leaf.dtype), "keys": k} for (name, leaf), k in zip(arrays.items(), keys, strict=True)}
+    bytes_of = {name: (leaf != 0).astype(np.uint8) for name, leaf in arrays.items()}
+    write_whole(path, dump_tensors(bytes_of, {"format": _FORMAT, "leaves": about}), checksum=False)
+    return path
+
+
+def load_mask(path: str | Path, like: Params | None = None) -> Mask:
+    """Read a mask: a file of `save_mask`, or a mask.pkl of lth or of any program that pickled nested dicts of NumPy arrays.
+
+    Args:
+        path: the file.
+        like: the parameters that the mask is for. The mask comes back as such a tree (an Equinox module, a Flax NNX state, a
+            tuple, ...), checked leaf by leaf; without, as nested dicts.
+
+    Returns:
+        The mask as JAX arrays, 1 kept and 0 pruned, in the dtypes it was saved with; in those of `like` where that is given.
+
+    Raises:
+        InputError: the file is missing, damaged or hostile, or no mask; or it does not fit `like` (naming the leaf and both
+            shapes).
+    """
+    path = Path(path)
+    tree = _nested(path) if _begins_as_safetensors(path) else load_pickle(path, "the mask")
+    check_mask_values(tree, f"the mask {path}")
+    if like is None:
+        return jax.tree.map(jnp.asarray, tree)
+    check_same_leaves(tree, like, f"the mask {path}")
+    found, wanted = named_leaves(tree), named_leaves(like)
+    leaves = [jnp.asarray(found[name], jnp.result_type(leaf)) for name, leaf in wanted.items()]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def _begins_as_safetensors(path: Path) -> bool:
+    """Tell by the first bytes: the length of a JSON header, then the header. A pickle begins with 0x80 and its version."""
+    try:
+        if not path.is_file():
+            raise InputError(f"there is no mask file at {path}")
+        with path.open("rb") as file:
+            return file.read(9)[8:] == b"{"
+    except OSError as error:
+        raise InputError(f"the mask {path} cannot be read: {error.strerror or error}") from error
+
+
+def _nested(path: Path) -> dict[str, Any]:
+    arrays, metadata = load_tensors(path, "the mask", needs_checksum=False)
+    try:
+        if metadata["format"] != _FORMAT:
+            raise ValueError(f"its format is {metadata['format']!r}, and this version of lth reads {_FORMAT!r}")
+        tree: dict[str, Any] = {}
+        for name, array in arrays.items():
+            about = metadata["leaves"][name]
+            *above, own = map(str, about["keys"])
+            node = tree
+            for key in above:
+                node = node.setdefault(key, {})
+                if not isinstance(node, dict):
+                    raise ValueError(f"its leaf {name!r} lies within another leaf")
+            if own in node:
+                raise ValueError(f"it has {name!r} twice")
+            node[own] = array.astype(jnp.dtype(about["dtype"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} is no mask that lth.save_mask wrote: {error}") from None
+    if not tree:
+        raise InputError(f"the mask {path} is empty")
+    return tree
