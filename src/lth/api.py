@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .algorithms.architecture import Spaces
 from .config import Config, load_config, parse_config
-from .errors import InputError
+from .errors import InputError, TrainingError
 from .experiment.backend import recorded, resolve_backend
 from .experiment.build import allocation_of
 from .experiment.plan import Plan, plan
@@ -54,7 +54,8 @@ def check_config(config: Config) -> tuple[Plan, dict[str, Spaces]]:
     """Check a config as far as that is possible before anything is trained, and write nothing.
 
     Returns:
-        Its plan, with the backend that its output directory has settled on, if any; and the spaces of its tasks.
+        Its plan, with the backend that its output directory has settled on, if any; and the spaces of its tasks. Tasks that
+        cannot be trained on are in `Plan.broken`.
 
     Raises:
         InputError: a task, a layer's name or a schedule cannot be used.
@@ -63,8 +64,8 @@ def check_config(config: Config) -> tuple[Plan, dict[str, Spaces]]:
     from .experiment.start import check_schedules
 
     named_layers(config.agent_config, config.pruning.exclude, allocation_of(config))
-    spaces = check_tasks(config)
-    found = plan(recorded(config), spaces.__getitem__)
+    spaces, broken = check_tasks(config)
+    found = plan(recorded(config), spaces.__getitem__, broken)
     check_schedules(found)
     return found, spaces
 
@@ -77,8 +78,8 @@ def prepare(config: Config) -> tuple[Plan, str]:
     """
     found, spaces = check_config(config)
     resolved, line = resolve_backend(config)
-    record_tasks(config.output_dir, spaces)
-    return found if resolved == found.config else plan(resolved, spaces.__getitem__), line
+    record_tasks(config.output_dir, {task: known for task, known in spaces.items() if task not in found.broken})
+    return found if resolved == found.config else plan(resolved, spaces.__getitem__, found.broken), line
 
 
 def run(
@@ -160,10 +161,13 @@ def dry_run(config: Config) -> "tuple[Plan, list[Planned]]":
 
     Raises:
         InputError: the config cannot be used.
+        TrainingError: a task cannot be trained on.
     """
     from .experiment.costs import estimate
 
     found, spaces = check_config(config)
+    if found.broken:
+        raise TrainingError("; ".join(found.broken.values()))
     return found, estimate(found, spaces)
 
 

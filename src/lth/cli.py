@@ -7,6 +7,8 @@ import argparse
 import os
 import re
 import sys
+import tempfile
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,16 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 from .config import Config, parse_config, read_tree
 from .errors import InputError, TrainingError
+from .text import LastingOutput, close_output, make_streams_forgiving, plain, say
 from .threads import set_threads
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 INTERRUPTED = 130
+OUTPUT_CLOSED = 141
+ISSUES = "https://github.com/lth-rl/lth/issues"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `lth`; returns the exit status: 0, 1 for failed runs, 2 for a user's mistake, 130 for Ctrl-C."""
+    """Run `lth`; returns the exit status, as `guard` describes it."""
     parser = argparse.ArgumentParser(
         prog="lth", description="Find and test lottery tickets in deep reinforcement learning."
     )
@@ -49,6 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     report.add_argument("config", **words)  # type: ignore[arg-type]
     report.add_argument("--open", action="store_true", help="show it in the browser")
+    init = commands.add_parser(
+        "init",
+        help="write a config to start from",
+        description="Write the quickstart's config with every other key as a comment, each with its meaning and its default.",
+    )
+    init.add_argument("file", nargs="?", type=Path, default=Path("config.yaml"), help="where to (default: config.yaml)")
     clean = commands.add_parser("clean", help="remove what a finished grid no longer needs")
     clean.add_argument("config", **words)  # type: ignore[arg-type]
     clean.add_argument("--dry-run", action="store_true", help="list the files, and stop")
@@ -64,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             metavar="MODULE:CLASS",
             help="the run's algorithm, where it is one of your own: it is imported",
         )
+    for command in (run, status, report, clean, init, show, evaluate):
+        command.add_argument("--debug", action="store_true", help="show the traceback of whatever goes wrong")
     # Settings may stand before and after options, which argparse does not see to where there are subcommands.
     arguments, rest = parser.parse_known_args(argv)
     if arguments.command not in ("run", "status", "report", "clean") or any(word.startswith("-") for word in rest):
@@ -73,49 +86,92 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.version:
         from . import __version__
 
-        print(f"lth {__version__}")
+        say(f"lth {__version__}")
         return 0
     if arguments.command is None:
         parser.print_help()
         return 2
-    known = {"run": _run, "eval": _evaluate, "status": _status, "report": _report, "clean": _clean, "show": _show}
-    return guard(lambda: known[arguments.command](arguments))
+    known = {
+        "run": _run,
+        "eval": _evaluate,
+        "status": _status,
+        "report": _report,
+        "clean": _clean,
+        "init": _init,
+        "show": _show,
+    }
+    return guard(lambda: known[arguments.command](arguments), debug=arguments.debug)
 
 
-def guard(command: Callable[[], int], go_on: str = "the same command") -> int:
-    """Call a command; turn the failures that a person meets into a message and an exit status."""
+def guard(command: Callable[[], int], go_on: str = "the same command", debug: bool = False) -> int:
+    """Call a command; turn whatever goes wrong into a sentence and an exit status. No exception passes.
+
+    The status is 2 for a user's mistake, 1 for a failure (lth's own faults too, whose traceback is kept in a file), 141 where
+    the reader of the output has gone, as of a program that SIGPIPE ended, and 130 for Ctrl-C.
+    """
     warnings.showwarning = _show_warning
+    make_streams_forgiving()
     try:
-        return command()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        _check_working_directory()
+        status = command()
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
-        print(f"\nstopped. What is finished is kept; {go_on} goes on from there.", file=sys.stderr)
+        say(f"\nstopped. What is finished is kept; {go_on} goes on from there.", sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
         # Not by way of the interpreter's end: JAX's does not survive an interruption while it starts or compiles.
         os._exit(INTERRUPTED)
+    except BrokenPipeError:
+        close_output()
+        return OUTPUT_CLOSED
+    except Exception as error:
+        if debug:
+            say(traceback.format_exc(), sys.stderr)
+        if isinstance(error, InputError | TrainingError):
+            say(f"error: {error}", sys.stderr)
+            return 2 if isinstance(error, InputError) else 1
+        where = "shown above" if debug else f"in {_keep_traceback()}"
+        say(
+            f"error: lth failed in a way that it does not know: {type(error).__name__}: {error}. What is finished is kept. The "
+            f"traceback is {where}; please report it at {ISSUES}",
+            sys.stderr,
+        )
+        return 1
+
+
+def _check_working_directory() -> None:
+    try:
+        Path.cwd()
+    except OSError:
+        raise InputError("the working directory is not there any more; change to one that is: cd DIRECTORY") from None
+
+
+def _keep_traceback() -> str:
+    try:
+        handle, name = tempfile.mkstemp(prefix="lth-traceback-", suffix=".txt")
+        with os.fdopen(handle, "w", errors="backslashreplace") as file:
+            file.write(plain(traceback.format_exc()))
+    except OSError:
+        return "lost, because no file could be written (--debug shows it)"
+    return name
 
 
 def _show_warning(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
     del file, line
     place = "" if category is UserWarning else f" ({category.__name__}, {Path(filename).name}:{lineno})"
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(message))  # Gymnasium colours its warnings
-    print(f"warning: {plain}{place}", file=sys.stderr)
+    uncolored = re.sub(r"\x1b\[[0-9;]*m", "", str(message))  # Gymnasium colors its warnings
+    say(f"warning: {uncolored}{place}", sys.stderr)
 
 
 def parse_words(words: Sequence[str]) -> Config:
     """Read `[config.yaml] [key=value ...]`, and set the threads before anything is imported that loads JAX."""
-    paths = [word for word in words if "=" not in word]
+    paths = [word for word in words if "=" not in word or Path(word).is_file()]
     if len(paths) > 1:
         raise InputError(
             f"one config file at a time, please: {' '.join(paths)}. (A setting is key=value, as in training.env_steps=5000.)"
         )
-    tree, source = read_tree(Path(paths[0]) if paths else None, [word for word in words if "=" in word])
+    tree, source = read_tree(Path(paths[0]) if paths else None, [word for word in words if word not in paths])
     # Before modules of the user's own are imported, which may load JAX.
     training = tree.get("training")
     threads = training.get("threads", 1) if isinstance(training, dict) else 1
@@ -126,7 +182,8 @@ def parse_words(words: Sequence[str]) -> Config:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config, console = parse_words(arguments.config), _console()
+    output = LastingOutput()
+    config, console = parse_words(arguments.config), _console(output)
     from . import api
     from .reporting import terminal
     from .reporting.display import GridDisplay
@@ -154,15 +211,17 @@ def _run(arguments: argparse.Namespace) -> int:
         console.print(f"Saved in {config.output_dir}: {names}", highlight=False, soft_wrap=True)
         console.print("`lth report` with the same words makes a page of it.", highlight=False)
     for outcome in results.failed:
-        print(f"{outcome.status}: {outcome.spec.title()}: {outcome.message}", file=sys.stderr)
+        say(f"{outcome.status}: {outcome.spec.title()}: {outcome.message}", sys.stderr)
+    if output.closed_early:
+        return OUTPUT_CLOSED
     return 1 if results.failed else 0
 
 
-def _console() -> "Console":
-    from rich.console import Console
+def _console(output: Any = None) -> "Console":
+    from .reporting.terminal import PlainConsole
 
-    console = Console()
-    return console if console.is_terminal else Console(width=120)
+    console = PlainConsole(file=output)
+    return console if console.is_terminal else PlainConsole(file=output, width=120)
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -173,7 +232,7 @@ def _status(arguments: argparse.Namespace) -> int:
     found = api.status(config)
     if arguments.paths:
         for state in found:
-            print(f"{state.state:<12} {config.output_dir / state.spec.path}")
+            say(f"{state.state:<12} {config.output_dir / state.spec.path}")
     elif any(state.state in ("running", "failed", "interrupted") for state in found):
         console.print(status_table(found))
     console.print(status_summary(config, found), highlight=False)
@@ -185,7 +244,7 @@ def _report(arguments: argparse.Namespace) -> int:
     from . import api
 
     page = api.report(config)
-    print(f"Saved: {page} ({page.stat().st_size / 1e6:.1f} MB), {page.parent / 'tidy.csv'}")
+    say(f"Saved: {page} ({page.stat().st_size / 1e6:.1f} MB), {page.parent / 'tidy.csv'}")
     if arguments.open:
         import webbrowser
 
@@ -201,8 +260,8 @@ def _clean(arguments: argparse.Namespace) -> int:
     files, megabytes = clean(api.planned_runs(config), arguments.dry_run)
     if arguments.dry_run:
         for file in files:
-            print(file)
-    print(f"{'would remove' if arguments.dry_run else 'removed'} {len(files)} files, {megabytes:.1f} MB")
+            say(file)
+    say(f"{'would remove' if arguments.dry_run else 'removed'} {len(files)} files, {megabytes:.1f} MB")
     return 0
 
 
@@ -210,7 +269,16 @@ def _show(arguments: argparse.Namespace) -> int:
     _import_algorithm(arguments)
     from .reporting.terminal import describe
 
-    print(describe(arguments.run))
+    say(describe(arguments.run))
+    return 0
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from .starting import write_template
+
+    write_template(arguments.file)
+    named = "" if arguments.file == Path("config.yaml") else f" {arguments.file}"
+    say(f"Saved: {arguments.file}. `lth run{named} --dry-run` says what it asks for, `lth run{named}` makes it.")
     return 0
 
 
@@ -230,10 +298,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         check_video_file(arguments.video)
     set_threads(run_threads(arguments.run))
     _import_algorithm(arguments)
-    print(evaluate_run(arguments.run, arguments.episodes), flush=True)
+    say(evaluate_run(arguments.run, arguments.episodes))
     if arguments.video:
         film_run(arguments.run, arguments.video)
-        print(f"film: {arguments.video}")
+        say(f"film: {arguments.video}")
     return 0
 
 

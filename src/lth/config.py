@@ -4,6 +4,7 @@ Imports no JAX: the number of threads has to be read from the config before JAX 
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +20,7 @@ from .errors import InputError, nearest
 from .pruning.allocation import ALLOCATIONS
 from .pruning.criteria import CRITERIA, criterion_named
 from .registry import lookup
-from .settings import Fraction, Positive, Settings, Whole, not_boolean
+from .settings import Few, Fraction, Positive, Settings, Whole, not_boolean
 
 CONTROL_METHODS = ("random", "shuffled")
 """Methods that ignore what the network learned."""
@@ -58,7 +59,7 @@ class TrainingConfig(Settings):
     """Environment steps of a dense run; a ticket trains what remains of them after its rewind point."""
     start_steps: Annotated[Whole, Field(strict=True, ge=0, le=10**12)] = 5_000
     """Steps with uniformly random actions before learning starts."""
-    num_envs: Positive = 1
+    num_envs: Few = 1
     """Environments stepped side by side."""
     batch_size: Positive = 256
     """Transitions in each update, drawn uniformly with replacement."""
@@ -66,10 +67,12 @@ class TrainingConfig(Settings):
     """Updates for each environment step; 0.5 is one every second step."""
     segment_steps: Positive = 5_000
     """Training is a row of segments of so many environment steps. Each starts by resetting the environments."""
-    threads: Positive = 1
+    threads: Few = 1
     """Threads of the numerical libraries. Results repeat to the byte at a fixed number."""
     checkpoint_every: Positive = 10
     """A run can be taken up again at every so many segments. Changes no result."""
+    step_timeout: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    """End a run whose environment takes longer than so many seconds for one step or reset; null: wait. Changes no result."""
     backend: Literal["auto", "native", "dense"] = "auto"
     """How tickets are computed: `native` skips the work of pruned weights, `dense` multiplies by masked matrices, and `auto`
     takes what is faster (docs/performance.md)."""
@@ -205,7 +208,7 @@ class PruningConfig(Settings):
     `sparsity`."""
     pool: Literal["apart", "together"] = "apart"
     """Whether each network loses `sparsity` of its own weights, or all networks together lose it of all."""
-    rounds: Positive = 1
+    rounds: Annotated[Whole, Field(strict=True, gt=0, le=1000)] = 1
     """Iterative pruning: so many times prune, rewind and train, on the way to each `sparsity`. 1 is one-shot."""
     rate: Annotated[float, BeforeValidator(not_boolean), Field(gt=0, lt=1)] | None = None
     """Instead of `sparsity`: each round prunes this share of what is left, so that 1 - (1 - rate)^rounds are pruned."""
@@ -343,7 +346,7 @@ class Config(Settings):
     """The masks."""
     analysis: AnalysisConfig = AnalysisConfig()
     """What is measured besides."""
-    workers: Positive = 1
+    workers: Few = 1
     """Runs made side by side, each in a process of its own on `training.threads` cores. Changes no result."""
     executor: Literal["local", "ray"] = "local"
     """Where runs are made: by processes of this machine, or on a Ray cluster."""
@@ -376,6 +379,10 @@ class Config(Settings):
                     f"pruning.sparsity names the networks {', '.join(sparsity.networks)}, and {self.algorithm} has "
                     f"{', '.join(self.agent_config.NETWORKS)}; `lth.config.parse_config` reads one number for all"
                 )
+        if self.training.step_timeout is not None and self.executor == "ray":
+            raise ValueError(
+                "training.step_timeout ends processes of this machine, and executor is ray; set one of the two"
+            )
         _check_distinct(self.tasks, "tasks")
         _check_distinct(self.seeds, "seeds")
         normed = [name for name, network in self.agent_config.networks().items() if network.layer_norm]
@@ -430,7 +437,7 @@ def _nearest_multiple(value: int, of: int, at_least: int = 1) -> int:
 def read_tree(path: Path | None, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
     """Read a YAML config and apply `key=value` overrides (`training.env_steps=5000`; the value is YAML).
 
-    Without a path, `config.yaml` of the working directory is read.
+    Without a path, `config.yaml` of the working directory is read; without one there, overrides stand beside the defaults.
 
     Returns:
         Nested dicts, whose settings are not checked yet, and what to call them in messages.
@@ -439,16 +446,34 @@ def read_tree(path: Path | None, overrides: Sequence[str] = ()) -> tuple[dict[st
         InputError: the file cannot be read, or an override is not `key=value`.
     """
     if path is None:
-        path = Path("config.yaml")
-        if not path.is_file():
+        usual = Path("config.yaml")
+        if not usual.is_file() and not overrides:
             raise InputError(
-                f"there is no config.yaml in {Path.cwd()}. Run this in the checkout, which has one, or name a config: "
-                "lth run my.yaml"
+                f"there is no config.yaml in {Path.cwd()}. `lth init` writes one; or name a config (lth run my.yaml), or settings, "
+                "beside which all else is at its default (lth run tasks=Pendulum-v1)"
             )
+        path = usual if usual.is_file() else None
+    tree = {} if path is None else _read_yaml(path)
+    for override in overrides:
+        _apply_override(tree, override)
+    return tree, " with ".join(filter(None, [str(path or "the defaults"), " ".join(overrides)]))
+
+
+_MOST_BYTES, _MOST_VALUES = 1_000_000, 100_000
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, and a config file is needed, such as {path / 'config.yaml'}")
+    if not path.is_file():
+        raise InputError(f"{path} is no file" if path.exists() else f"there is no config file {path}")
     try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise InputError(f"{path} has {path.stat().st_size} bytes, and is no config")
         tree = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
-    except FileNotFoundError as error:
-        raise InputError(f"there is no config file {path}") from error
+        _check_size(tree, path)
+    except InputError:
+        raise
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the config {path} cannot be read: {error}") from error
     except _NO_YAML as error:
@@ -457,9 +482,20 @@ def read_tree(path: Path | None, overrides: Sequence[str] = ()) -> tuple[dict[st
         tree = {}
     if not isinstance(tree, dict):
         raise InputError(f"the config {path} holds a {type(tree).__name__}, not keys and values")
-    for override in overrides:
-        _apply_override(tree, override)
-    return tree, str(path) + (f" with {' '.join(overrides)}" if overrides else "")
+    return tree
+
+
+def _check_size(tree: Any, path: Path) -> None:
+    """Refuse a tree that aliases have made immense (`&a [*b, *b, ...]`): few bytes, and endless to walk through."""
+    left, stack = _MOST_VALUES, [tree]
+    while stack:
+        node = stack.pop()
+        left -= 1
+        if left < 0:
+            raise InputError(
+                f"the config {path} has more than {_MOST_VALUES} values, and is none: do its aliases (*name) multiply?"
+            )
+        stack.extend(node.values() if isinstance(node, dict) else node if isinstance(node, list) else ())
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -513,7 +549,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
 
 def _explain(error: Any, source: str) -> str:
     # pydantic's location has the key's path, with the names of union members that are no keys of ours.
-    location = [str(part) for part in error["loc"]]
+    location = [str(part) for part in error["loc"] if not re.search(r"[\[(]", str(part))]
     key = ".".join(location)
     if error["type"] == "extra_forbidden":
         section: Any = Config
@@ -525,5 +561,10 @@ def _explain(error: Any, source: str) -> str:
         known = list(section.model_fields)
         return f"{source}: unknown key {key!r}{nearest(location[-1], known) or '; there are ' + ', '.join(known)}"
     message = error["msg"].removeprefix("Value error, ")
-    given = f" (it is {error['input']!r})" if not isinstance(error["input"], dict | BaseModel) else ""
+    given = f" (it is {_short(error['input'])})" if not isinstance(error["input"], dict | BaseModel) else ""
     return f"{source}: {key + ': ' if key else ''}{message[0].lower() + message[1:]}{given}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."

@@ -8,6 +8,10 @@ class InputError(ValueError):
     """
 
 
+class UnknownTask(InputError):
+    """There is no such task, or its module cannot be imported."""
+
+
 class TrainingError(RuntimeError):
     """A training run could not go on, as when a loss stops being finite."""
 

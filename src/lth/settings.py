@@ -1,9 +1,9 @@
 """The base of every group of settings, and the kinds of number that settings hold. Imports no JAX."""
 
 import contextlib
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 
 class Settings(BaseModel):
@@ -12,6 +12,18 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_boolean(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false where a number is meant; pydantic would read 1.0 and 0.0."""
+        if isinstance(value, bool) and not _admits_boolean(cls.model_fields[str(info.field_name)].annotation):
+            raise ValueError("it is a truth value, and another kind of value is needed")
+        return value
+
+
+def _admits_boolean(annotation: Any) -> bool:
+    return annotation in (bool, Any) or any(_admits_boolean(part) for part in get_args(annotation))
 
 
 def _whole(value: Any) -> Any:
@@ -31,6 +43,8 @@ def not_boolean(value: Any) -> Any:
 
 Whole = Annotated[int, BeforeValidator(_whole)]
 Positive = Annotated[Whole, Field(strict=True, gt=0, le=10**12)]
+Few = Annotated[Whole, Field(strict=True, gt=0, le=4096)]
+"""Processes, threads, environments, rounds: more cannot be meant."""
 Rate = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, BeforeValidator(not_boolean), Field(ge=0, le=1)]

@@ -93,8 +93,13 @@ def evaluate(policy: Policy, env: Any, episodes: int, frames: Callable[[], None]
                 ) from error
             total += float(reward)
             done = terminated or truncated
-            if "success" in info:
-                success = max(success or 0.0, float(info["success"]))
+            for name in ("success", "is_success"):
+                if name in info:
+                    success = max(success or 0.0, float(info[name]))
+        if not math.isfinite(total):
+            raise TrainingError(
+                f"the return of evaluation episode {episode} is {total}: the environment gave a reward that is not finite"
+            )
         returns.append(total)
         successes.append(success)
     if frames:
@@ -135,6 +140,7 @@ def train(
     until: int,
     again: bool = False,
     patterns: Patterns | None = None,
+    step_timeout: float | None = None,
 ) -> Iterator[Segment]:
     """Train from where `state` stands to environment step `until`, segment by segment.
 
@@ -148,6 +154,7 @@ def train(
         until: an environment step, at most `training.env_steps`.
         again: draw everything anew: other starts of episodes, exploration and batches than a run of this seed has.
         patterns: those of the state's masks, to do the work of the kept weights only, in the native kernel.
+        step_timeout: seconds that the environment may take for a step or reset; then the process ends (`envs.make`).
 
     Yields:
         A Segment after each, whose state and replay buffer are good until the next is asked for.
@@ -157,7 +164,7 @@ def train(
     """
     state, replay = jax.tree.map(jnp.copy, (state, replay))
     env_steps = int(state.env_steps)
-    vector = envs.make_vector(task, seed, training.num_envs)
+    vector = envs.make_vector(task, seed, training.num_envs, step_timeout)
     try:
         while env_steps < until:
             number = env_steps // training.segment_steps
@@ -209,6 +216,10 @@ def _train_segment(
 
     noise, draws = chance(env_steps)
     while env_steps < end:
+        if pending and env_steps - num_envs < training.start_steps <= env_steps:
+            # The policy acts for the first time: with what the normalizer has seen until now.
+            state, replay = store(state, replay, np.concatenate(pending))
+            pending, policy = [], read_policy(np.asarray(_flat_policy(algorithm, state)))
         actions = noise if env_steps < training.start_steps else act(policy, observations, noise)
         try:
             after, rewards, terminated, truncated, info = vector.step(envs.to_environment(spaces, actions))

@@ -5,23 +5,39 @@
 
 import contextlib
 import functools
+import signal
 import warnings
 from typing import Any
 
 import numpy as np
 
 from ..algorithms.architecture import AgentConfig, Spaces
-from ..errors import InputError
+from ..errors import InputError, UnknownTask
 from .suites import suite_of
+
+__all__ = [
+    "EVALUATE",
+    "TRAIN",
+    "UnknownTask",
+    "check_task",
+    "make",
+    "make_vector",
+    "spaces_of",
+    "task_spaces",
+    "to_environment",
+]
 
 TRAIN, EVALUATE = 0, 1
 
 
-def make(task: str, seed: int = 0, split: int = TRAIN, render: bool = False) -> Any:
+def make(task: str, seed: int = 0, split: int = TRAIN, render: bool = False, step_timeout: float | None = None) -> Any:
     """Make one environment with a flat float32 observation, and actions in [-1, 1] or discrete ones counted from 0.
 
     `reset(seed=s)` determines all that follows. Meta-World's goals come from `seed` (50 of them for training); with
     `split=EVALUATE` they come from a seed that all runs share, and are checked to be other goals.
+
+    With `step_timeout` a step or reset that takes longer, in seconds, ends this process by SIGALRM, whatever it is at: an
+    environment that does not answer may never return to Python. That is for processes that make runs, and are watched.
 
     Raises:
         InputError: the task is unknown (naming the nearest), or its spaces are not supported.
@@ -37,17 +53,43 @@ def make(task: str, seed: int = 0, split: int = TRAIN, render: bool = False) -> 
         if isinstance(env.action_space, gymnasium.spaces.Discrete):
             env = _from_zero(env)
         else:
-            env = gymnasium.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
-        return gymnasium.wrappers.DtypeObservation(env, np.float32)
+            env = gymnasium.wrappers.RescaleAction(_clipped(env), np.float32(-1.0), np.float32(1.0))
+        env = gymnasium.wrappers.DtypeObservation(env, np.float32)
+    return env if step_timeout is None else _timed(env, step_timeout)
 
 
-def make_vector(task: str, seed: int, num_envs: int) -> Any:
+def make_vector(task: str, seed: int, num_envs: int, step_timeout: float | None = None) -> Any:
     """Make training environments side by side. An ended episode is reset within the same step, its last observation
     handed over in `info["final_obs"]`, so that no step is a reset in disguise (Gymnasium 1.x resets in the next one).
     """
     from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-    return SyncVectorEnv([lambda: make(task, seed)] * num_envs, copy=True, autoreset_mode=AutoresetMode.SAME_STEP)
+    return SyncVectorEnv(
+        [lambda: make(task, seed, step_timeout=step_timeout)] * num_envs,
+        copy=True,
+        autoreset_mode=AutoresetMode.SAME_STEP,
+    )
+
+
+def _timed(env: Any, seconds: float) -> Any:
+    import gymnasium
+
+    class Timed(gymnasium.Wrapper):
+        def step(self, action: Any) -> Any:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            try:
+                return self.env.step(action)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0.0)
+
+        def reset(self, **how: Any) -> Any:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            try:
+                return self.env.reset(**how)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0.0)
+
+    return Timed(env)
 
 
 def _from_zero(env: Any) -> Any:
@@ -59,6 +101,15 @@ def _from_zero(env: Any) -> Any:
         return env
     space = gymnasium.spaces.Discrete(int(env.action_space.n))
     return gymnasium.wrappers.TransformAction(env, lambda action: action + start, space)
+
+
+def _clipped(env: Any) -> Any:
+    """Keep actions within the bounds, in their own dtype: a rescaled -1 may lie an ulp below the lower one."""
+    import gymnasium
+
+    space = env.action_space
+    low, high = space.low, space.high
+    return gymnasium.wrappers.TransformAction(env, lambda a: np.clip(a, low, high).astype(space.dtype), space)
 
 
 def spaces_of(env: Any) -> Spaces:
@@ -115,7 +166,9 @@ def _check_spaces(task: str, env: Any) -> None:
         raise InputError(
             f"the task {task!r} has the action space {action}, and only a flat Box of continuous actions or Discrete is supported"
         )
-    if not np.isfinite([*action.low, *action.high]).all():
+    with np.errstate(over="ignore"):
+        bounded = np.isfinite(action.high - action.low).all()  # also not where they are the largest floats
+    if not bounded:
         raise InputError(f"the task {task!r} has an action space without bounds, {action}; finite bounds are needed")
     if not (action.low < action.high).all():
         raise InputError(f"the task {task!r} has an empty action space, {action}")

@@ -6,7 +6,7 @@ import gymnasium
 import metaworld
 import numpy as np
 
-from ..errors import InputError, nearest
+from ..errors import InputError, UnknownTask, nearest
 
 HELD_OUT_SEED = 2**31 - 1
 """The evaluation goals are those of this benchmark seed, for every run, so that runs are compared on the same goals."""
@@ -72,7 +72,7 @@ def make_metaworld(task: str, seed: int, held_out: bool, render_mode: str | None
         InputError: there is no such task.
     """
     if task not in task_names():
-        raise InputError(
+        raise UnknownTask(
             f"there is no Meta-World task {task!r}{nearest(task, task_names()) or '.'} "
             f"The {len(task_names())} tasks are named as in 'drawer-close-v3'."
         )

@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ..errors import InputError
+from ..errors import InputError, UnknownTask
 
 
 def _unnamed(task: str) -> list[str]:
@@ -95,7 +95,7 @@ def suite_of(task: str) -> tuple[Suite, str]:
         try:
             found = getattr(importlib.import_module(module), name, None)
         except Exception as error:  # whatever the module's own code raises
-            raise InputError(
+            raise UnknownTask(
                 f"the task {task!r} cannot be made: {type(error).__name__}: {error}. A module in the working folder is found with "
                 "PYTHONPATH=."
             ) from error

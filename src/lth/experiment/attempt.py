@@ -47,7 +47,7 @@ def attempt(root: Path, spec: Spec, options: RunOptions, progress: Progress) -> 
                 make(root, spec, options._replace(progress=tell))
             except InputError:
                 raise
-            except Exception as error:  # whatever training, or an environment's own code, raises
+            except (Exception, KeyboardInterrupt, SystemExit) as error:  # whatever an environment's own code raises
                 told = "".join(traceback.format_exception(error))
                 message = str(error) or type(error).__name__
                 journal.append_line(run / journal.FAILURES, {**about, "message": message, "traceback": told})

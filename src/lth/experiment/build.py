@@ -22,7 +22,7 @@ def dense_spec(config: Config, task: str, seed: int) -> DenseSpec:
     """Describe the dense run of a config for one task and seed."""
     plain = TrainingConfig.model_fields
     # These concern tickets alone, or no result at all.
-    update = {name: plain[name].default for name in ("backend", "checkpoint_every")}
+    update = {name: plain[name].default for name in ("backend", "checkpoint_every", "step_timeout")}
     training = config.training.model_copy(update=update)
     return DenseSpec(task=task, seed=seed, training=training, agent=config.agent_config, evaluation=config.evaluation)
 

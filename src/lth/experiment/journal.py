@@ -203,6 +203,20 @@ def read_timings(run: Path) -> dict[str, float]:
         return {}
 
 
+_HELD: set[Any] = set()
+"""Files of the locks that this process holds. A lock is shared with forked children, which would keep it when this one dies."""
+
+
+def _let_go() -> None:
+    for file in _HELD:
+        with contextlib.suppress(OSError):
+            file.close()
+    _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
 @contextlib.contextmanager
 def locked(path: Path, shared: bool = False, wait: bool = False) -> Iterator[bool]:
     """Hold a lock that ends with the process; yields whether it was to be had.
@@ -218,12 +232,16 @@ def locked(path: Path, shared: bool = False, wait: bool = False) -> Iterator[boo
             f"{path.parent} cannot be written: {error.strerror or error}. Is it read-only, or the disk full?"
         ) from error
     with file:
+        _HELD.add(file)
         try:
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
             have = True
         except OSError:
             have = False
-        yield have
+        try:
+            yield have
+        finally:
+            _HELD.discard(file)
 
 
 def is_locked(path: Path) -> bool:

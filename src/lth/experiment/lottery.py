@@ -41,7 +41,7 @@ def train_dense(root: Path, spec: DenseSpec, options: RunOptions = PLAIN) -> Pat
             f"{spec.title()}: its replay buffer is missing, so it is trained again, to the same bytes", stacklevel=2
         )
     store.open_run(root, spec)
-    env = envs.make(spec.task, spec.seed, envs.EVALUATE)
+    env = envs.make(spec.task, spec.seed, envs.EVALUATE, step_timeout=options.step_timeout)
     agent = initial_agent(spec, envs.spaces_of(env))
     store.save_agent(run, spec.agent, agent.state, spec.task, 0)
     train_to_end(root, spec, agent, env, options, started, keep=options.rewind_points)
@@ -93,7 +93,7 @@ def train_ticket(root: Path, spec: TicketSpec, mask_file: Path | None = None, op
     ticket = Agent(spec.dense.agent, state, rewound_buffer(root, spec, state))
     store.open_run(root, spec)
     store.save_agent(run, spec.dense.agent, state, spec.task, spec.start)
-    env = envs.make(spec.task, spec.seed, envs.EVALUATE)
+    env = envs.make(spec.task, spec.seed, envs.EVALUATE, step_timeout=options.step_timeout)
     fresh_noise = bool(spec.control) and control_named(spec.control, load=False).fresh_noise
     kernel = patterns(spec, state)
     train_to_end(root, spec, ticket, env, options, started, fresh_noise=fresh_noise, patterns=kernel)

@@ -1,8 +1,8 @@
 """Which runs a config asks for, and why: the grid, computed once and handed to whatever needs it."""
 
 import functools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +38,8 @@ class Plan:
     """The rows of the results, seed by seed."""
     comparisons: tuple[ConnectivitySpec, ...]
     """What `analysis.connectivity` asks for."""
+    broken: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """Tasks that cannot be trained on, and what is wrong with them: their runs fail at once."""
 
     @property
     def root(self) -> Path:
@@ -59,15 +61,18 @@ class Plan:
         for spec in reversed(self.specs):
             if spec in wanted:
                 wanted.update(spec.needs())
-        return Plan(self.config, tuple(spec for spec in self.specs if spec in wanted), (), ())
+        return Plan(self.config, tuple(spec for spec in self.specs if spec in wanted), (), (), self.broken)
 
 
-def plan(config: Config, spaces: Callable[[str], Spaces] | None = None) -> Plan:
+def plan(
+    config: Config, spaces: Callable[[str], Spaces] | None = None, broken: Mapping[str, str] | None = None
+) -> Plan:
     """Enumerate the runs of a config; starts no simulator where the output directory has seen the tasks before.
 
     Args:
         config: the experiment, with `training.backend` as `backend.recorded` or `backend.settle` returns it.
         spaces: the spaces of a task, for controls that change the networks' sizes.
+        broken: tasks that cannot be trained on, and what is wrong with them.
 
     Raises:
         InputError: a control does not fit the algorithm.
@@ -92,7 +97,7 @@ def plan(config: Config, spaces: Callable[[str], Spaces] | None = None) -> Plan:
                 add(spec)
             rows += found
             comparisons += compared
-    return Plan(config, tuple(specs), tuple(rows), tuple(comparisons))
+    return Plan(config, tuple(specs), tuple(rows), tuple(comparisons), broken or {})
 
 
 def sparsity_paths(config: Config) -> list[list[Sparsity]]:

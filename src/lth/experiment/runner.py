@@ -8,7 +8,7 @@ from ..errors import InputError
 from . import journal
 from .attempt import is_made
 from .plan import Plan
-from .spec import Spec
+from .spec import DenseSpec, Spec
 from .status import Display, Outcome
 from .trainer import RunOptions, options_of
 from .workers import LocalPool
@@ -60,6 +60,8 @@ def _run_all(plan: Plan, options: RunOptions, display: Display, ended: Callable[
         if is_made(plan.root, spec, options):
             journal.remove_leftovers(plan.root / spec.path)
             end(Outcome(spec, "kept", 0.0))
+        elif spec.task in plan.broken and isinstance(spec, DenseSpec):
+            end(Outcome(spec, "failed", 0.0, plan.broken[spec.task]))
         else:
             waiting.append(spec)
     if not waiting:

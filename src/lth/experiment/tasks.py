@@ -2,25 +2,52 @@
 
 import contextlib
 import json
+import warnings
 from pathlib import Path
 
-from .. import envs
 from ..algorithms.architecture import Spaces
 from ..config import Config
+from ..envs.probe import probe
 from ..errors import InputError
 from ..files import write_whole
 
 TASKS = "tasks.json"
 
 
-def check_tasks(config: Config) -> dict[str, Spaces]:
-    """Make each task's environment once and return its spaces.
+PLACEHOLDER = Spaces(1, 1)
+"""Stands for the spaces of a task that cannot be made, so that its runs can be enumerated and reported as failed."""
+
+
+def check_tasks(config: Config) -> tuple[dict[str, Spaces], dict[str, str]]:
+    """Look at each task that the output directory has not seen, in a process of its own; warn of segments shorter than episodes.
+
+    Returns:
+        The spaces by task, and by task what is wrong with those that cannot be trained on.
 
     Raises:
-        InputError: a task is unknown or not supported, or has actions that the algorithm does not take.
+        InputError: a task is unknown, or has actions that the algorithm does not take.
     """
-    tasks = (*config.tasks, *config.pruning.transfer_from)
-    return {task: envs.check_task(task, config.agent_config) for task in tasks}
+    tasks = dict.fromkeys((*config.tasks, *config.pruning.transfer_from))
+    found = {task: spaces for task, spaces in _recorded(config.output_dir).items() if task in tasks}
+    broken: dict[str, str] = {}
+    for task, probed in probe(task for task in tasks if task not in found).items():
+        if probed.unknown:
+            raise InputError(probed.fault)
+        if probed.spaces is None:
+            broken[task] = f"the task {task!r} cannot be trained on: {probed.fault}"
+            continue
+        found[task] = probed.spaces
+        training, steps = config.training, probed.episode_steps
+        if steps is not None and training.segment_steps // training.num_envs < steps < training.env_steps:
+            warnings.warn(
+                f"an episode of {task} has {steps} steps, but training.segment_steps={training.segment_steps} gives each of "
+                f"{training.num_envs} environments {training.segment_steps // training.num_envs} before all start anew, so such an "
+                f"episode never ends in training. Set it to {steps * training.num_envs} or more.",
+                stacklevel=2,
+            )
+    for task, spaces in found.items():
+        config.agent_config.check_actions(spaces, task)
+    return {task: found.get(task, PLACEHOLDER) for task in tasks}, broken
 
 
 def record_tasks(root: Path, spaces: dict[str, Spaces]) -> None:
@@ -38,6 +65,8 @@ def spaces_of_task(root: Path, task: str) -> Spaces:
     Raises:
         InputError: there is no such task.
     """
+    from .. import envs
+
     return _recorded(root).get(task) or envs.task_spaces(task)
 
 

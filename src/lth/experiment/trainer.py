@@ -34,13 +34,14 @@ class RunOptions(NamedTuple):
     rewind_points: tuple[int, ...] = ()  # what dense runs keep besides their start and end
     checkpoint_every: int = 10  # segments
     tensorboard: bool = False
+    step_timeout: float | None = None  # seconds
     progress: Progress = _quiet
 
 
 def options_of(config: Config) -> RunOptions:
     """Read from a config how its runs are made."""
     points = tuple(step for step in config.pruning.rewind_steps if step != "none")
-    return RunOptions(points, config.training.checkpoint_every, config.tensorboard)
+    return RunOptions(points, config.training.checkpoint_every, config.tensorboard, config.training.step_timeout)
 
 
 def train_to_end(
@@ -101,7 +102,18 @@ def train_to_end(
     options.progress(int(state.env_steps), latest)
     training = dense.training
     until = training.env_steps
-    segments = train(agent.algorithm, training, spec.task, spec.seed, state, buffer.state, until, fresh_noise, patterns)
+    segments = train(
+        agent.algorithm,
+        training,
+        spec.task,
+        spec.seed,
+        state,
+        buffer.state,
+        until,
+        fresh_noise,
+        patterns,
+        options.step_timeout,
+    )
     for number, segment in enumerate(segments, 1):
         state, buffer.state = segment.state, segment.replay
         seconds["train"] += segment.seconds

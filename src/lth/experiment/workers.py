@@ -36,6 +36,7 @@ class _Worker:
         self.threads, self.log = threads, log
         self.spec: Spec | None = None
         self.process: subprocess.Popen[bytes] | None = None
+        self.jobs = self.news = -1  # descriptors of this process's ends of the pipes
         self.buffer = b""
 
     def start(self) -> None:
@@ -46,19 +47,37 @@ class _Worker:
             raise InputError(
                 f"{self.log} cannot be written: {error.strerror or error}. Is the disk full, or the folder read-only?"
             ) from error
+        jobs, self.jobs = os.pipe()
+        self.news, news = os.pipe()
         with log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "lth.experiment.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                [sys.executable, "-m", "lth.experiment.worker", str(jobs), str(news)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
                 stderr=log,
+                pass_fds=(jobs, news),
                 env={**os.environ, **thread_variables(self.threads)},
                 start_new_session=True,  # Ctrl-C is for the process that people see
             )
+        os.close(jobs)
+        os.close(news)
         if self.cores:
             with contextlib.suppress(OSError):
                 os.sched_setaffinity(self.process.pid, self.cores)
         self.buffer = b""
+
+    def end(self) -> int:
+        """End the process with all that it has left alive, if it has not ended; returns its status."""
+        assert self.process
+        with contextlib.suppress(OSError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()
+        status = self.process.wait()
+        for descriptor in (self.jobs, self.news):
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        self.process, self.jobs, self.news = None, -1, -1
+        return status
 
     def last_words(self) -> str:
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
@@ -89,22 +108,24 @@ class LocalPool:
         worker.spec = spec
         if worker.process is None:
             worker.start()
-            assert worker.process
-            assert worker.process.stdout
-            self._selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
+            self._selector.register(worker.news, selectors.EVENT_READ, worker)
         fields = spec.model_dump(mode="json")
-        message = {"root": str(self.root.absolute()), "spec": fields, "options": list(self.options[:3])}
-        assert worker.process
-        assert worker.process.stdin
+        message = {"root": str(self.root.absolute()), "spec": fields, "options": list(self.options[:4])}
         # Of one that died just now we hear when its pipe is read.
         with contextlib.suppress(BrokenPipeError):
-            worker.process.stdin.write(json.dumps(message).encode() + b"\n")
-            worker.process.stdin.flush()
+            _write_all(worker.jobs, json.dumps(message).encode() + b"\n")
 
     def events(self) -> Iterator[Event]:
         """Wait a moment for news, and yield them."""
-        for key, _ in self._selector.select(timeout=0.5):
-            worker: _Worker = key.data
+        ready = self._selector.select(timeout=0.5)
+        if not ready:
+            # Processes that an environment left behind may hold a dead worker's pipe open.
+            for worker in self._workers:
+                if worker.process and worker.process.poll() is not None:
+                    yield from self._died(worker)
+            return
+        for key, _ in ready:
+            worker = key.data
             data = os.read(key.fd, 1 << 16)
             if not data:
                 yield from self._died(worker)
@@ -119,19 +140,22 @@ class LocalPool:
                 yield Event(spec, found.pop("kind"), found)
 
     def _died(self, worker: _Worker) -> Iterator[Event]:
+        self._selector.unregister(worker.news)
         assert worker.process
-        assert worker.process.stdout
-        self._selector.unregister(worker.process.stdout)
-        status = worker.process.wait()
-        for stream in (worker.process.stdin, worker.process.stdout):
-            with contextlib.suppress(OSError):
-                stream.close()  # type: ignore[union-attr]
-        worker.process = None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            worker.process.wait(10)  # its pipe closes a moment before it has ended
+        ended = worker.process.poll()
+        status = worker.end() if ended is None else (worker.end(), ended)[1]
         spec, worker.spec = worker.spec, None
         if spec is None:
             return
         if -status in FROM_OUTSIDE:
             yield Event(spec, "killed", {"message": f"its process was ended by {signal.Signals(-status).name}"})
+            return
+        if status == -signal.SIGALRM and self.options.step_timeout is not None:
+            seconds = self.options.step_timeout
+            message = f"the environment did not answer within training.step_timeout={seconds:g} seconds, so its process was ended"
+            yield Event(spec, "failed", {"message": message})
             return
         how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
         yield Event(spec, "failed", {"message": f"its process ended {how}: {worker.last_words()} ({worker.log})"})
@@ -140,9 +164,10 @@ class LocalPool:
         """End the processes, at once: whatever they are at is safe to interrupt."""
         for worker in self._workers:
             if worker.process:
-                worker.process.kill()
-                worker.process.wait()
-                for stream in (worker.process.stdin, worker.process.stdout):
-                    with contextlib.suppress(OSError):
-                        stream.close()  # type: ignore[union-attr]
+                worker.end()
         self._selector.close()
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]

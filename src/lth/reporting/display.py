@@ -34,11 +34,11 @@ class GridDisplay(Display):
         self._whole: TaskID | None = None
         if console.is_terminal:
             self._progress = Progress(
-                TextColumn("{task.description:<44.44}"),
+                TextColumn("{task.description:<44.44}", markup=False),
                 BarColumn(bar_width=10),
                 TextColumn("{task.percentage:>3.0f} %"),
                 TimeElapsedColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
                 console=console,
                 transient=True,
             )

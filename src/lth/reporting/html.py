@@ -4,10 +4,12 @@ import html
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..text import plain
+
 
 def text(words: Any) -> str:
     """Escape what is no HTML."""
-    return html.escape(str(words), quote=True)
+    return html.escape(plain(words), quote=True)
 
 
 def anchor(title: str) -> str:

@@ -5,6 +5,7 @@ found and a damaged one is seen before it is loaded; both are built anew. Proces
 whole file into place. The compiler is not part of the name: where there is none, what another machine built is good.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -12,9 +13,11 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +27,9 @@ import numpy as np
 
 SOURCES = ("kernel.h", "mlp.cc")
 TARGETS = ("lth_sparse_mlp_forward", "lth_sparse_mlp_backward")
+ONE = "lth_sparse_mlp_one"
+COMPILER_LIMIT = 300.0
+"""Seconds that the compiler may take; it takes about ten."""
 SWITCH = "LTH_NATIVE"
 """Set to 0 in the environment, it turns the kernel off; set to x86-64-v3, it keeps to AVX2 where there is AVX-512 too."""
 CACHE = "LTH_CACHE"
@@ -57,7 +63,9 @@ def _load() -> ctypes.CDLL | str:
             raise Unavailable(f"JAX runs on {jax.default_backend()}")
         file = cached_file() or _build()
         library = ctypes.CDLL(str(file))
-    except (Unavailable, OSError) as error:
+        for name in (*TARGETS, ONE):
+            getattr(library, name)
+    except (Unavailable, OSError, AttributeError) as error:
         return str(error)
     for name in TARGETS:
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
@@ -154,19 +162,55 @@ def _digest(content: bytes) -> str:
 def _build() -> Path:
     folder = cache_folder()
     source = Path(__file__).parent / "mlp.cc"
+    for left in folder.glob("build-*"):  # of a process that was killed
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > 2 * COMPILER_LIMIT:
+                shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as place:
         built = Path(place) / "kernel.so"
         command = [*compiler(), *_flags(), "-isystem", jax.ffi.include_dir(), str(source), "-o", str(built)]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-        if done.returncode or not built.exists():
-            said = (
-                done.stderr.strip()[:200] or f"the compiler said nothing, and ended with exit status {done.returncode}"
-            )
-            first = next((line for line in done.stderr.splitlines() if "error" in line), said)
+        status, complaints = _run_compiler(command)
+        if status or not built.exists():
+            said = complaints.strip()[:200] or f"the compiler said nothing, and ended with exit status {status}"
+            first = next((line for line in complaints.splitlines() if "error" in line), said)
             raise Unavailable(f"it did not compile: {first}; the command was {shlex.join(command)}")
-        file = folder / f"kernel-{_key()}-{_digest(built.read_bytes())}.so"
+        content = built.read_bytes()
+        if missing := [name for name in (*TARGETS, ONE) if name.encode() not in content]:
+            raise Unavailable(f"what the compiler made has no {missing[0]}; the command was {shlex.join(command)}")
+        file = folder / f"kernel-{_key()}-{_digest(content)}.so"
         built.replace(file)
     return file
+
+
+def _run_compiler(command: list[str]) -> tuple[int, str]:
+    """Run a compiler for at most COMPILER_LIMIT seconds; nothing that it starts outlives it. Returns its status and complaints."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        preexec_fn=_die_with_parent,
+    )
+    try:
+        _, complaints = process.communicate(timeout=COMPILER_LIMIT)
+    except subprocess.TimeoutExpired:
+        raise Unavailable(
+            f"the compiler did not end within {COMPILER_LIMIT:.0f} seconds: {shlex.join(command)}"
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        process.communicate()
+    return process.returncode, complaints
+
+
+def _die_with_parent() -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, on Linux
 
 
 def one_example(

@@ -1,0 +1,199 @@
+"""A look at a task before anything is trained: in a process of its own with a time limit, so that nothing it does harms others.
+
+Checked are the constructor, the spaces, both ends of every action, the types and shapes of all that `reset` and `step` return, and
+how long an episode is.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..algorithms.architecture import Spaces
+from ..errors import InputError
+
+LIMIT = 120.0
+"""Seconds that a task may take for its look."""
+_EPISODE_STEPS, _EPISODE_SECONDS = 10_000, 10.0
+_MOST_CHOICES = 64  # discrete actions that are tried one by one
+
+
+class Probed(NamedTuple):
+    """What was found of a task."""
+
+    spaces: Spaces | None
+    episode_steps: int | None
+    """How long an episode of standing still was; None if it did not end."""
+    fault: str = ""
+    """What is wrong with the task; empty if nothing is."""
+    unknown: bool = False
+    """There is no such task, or it cannot be found: most likely its name is mistyped."""
+
+
+def probe(tasks: Iterable[str], limit: float = LIMIT) -> dict[str, Probed]:
+    """Look at tasks, as many side by side as there are processors."""
+    tasks = list(dict.fromkeys(tasks))
+    with ThreadPoolExecutor(max(1, min(len(tasks), os.cpu_count() or 1))) as pool:
+        return dict(zip(tasks, pool.map(lambda task: _probe_one(task, limit), tasks), strict=True))
+
+
+def _probe_one(task: str, limit: float) -> Probed:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lth.envs.probe", task],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        said, complaints = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        return Probed(None, None, f"it did not answer within {limit:.0f} seconds of being made, reset and stepped")
+    finally:
+        # And what it started.
+        with contextlib.suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        process.communicate()
+    try:
+        spaces, *rest = json.loads(said)
+        return Probed(Spaces(*spaces) if spaces else None, *rest)
+    except (ValueError, TypeError):
+        status = process.returncode
+        how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+        last = " | ".join(complaints.decode(errors="replace").strip().splitlines()[-3:])
+        return Probed(None, None, f"its process ended {how}: {last or 'it said nothing'}")
+
+
+def look(task: str) -> Probed:
+    """Look at a task in this process."""
+    from . import UnknownTask, make
+
+    try:
+        env = make(task)
+    except UnknownTask as error:
+        return Probed(None, None, str(error), unknown=True)
+    except InputError as error:
+        return Probed(None, None, str(error))
+    try:
+        return _look(env)
+    except _Fault as fault:
+        return Probed(None, None, str(fault))
+    finally:
+        with contextlib.suppress(Exception):
+            env.close()
+
+
+class _Fault(Exception):
+    """Something is wrong with the environment."""
+
+
+def _look(env: Any) -> Probed:
+    from . import spaces_of
+
+    spaces = spaces_of(env)
+    _check_reset(_call(env, "reset", seed=0), spaces)
+    for action, words in _actions(spaces):
+        found = _call(env, "step", action, words=words)
+        if _check_step(found, spaces, words):
+            _check_reset(_call(env, "reset", seed=1), spaces)
+    _check_reset(_call(env, "reset", seed=2), spaces)
+    still, _ = next(iter(_actions(spaces)))
+    until, steps = time.monotonic() + _EPISODE_SECONDS, 0
+    while steps < _EPISODE_STEPS and time.monotonic() < until:
+        steps += 1
+        if _check_step(_call(env, "step", still, words=f"step {steps} of an episode"), spaces, f"step {steps}"):
+            return Probed(spaces, steps)
+    return Probed(spaces, None)
+
+
+def _actions(spaces: Spaces) -> list[tuple[Any, str]]:
+    """Return actions to try, as `make`'s environment takes them: first standing still, then each end of each dimension."""
+    if spaces.discrete:
+        return [(np.int64(i), f"action {i}") for i in range(min(spaces.action_dim, _MOST_CHOICES))]
+    ends = np.eye(spaces.action_dim, dtype=np.float32)
+    found: list[tuple[Any, str]] = [(np.zeros(spaces.action_dim, np.float32), "the action in the middle of its bounds")]
+    for i in range(spaces.action_dim):
+        found += [(ends[i], f"the upper bound of action {i}"), (-ends[i], f"the lower bound of action {i}")]
+    return found
+
+
+def _call(env: Any, name: str, *arguments: Any, words: str = "", **named: Any) -> Any:
+    try:
+        return getattr(env, name)(*arguments, **named)
+    except Exception as error:  # whatever the environment's own code raises
+        raise _Fault(f"{name}{f' with {words}' if words else ''} raised {type(error).__name__}: {error}") from None
+
+
+def _check_reset(found: Any, spaces: Spaces) -> None:
+    if not (isinstance(found, tuple) and len(found) == 2):
+        raise _Fault(f"reset returned {_kind(found)}; it has to return (observation, info)")
+    _check_observation(found[0], spaces, "reset")
+    if not isinstance(found[1], dict):
+        raise _Fault(f"reset returned an info that is {_kind(found[1])}; it has to be a dict")
+
+
+def _check_step(found: Any, spaces: Spaces, words: str) -> bool:
+    """Check what a step returned; says whether the episode has ended."""
+    where = f"step with {words}"
+    if not (isinstance(found, tuple) and len(found) == 5):
+        raise _Fault(
+            f"{where} returned {_kind(found)}; it has to be (observation, reward, terminated, truncated, info)"
+        )
+    observation, reward, terminated, truncated, info = found
+    _check_observation(observation, spaces, where)
+    if np.ndim(reward) or not isinstance(reward, int | float | np.number | np.ndarray) or np.iscomplexobj(reward):
+        raise _Fault(f"{where} returned a reward that is {_kind(reward)}; it has to be one number: float(reward)")
+    if not np.isfinite(float(reward)):
+        raise _Fault(f"{where} returned the reward {reward}, which is not finite")
+    for name, flag in (("terminated", terminated), ("truncated", truncated)):
+        if np.ndim(flag) or not isinstance(flag, bool | np.bool_ | int | np.integer):
+            raise _Fault(f"{where} returned a `{name}` that is {_kind(flag)}; it has to be True or False")
+    if not isinstance(info, dict):
+        raise _Fault(f"{where} returned an info that is {_kind(info)}; it has to be a dict")
+    for name in ("success", "is_success"):
+        if name in info and (np.ndim(info[name]) or not np.isfinite(float(info[name]))):
+            raise _Fault(
+                f"{where} returned info[{name!r}] that is {_kind(info[name])}; it has to be True, False or a number"
+            )
+    return bool(terminated or truncated)
+
+
+def _check_observation(observation: Any, spaces: Spaces, where: str) -> None:
+    array = np.asarray(observation)
+    if array.shape != (spaces.observation_dim,) or array.dtype.kind not in "fiub":
+        raise _Fault(
+            f"{where} returned an observation that is {_kind(observation)}; its observation space has {spaces.observation_dim} "
+            "numbers"
+        )
+    if not np.isfinite(array).all():
+        raise _Fault(
+            f"{where} returned an observation that holds NaN or infinity, at {int(np.argmin(np.isfinite(array)))}"
+        )
+
+
+def _kind(value: Any) -> str:
+    shape = f" of shape {np.shape(value)}" if isinstance(value, np.ndarray) else ""
+    size = f" of {len(value)}" if isinstance(value, tuple | list) else ""
+    return f"{type(value).__module__.replace('builtins', '')}.{type(value).__qualname__}{shape}{size}".lstrip(".")
+
+
+def main() -> None:
+    """Look at the task named on the command line, and print what was found as one line of JSON."""
+    pipe = os.fdopen(os.dup(1), "w")  # what environments print goes elsewhere
+    os.dup2(2, 1)
+    found = look(sys.argv[1])
+    print(json.dumps([found.spaces and list(found.spaces), *found[1:]]), file=pipe, flush=True)
+    os._exit(0)  # whatever threads the environment left
+
+
+if __name__ == "__main__":
+    main()
