@@ -1,5 +1,6 @@
 """What the command line does, from Python: `lth.run` and `lth.report`."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,6 +11,7 @@ from .errors import InputError, TrainingError
 from .experiment.backend import recorded, resolve_backend
 from .experiment.build import allocation_of
 from .experiment.plan import Plan, plan
+from .experiment.spec import Spec
 from .experiment.status import Display, Outcome, State, states
 from .experiment.tasks import check_tasks, record_tasks
 
@@ -60,11 +62,13 @@ def check_config(config: Config) -> tuple[Plan, dict[str, Spaces]]:
     Raises:
         InputError: a task, a layer's name or a schedule cannot be used.
     """
+    from .experiment.costs import check_memory
     from .experiment.masking import named_layers
     from .experiment.start import check_schedules
 
     named_layers(config.agent_config, config.pruning.exclude, allocation_of(config))
     spaces, broken = check_tasks(config)
+    check_memory(config, {task: found for task, found in spaces.items() if task not in broken})
     found = plan(recorded(config), spaces.__getitem__, broken)
     check_schedules(found)
     return found, spaces
@@ -132,13 +136,12 @@ def report(config: Config | str | Path | Mapping[str, Any] | None = None, *overr
     Raises:
         InputError: no ticket is finished, or a file is damaged.
     """
-    from .experiment.journal import is_finished
     from .experiment.tidy import Collector, update_table
     from .files import write_whole
     from .reporting.page import REPORT_FILE, page
 
     found = planned_runs(read_config(config, *overrides))
-    finished = [spec for spec in found.specs if is_finished(found.root, spec)]
+    finished = [spec for spec in found.specs if _is_whole(found.root, spec)]
     there = set(finished)
     if not any({row.run, row.dense} <= there for row in found.rows):
         raise InputError(
@@ -149,6 +152,17 @@ def report(config: Config | str | Path | Mapping[str, Any] | None = None, *overr
     path = found.root / REPORT_FILE
     write_whole(path, page(found, rows, finished).encode(), checksum=False)
     return path
+
+
+def _is_whole(root: Path, spec: Spec) -> bool:
+    """Say whether a run is finished; warn of one whose files are damaged."""
+    from .experiment.journal import is_finished
+
+    try:
+        return is_finished(root, spec)
+    except InputError as error:
+        warnings.warn(f"{spec.title()} is left out: {error}", stacklevel=2)
+        return False
 
 
 def planned_runs(config: Config) -> Plan:

@@ -8,6 +8,10 @@ class InputError(ValueError):
     """
 
 
+class UnwritableError(InputError):
+    """A folder cannot be written: the disk is full, or it is read-only. No other run there would fare better."""
+
+
 class UnknownTask(InputError):
     """There is no such task, or its module cannot be imported."""
 

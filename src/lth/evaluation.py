@@ -23,6 +23,8 @@ def check_video_file(path: Path) -> None:
 def run_threads(run: Path) -> int:
     """Read `training.threads` of a run without loading JAX; 1 if it cannot be read."""
     try:
+        if not (run / "spec.json").is_file():
+            return 1
         spec = json.loads((run / "spec.json").read_text())
         return max(int(spec.get("dense", spec)["training"]["threads"]), 1)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -19,7 +19,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from .errors import InputError
+from .errors import InputError, UnwritableError
 from .pickles import read_pickle
 
 _METADATA_KEY = "lth"
@@ -31,7 +31,7 @@ def write_whole(path: Path, data: bytes, checksum: bool = True) -> None:
     The checksum goes first, so that a process that is killed in between leaves no file that looks cut short.
 
     Raises:
-        InputError: the folder cannot be written, or the disk is full; nothing is left behind.
+        UnwritableError: the folder cannot be written, or the disk is full; nothing is left behind.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def write_whole(path: Path, data: bytes, checksum: bool = True) -> None:
             _replace(checksum_path(path), f"{hashlib.sha256(data).hexdigest()}  {path.name}\n".encode())
         _replace(path, data)
     except OSError as error:
-        raise InputError(
+        raise UnwritableError(
             f"{path} cannot be written: {error.strerror or error}. Is the disk full, or the folder read-only?"
         ) from error
 
@@ -76,13 +76,15 @@ def read_whole(path: Path, what: str, needs_checksum: bool = False) -> bytes:
         InputError: the file is missing or unreadable, was altered or cut short, or has no checksum and needs one.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device would be waited for
+            raise InputError(f"{what} {path} is no file")
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise InputError(f"there is no {what} at {path}") from error
     except OSError as error:
         raise InputError(f"{what} {path} cannot be read: {error.strerror or error}") from error
     try:
-        words = checksum_path(path).read_text().split()
+        words = read_text(checksum_path(path)).split()
     except FileNotFoundError:
         if needs_checksum:
             raise InputError(
@@ -90,7 +92,7 @@ def read_whole(path: Path, what: str, needs_checksum: bool = False) -> bytes:
                 "Copy both files, or make it again."
             ) from None
         return data
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"the checksum {checksum_path(path)} cannot be read: {error}") from error
     if not words or words[0] != hashlib.sha256(data).hexdigest():
         on_purpose = f" (If you changed it on purpose, delete {checksum_path(path).name}.)"
@@ -101,6 +103,31 @@ def read_whole(path: Path, what: str, needs_checksum: bool = False) -> bytes:
             + ("" if needs_checksum else on_purpose)
         )
     return data
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: it is none, or no file.
+        OSError: it cannot be read.
+    """
+    try:
+        return json.loads(read_text(path))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def read_text(path: Path) -> str:
+    """Read a text file, whatever bytes are in it.
+
+    Raises:
+        ValueError: it is no file: a pipe or a device would be waited for.
+        OSError: it cannot be read.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no file")
+    return path.read_text(errors="replace")
 
 
 def dump_pickle(tree: Mapping[str, Any]) -> bytes:
@@ -178,6 +205,8 @@ def read_rows(path: Path, what: str, row: type[Row], advice: str) -> list[Row]:
         InputError: it is missing or unreadable, or a column is missing; ends with `advice`.
     """
     try:
+        if not path.is_file():
+            raise ValueError("there is no such file")
         with path.open(newline="") as file:
             lines = csv.reader(file)
             header = next(lines, [])

@@ -54,7 +54,7 @@ def dense_agents(config: Config) -> Iterator[tuple[Path, Agent]]:
 
 def save_replay_buffer(run: Path, buffer: ReplayBuffer) -> None:
     """Write `replay_buffer.pkl` with its checksum (again: its bytes do not change)."""
-    store.save_replay_buffer(run, buffer)
+    store.save_replay_buffer(run, store.dense_spec_of(run), buffer)
 
 
 def layers_to_exclude(config: Config) -> tuple[list[str], list[str]]:

@@ -5,6 +5,8 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
+from .text import plain
+
 
 class Settings(BaseModel):
     """A frozen group of settings that refuses unknown keys, NaN and infinity, and whose docstrings document its fields."""
@@ -15,10 +17,13 @@ class Settings(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_boolean(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse true and false where a number is meant; pydantic would read 1.0 and 0.0."""
+    def _meant(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false where a number is meant, which pydantic would read as 1.0 and 0.0; and text that is no text."""
         if isinstance(value, bool) and not _admits_boolean(cls.model_fields[str(info.field_name)].annotation):
             raise ValueError("it is a truth value, and another kind of value is needed")
+        for text in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(text, str) and plain(text) != text:
+                raise ValueError(f"{plain(text)!r} holds a control character, or half of a surrogate pair")
         return value
 
 

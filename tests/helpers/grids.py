@@ -116,8 +116,8 @@ def _make(config, spec, states):
     ]
     store.save_analysis(run, mask_rows(masks_of(state)) + units)
     buffer = ReplayBuffer(init_replay(1, *sizes), sizes[0])
-    store.save_replay_buffer(run, buffer)
-    store.finish_agent(config.output_dir, spec, dense.agent, state)
+    store.save_replay_buffer(run, spec, buffer)
+    store.finish_agent(config.output_dir, spec, state)
 
 
 def _mask(params, sparsity, rng):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pydantic
 
-from ..errors import InputError, nearest
+from ..errors import InputError, TrainingError, nearest
 from ..files import dump_tensors, load_tensors
 from ..pruning.schedules import KINDS
 from . import ALGORITHMS
@@ -40,8 +40,20 @@ def _named_leaves(state: AgentState) -> dict[str, Any]:
 def dump_agent(
     config: AgentConfig, state: AgentState, about: dict[str, Any], more: Mapping[str, np.ndarray] | None = None
 ) -> bytes:
-    """Return a checkpoint: every array of the state (and `more`), with the configuration and `about` as its metadata."""
+    """Return a checkpoint: every array of the state (and `more`), with the configuration and `about` as its metadata.
+
+    Raises:
+        TrainingError: a number of the state is NaN or infinite.
+    """
     arrays = {n: np.asarray(jax.random.key_data(x) if _is_key(x) else x) for n, x in _named_leaves(state).items()}
+    for leaf, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            hint = (
+                " Its observations are too large for float32: scale them down." if leaf.startswith("normalizer") else ""
+            )
+            raise TrainingError(
+                f"{leaf} of the agent became NaN or infinite, so it cannot be kept: learning diverged.{hint}"
+            )
     spaces, name = algorithm_of(Agent(config, state)).spaces, algorithm_key(config)
     sizes = {"observation_dim": spaces.observation_dim, "action_dim": spaces.action_dim}
     settings = {name: config.model_dump(mode="json")}

@@ -7,7 +7,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, UnwritableError
 from . import journal
 from .compare import connect
 from .lottery import make_mask, train_dense, train_ticket
@@ -21,8 +21,8 @@ def attempt(root: Path, spec: Spec, options: RunOptions, progress: Progress) -> 
     Two processes that want the same run take turns; the second finds it finished.
 
     Returns:
-        `kind` is "done", "failed" (training could not go on: `message`, `traceback`), or "unusable" (something that the
-        user has to mend: `message`); `seconds` is how long it took.
+        `kind` is "done", "failed" (training could not go on: `message`, `traceback`), "unusable" (something that this run needs
+        has to be mended: `message`), or "unwritable" (the folder cannot be written: `message`); `seconds` is how long it took.
     """
     run = root / spec.path
     started = time.monotonic()
@@ -54,6 +54,8 @@ def attempt(root: Path, spec: Spec, options: RunOptions, progress: Progress) -> 
                 return result("failed", message=message, traceback=told)
             finally:
                 (run / journal.PROGRESS).unlink(missing_ok=True)
+    except UnwritableError as error:
+        return result("unwritable", message=str(error))
     except InputError as error:
         return result("unusable", message=str(error))
     return result("done")

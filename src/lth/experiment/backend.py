@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..config import Config
 from ..errors import InputError
-from ..files import write_whole
+from ..files import read_json, write_whole
 from .build import BREAK_EVEN
 from .spec import TicketSpec
 
@@ -76,7 +76,7 @@ def _with_backend(config: Config, backend: str) -> Config:
 def _recorded(config: Config) -> Backend | None:
     file = config.output_dir / BACKEND
     try:
-        return Backend(**json.loads(file.read_text()))
+        return Backend(**read_json(file))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:

@@ -8,12 +8,11 @@ import numpy as np
 from .. import envs
 from ..algorithms.acting import policy_of
 from ..algorithms.base import Agent
-from ..algorithms.checkpoint import load_agent
 from ..analysis.interpolation import interpolate, losses
 from ..analysis.units import spread_batch
 from ..training import evaluate
 from . import store
-from .journal import is_finished, last_file
+from .journal import is_finished
 from .spec import ConnectivitySpec
 
 _NOISE = 0
@@ -33,9 +32,9 @@ def connect(root: Path, spec: ConnectivitySpec) -> Path:
     if is_finished(root, spec):
         return run
     started = time.perf_counter()
-    config, one, _ = load_agent(last_file(root, spec.one))
-    _, other, _ = load_agent(last_file(root, spec.other))
-    batch = spread_batch(store.load_replay_buffer(root / spec.dense.path))
+    config, one = spec.dense.agent, store.read_agent(root, spec.one).state
+    other = store.read_agent(root, spec.other).state
+    batch = spread_batch(store.load_replay_buffer(root / spec.dense.path, spec=spec.dense))
     algorithm = Agent(config, one).algorithm
     noise_shape = algorithm.noise_shape(batch.actions.shape[0])
     noise = np.random.default_rng(_NOISE).standard_normal(noise_shape, np.float32)

@@ -2,10 +2,14 @@
 
 import functools
 import math
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from ..algorithms.architecture import AgentConfig, Spaces
+from ..config import Config, replay_capacity
+from ..errors import InputError
 from .journal import is_finished, read_timings
 from .plan import Plan
 from .spec import Cost, DenseSpec, MaskSpec, Sizes, Spec, TicketSpec, takes_gradients
@@ -27,13 +31,20 @@ def estimate(plan: Plan, spaces: Mapping[str, Spaces]) -> list[Planned]:
         plan: the runs.
         spaces: of each task in them.
     """
-    finished = [is_finished(plan.root, spec) for spec in plan.specs]
+    finished = [_is_finished(plan.root, spec) for spec in plan.specs]
     rate = _seconds_per_step(plan, finished)
     found = []
     for spec, done in zip(plan.specs, finished, strict=True):
         cost = spec.cost(sizes(spec.dense.agent, spaces[spec.task]))
         found.append(Planned(spec, done, cost, None if rate is None else rate * cost.env_steps))
     return found
+
+
+def _is_finished(root: Path, spec: Spec) -> bool:
+    try:
+        return is_finished(root, spec)
+    except InputError:  # damaged: to be made anew
+        return False
 
 
 @functools.cache
@@ -45,6 +56,24 @@ def sizes(agent: AgentConfig, spaces: Spaces) -> Sizes:
     checkpoint = sum(math.prod(x.shape) * min(x.dtype.itemsize, 4) for x in jax.tree.leaves(state))
     mask = 4 * sum(x.size for x in jax.tree.leaves(state.params))
     return Sizes(checkpoint, mask, 4 * (2 * spaces.observation_dim + spaces.action_width + 2))
+
+
+def check_memory(config: Config, spaces: Mapping[str, Spaces]) -> None:
+    """Raise InputError where this machine has not the memory for `workers` runs at a time.
+
+    A run holds its agent's state and its replay buffer twice: while a segment trains, the state before it is kept.
+    """
+    have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    agent, rows = config.agent_config, replay_capacity(config.agent_config, config.training)
+    for task, found in spaces.items():
+        parts = sizes(agent, found)
+        state, replay = 2 * parts.checkpoint, 2 * parts.transition * rows
+        if config.executor == "local" and config.workers * (state + replay) > have:
+            raise InputError(
+                f"a run of {task} needs about {(state + replay) / 1e9:,.1f} GB of memory ({state / 1e9:,.1f} for the agent, "
+                f"{replay / 1e9:,.1f} for {rows:,} transitions), {config.workers} at a time (workers), and this machine has "
+                f"{have / 1e9:,.1f} GB. Lower workers, {config.algorithm}.buffer_size or the networks' sizes."
+            )
 
 
 def _seconds_per_step(plan: Plan, finished: Sequence[bool]) -> float | None:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
-from ..files import read_whole
+from ..errors import InputError, UnwritableError
+from ..files import checksum_path, read_json, read_text, read_whole
 from .spec import SPEC_VERSION, ConnectivitySpec, DenseSpec, MaskSpec, Spec, takes_gradients
 
 SPEC = "spec.json"
@@ -89,16 +89,16 @@ def _stamp(spec: Spec, last: Path) -> dict[str, Any] | None:
 
 def _verified(run: Path) -> Any:
     try:
-        return json.loads((run / VERIFIED).read_text())
-    except (OSError, ValueError, RecursionError):
+        return read_json(run / VERIFIED)
+    except (OSError, ValueError):
         return None
 
 
 def _remember(run: Path, stamp: dict[str, Any]) -> None:
-    _write_quick(run / VERIFIED, stamp)
+    write_quick(run / VERIFIED, stamp)
 
 
-def _write_quick(path: Path, value: Any) -> None:
+def write_quick(path: Path, value: Any) -> None:
     """Write a file that nothing depends on; not flushed to the disk."""
     temporary = path.with_name(f".{path.name.lstrip('.')}.{os.getpid()}.partial")
     try:
@@ -112,8 +112,8 @@ def _write_quick(path: Path, value: Any) -> None:
 def check_spec(run: Path, spec: Spec) -> None:
     """Raise InputError unless a run's directory holds the run that is asked for."""
     try:
-        stored = json.loads((run / SPEC).read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        stored = read_json(run / SPEC)
+    except (OSError, ValueError) as error:
         raise InputError(
             f"{run / SPEC} cannot be read ({error}); delete the folder {run} to make the run anew"
         ) from None
@@ -144,7 +144,7 @@ def _first_difference(stored: Any, asked: Any, where: str = "") -> str:
 
 def remove_leftovers(run: Path) -> None:
     """Remove what a finished run no longer needs, and what killed processes left of it."""
-    for file in (run / RESUME, run / PROGRESS, *run.glob(".*.partial")):
+    for file in (run / RESUME, checksum_path(run / RESUME), run / PROGRESS, *run.glob(".*.partial")):
         with contextlib.suppress(OSError):  # such as a read-only folder's
             file.unlink(missing_ok=True)
 
@@ -167,28 +167,30 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
             cut_short = file.read(1) not in (b"", b"\n")
             file.write(b"\n" * cut_short + json.dumps(value, sort_keys=True).encode() + b"\n")
     except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise UnwritableError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Read a file of `append_line`; a line that a killed process left unfinished is passed over."""
     found = []
-    if path.exists():
-        for line in path.read_text(errors="replace").splitlines():
-            with contextlib.suppress(ValueError):
-                found.append(json.loads(line))
+    with contextlib.suppress(OSError, ValueError):
+        for line in read_text(path).splitlines():
+            with contextlib.suppress(ValueError, RecursionError):
+                value = json.loads(line)
+                if isinstance(value, dict):
+                    found.append(value)
     return found
 
 
 def save_progress(run: Path, progress: dict[str, Any]) -> None:
     """Write where a run stands, for whoever looks on."""
-    _write_quick(run / PROGRESS, progress)
+    write_quick(run / PROGRESS, progress)
 
 
 def read_progress(run: Path) -> dict[str, Any]:
     """Read where a run stands; empty if nothing is known."""
     try:
-        found = json.loads((run / PROGRESS).read_text())
+        found = read_json(run / PROGRESS)
         return found if isinstance(found, dict) else {}
     except (OSError, ValueError):
         return {}
@@ -197,9 +199,9 @@ def read_progress(run: Path) -> dict[str, Any]:
 def read_timings(run: Path) -> dict[str, float]:
     """Return a run's timings, empty where there are none."""
     try:
-        found = dict(json.loads((run / TIMINGS).read_text()))
+        found = dict(read_json(run / TIMINGS))
         return {str(name): float(seconds) for name, seconds in found.items()}
-    except (OSError, ValueError, TypeError, RecursionError):
+    except (OSError, ValueError, TypeError):
         return {}
 
 
@@ -228,7 +230,7 @@ def locked(path: Path, shared: bool = False, wait: bool = False) -> Iterator[boo
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a")
     except OSError as error:
-        raise InputError(
+        raise UnwritableError(
             f"{path.parent} cannot be written: {error.strerror or error}. Is it read-only, or the disk full?"
         ) from error
     with file:

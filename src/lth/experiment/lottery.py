@@ -6,6 +6,7 @@ start     put the dense agent's early state under the mask
 ticket    train it for the steps that remain, with the pruned weights gone
 """
 
+import functools
 import time
 import warnings
 from pathlib import Path
@@ -14,9 +15,10 @@ from .. import envs
 from ..algorithms.base import Agent
 from ..algorithms.controls import control_named
 from ..pruning.prune import check_collapse
+from ..replay import ReplayBuffer
 from . import store
 from .backend import patterns
-from .journal import check_spec, checkpoint_file, is_finished, last_file, mask_name
+from .journal import check_spec, checkpoint_file, is_finished, last_file, mask_name, replay_file
 from .masking import create_masks
 from .measurements import rows_of_mask
 from .spec import DenseSpec, MaskSpec, TicketSpec
@@ -43,7 +45,7 @@ def train_dense(root: Path, spec: DenseSpec, options: RunOptions = PLAIN) -> Pat
     store.open_run(root, spec)
     env = envs.make(spec.task, spec.seed, envs.EVALUATE, step_timeout=options.step_timeout)
     agent = initial_agent(spec, envs.spaces_of(env))
-    store.save_agent(run, spec.agent, agent.state, spec.task, 0)
+    store.save_agent(run, spec, agent.state, 0)
     train_to_end(root, spec, agent, env, options, started, keep=options.rewind_points)
     return run
 
@@ -58,19 +60,36 @@ def make_mask(root: Path, spec: MaskSpec, name: str | None = None) -> Path:
     if (run / name).exists():
         check_spec(run, spec)
         return run
-    agent, source = load_source(root, spec)
-    masks = create_masks(agent, lambda: store.load_replay_buffer(source), spec)
+    agent, buffer = load_source(root, spec), functools.partial(_source_buffer, root, spec)
+    masks = create_masks(agent, buffer, spec)
     for network, mask in masks.items():
         check_collapse(mask, what=spec.title(), whose=f"the {network}'s ")
     total = time.perf_counter() - started
     store.open_run(root, spec)
-    store.save_analysis(run, rows_of_mask(masks, agent, lambda: store.load_replay_buffer(source), spec))
+    store.save_analysis(run, rows_of_mask(masks, agent, buffer, spec))
     store.save_timings(run, {"total": total, "analysis": time.perf_counter() - started - total})
     store.finish_mask(root, spec, masks, name)
     return run
 
 
-def train_ticket(root: Path, spec: TicketSpec, mask_file: Path | None = None, options: RunOptions = PLAIN) -> Path:
+def _source_buffer(root: Path, spec: MaskSpec) -> ReplayBuffer:
+    """Return the replay buffer of the run that a mask is made from; of a ticket that `lth clean` has been at, it is made again."""
+    source = spec.previous or spec.dense
+    if spec.previous and not replay_file(root / source.path).exists():
+        warnings.warn(
+            f"{source.title()}: its replay buffer is missing, so it is trained again, to the same bytes", stacklevel=2
+        )
+        train_ticket(root, spec.previous, again=True)
+    return store.load_replay_buffer(root / source.path, spec=source)
+
+
+def train_ticket(
+    root: Path,
+    spec: TicketSpec,
+    mask_file: Path | None = None,
+    options: RunOptions = PLAIN,
+    again: bool = False,
+) -> Path:
     """Put a dense agent's early state under a mask and train it for the steps that remain; or a control.
 
     Args:
@@ -78,13 +97,14 @@ def train_ticket(root: Path, spec: TicketSpec, mask_file: Path | None = None, op
         spec: the ticket, or a control.
         mask_file: where the mask lies, for a spec whose mask is a file.
         options: how the run is made.
+        again: train it even if it is finished.
 
     Raises:
         InputError: the dense agent, its rewind point or the mask is missing or unusable.
         TrainingError: training could not go on.
     """
     run, started = root / spec.path, time.perf_counter()
-    if is_finished(root, spec):
+    if is_finished(root, spec) and not again:
         return run
     if isinstance(spec.mask, MaskSpec):
         mask_file = last_file(root, spec.mask)
@@ -92,7 +112,7 @@ def train_ticket(root: Path, spec: TicketSpec, mask_file: Path | None = None, op
     state = ticket_start(root, spec, mask_file)
     ticket = Agent(spec.dense.agent, state, rewound_buffer(root, spec, state))
     store.open_run(root, spec)
-    store.save_agent(run, spec.dense.agent, state, spec.task, spec.start)
+    store.save_agent(run, spec, state, spec.start)
     env = envs.make(spec.task, spec.seed, envs.EVALUATE, step_timeout=options.step_timeout)
     fresh_noise = bool(spec.control) and control_named(spec.control, load=False).fresh_noise
     kernel = patterns(spec, state)

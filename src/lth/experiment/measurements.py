@@ -104,7 +104,7 @@ def measured(root: Path, spec: DenseSpec | MaskSpec | TicketSpec) -> list[Analys
     run = root / spec.path
     if not (run / store.ANALYSIS).exists():
         if isinstance(spec, MaskSpec):
-            agent, source = load_source(root, spec)
+            agent, source = load_source(root, spec), root / (spec.previous or spec.dense).path
             masks = store.load_mask(last_file(root, spec))
             rows = mask_rows(masks)
             if replay_file(source).exists():

@@ -1,6 +1,7 @@
 """Which runs a config asks for, and why: the grid, computed once and handed to whatever needs it."""
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -126,6 +127,10 @@ class _Cell:
         sources = [source for source in self.pruning.transfer_from if source != task]
         self.sources = [dense_spec(config, source, seed) for source in sources]
         self.paths = sparsity_paths(config)
+        prefixes = {(path[i].label(), tuple(path[: i + 1])) for path in self.paths for i in range(len(path))}
+        reached = Counter(label for label, _ in prefixes)
+        self.twice = {label for label, count in reached.items() if count > 1}
+        """Sparsities that are reached on several ways, by other rounds before."""
         self.controls = {name: control_named(name) for name in self.pruning.controls}
 
     def rows(self) -> Iterator[Row]:
@@ -153,8 +158,11 @@ class _Cell:
             yield self._row(method, rewind, ticket, sparsity=path[-1])
             return
         chain = self._masks(self.dense, method, path, rewind)
-        for mask in chain:
-            yield self._row(method, rewind, self._ticket(mask, rewind), sparsity=mask.sparsity)
+        for i, mask in enumerate(chain, 1):
+            row = self._row(method, rewind, self._ticket(mask, rewind), sparsity=mask.sparsity)
+            # 0.9 on the way to 0.99 is another ticket than 0.9 that was asked for.
+            between = i < len(chain) and mask.sparsity.label() in self.twice
+            yield row._replace(sparsity=f"{row.sparsity} (round {i} of {len(chain)})") if between else row
         if method not in CONTROL_METHODS:
             for name, control in self._controls("method").items():
                 run = self._controlled(method, control, name, path, rewind)

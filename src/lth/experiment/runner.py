@@ -30,7 +30,7 @@ def run_plan(
     `ended` is called with the outcome of each run: first of those that were there before.
 
     Raises:
-        InputError: something the user has to mend; what was finished stays.
+        InputError: the folder cannot be written, or another command is at work in it; what was finished stays.
     """
     with journal.locked(plan.root / journal.LOCK, shared=not whole) as have:
         if not have:
@@ -57,7 +57,12 @@ def _run_all(plan: Plan, options: RunOptions, display: Display, ended: Callable[
 
     waiting = []
     for spec in plan.specs:
-        if is_made(plan.root, spec, options):
+        try:
+            made_before = is_made(plan.root, spec, options)
+        except InputError as error:
+            end(Outcome(spec, "failed", 0.0, str(error)))
+            continue
+        if made_before:
             journal.remove_leftovers(plan.root / spec.path)
             end(Outcome(spec, "kept", 0.0))
         elif spec.task in plan.broken and isinstance(spec, DenseSpec):
@@ -103,8 +108,11 @@ def _run_all(plan: Plan, options: RunOptions, display: Display, ended: Callable[
                 if event.kind == "failed" and "traceback" not in event.data:  # its process could not say so itself
                     line = {"time": journal.now(), "message": message, "traceback": ""}
                     journal.append_line(plan.root / event.spec.path / journal.FAILURES, line)
-                if event.kind == "unusable":
+                if event.kind == "unwritable":
                     raise InputError(f"{event.spec.title()}: {message}")
+                if event.kind == "unusable":  # it would be again
+                    end(Outcome(event.spec, "failed", event.data["seconds"], message))
+                    continue
                 count, most = (kills, MAX_KILLS) if event.kind == "killed" else (failures, plan.config.retries)
                 count[event.spec] += 1
                 if count[event.spec] > most:

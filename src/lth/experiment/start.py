@@ -10,12 +10,12 @@ import jax.numpy as jnp
 
 from ..algorithms.architecture import Network, Spaces
 from ..algorithms.base import Agent, AgentState, Algorithm
-from ..algorithms.checkpoint import load_agent
 from ..algorithms.controls import Control, control_named
 from ..algorithms.tickets import align_learning_rates, make_ticket, masks_of
 from ..config import replay_capacity, total_updates
 from ..errors import InputError
-from ..pruning.masks import check_same_structure
+from ..pruning.allocation import pruned_count
+from ..pruning.masks import check_same_structure, pruned_counts
 from ..pruning.schedules import prune_at, rigl, sparse_evolution
 from ..replay import ReplayBuffer, init_replay
 from ..types import Mask, Params
@@ -39,21 +39,16 @@ def load_dense(root: Path, spec: DenseSpec, env_steps: int | None = None) -> Age
             f"`python scripts/_01_train_dense.py tasks={spec.task} seeds={spec.seed}` or "
             "`lth run`, with the same config (another setting is another run)."
         )
-    config, state, _ = load_agent(path)
-    return Agent(config, state)
+    return store.read_agent(root, spec, env_steps)
 
 
-def load_source(root: Path, spec: MaskSpec) -> tuple[Agent, Path]:
-    """Return the agent whose weights a mask is made from, and its directory.
+def load_source(root: Path, spec: MaskSpec) -> Agent:
+    """Return the agent whose weights a mask is made from.
 
     Raises:
         InputError: there is none.
     """
-    source = root / (spec.previous or spec.dense).path
-    if not spec.previous:
-        return load_dense(root, spec.dense), source
-    config, state, _ = load_agent(checkpoint_file(source))
-    return Agent(config, state), source
+    return store.read_agent(root, spec.previous) if spec.previous else load_dense(root, spec.dense)
 
 
 def initial_agent(spec: DenseSpec, spaces: Spaces) -> Agent:
@@ -98,6 +93,8 @@ def ticket_start(root: Path, spec: TicketSpec, mask_file: Path | None) -> AgentS
     if mask_file is not None:
         masks = store.load_mask(mask_file, None if spec.mismatch == "dense" else state)
         _check_names(masks, state, mask_file)
+        if isinstance(spec.mask, MaskSpec):
+            check_counts(masks, spec.mask, mask_file)
         masks = {network: _fitted(mask, state.params[network]) for network, mask in masks.items()}
     state = attach_schedule(spec, apply_control(spec, state, masks))
     return align_learning_rates(state, spec.dense.agent.networks())
@@ -133,6 +130,30 @@ def _check_names(masks: dict[str, Mask], state: AgentState, path: Path) -> None:
         raise InputError(
             f"the mask {path} is of the networks {sorted(masks)}, and this agent has {sorted(state.params)}"
         )
+
+
+def check_counts(masks: dict[str, Mask], spec: MaskSpec, path: Path) -> None:
+    """Raise InputError unless masks prune as many weights as the run that they are files of says.
+
+    Counts by layers' names are the allocation's, and not checked.
+    """
+    if not isinstance(spec.allocation, str):
+        return
+    exclude, _ = named_layers(spec.dense.agent, spec.exclude, spec.allocation)
+    found = {n: [sum(x) for x in zip(*pruned_counts(m, exclude[n]).values(), strict=True)] for n, m in masks.items()}
+    wanted = {n: pruned_count(size, spec.sparsity[n]) for n, (_, size) in found.items()}
+    pruned = {n: count for n, (count, _) in found.items()}
+    if spec.pool == "together":
+        share = next(iter(spec.sparsity.networks.values()))
+        pruned = {"networks": sum(pruned.values())}
+        wanted = {"networks": pruned_count(sum(size for _, size in found.values()), share)}
+    for network, count in pruned.items():
+        if count != wanted[network]:
+            raise InputError(
+                f"the mask {path} prunes {count} weights of the {network}, and {spec.title()} prunes {wanted[network]}: it "
+                f"was changed. Delete the folder {path.parent} to make it anew. A mask of your own is a file elsewhere: "
+                "python scripts/_03_train_ticket.py --mask FILE"
+            )
 
 
 def _fitted(mask: Mask, params: Params) -> Mask:
@@ -223,7 +244,7 @@ def rewound_buffer(root: Path, spec: TicketSpec, state: AgentState) -> ReplayBuf
     if spec.rewind_steps == 0 and not kept:
         return empty_buffer(algorithm, spec.dense)
     at = None if kept or spec.rewind_steps == "none" else spec.rewind_steps
-    buffer = store.load_replay_buffer(dense, at)
+    buffer = store.load_replay_buffer(dense, at, spec.dense)
     have = (buffer.observation_dim, buffer.action_dim, buffer.capacity, len(buffer))
     want = (*sizes, capacity, min(training.env_steps if at is None else at, capacity))
     if have != want:

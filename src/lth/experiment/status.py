@@ -63,17 +63,22 @@ def _state(root: Path, spec: Spec, points: Iterable[Any]) -> State:
     megabytes = sum(sizes.values()) / 1e6
     if journal.is_locked(run / journal.LOCK):
         progress = journal.read_progress(run)
-        done = max(int(progress.get("env_steps", spec.start)) - spec.start, 0)
+        at = progress.get("env_steps")
+        done = max(at - spec.start, 0) if isinstance(at, int) else 0
         return State(spec, "running", done, total, 0.0, megabytes, progress, "")
     kept = not isinstance(spec, DenseSpec) or all(
         file(run, step).name in sizes for step in points for file in (journal.checkpoint_file, journal.replay_file)
     )
-    if kept and journal.is_finished(root, spec):
+    try:
+        finished = kept and journal.is_finished(root, spec)
+    except InputError as error:
+        return State(spec, "failed", 0, total, 0.0, megabytes, {}, str(error))
+    if finished:
         seconds = float(journal.read_timings(run).get("total", 0.0))
         return State(spec, "finished", total, total, seconds, megabytes, {}, "")
     failures = journal.read_lines(run / journal.FAILURES)
     if failures and len(failures) >= len(journal.read_lines(run / journal.ATTEMPTS)):
-        return State(spec, "failed", 0, total, 0.0, megabytes, {}, failures[-1]["message"])
+        return State(spec, "failed", 0, total, 0.0, megabytes, {}, str(failures[-1].get("message", "")))
     return State(spec, "interrupted", 0, total, 0.0, megabytes, {}, "")
 
 
@@ -123,6 +128,6 @@ def clean(plan: Plan, dry_run: bool = False) -> tuple[list[Path], float]:
 def _unneeded(plan: Plan) -> Iterable[Path]:
     for spec in plan.specs:
         run = plan.root / spec.path
-        yield from (*run.glob(".*.partial"), *run.glob(journal.RESUME), *run.glob(journal.PROGRESS))
+        yield from (*run.glob(".*.partial"), *run.glob(f"{journal.RESUME}*"), *run.glob(journal.PROGRESS))
         if isinstance(spec, TicketSpec):
             yield from sorted(run.glob(f"{journal.REPLAY_BUFFER}*"))

@@ -6,6 +6,7 @@ last. Whatever depends on the clock stays in `timings.json`, so that all other f
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,13 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..algorithms.architecture import AgentConfig
 from ..algorithms.base import Agent, AgentState
 from ..algorithms.checkpoint import dump_agent, load_agent, load_agent_and_more
 from ..algorithms.tickets import masks_of
-from ..config import Sparsity
+from ..config import Sparsity, replay_capacity
 from ..errors import InputError
-from ..files import csv_bytes, dump_pickle, load_pickle, read_rows, write_whole
+from ..files import csv_bytes, dump_pickle, load_pickle, read_json, read_rows, write_whole
 from ..pruning.masks import check_mask_values, check_same_structure, compute_sparsity
 from ..replay import ReplayBuffer, ReplayState
 from ..types import Mask
@@ -42,7 +42,7 @@ from .journal import (
     replay_file,
 )
 from .provenance import provenance
-from .spec import SPEC_VERSION, DenseSpec, FileMask, MaskSpec, Spec, parse_spec
+from .spec import SPEC_VERSION, DenseSpec, FileMask, MaskSpec, Spec, TicketSpec, parse_spec
 
 METRICS = "metrics.csv"
 ANALYSIS = "analysis.csv"
@@ -81,15 +81,47 @@ def _write_json(path: Path, value: Any) -> None:
     write_whole(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode(), checksum=False)
 
 
-def save_agent(run: Path, config: AgentConfig, state: AgentState, task: str, env_steps: int | None = None) -> None:
-    """Write a checkpoint."""
-    write_whole(checkpoint_file(run, env_steps), dump_agent(config, state, {"task": task}))
+def save_agent(run: Path, spec: DenseSpec | TicketSpec, state: AgentState, env_steps: int | None = None) -> None:
+    """Write a checkpoint, which says whose it is.
+
+    Raises:
+        TrainingError: a number of it is not finite, so that it could not be read again.
+    """
+    about = {"task": spec.task, "spec": spec.sha256}
+    write_whole(checkpoint_file(run, env_steps), dump_agent(spec.dense.agent, state, about))
 
 
-def finish_agent(root: Path, spec: Spec, config: AgentConfig, state: AgentState) -> None:
+def read_agent(root: Path, spec: DenseSpec | TicketSpec, env_steps: int | None = None) -> Agent:
+    """Read a checkpoint of a run, without its replay buffer.
+
+    Raises:
+        InputError: it is missing, damaged, or another run's.
+    """
+    path = checkpoint_file(root / spec.path, env_steps)
+    config, state, about = load_agent(path)
+    _check_whose(path, "checkpoint", about.get("spec"), spec)
+    expected = env_steps if env_steps is not None else spec.dense.training.env_steps
+    if config != spec.dense.agent or int(state.env_steps) != expected:
+        raise InputError(
+            f"the checkpoint {path} is of environment step {int(state.env_steps)}, and that of step {expected} of {spec.title()} "
+            f"is needed, with its settings. {_ANEW.format(path.parent)}"
+        )
+    return Agent(config, state)
+
+
+def _check_whose(path: Path, what: str, found: Any, spec: Spec) -> None:
+    if found != spec.sha256:
+        whose = f"of the run {str(found)[:8]}" if found else "of no run that it names"
+        raise InputError(
+            f"the {what} {path} is {whose}, and that of {spec.title()} ({spec.sha256[:8]}) is needed. Was it copied here from "
+            f"another folder? {_ANEW.format(path.parent)}"
+        )
+
+
+def finish_agent(root: Path, spec: DenseSpec | TicketSpec, state: AgentState) -> None:
     """Write the last checkpoint of a run, which says that it is finished."""
     run = root / spec.path
-    save_agent(run, config, state, spec.task)
+    save_agent(run, spec, state)
     record_finished(root, spec)
     remove_leftovers(run)
 
@@ -101,9 +133,15 @@ def finish_mask(root: Path, spec: MaskSpec, masks: dict[str, Mask], name: str | 
     return path
 
 
-def save_replay_buffer(run: Path, buffer: ReplayBuffer, env_steps: int | None = None) -> None:
-    """Write a replay buffer as a pickled dict of NumPy arrays."""
-    write_whole(replay_file(run, env_steps), dump_pickle(buffer.save()))
+def save_replay_buffer(
+    run: Path, spec: DenseSpec | TicketSpec, buffer: ReplayBuffer, env_steps: int | None = None
+) -> None:
+    """Write a replay buffer as a pickled dict of NumPy arrays; `spec_sha256` (32 bytes) says whose it is."""
+    whose = np.frombuffer(bytes.fromhex(spec.sha256), np.uint8)
+    write_whole(replay_file(run, env_steps), dump_pickle({**buffer.save(), _WHOSE: whose}))
+
+
+_WHOSE = "spec_sha256"
 
 
 class Resume(NamedTuple):
@@ -115,7 +153,7 @@ class Resume(NamedTuple):
     seconds: dict[str, float]
 
 
-def save_resume(run: Path, config: AgentConfig, resume: Resume) -> None:
+def save_resume(run: Path, spec: DenseSpec | TicketSpec, resume: Resume) -> None:
     """Write all that a run needs to go on. One file, so that none of it can be of another moment than the rest."""
     size = int(resume.replay.size)
     more = {
@@ -123,21 +161,29 @@ def save_resume(run: Path, config: AgentConfig, resume: Resume) -> None:
         "replay/position": np.asarray(resume.replay.position),
         "replay/capacity": np.asarray(resume.replay.rows.shape[0], np.int64),
     }
-    about = {"rows": [list(row) for row in resume.rows], "seconds": resume.seconds}
-    write_whole(run / RESUME, dump_agent(config, resume.state, about, more), checksum=False)
+    about = {"spec": spec.sha256, "rows": [list(row) for row in resume.rows], "seconds": resume.seconds}
+    write_whole(run / RESUME, dump_agent(spec.dense.agent, resume.state, about, more))
 
 
-def load_resume(run: Path) -> Resume | None:
+def load_resume(run: Path, spec: DenseSpec | TicketSpec) -> Resume | None:
     """Read where a run stands; None if it has not come to the first such point.
 
     Raises:
-        InputError: the file is damaged.
+        InputError: the file is damaged, or another run's.
     """
     if not (run / RESUME).exists():
         return None
-    _, state, about, more = load_agent_and_more(run / RESUME, needs_checksum=False)
+    _, state, about, more = load_agent_and_more(run / RESUME)
+    _check_whose(run / RESUME, "state to go on from", about.get("spec"), spec)
     try:
-        rows, capacity = more["replay/rows"], int(more["replay/capacity"])
+        rows, capacity, position = more["replay/rows"], int(more["replay/capacity"]), int(more["replay/position"])
+        if capacity != replay_capacity(spec.dense.agent, spec.dense.training):
+            raise ValueError(f"its replay buffer has room for {capacity} transitions")
+        if not (0 <= position < capacity and len(rows) <= capacity and np.isfinite(rows).all()):
+            raise ValueError("its replay buffer is not whole")
+        steps, training = int(state.env_steps), spec.dense.training
+        if not spec.start < steps < training.env_steps or steps % training.segment_steps:
+            raise ValueError(f"it is of environment step {steps}, where no segment of the run ends")
         full = np.zeros((capacity, rows.shape[1]), np.float32)
         full[: len(rows)] = rows
         size = jnp.asarray(len(rows), jnp.int32)
@@ -198,6 +244,16 @@ def save_timings(run: Path, timings: dict[str, float]) -> None:
 _ANEW = "To make the run anew, delete the folder {} and run the same command again."
 
 
+def read_provenance(run: Path) -> dict[str, Any]:
+    """Return what a run was made with; empty where the file is missing or damaged, for nothing depends on it."""
+    try:
+        found = read_json(run / PROVENANCE)
+        fits = isinstance(found["versions"], dict) and isinstance(found["devices"], list)
+        return {**found, "git_revision": found["git_revision"], "machine": found["machine"]} if fits else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
 def read_analysis(run: Path) -> list[AnalysisRow]:
     """Read a file of `save_analysis`.
 
@@ -226,6 +282,23 @@ def evaluations(run: Path) -> list[MetricRow]:
     found = [row for row in rows if row.metric.startswith("evaluation/")]
     if not found:
         raise InputError(f"{run / METRICS} holds no evaluation. {_ANEW.format(run)}")
+    if not all(math.isfinite(row.value) for row in found):
+        raise InputError(f"{run / METRICS} holds an evaluation that is not finite. {_ANEW.format(run)}")
+    return found
+
+
+def evaluations_of(root: Path, spec: DenseSpec | TicketSpec) -> list[MetricRow]:
+    """Return what the evaluations of a finished run measured.
+
+    Raises:
+        InputError: as `evaluations`; or they do not reach the run's end.
+    """
+    run, end = root / spec.path, spec.dense.training.env_steps
+    found = evaluations(run)
+    if max(row.env_steps for row in found) != end or any(row.env_steps < spec.start for row in found):
+        raise InputError(
+            f"{run / METRICS} is not of this run, whose last evaluation is at step {end}. {_ANEW.format(run)}"
+        )
     return found
 
 
@@ -282,8 +355,10 @@ def file_mask(path: Path, method: str) -> FileMask:
     return FileMask(method=method, sha256=digest, sparsity=Sparsity(**sparsity))
 
 
-def load_replay_buffer(run: Path, env_steps: int | None = None) -> ReplayBuffer:
-    """Read a replay buffer.
+def load_replay_buffer(
+    run: Path, env_steps: int | None = None, spec: DenseSpec | TicketSpec | None = None
+) -> ReplayBuffer:
+    """Read a replay buffer; with `spec`, that of this run.
 
     Raises:
         InputError: "No replay buffer found", naming the path and the command that makes it; or it is altered, hostile,
@@ -295,7 +370,10 @@ def load_replay_buffer(run: Path, env_steps: int | None = None) -> ReplayBuffer:
             f"No replay buffer found at {path}. It is saved during dense training: run `python scripts/_01_train_dense.py` "
             "or `lth run` with the same config to make it."
         )
-    return ReplayBuffer.load(load_pickle(path, "the replay buffer"), f"the replay buffer {path}")
+    data = load_pickle(path, "the replay buffer")
+    if spec is not None and _WHOSE in data:  # other programs' buffers do not say
+        _check_whose(path, "replay buffer", np.asarray(data[_WHOSE]).astype(np.uint8).tobytes().hex(), spec)
+    return ReplayBuffer.load(data, f"the replay buffer {path}")
 
 
 def load(run: str | Path, env_steps: int | None = None) -> Run:
@@ -314,9 +392,29 @@ def load(run: str | Path, env_steps: int | None = None) -> Run:
     path = checkpoint_file(run, env_steps)
     if not path.exists():
         raise InputError(no_run(run, path))
-    config, state, _ = load_agent(path)
+    config, state, about = load_agent(path)
+    if (run / SPEC).exists() and about.get("spec"):
+        _check_whose(path, "checkpoint", about["spec"], spec_of(run))
     buffer = load_replay_buffer(run, env_steps) if replay_file(run, env_steps).exists() else None
     return Run(Agent(config, state, buffer), buffer, masks_of(state))
+
+
+def spec_of(run: Path) -> Spec:
+    """Return a run's specification.
+
+    Raises:
+        InputError: there is no such run.
+    """
+    if not (run / SPEC).exists():
+        raise InputError(no_run(run, run / SPEC))
+    try:
+        fields = dict(read_json(run / SPEC))
+        version = fields.pop("spec_version")
+        if version != SPEC_VERSION:
+            raise ValueError(f"it is of version {version}, and this lth makes and reads version {SPEC_VERSION}")
+        return parse_spec(fields)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise InputError(f"{run / SPEC} is no description of a run: {error}") from None
 
 
 def dense_spec_of(run: Path) -> DenseSpec:
@@ -325,14 +423,7 @@ def dense_spec_of(run: Path) -> DenseSpec:
     Raises:
         InputError: there is no such run.
     """
-    if not (run / SPEC).exists():
-        raise InputError(no_run(run, run / SPEC))
-    try:
-        fields = json.loads((run / SPEC).read_text())
-        fields.pop("spec_version")
-        spec = parse_spec(fields)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise InputError(f"{run / SPEC} is no description of a run: {error}") from None
+    spec = spec_of(run)
     return spec if isinstance(spec, DenseSpec) else spec.dense
 
 

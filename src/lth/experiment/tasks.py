@@ -9,7 +9,7 @@ from ..algorithms.architecture import Spaces
 from ..config import Config
 from ..envs.probe import probe
 from ..errors import InputError
-from ..files import write_whole
+from ..files import read_json, write_whole
 
 TASKS = "tasks.json"
 
@@ -72,7 +72,7 @@ def spaces_of_task(root: Path, task: str) -> Spaces:
 
 def _recorded(root: Path) -> dict[str, Spaces]:
     try:
-        fields = json.loads((root / TASKS).read_text())
+        fields = read_json(root / TASKS)
         found = {str(task): Spaces(**spaces) for task, spaces in fields.items()}
         if all(
             type(value) is kind

@@ -5,11 +5,12 @@ in the time that the new runs take.
 """
 
 import contextlib
+import functools
 import hashlib
-import json
 import time
+import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -18,10 +19,10 @@ from ..analysis.interpolation import line_barriers
 from ..analysis.overlap import Kept, compare, kernels, shared_counts
 from ..envs.suites import observation_names
 from ..errors import InputError
-from ..files import csv_bytes, read_rows, write_whole
+from ..files import csv_bytes, read_json, read_rows, write_whole
 from . import store
 from .costs import spent
-from .journal import TIMINGS, is_finished, last_file
+from .journal import TIMINGS, is_finished, last_file, write_quick
 from .measurements import READS, measured
 from .plan import Plan, Row
 from .spec import ConnectivitySpec, DenseSpec, MaskSpec, Spec, TicketSpec
@@ -63,29 +64,49 @@ class Collector:
         self._masks: dict[Spec, dict[str, dict[str, Kept]]] = {}
         self._shared: dict[tuple[Spec, Spec], Numbers] = {}
         self._order = list(_in_order(plan))
+        self.left_out: dict[Spec, str] = {}
         self._names = {row.run: row for row in plan.rows if not row.control}
 
     def rows(self, finished: Sequence[Spec] | None = None) -> list[TidyRow]:
         """Return the table of the finished runs, which are looked for on the disk where they are not given.
 
-        The order is that of the plan: runs, then what two masks share, then lines between agents.
-
-        Raises:
-            InputError: a file of a finished run is damaged.
+        The order is that of the plan: runs, then what two masks share, then lines between agents. Runs of which a file is damaged
+        are in `left_out`, with what is wrong.
         """
         if finished is None:
             finished = [spec for spec in self.plan.specs if is_finished(self.root, spec)]
         there = set(finished)
         found: list[TidyRow] = []
+        self.left_out = {}
+
+        def unless_damaged(spec: Spec, rows: Callable[[], Iterable[TidyRow]]) -> None:
+            try:
+                found.extend(list(rows()))
+            except InputError as error:  # one run's file does not keep the others' from being read
+                self.left_out[spec] = str(error)
+                there.discard(spec)
+
         for spec, row in self._order:
             if spec in there and (row is None or row.dense in there):
                 about = (row.method, row.control, row.sparsity, row.rewind) if row else _about(spec)
-                found += _laid_out(spec, about, self._measured(spec, row is not None))
-        found += self._overlaps([spec for spec in self.plan.specs if isinstance(spec, MaskSpec) and spec in there])
+                unless_damaged(spec, functools.partial(self._of_run, spec, about, row is not None))
+        masks = [spec for spec in self.plan.specs if isinstance(spec, MaskSpec) and spec in there]
+        for mask in masks:
+            unless_damaged(mask, functools.partial(self._read_mask, mask))
+        found += self._overlaps([mask for mask in masks if mask in there])
         for comparison in self.plan.comparisons:
             if comparison in there:
-                found += self._line(comparison)
+                unless_damaged(comparison, functools.partial(self._line, comparison))
         return found
+
+    def _of_run(
+        self, spec: DenseSpec | MaskSpec | TicketSpec, about: tuple[str, str, str, str], is_result: bool
+    ) -> Iterator[TidyRow]:
+        return _laid_out(spec, about, self._measured(spec, is_result))
+
+    def _read_mask(self, spec: MaskSpec) -> list[TidyRow]:
+        self._kept(spec)
+        return []
 
     def _measured(self, spec: DenseSpec | MaskSpec | TicketSpec, is_result: bool) -> Numbers:
         """What a run measured: of one that is a row of the results evaluations and costs too."""
@@ -93,7 +114,7 @@ class Collector:
             end, analysis = spec.dense.training.env_steps, self._analysis(spec)
             numbers: Numbers = []
             if is_result and not isinstance(spec, MaskSpec):
-                numbers += store.evaluations(self.root / spec.path)
+                numbers += store.evaluations_of(self.root, spec)
                 analysis = self._costs(spec, analysis) | analysis
                 if isinstance(spec, TicketSpec) and isinstance(spec.mask, MaskSpec) and not spec.control:
                     analysis |= {k: v for k, v in self._analysis(spec.mask).items() if k.startswith("saliency")}
@@ -273,19 +294,23 @@ class LiveTable:
 def update_table(collector: Collector, finished: Sequence[Spec]) -> list[TidyRow]:
     """Write `tidy.csv` and return its rows.
 
-    If neither the plan nor any file behind the table has changed since it was written, it is read back instead.
+    If neither the plan nor any file behind the table has changed since it was written, it is read back instead. Runs of which a
+    file is damaged are left out, with a warning.
 
     Raises:
-        InputError: a file of a finished run is damaged, or the folder cannot be written.
+        InputError: the folder cannot be written.
     """
     root, fingerprint = collector.root, _fingerprint(collector.plan, finished)
     with contextlib.suppress(OSError, ValueError, InputError):
-        if json.loads((root / store.TABLE_MEMORY).read_text()) == [fingerprint, _stamp(root / TIDY_FILE)]:
+        if read_json(root / store.TABLE_MEMORY) == [fingerprint, _stamp(root / TIDY_FILE)]:
             return read_tidy(root / TIDY_FILE)
     rows = collector.rows(finished)
     path = save_tidy(root, rows)
-    with contextlib.suppress(OSError):
-        (root / store.TABLE_MEMORY).write_text(json.dumps([fingerprint, _stamp(path)]))
+    for spec, message in collector.left_out.items():
+        warnings.warn(f"{spec.title()} is left out of the tables: {message}", stacklevel=2)
+    if collector.left_out:
+        return rows
+    write_quick(root / store.TABLE_MEMORY, [fingerprint, _stamp(path)])
     return rows
 
 

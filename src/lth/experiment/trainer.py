@@ -92,7 +92,7 @@ def train_to_end(
         seconds["evaluate"] += time.perf_counter() - began
         add(int(state.env_steps), evaluation_metrics(result))
 
-    resume = store.load_resume(run)
+    resume = store.load_resume(run, spec)
     if resume:
         state, buffer.state, rows = resume.state, resume.replay, resume.rows
         latest |= {name: value for _, name, value in rows}
@@ -124,19 +124,19 @@ def train_to_end(
         if segment.env_steps in keep:
             save_point(run, dense, state, buffer, segment.env_steps)
         if number % options.checkpoint_every == 0 and segment.env_steps < until:
-            store.save_resume(run, dense.agent, store.Resume(state, buffer.state, rows, seconds))
+            store.save_resume(run, spec, store.Resume(state, buffer.state, rows, seconds))
         seconds["save"] += time.perf_counter() - began
         options.progress(segment.env_steps, latest)
     env.close()
     began = time.perf_counter()
     if any(state.opts[name].schedule is not None for name in state.params):
         store.save_mask(run, MASK, masks_of(state))
-    store.save_replay_buffer(run, buffer)
+    store.save_replay_buffer(run, spec, buffer)
     store.save_metrics(run, rows)
     store.save_analysis(run, agent_rows(Agent(dense.agent, state, buffer)))
     seconds["save"] += time.perf_counter() - began
     store.save_timings(run, {**seconds, "total": sum(seconds.values())})
-    store.finish_agent(root, spec, dense.agent, state)
+    store.finish_agent(root, spec, state)
 
 
 def missing_points(run: Path, points: Sequence[int]) -> list[int]:
@@ -164,8 +164,8 @@ def keep_points(root: Path, spec: DenseSpec, options: RunOptions) -> Path:
 
 def save_point(run: Path, spec: DenseSpec, state: AgentState, buffer: ReplayBuffer, env_steps: int) -> None:
     """Write the agent and its replay buffer at an environment step to which tickets are put back."""
-    store.save_replay_buffer(run, buffer, env_steps)
-    store.save_agent(run, spec.agent, state, spec.task, env_steps)
+    store.save_replay_buffer(run, spec, buffer, env_steps)
+    store.save_agent(run, spec, state, env_steps)
 
 
 def evaluation_metrics(evaluation: Evaluation) -> dict[str, float]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config import Config
-from ..errors import InputError
+from ..errors import UnwritableError
 from ..threads import thread_variables
 from .spec import Spec
 from .trainer import RunOptions
@@ -22,7 +22,7 @@ FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Event(NamedTuple):
-    """What is heard of a run: kind "step", "done", "failed" or "unusable" as of `attempt`, or "killed"."""
+    """What is heard of a run: kind "step", as of `attempt`, or "killed"."""
 
     spec: Spec
     kind: str
@@ -44,7 +44,7 @@ class _Worker:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             log = self.log.open("ab")
         except OSError as error:
-            raise InputError(
+            raise UnwritableError(
                 f"{self.log} cannot be written: {error.strerror or error}. Is the disk full, or the folder read-only?"
             ) from error
         jobs, self.jobs = os.pipe()

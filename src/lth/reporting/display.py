@@ -127,15 +127,19 @@ def status_table(states: Sequence[State]) -> Table:
         table.add_column(name, overflow="fold")
     for state in states:
         if state.state in ("running", "failed", "interrupted"):
-            value = state.progress.get("metrics", {}).get("evaluation/return")
+            metrics, last = state.progress.get("metrics"), state.progress.get("time")
+            value = metrics.get("evaluation/return") if isinstance(metrics, dict) else None
+            alive = ""
+            if state.state == "running" and isinstance(last, int | float):
+                alive = f"last sign of life {duration(max(time.time() - last, 0.0))} ago"
             table.add_row(
                 state.spec.title(),
                 state.state,
                 f"{state.env_steps:,} of {state.total_steps:,}"
                 if state.state == "running" and state.total_steps
                 else "",
-                "" if value is None else f"{value:.4g}",
-                state.message,
+                f"{value:.4g}" if isinstance(value, int | float) else "",
+                "; ".join(filter(None, (alive, state.message))),
             )
     return table
 

@@ -140,7 +140,9 @@ def _made(plan: Plan, finished: Sequence[Spec]) -> str:
     settings_text = yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=110)
     made: dict[str, dict[str, None]] = {}
     for spec in finished:
-        known = json.loads((plan.root / spec.path / store.PROVENANCE).read_text())
+        known = store.read_provenance(plan.root / spec.path)
+        if not known:
+            continue
         facts = {**known["versions"], "git revision": known["git_revision"], "machine": known["machine"]}
         for name, value in {**facts, "devices": ", ".join(known["devices"])}.items():
             made.setdefault(name, {})[str(value)] = None

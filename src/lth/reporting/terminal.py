@@ -1,6 +1,5 @@
 """What the commands print: tables and their summaries."""
 
-import json
 import math
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -17,6 +16,7 @@ from ..errors import InputError
 from ..experiment import journal, store
 from ..experiment.costs import Planned
 from ..experiment.spec import Cost, DenseSpec, parse_spec
+from ..files import read_json
 from ..text import plain
 from .display import duration
 from .views import TableRow, label
@@ -175,15 +175,15 @@ def describe(run: Path) -> str:
     if not (run / journal.SPEC).exists():
         raise InputError(store.no_run(run, run / journal.SPEC))
     try:
-        spec, made_with = (json.loads((run / name).read_text()) for name in (journal.SPEC, store.PROVENANCE))
+        spec = dict(read_json(run / journal.SPEC))
         title = parse_spec({k: v for k, v in spec.items() if k != "spec_version"}).title()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{run} cannot be read: {error}") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{run / journal.SPEC} is no description of a run: {error}") from None
     files = [file for file in sorted(run.rglob("*")) if file.is_file() and not file.name.startswith(".")]
     found = {
         "run": {"folder": str(run), "title": title},
         "settings": spec,
-        "made with": made_with,
+        "made with": store.read_provenance(run) or f"not known: {store.PROVENANCE} is missing or damaged",
         "seconds": journal.read_timings(run),
         "progress": journal.read_progress(run),
         "attempts": journal.read_lines(run / journal.ATTEMPTS),
