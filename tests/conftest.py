@@ -11,6 +11,8 @@ _COMPILED = None if "JAX_COMPILATION_CACHE_DIR" in os.environ else tempfile.mkdt
 if _COMPILED:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# Programs that run for milliseconds are not worth optimizing for seconds. `.ci/full` compiles them as users' processes do.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import subprocess
 import sys
@@ -24,8 +26,16 @@ collect_ignore_glob = ["helpers/*"]
 SLOW = (
     *("test_grid", "test_recipes", "test_document", "test_ray", "test_sparse", "test_algorithms", "test_sac"),
     *("test_cli", "test_envs", "test_contract", "test_sbx_masks", "test_pruning_odd", "test_bad_input", "test_probes"),
-    *("test_tickets", "test_controls", "test_analysis", "test_scheduled", "test_sbx_others", "test_gradients"),
-    *("test_masks", "test_trees", "test_examples", "test_sbx"),
+    *(
+        "test_boundary",
+        "test_tickets",
+        "test_controls",
+        "test_analysis",
+        "test_scheduled",
+        "test_sbx_others",
+        "test_gradients",
+    ),
+    *("test_masks", "test_layers", "test_optax", "test_trees", "test_examples", "test_sbx"),
 )
 """Files whose tests train, start processes or compile much, the longest first: they are marked `slow`, and begin first, so that
 no process is left alone with one of them at the end."""

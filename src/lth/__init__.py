@@ -22,10 +22,10 @@ if TYPE_CHECKING:
         prune_kernels_by_gradient_saliency,
         prune_kernels_by_magnitude,
     )
+    from .mask_files import load_mask, save_mask
     from .pruning.controls import random_mask, shuffled_mask
     from .pruning.gradients import gradient_statistic
     from .pruning.layers import layers
-    from .pruning.mask_files import load_mask, save_mask
     from .pruning.masks import apply_mask, compute_sparsity, keep_pruned_at_zero, set_mask
     from .pruning.prune import prune
     from .replay import ReplayBuffer
@@ -36,8 +36,8 @@ _HOMES = {
     "TrainingError": "errors",
     "Run": "experiment.store",
     "load": "experiment.store",
-    "load_mask": "pruning.mask_files",
-    "save_mask": "pruning.mask_files",
+    "load_mask": "mask_files",
+    "save_mask": "mask_files",
     "layers": "pruning.layers",
     "accumulate_gradient_statistics": "gradient_pruning",
     "compute_gradients_from_batch": "gradient_pruning",

@@ -67,9 +67,9 @@ def check_config(config: Config) -> tuple[Plan, dict[str, Spaces]]:
     from .experiment.start import check_schedules
 
     named_layers(config.agent_config, config.pruning.exclude, allocation_of(config))
-    spaces, broken = check_tasks(config)
+    spaces, broken, notes = check_tasks(config)
     check_memory(config, {task: found for task, found in spaces.items() if task not in broken})
-    found = plan(recorded(config), spaces.__getitem__, broken)
+    found = plan(recorded(config), spaces.__getitem__, broken, notes)
     check_schedules(found)
     return found, spaces
 
@@ -83,7 +83,7 @@ def prepare(config: Config) -> tuple[Plan, str]:
     found, spaces = check_config(config)
     resolved, line = resolve_backend(config)
     record_tasks(config.output_dir, {task: known for task, known in spaces.items() if task not in found.broken})
-    return found if resolved == found.config else plan(resolved, spaces.__getitem__, found.broken), line
+    return found if resolved == found.config else plan(resolved, spaces.__getitem__, found.broken, found.notes), line
 
 
 def run(

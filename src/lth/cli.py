@@ -191,12 +191,16 @@ def _run(arguments: argparse.Namespace) -> int:
 
     if arguments.dry_run:
         plan, planned = api.dry_run(config)
+        for note in plan.notes:
+            say(f"note: {note}", sys.stderr)
         console.print(terminal.costs_table(planned))
         console.print(terminal.costs_summary(planned), highlight=False)
         console.print(terminal.growth(plan.config, planned), highlight=False)
         return 0
     plan, how_computed = api.prepare(config)
     console.print(how_computed, highlight=False)
+    for note in plan.notes:
+        say(f"note: {note}", sys.stderr)
     with GridDisplay(console, (plan.only(arguments.only) if arguments.only is not None else plan).specs) as display:
         results = api.run_plan(plan, arguments.only, display)
     kept = sum(outcome.status == "kept" for outcome in results.outcomes)
@@ -218,7 +222,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _console(output: Any = None) -> "Console":
-    from .reporting.terminal import PlainConsole
+    from .reporting.display import PlainConsole
 
     console = PlainConsole(file=output)
     return console if console.is_terminal else PlainConsole(file=output, width=120)

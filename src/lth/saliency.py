@@ -15,6 +15,7 @@ import numpy as np
 
 from .algorithms.base import AgentState, Algorithm, algorithm_of
 from .errors import InputError, nearest
+from .precision import in_float32
 from .pruning.gradients import STATISTICS, accumulate
 from .pruning.layers import named_leaves
 from .pruning.prune import CHECKS
@@ -66,6 +67,7 @@ def _saliency_key(agent: AgentLike, key: jax.Array | None) -> jax.Array:
     return jax.random.fold_in(agent.state.key, _KEY_STREAM) if key is None else key
 
 
+@in_float32
 def batch_gradients(
     agent: AgentLike, batch: Batch, normalize_obs: bool = True, key: jax.Array | None = None
 ) -> dict[str, Params]:
@@ -127,6 +129,7 @@ def gradient_accumulator(
     return jax.jit(gather)
 
 
+@in_float32
 def gradient_statistics(
     agent: AgentLike,
     replay_buffer: ReplayBuffer,
@@ -214,6 +217,7 @@ def gradient_statistics(
     return dict(grads)
 
 
+@in_float32
 def gradient_halves(
     agent: AgentLike,
     replay_buffer: ReplayBuffer,

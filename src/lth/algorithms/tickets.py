@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from ..errors import InputError
+from ..precision import in_float32
 from ..pruning.controls import permute_kept
 from ..pruning.masks import apply_mask, check_same_structure, set_mask
 from ..types import Mask, Params
@@ -15,6 +16,7 @@ from .architecture import Network
 from .base import AgentState
 
 
+@in_float32
 def make_ticket(state: AgentState, masks: Mapping[str, Mask]) -> AgentState:
     """Put masks on a state: pruned weights, their targets and their Adam moments become 0.0 and stay so in training.
 

@@ -10,6 +10,7 @@ from ..algorithms.acting import policy_of
 from ..algorithms.base import Agent
 from ..analysis.interpolation import interpolate, losses
 from ..analysis.units import spread_batch
+from ..precision import in_float32
 from ..training import evaluate
 from . import store
 from .journal import is_finished
@@ -18,6 +19,7 @@ from .spec import ConnectivitySpec
 _NOISE = 0
 
 
+@in_float32
 def connect(root: Path, spec: ConnectivitySpec) -> Path:
     """Measure the agents on the line between two: return on evaluation episodes, losses on the dense parent's transitions.
 

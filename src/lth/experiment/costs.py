@@ -10,6 +10,7 @@ from typing import NamedTuple
 from ..algorithms.architecture import AgentConfig, Spaces
 from ..config import Config, replay_capacity
 from ..errors import InputError
+from ..pruning.allocation import cubic
 from .journal import is_finished, read_timings
 from .plan import Plan
 from .spec import Cost, DenseSpec, MaskSpec, Sizes, Spec, TicketSpec, takes_gradients
@@ -52,7 +53,8 @@ def sizes(agent: AgentConfig, spaces: Spaces) -> Sizes:
     """Return how many bytes an agent's checkpoint, mask and transition take, without making the agent."""
     import jax
 
-    state = jax.eval_shape(agent.build(spaces).init, jax.random.key(0))
+    with jax.enable_x64(False):
+        state = jax.eval_shape(agent.build(spaces).init, jax.random.key(0))
     checkpoint = sum(math.prod(x.shape) * min(x.dtype.itemsize, 4) for x in jax.tree.leaves(state))
     mask = 4 * sum(x.size for x in jax.tree.leaves(state.params))
     return Sizes(checkpoint, mask, 4 * (2 * spaces.observation_dim + spaces.action_width + 2))
@@ -98,6 +100,25 @@ def flops(spec: DenseSpec | TicketSpec, weights: Mapping[str, float]) -> float:
     return spec.updates * batch_size * passes + spec.env_steps * 2.0 * weights[agent.POLICY]
 
 
+def _while_training(
+    spec: DenseSpec | TicketSpec, kept: Mapping[str, float], weights: Mapping[str, float]
+) -> Mapping[str, float]:
+    """Return how many weights each network computed with, on the mean over a run's updates: gradual pruning starts dense."""
+    schedule = spec.schedule if isinstance(spec, TicketSpec) else None
+    if schedule is None or schedule.method != "gradual" or not spec.updates:
+        return kept
+    changes = max(round(schedule.until * spec.updates) // schedule.every, 1)
+    means = {}
+    for network, target in schedule.sparsity.networks.items():
+        after = [0.0, *cubic(target, changes)]  # from update k * every on, the last until the end
+        spans = [schedule.every] * changes + [spec.updates - schedule.every * changes]
+        sparsity = sum(s * span for s, span in zip(after, spans, strict=True)) / spec.updates
+        # The count of the last mask is exact; layers that are excluded are in `weights`, and stay.
+        share = sparsity / target if target else 0.0
+        means[network] = weights[network] - (weights[network] - kept[network]) * share
+    return means
+
+
 def spent(
     plan: Plan, spec: DenseSpec | TicketSpec, kept: Mapping[str, float], weights: Mapping[str, float]
 ) -> dict[str, float]:
@@ -115,7 +136,7 @@ def spent(
         "cost/train_seconds": read_timings(plan.root / spec.path).get("total", 0.0),
         "cost/mask_seconds": 0.0,
         "cost/gradient_batches": 0,
-        "cost/flops": flops(spec, kept),
+        "cost/flops": flops(spec, _while_training(spec, kept, weights)),
         "cost/flops_dense": flops(spec, weights),
     }
     if isinstance(spec, TicketSpec) and isinstance(spec.mask, MaskSpec):

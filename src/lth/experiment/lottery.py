@@ -14,6 +14,7 @@ from pathlib import Path
 from .. import envs
 from ..algorithms.base import Agent
 from ..algorithms.controls import control_named
+from ..precision import in_float32
 from ..pruning.prune import check_collapse
 from ..replay import ReplayBuffer
 from . import store
@@ -28,6 +29,7 @@ from .trainer import RunOptions, keep_points, train_to_end
 PLAIN = RunOptions()
 
 
+@in_float32
 def train_dense(root: Path, spec: DenseSpec, options: RunOptions = PLAIN) -> Path:
     """Train a dense agent, keeping its start, the states at `options.rewind_points`, its end and its replay buffer.
 
@@ -50,6 +52,7 @@ def train_dense(root: Path, spec: DenseSpec, options: RunOptions = PLAIN) -> Pat
     return run
 
 
+@in_float32
 def make_mask(root: Path, spec: MaskSpec, name: str | None = None) -> Path:
     """Score the weights of a finished run and keep the best of each network, in a file called `name` or as usual.
 
@@ -83,6 +86,7 @@ def _source_buffer(root: Path, spec: MaskSpec) -> ReplayBuffer:
     return store.load_replay_buffer(root / source.path, spec=source)
 
 
+@in_float32
 def train_ticket(
     root: Path,
     spec: TicketSpec,

@@ -11,6 +11,7 @@ from ..algorithms.architecture import AgentConfig, Spaces
 from ..algorithms.base import Agent
 from ..algorithms.tickets import masks_of
 from ..analysis.stability import Stability, stability
+from ..precision import in_float32
 from ..pruning.controls import shuffled_mask
 from ..pruning.criteria import criterion_named
 from ..pruning.layers import layer_names, layers
@@ -114,6 +115,7 @@ def _select_masks(agent: Agent, spec: MaskSpec, gathered: dict[str, Any]) -> dic
     return masks
 
 
+@in_float32
 def named_layers(
     agent: AgentConfig, exclude: Sequence[str], allocation: Allocation = "global"
 ) -> tuple[dict[str, list[str]], dict[str, Any]]:

@@ -10,6 +10,7 @@ from ..algorithms.tickets import masks_of
 from ..analysis.paths import layers, networks_of, weights_read
 from ..analysis.stability import Stability
 from ..analysis.units import Units, hidden_units, spread_batch
+from ..precision import in_float32
 from ..replay import ReplayBuffer
 from ..types import Mask
 from . import store
@@ -95,6 +96,7 @@ def rows_of_mask(
     return rows
 
 
+@in_float32
 def measured(root: Path, spec: DenseSpec | MaskSpec | TicketSpec) -> list[AnalysisRow]:
     """Return what `analysis.csv` says of a finished run; for a run of an earlier version it is made now.
 

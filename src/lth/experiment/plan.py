@@ -2,7 +2,7 @@
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -41,6 +41,8 @@ class Plan:
     """What `analysis.connectivity` asks for."""
     broken: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Tasks that cannot be trained on, and what is wrong with them: their runs fail at once."""
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    """What a person should know of its tasks before training begins."""
 
     @property
     def root(self) -> Path:
@@ -62,11 +64,14 @@ class Plan:
         for spec in reversed(self.specs):
             if spec in wanted:
                 wanted.update(spec.needs())
-        return Plan(self.config, tuple(spec for spec in self.specs if spec in wanted), (), (), self.broken)
+        return Plan(self.config, tuple(spec for spec in self.specs if spec in wanted), (), (), self.broken, self.notes)
 
 
 def plan(
-    config: Config, spaces: Callable[[str], Spaces] | None = None, broken: Mapping[str, str] | None = None
+    config: Config,
+    spaces: Callable[[str], Spaces] | None = None,
+    broken: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
 ) -> Plan:
     """Enumerate the runs of a config; starts no simulator where the output directory has seen the tasks before.
 
@@ -74,6 +79,7 @@ def plan(
         config: the experiment, with `training.backend` as `backend.recorded` or `backend.settle` returns it.
         spaces: the spaces of a task, for controls that change the networks' sizes.
         broken: tasks that cannot be trained on, and what is wrong with them.
+        notes: what a person should know of the tasks.
 
     Raises:
         InputError: a control does not fit the algorithm.
@@ -98,7 +104,7 @@ def plan(
                 add(spec)
             rows += found
             comparisons += compared
-    return Plan(config, tuple(specs), tuple(rows), tuple(comparisons), broken or {})
+    return Plan(config, tuple(specs), tuple(rows), tuple(comparisons), broken or {}, tuple(notes))
 
 
 def sparsity_paths(config: Config) -> list[list[Sparsity]]:

@@ -21,6 +21,7 @@ from ..algorithms.tickets import masks_of
 from ..config import Sparsity, replay_capacity
 from ..errors import InputError
 from ..files import csv_bytes, dump_pickle, load_pickle, read_json, read_rows, write_whole
+from ..precision import in_float32
 from ..pruning.masks import check_mask_values, check_same_structure, compute_sparsity
 from ..replay import ReplayBuffer, ReplayState
 from ..types import Mask
@@ -91,6 +92,7 @@ def save_agent(run: Path, spec: DenseSpec | TicketSpec, state: AgentState, env_s
     write_whole(checkpoint_file(run, env_steps), dump_agent(spec.dense.agent, state, about))
 
 
+@in_float32
 def read_agent(root: Path, spec: DenseSpec | TicketSpec, env_steps: int | None = None) -> Agent:
     """Read a checkpoint of a run, without its replay buffer.
 
@@ -376,6 +378,7 @@ def load_replay_buffer(
     return ReplayBuffer.load(data, f"the replay buffer {path}")
 
 
+@in_float32
 def load(run: str | Path, env_steps: int | None = None) -> Run:
     """Read a dense run or a ticket back: the agent, its replay buffer (None if it was deleted) and its masks.
 

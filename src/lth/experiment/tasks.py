@@ -2,8 +2,8 @@
 
 import contextlib
 import json
-import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 from ..algorithms.architecture import Spaces
 from ..config import Config
@@ -18,11 +18,18 @@ PLACEHOLDER = Spaces(1, 1)
 """Stands for the spaces of a task that cannot be made, so that its runs can be enumerated and reported as failed."""
 
 
-def check_tasks(config: Config) -> tuple[dict[str, Spaces], dict[str, str]]:
-    """Look at each task that the output directory has not seen, in a process of its own; warn of segments shorter than episodes.
+class Checked(NamedTuple):
+    """What was found of the tasks of a config."""
 
-    Returns:
-        The spaces by task, and by task what is wrong with those that cannot be trained on.
+    spaces: dict[str, Spaces]
+    broken: dict[str, str]
+    """What is wrong with those that cannot be trained on."""
+    notes: list[str]
+    """What a person should know before training begins."""
+
+
+def check_tasks(config: Config) -> Checked:
+    """Look at each task that the output directory has not seen, in a process of its own.
 
     Raises:
         InputError: a task is unknown, or has actions that the algorithm does not take.
@@ -30,6 +37,7 @@ def check_tasks(config: Config) -> tuple[dict[str, Spaces], dict[str, str]]:
     tasks = dict.fromkeys((*config.tasks, *config.pruning.transfer_from))
     found = {task: spaces for task, spaces in _recorded(config.output_dir).items() if task in tasks}
     broken: dict[str, str] = {}
+    notes: list[str] = []
     for task, probed in probe(task for task in tasks if task not in found).items():
         if probed.unknown:
             raise InputError(probed.fault)
@@ -39,15 +47,14 @@ def check_tasks(config: Config) -> tuple[dict[str, Spaces], dict[str, str]]:
         found[task] = probed.spaces
         training, steps = config.training, probed.episode_steps
         if steps is not None and training.segment_steps // training.num_envs < steps < training.env_steps:
-            warnings.warn(
+            notes.append(
                 f"an episode of {task} has {steps} steps, but training.segment_steps={training.segment_steps} gives each of "
                 f"{training.num_envs} environments {training.segment_steps // training.num_envs} before all start anew, so such an "
-                f"episode never ends in training. Set it to {steps * training.num_envs} or more.",
-                stacklevel=2,
+                f"episode never ends in training. Set it to {steps * training.num_envs} or more."
             )
     for task, spaces in found.items():
         config.agent_config.check_actions(spaces, task)
-    return {task: found.get(task, PLACEHOLDER) for task in tasks}, broken
+    return Checked({task: found.get(task, PLACEHOLDER) for task in tasks}, broken, notes)
 
 
 def record_tasks(root: Path, spaces: dict[str, Spaces]) -> None:

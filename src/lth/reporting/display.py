@@ -4,15 +4,29 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from ..config import Config
 from ..experiment.spec import Spec
 from ..experiment.status import Display, Outcome, State
+from ..text import plain
+
+
+class PlainConsole(Console):
+    """A console to which brackets, colons and control characters in text are text: no markup, no emoji, no escapes."""
+
+    def __init__(self, **how: Any):
+        super().__init__(markup=False, emoji=False, **how)
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """Turn a string into text."""
+        return super().render_str(plain(text), **how)
 
 
 class GridDisplay(Display):

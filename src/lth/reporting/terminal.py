@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from ..config import Config
 from ..errors import InputError
@@ -17,20 +15,8 @@ from ..experiment import journal, store
 from ..experiment.costs import Planned
 from ..experiment.spec import Cost, DenseSpec, parse_spec
 from ..files import read_json
-from ..text import plain
 from .display import duration
 from .views import TableRow, label
-
-
-class PlainConsole(Console):
-    """A console to which brackets, colons and control characters in text are text: no markup, no emoji, no escapes."""
-
-    def __init__(self, **how: Any):
-        super().__init__(markup=False, emoji=False, **how)
-
-    def render_str(self, text: str, **how: Any) -> Text:
-        """Turn a string into text."""
-        return super().render_str(plain(text), **how)
 
 
 def results_table(rows: Sequence[TableRow]) -> Table:

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import InputError
-from ..files import dump_tensors, load_pickle, load_tensors, write_whole
-from ..types import Mask, Params
-from .layers import named_leaves, path_keys
-from .masks import check_mask_values, check_same_leaves
+from .errors import InputError
+from .files import dump_tensors, load_pickle, load_tensors, write_whole
+from .pruning.layers import named_leaves, path_keys
+from .pruning.masks import check_mask_values, check_same_leaves
+from .types import Mask, Params
 
 _FORMAT = "lth-mask-1"
 
