@@ -5,13 +5,14 @@ import warnings
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 pytest.importorskip("sbx", reason="SBX is not installed: pip install -e '.[bench]'", exc_type=ImportError)
 
 from lth.algorithms.architecture import Spaces
 from lth.algorithms.sac.algorithm import gaussian_of
-from lth.algorithms.sac.losses import actor_loss, critic_loss
+from lth.algorithms.sac.losses import actor_loss, critic_loss, temperature_loss
 from lth.config import SACConfig
 from lth.types import Batch
 
@@ -102,3 +103,20 @@ def test_losses_equal_sbx(model, seed):
     loss, log_prob = actor_loss(actor_params, critic_params, log_alpha, batch, noise, actor_apply, critic_apply)
     assert float(loss) == pytest.approx(float(theirs), rel=1e-4)
     assert float(-log_prob) == pytest.approx(float(entropy), rel=1e-4)
+
+
+@pytest.mark.parametrize("entropy", [-3.0, 0.5])
+def test_the_temperature_s_loss_and_step_equal_sbx(entropy):
+    import sbx
+
+    model = sbx.SAC("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [8]}, ent_coef=f"auto_{ALPHA}", device="cpu")
+    assert SACConfig().temperature_loss == "log_alpha"
+    state, theirs = model.update_temperature(model.target_entropy, model.ent_coef_state, jnp.float32(entropy))
+    log_alpha = jnp.log(jnp.float32(ALPHA))
+    loss, gradient = jax.value_and_grad(temperature_loss)(
+        log_alpha, -jnp.float32(entropy), model.target_entropy, "log_alpha"
+    )
+    assert float(loss) == pytest.approx(float(theirs), rel=1e-5)
+    updates, _ = optax.adam(3e-4).update(gradient, optax.adam(3e-4).init(log_alpha))
+    (after,) = jax.tree.leaves(state.params)
+    assert float(log_alpha + updates) == pytest.approx(float(after), rel=1e-5)

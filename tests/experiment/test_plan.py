@@ -186,5 +186,5 @@ def test_specs_are_equal_if_their_json_is():
     assert changed != spec
     assert changed.path != spec.path
     assert spec.model_copy(update={"role": "x"}) == spec
-    digest = hashlib.sha256(f'{{"spec_version":1,"stage":"dense",{spec.text[1:]}'.encode()).hexdigest()
+    digest = hashlib.sha256(f'{{"spec_version":2,"stage":"dense",{spec.text[1:]}'.encode()).hexdigest()
     assert len(digest) == 64

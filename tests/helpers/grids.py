@@ -98,7 +98,8 @@ def _make(config, spec, states):
         skill = SKILL.get(mask.method, 0.5) * (1.0 - 0.3 * mask.sparsity.actor**4)
     rows = []
     start = getattr(spec, "start", 0)
-    for step in range(start, dense.training.env_steps + 1, dense.evaluation.every):
+    end = dense.training.env_steps
+    for step in sorted({*range(start, end + 1, dense.evaluation.every), end}):
         share = step / dense.training.env_steps
         value = untrained + (best - untrained) * (skill * share + rng.normal(0, 0.05))
         rows.append((step, "evaluation/return", value))

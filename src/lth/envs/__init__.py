@@ -53,7 +53,8 @@ def make(task: str, seed: int = 0, split: int = TRAIN, render: bool = False, ste
         if isinstance(env.action_space, gymnasium.spaces.Discrete):
             env = _from_zero(env)
         else:
-            env = gymnasium.wrappers.RescaleAction(_clipped(env), np.float32(-1.0), np.float32(1.0))
+            one = env.action_space.dtype.type(1.0)
+            env = gymnasium.wrappers.RescaleAction(_clipped(env), -one, one)
         env = gymnasium.wrappers.DtypeObservation(env, np.float32)
     return env if step_timeout is None else _timed(env, step_timeout)
 

@@ -34,7 +34,7 @@ from ..config import (
 )
 from ..pruning.criteria import CRITERIA, criterion_named
 
-SPEC_VERSION = 1
+SPEC_VERSION = 2
 
 
 class Sizes(NamedTuple):

@@ -36,8 +36,8 @@ class SACConfig(AgentConfig):
     """The temperature at the start; it is learned from there."""
     target_entropy: Annotated[float, Field(ge=-1e30, le=1e30)] | None = None
     """The entropy that the temperature aims at, in nats; null: minus the number of action dimensions."""
-    temperature_loss: Literal["alpha", "log_alpha"] = "alpha"
-    """What the temperature's loss is linear in: alpha, as in the paper, or its logarithm, as in SBX and Stable-Baselines3."""
+    temperature_loss: Literal["log_alpha", "alpha"] = "log_alpha"
+    """What the temperature's loss is linear in: its logarithm, as in SBX and Stable-Baselines3, or alpha, as in the paper."""
 
     def describe(self, spaces: Spaces) -> dict[str, Network]:
         """The actor's last layer holds the mean and the logarithm of the standard deviation side by side."""

@@ -1,0 +1,147 @@
+"""Environments that misbehave, registered as `helpers.odd:<Name>-v0`."""
+
+import os
+import sys
+import time
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box
+
+
+class Good(gymnasium.Env):
+    """Episodes of 20 steps; asserts that actions lie in bounds that float32 rounding oversteps; takes no render_mode."""
+
+    observation_space = Box(-1, 1, (2,), np.float32)
+    action_space = Box(np.float32(-0.3), np.float32(1.1), (2,), np.float32)
+    steps = 0
+
+    def __init__(self):
+        self.t = 0
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        type(self).steps += 1
+        self.t += 1
+        self.odd(type(self).steps)
+        observation = self.np_random.uniform(-1, 1, 2).astype(np.float32)
+        return observation, self.reward(action), False, self.t >= 20, {"is_success": self.t > 10}
+
+    def reward(self, action):
+        return float(-np.sum(action**2))
+
+    def odd(self, steps):
+        """What goes wrong, at so many steps of the process."""
+
+
+class ArrayReward(Good):
+    def reward(self, action):
+        return np.array([1.0])
+
+
+class NanReward(Good):
+    def reward(self, action):
+        return float("nan")
+
+
+class LateInfiniteReward(Good):
+    def reward(self, action):
+        return float("inf") if self.steps > 150 and self.t == 20 else -1.0
+
+
+class UpperEnd(Good):
+    def reward(self, action):
+        if action[1] > 1.0:
+            raise RuntimeError("[/x] \x1b[31mno\udc80")
+        return 0.0
+
+
+class FourValues(Good):
+    def step(self, action):
+        return np.zeros(2, np.float32), 0.0, False, {}
+
+
+class WrongShape(Good):
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(3, np.float32), {}
+
+
+class NoInfo(Good):
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32)
+
+
+class Dies(Good):
+    def reset(self, seed=None, options=None):
+        os._exit(3)
+
+
+class Constructor(Good):
+    def __init__(self):
+        raise KeyError("nothing")
+
+
+class LargestFloats(Good):
+    action_space = Box(-np.finfo(np.float32).max, np.finfo(np.float32).max, (1,), np.float32)
+
+
+class Hangs(Good):
+    def odd(self, steps):
+        time.sleep(1e6)
+
+
+class HangsLater(Good):
+    def odd(self, steps):
+        if steps > 120:
+            time.sleep(1e6)
+
+
+class Interrupts(Good):
+    def odd(self, steps):
+        if steps > 120:
+            raise KeyboardInterrupt
+
+
+class ForksAndDies(Good):
+    def odd(self, steps):
+        if steps == 110 and os.fork() == 0:
+            time.sleep(1e6)
+        if steps > 120:
+            os._exit(7)
+
+
+class LeavesAChild(Good):
+    def odd(self, steps):
+        if steps == 110:
+            import subprocess
+
+            child = subprocess.Popen(["sleep", "100000"])
+            print("child", child.pid, flush=True)
+
+
+class ReadsInput(Good):
+    def odd(self, steps):
+        if steps == 120:
+            assert sys.stdin.read() == ""
+            raise RuntimeError("the input is empty")
+
+
+class Overflows(Good):
+    observation_space = Box(-np.inf, np.inf, (2,), np.float32)
+
+    def step(self, action):
+        observation, *rest = super().step(action)
+        return (np.float32(1e30) * observation if self.steps > 120 else observation), *rest
+
+
+for kind in list(globals().values()):
+    if isinstance(kind, type) and issubclass(kind, Good):
+        gymnasium.register(f"{kind.__name__}-v0", kind)
+gymnasium.register("Limited-v0", Good, max_episode_steps=15)
