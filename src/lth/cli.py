@@ -166,7 +166,7 @@ def _show_warning(message: Any, category: Any, filename: str, lineno: int, file:
 
 def parse_words(words: Sequence[str]) -> Config:
     """Read `[config.yaml] [key=value ...]`, and set the threads before anything is imported that loads JAX."""
-    paths = [word for word in words if "=" not in word or Path(word).is_file()]
+    paths = [word for word in words if "=" not in word or os.path.isfile(word)]  # noqa: PTH113  (however long the word is)
     if len(paths) > 1:
         raise InputError(
             f"one config file at a time, please: {' '.join(paths)}. (A setting is key=value, as in training.env_steps=5000.)"

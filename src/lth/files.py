@@ -77,14 +77,16 @@ def read_whole(path: Path, what: str, needs_checksum: bool = False) -> bytes:
     """
     try:
         if path.exists() and not path.is_file():  # a pipe or a device would be waited for
-            raise InputError(f"{what} {path} is no file")
+            raise InputError(f"{what} {path} is {'a directory' if path.is_dir() else 'a pipe or a device'}, not a file")
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise InputError(f"there is no {what} at {path}") from error
     except OSError as error:
         raise InputError(f"{what} {path} cannot be read: {error.strerror or error}") from error
     try:
-        words = read_text(checksum_path(path)).split()
+        if checksum_path(path).exists() and not checksum_path(path).is_file():
+            raise ValueError("it is no file")
+        words = checksum_path(path).read_text().split()
     except FileNotFoundError:
         if needs_checksum:
             raise InputError(
