@@ -304,6 +304,7 @@ NAMES = re.compile(r"(?<![a-z])(actor|critic)(s|_|(?![a-z]))|SAC(Config|State)|\
 OWN_NAMES = {
     "gradient_pruning.py": "the functions of docs/saliency-pruning.md return an actor's and critics' gradients",
     "scripts.py": "so does _02_create_mask.py",
+    "starting.py": "the settings of the quickstart",
     "config.py": "imports the settings of each algorithm, and documents their networks' names",
 }
 
