@@ -192,7 +192,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         plan, planned = api.dry_run(config)
         for note in plan.notes:
-            say(f"note: {note}", sys.stderr)
+            console.print(f"Note: {note}", highlight=False, soft_wrap=True)
         console.print(terminal.costs_table(planned))
         console.print(terminal.costs_summary(planned), highlight=False)
         console.print(terminal.growth(plan.config, planned), highlight=False)
@@ -200,7 +200,7 @@ def _run(arguments: argparse.Namespace) -> int:
     plan, how_computed = api.prepare(config)
     console.print(how_computed, highlight=False)
     for note in plan.notes:
-        say(f"note: {note}", sys.stderr)
+        console.print(f"Note: {note}", highlight=False, soft_wrap=True)
     with GridDisplay(console, (plan.only(arguments.only) if arguments.only is not None else plan).specs) as display:
         results = api.run_plan(plan, arguments.only, display)
     kept = sum(outcome.status == "kept" for outcome in results.outcomes)

@@ -331,6 +331,7 @@ FULL = PLAIN.model_copy(
         "reward_scale": 2.5,
         "max_grad_norm": 0.2,
         "target_entropy": 0.7,
+        "temperature_loss": "alpha",
     }
 )
 
@@ -390,7 +391,8 @@ def test_update_follows_the_paper(config):
         mean_log_prob = sampled(actor, seen, second_noise)[1].mean()
         expected |= {"actor_loss": actor_loss(actor), "entropy": -mean_log_prob}
         actor = actor_adam.step(actor, numeric_gradient(actor_loss, actor))
-        log_alpha = alpha_adam.step(log_alpha, -alpha * (mean_log_prob + aim))
+        linear_in = alpha if config.temperature_loss == "alpha" else 1.0
+        log_alpha = alpha_adam.step(log_alpha, -linear_in * (mean_log_prob + aim))
         expected["alpha"] = np.exp(log_alpha)
         target = jax.tree.map(lambda t, c: (1.0 - config.tau) * t + config.tau * c, target, critic)
 
