@@ -208,8 +208,8 @@ def test_pruned_weights_stay_at_zero_and_the_optimiser_never_sees_them():
     params = some_params()
     mask = lth.prune_kernels_by_magnitude(params, 0.9)
     tx = keep_pruned_at_zero(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2)))
-    state = tx.init(params)
     ones = jax.tree.map(jnp.ones_like, params)
+    state = set_mask(tx.init(params), ones, params)
     for _ in range(3):
         _, state = tx.update(ones, state, params)  # moments everywhere, as before a late rewind
     state = set_mask(state, mask, params)
