@@ -64,6 +64,7 @@ def main():
     params = network.init(jax.random.key(0), jnp.zeros((1, 4)))
     tx = lth.keep_pruned_at_zero(optax.adam(1e-3))
     state = TrainState.create(apply_fn=network.apply, params=params, target_params=params, tx=tx)
+    state = under_mask(state, jax.tree.map(jnp.ones_like, params))  # dense until there is a mask
     for _ in range(50):
         state = train_step(state, sample(rng))
 
