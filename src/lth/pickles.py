@@ -15,6 +15,8 @@ import numpy as np
 from .errors import InputError
 
 _MOST_ENTRIES = 100_000
+_MOST_STEPS = 200_000
+"""Operations of a pickle. Some twenty describe an array, so this is as many as ten thousand arrays take, and a second of work."""
 _VALUES = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
     *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
@@ -141,8 +143,10 @@ def _carry_out(data: bytes) -> Any:
                 raise InputError(f"its key {_short(key)} is no text")
             stack[-1][key] = value
 
-    for opcode, argument, _ in pickletools.genops(data):
+    for steps, (opcode, argument, _) in enumerate(pickletools.genops(data)):
         name = opcode.name
+        if steps >= _MOST_STEPS:
+            raise InputError(f"it has more than {_MOST_STEPS:,} operations")
         if name == "PROTO" and argument not in range(6):
             raise ValueError(f"its protocol is {argument}")
         if name in ("PROTO", "FRAME"):

@@ -283,3 +283,15 @@ def test_the_config_of_lth_init_is_the_quickstart(tmp_path, monkeypatch, capsys)
     assert {"step_timeout", "temperature_loss", "connectivity_points", "retries"} <= keys
     capsys.readouterr()
     assert json.loads(json.dumps(yaml.safe_load(text)))["tasks"] == ["Pendulum-v1"]
+
+
+def test_a_pickle_of_marks_is_refused_soon(tmp_path):
+    import time
+
+    import lth
+
+    (tmp_path / "mask.pkl").write_bytes(b"\x80\x04" + b"(" * 1_000_000 + b".")
+    began = time.monotonic()
+    with pytest.raises(lth.InputError, match="more than 200,000 operations"):
+        lth.load_mask(tmp_path / "mask.pkl")
+    assert time.monotonic() - began < 5  # 7 seconds without the bound; a second with it, where the machine is at rest
