@@ -9,7 +9,6 @@ temperature.csv into the output directory, of which docs/temperature.csv is a co
 
 import csv
 import json
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,6 @@ from pathlib import Path
 
 from common import arguments
 
-ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {
     "HalfCheetah-v5": ("HalfCheetah-v5", True),
     "HalfCheetah-v5, observations not normalized": ("HalfCheetah-v5", False),
@@ -59,8 +57,7 @@ def make(setting: str, loss: str) -> None:
     path = options.output_dir / f"{setting}-{loss}.json"
     path.write_text(json.dumps(config_of(setting, loss)))  # JSON is YAML too
     command = [sys.executable, "-m", "lth", "run", str(path), "--only", "/dense-"]
-    path_to_lth = os.pathsep.join([str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path_to_lth}, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
     print(f"{setting}, {loss}: exit status {done.returncode}\n{(done.stdout + done.stderr)[-1500:]}", file=sys.stderr)
 
 
@@ -90,6 +87,10 @@ pairs = [(setting, loss) for setting in SETTINGS for loss in LOSSES]
 with ThreadPoolExecutor(options.configs) as pool:
     list(pool.map(make, *zip(*pairs, strict=True)))
 found = collect()
+if not found:
+    raise SystemExit(
+        f"no run of these settings is finished in {options.output_dir}: did `lth run` fail, or lth change in between?"
+    )
 with (options.output_dir / "temperature.csv").open("w", newline="") as file:
     writer = csv.DictWriter(file, list(found[0]), lineterminator="\n")
     writer.writeheader()

@@ -133,8 +133,8 @@ def guard(command: Callable[[], int], go_on: str = "the same command", debug: bo
             return 2 if isinstance(error, InputError) else 1
         where = "shown above" if debug else f"in {_keep_traceback()}"
         say(
-            f"error: lth failed in a way that it does not know: {type(error).__name__}: {error}. What is finished is kept. The "
-            f"traceback is {where}; please report it at {ISSUES}",
+            f"error: internal error: {type(error).__name__}: {error}. Finished runs are kept. The traceback is {where}; please "
+            f"report it at {ISSUES}",
             sys.stderr,
         )
         return 1
@@ -144,7 +144,7 @@ def _check_working_directory() -> None:
     try:
         Path.cwd()
     except OSError:
-        raise InputError("the working directory is not there any more; change to one that is: cd DIRECTORY") from None
+        raise InputError("the working directory no longer exists; change to one that does: cd DIRECTORY") from None
 
 
 def _keep_traceback() -> str:

@@ -44,6 +44,29 @@ def write_whole(path: Path, data: bytes, checksum: bool = True) -> None:
         ) from error
 
 
+def write_sealed(path: Path, data: bytes) -> None:
+    """Write a file that ends in the SHA-256 of what comes before: of one that is written again and again, since between two files
+    a process can be killed.
+
+    Raises:
+        UnwritableError: as `write_whole`.
+    """
+    write_whole(path, data + hashlib.sha256(data).digest(), checksum=False)
+
+
+def read_sealed(path: Path, what: str) -> bytes:
+    """Read a file of `write_sealed`, without its end.
+
+    Raises:
+        InputError: the file is missing or unreadable, or was altered or cut short.
+    """
+    data = read_whole(path, what)
+    content, seal = data[:-32], data[-32:]
+    if hashlib.sha256(content).digest() != seal:
+        raise InputError(f"{what} {path} was altered or cut short: it does not end in its own SHA-256. Delete it.")
+    return content
+
+
 def _replace(path: Path, data: bytes) -> None:
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     try:
@@ -168,13 +191,15 @@ def dump_tensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) 
     return safetensors.numpy.save(plain, {_METADATA_KEY: text})
 
 
-def load_tensors(path: Path, what: str, needs_checksum: bool = True) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Read a file of `dump_tensors`; returns the arrays and the metadata.
+def load_tensors(
+    path: Path, what: str, needs_checksum: bool = True, sealed: bool = False
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read a file of `dump_tensors`, or with `sealed` one that `write_sealed` wrote; returns the arrays and the metadata.
 
     Raises:
         InputError: the file is missing, altered, cut short, without its checksum, or not of this format.
     """
-    data = read_whole(path, what, needs_checksum)
+    data = read_sealed(path, what) if sealed else read_whole(path, what, needs_checksum)
     try:
         arrays = safetensors.numpy.load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])

@@ -16,8 +16,7 @@ from lth.experiment import journal, lottery, store
 from lth.experiment.build import dense_spec, mask_spec, ticket_spec
 from lth.experiment.costs import flops, spent
 from lth.experiment.plan import plan
-from lth.experiment.trainer import RunOptions
-from lth.files import dump_pickle, load_pickle, write_whole
+from lth.files import checksum_path, dump_pickle, load_pickle, write_sealed, write_whole
 from lth.replay import ReplayBuffer
 
 HALF = Sparsity(actor=0.5, critic=0.5)
@@ -100,6 +99,7 @@ def test_a_changed_resume_file_is_refused(root, config, dense, what):
     store.save_resume(
         run, spec, store.Resume(agent.state, buffer.state, [(0, "evaluation/return", -1.0)], {"train": 1.0})
     )
+    assert not checksum_path(run / journal.RESUME).exists()  # a process can be killed between two files
     resumed = store.load_resume(run, spec)
     assert int(resumed.state.env_steps) == 200
     path = run / journal.RESUME
@@ -108,7 +108,7 @@ def test_a_changed_resume_file_is_refused(root, config, dense, what):
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
     else:
-        _, state, about, more = load_agent_and_more(path)
+        _, state, about, more = load_agent_and_more(path, sealed=True)
         if what == "position":
             more["replay/position"] = np.asarray(-5, np.int32)
         elif what == "capacity":
@@ -119,7 +119,7 @@ def test_a_changed_resume_file_is_refused(root, config, dense, what):
             about["spec"] = other_seed(config).sha256
         else:
             more["replay/rows"][0, 0] = np.nan
-        write_whole(path, dump_agent(spec.agent, state, about, more))
+        write_sealed(path, dump_agent(spec.agent, state, about, more))
     with pytest.raises(lth.InputError, match=r"resume\.safetensors"):
         store.load_resume(run, spec)
 
@@ -186,4 +186,3 @@ print(place, lth.gradient_statistics(theirs.agent, theirs.replay_buffer, 2)["act
     assert done.stdout.split()[-1] == "float32"
     for name in ("checkpoint.safetensors", "replay_buffer.pkl", "metrics.csv", "checkpoint_200.safetensors"):
         assert (tmp_path / spec.path / name).read_bytes() == (run / name).read_bytes()
-    assert RunOptions().step_timeout is None

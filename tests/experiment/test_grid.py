@@ -162,7 +162,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(grid, alone, start, tmp_p
     assert not (run / journal.CHECKPOINT).exists()
     assert main(["status", str(grid), *words]) == 0
     assert "5 runs: 1 interrupted, 4 to do" in capsys.readouterr().out
-    _, _, about, _ = store.load_agent_and_more(run / journal.RESUME, needs_checksum=False)
+    _, _, about, _ = store.load_agent_and_more(run / journal.RESUME, sealed=True)
     assert main(["run", str(grid), *words]) == 0
     assert differences(alone, tmp_path) == []
     assert [len(journal.read_lines(file)) for file in run.glob(journal.ATTEMPTS)] == [2]

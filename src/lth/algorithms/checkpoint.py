@@ -88,15 +88,15 @@ def load_agent(path: Path) -> tuple[AgentConfig, AgentState, dict[str, Any]]:
 
 
 def load_agent_and_more(
-    path: Path, needs_checksum: bool = True
+    path: Path, sealed: bool = False
 ) -> tuple[AgentConfig, AgentState, dict[str, Any], dict[str, np.ndarray]]:
-    """Read a checkpoint of `dump_agent` with the arrays that it holds besides the state.
+    """Read a checkpoint of `dump_agent` with the arrays that it holds besides the state; `sealed` as for `load_tensors`.
 
     Raises:
         InputError: as `load_agent`.
     """
     what = "the checkpoint"
-    arrays, metadata = load_tensors(path, what, needs_checksum)
+    arrays, metadata = load_tensors(path, what, sealed=sealed)
     form = _FORMAT.fullmatch(str(metadata.get("format")))
     if not form:
         known = ", ".join(f"'lth-{name}-1'" for name in ALGORITHMS)

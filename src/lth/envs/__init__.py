@@ -7,6 +7,7 @@ import contextlib
 import functools
 import signal
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -75,20 +76,22 @@ def make_vector(task: str, seed: int, num_envs: int, step_timeout: float | None 
 def _timed(env: Any, seconds: float) -> Any:
     import gymnasium
 
+    @contextlib.contextmanager
+    def limited() -> Iterator[None]:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+
     class Timed(gymnasium.Wrapper):
         def step(self, action: Any) -> Any:
-            signal.setitimer(signal.ITIMER_REAL, seconds)
-            try:
+            with limited():
                 return self.env.step(action)
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0.0)
 
         def reset(self, **how: Any) -> Any:
-            signal.setitimer(signal.ITIMER_REAL, seconds)
-            try:
+            with limited():
                 return self.env.reset(**how)
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0.0)
 
     return Timed(env)
 

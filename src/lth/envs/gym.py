@@ -40,9 +40,8 @@ def make_gymnasium(task: str, render_mode: str | None) -> Any:
         versions = sorted(name for name in known if name.split("-v")[0] == task.split("-v")[0] and name != task)
         others = f" Other versions of it: {', '.join(versions)}." if versions else ""
         backend = f" {RENDERING}" if "MUJOCO_GL" in os.environ else ""
-        kind = (
-            UnknownTask if isinstance(error, gymnasium.error.Error) else InputError
-        )  # such as no version of this number
+        # Gymnasium's own errors are about the name, such as a version that there is not.
+        kind = UnknownTask if isinstance(error, gymnasium.error.Error) else InputError
         raise kind(f"the task {task!r} cannot be made: {type(error).__name__}: {error}.{others}{backend}") from error
     raise UnknownTask(
         f"there is no task {task!r}{hint or '.'} Tasks are Gymnasium ids, such as 'HalfCheetah-v5', and Meta-World v3 names, "

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, UnwritableError
-from ..files import checksum_path, read_json, read_text, read_whole
+from ..files import read_json, read_text, read_whole
 from .spec import SPEC_VERSION, ConnectivitySpec, DenseSpec, MaskSpec, Spec, takes_gradients
 
 SPEC = "spec.json"
@@ -144,7 +144,7 @@ def _first_difference(stored: Any, asked: Any, where: str = "") -> str:
 
 def remove_leftovers(run: Path) -> None:
     """Remove what a finished run no longer needs, and what killed processes left of it."""
-    for file in (run / RESUME, checksum_path(run / RESUME), run / PROGRESS, *run.glob(".*.partial")):
+    for file in (run / RESUME, run / PROGRESS, *run.glob(".*.partial")):
         with contextlib.suppress(OSError):  # such as a read-only folder's
             file.unlink(missing_ok=True)
 

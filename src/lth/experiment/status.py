@@ -128,6 +128,6 @@ def clean(plan: Plan, dry_run: bool = False) -> tuple[list[Path], float]:
 def _unneeded(plan: Plan) -> Iterable[Path]:
     for spec in plan.specs:
         run = plan.root / spec.path
-        yield from (*run.glob(".*.partial"), *run.glob(f"{journal.RESUME}*"), *run.glob(journal.PROGRESS))
+        yield from (*run.glob(".*.partial"), *run.glob(journal.RESUME), *run.glob(journal.PROGRESS))
         if isinstance(spec, TicketSpec):
             yield from sorted(run.glob(f"{journal.REPLAY_BUFFER}*"))

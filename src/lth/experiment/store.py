@@ -20,7 +20,7 @@ from ..algorithms.checkpoint import dump_agent, load_agent, load_agent_and_more
 from ..algorithms.tickets import masks_of
 from ..config import Sparsity, replay_capacity
 from ..errors import InputError
-from ..files import csv_bytes, dump_pickle, load_pickle, read_json, read_rows, write_whole
+from ..files import csv_bytes, dump_pickle, load_pickle, read_json, read_rows, write_sealed, write_whole
 from ..precision import in_float32
 from ..pruning.masks import check_mask_values, check_same_structure, compute_sparsity
 from ..replay import ReplayBuffer, ReplayState
@@ -164,7 +164,7 @@ def save_resume(run: Path, spec: DenseSpec | TicketSpec, resume: Resume) -> None
         "replay/capacity": np.asarray(resume.replay.rows.shape[0], np.int64),
     }
     about = {"spec": spec.sha256, "rows": [list(row) for row in resume.rows], "seconds": resume.seconds}
-    write_whole(run / RESUME, dump_agent(spec.dense.agent, resume.state, about, more))
+    write_sealed(run / RESUME, dump_agent(spec.dense.agent, resume.state, about, more))
 
 
 def load_resume(run: Path, spec: DenseSpec | TicketSpec) -> Resume | None:
@@ -175,7 +175,7 @@ def load_resume(run: Path, spec: DenseSpec | TicketSpec) -> Resume | None:
     """
     if not (run / RESUME).exists():
         return None
-    _, state, about, more = load_agent_and_more(run / RESUME)
+    _, state, about, more = load_agent_and_more(run / RESUME, sealed=True)
     _check_whose(run / RESUME, "state to go on from", about.get("spec"), spec)
     try:
         rows, capacity, position = more["replay/rows"], int(more["replay/capacity"]), int(more["replay/position"])

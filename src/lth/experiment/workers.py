@@ -144,8 +144,7 @@ class LocalPool:
         assert worker.process
         with contextlib.suppress(subprocess.TimeoutExpired):
             worker.process.wait(10)  # its pipe closes a moment before it has ended
-        ended = worker.process.poll()
-        status = worker.end() if ended is None else (worker.end(), ended)[1]
+        status = worker.end()
         spec, worker.spec = worker.spec, None
         if spec is None:
             return
