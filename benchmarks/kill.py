@@ -2,11 +2,11 @@
 
     python benchmarks/kill.py [--json] [--kills 100] [--mean 30] [--seeds 3] [--steps 1500] [--folder DIR] [--seed 0]
 
-One task, three seeds, three methods, three sparsities, all controls and the lines between agents, two workers; every run trains
-under 10 seconds. The grid is made once undisturbed. Then it is made again in another folder while SIGKILL ends, at random
-moments `--mean` seconds apart on average, either one of the worker processes or everything, whereupon the same command is
-given again; and so on in fresh folders until there were `--kills` kills. Every file but those that tell of the clock is
-compared byte for byte.
+For each algorithm one task, three seeds, three methods, three sparsities, all controls and the lines between agents, two
+workers; every run trains under 10 seconds. Each grid is made once undisturbed. Then it is made again in another folder while
+SIGKILL ends, at random moments `--mean` seconds apart on average, either one of the worker processes or everything, whereupon
+the same command is given again; and so on, one algorithm after the other, until there were `--kills` kills. Every file but those
+that tell of the clock is compared byte for byte.
 """
 
 import contextlib
@@ -28,6 +28,7 @@ parser.add_argument("--kills", type=int, default=100)
 parser.add_argument("--mean", type=float, default=30.0)
 parser.add_argument("--seeds", type=int, default=3)
 parser.add_argument("--steps", type=int, default=1500)
+parser.add_argument("--algorithms", nargs="+", default=["sac", "td3", "dqn"])
 parser.add_argument("--methods", nargs="+", default=["magnitude", "gradient", "taylor"])
 parser.add_argument("--sparsities", nargs="+", type=float, default=[0.5, 0.8, 0.95])
 parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
@@ -41,10 +42,18 @@ from helpers.grids import contents, differences
 CONTROLS = ["reinit", "shuffled", "permuted", "inverted", "random-erk", "small-dense", "retrained"]
 
 
-def grid() -> dict:
-    """Return the config of the grid, without its output folder."""
+SIZES = {
+    "sac": {"actor_hidden": [32, 32], "critic_hidden": [32, 32]},
+    "td3": {"actor_hidden": [32, 32], "critic_hidden": [32, 32]},
+    "dqn": {"q_hidden": [32, 32]},
+}
+
+
+def grid(algorithm: str) -> dict:
+    """Return the config of an algorithm's grid, without its output folder."""
     return {
-        "tasks": ["Pendulum-v1"],
+        "algorithm": algorithm,
+        "tasks": ["CartPole-v1" if algorithm == "dqn" else "Pendulum-v1"],
         "seeds": list(range(options.seeds)),
         "workers": 2,
         "retries": 0,
@@ -55,7 +64,7 @@ def grid() -> dict:
             "batch_size": 64,
             "checkpoint_every": 1,
         },
-        "sac": {"actor_hidden": [32, 32], "critic_hidden": [32, 32]},
+        algorithm: SIZES[algorithm],
         "evaluation": {"every": 500, "episodes": 2},
         "pruning": {
             "methods": options.methods,
@@ -68,10 +77,10 @@ def grid() -> dict:
     }
 
 
-def start(folder: Path) -> subprocess.Popen:
-    """Start `lth run` on a grid whose results go to a folder."""
+def start(folder: Path, algorithm: str) -> subprocess.Popen:
+    """Start `lth run` on an algorithm's grid, whose results go to a folder."""
     config = folder.with_suffix(".yaml")
-    config.write_text(json.dumps({**grid(), "output_dir": str(folder)}))
+    config.write_text(json.dumps({**grid(algorithm), "output_dir": str(folder)}))
     with folder.with_suffix(".log").open("a") as log:
         return subprocess.Popen([sys.executable, "-m", "lth", "run", str(config)], stdout=log, stderr=log)
 
@@ -95,9 +104,9 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def disturbed(folder: Path, rng: random.Random, counts: dict[str, int]) -> None:
+def disturbed(folder: Path, algorithm: str, rng: random.Random, counts: dict[str, int]) -> None:
     """Make the grid in a folder, killing all the while."""
-    process = start(folder)
+    process = start(folder, algorithm)
     next_kill = time.monotonic() + rng.expovariate(1 / options.mean)
     while True:
         try:
@@ -113,7 +122,7 @@ def disturbed(folder: Path, rng: random.Random, counts: dict[str, int]) -> None:
                 kill(pid)
             process.wait()
             counts["everything_killed"] += 1
-            process = start(folder)
+            process = start(folder, algorithm)
             continue
         if status:
             raise SystemExit(f"lth run ended with status {status}: see {folder.with_suffix('.log')}")
@@ -126,17 +135,20 @@ def main() -> None:
     rng = random.Random(options.seed)
     counts = {"workers_killed": 0, "everything_killed": 0}
     began = time.monotonic()
-    if start(root / "undisturbed").wait():
-        raise SystemExit(f"the undisturbed grid failed: see {root / 'undisturbed.log'}")
+    files = {}
+    for algorithm in options.algorithms:
+        if start(root / algorithm, algorithm).wait():
+            raise SystemExit(f"the undisturbed grid failed: see {root / algorithm}.log")
+        files[algorithm] = len(contents(root / algorithm))
     undisturbed_seconds = time.monotonic() - began
-    files = len(contents(root / "undisturbed"))
     grids, compared, differing = 0, 0, []
     while sum(counts.values()) < options.kills:
+        algorithm = options.algorithms[grids % len(options.algorithms)]
         folder = root / f"killed{grids}"
-        disturbed(folder, rng, counts)
+        disturbed(folder, algorithm, rng, counts)
         grids += 1
-        compared += files
-        found = differences(root / "undisturbed", folder)
+        compared += files[algorithm]
+        found = differences(root / algorithm, folder)
         differing += [f"{folder.name}/{name}" for name in found]
         print(f"{counts}, {grids} grids, {len(differing)} differences", file=sys.stderr, flush=True)
         if not found:
