@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .config import Config, parse_config, read_tree
 from .errors import InputError, TrainingError
 from .text import LastingOutput, close_output, make_streams_forgiving, plain, say
-from .threads import set_threads
+from .threads import library_threads, set_threads
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -174,10 +174,11 @@ def parse_words(words: Sequence[str]) -> Config:
     tree, source = read_tree(Path(paths[0]) if paths else None, [word for word in words if word not in paths])
     # Before modules of the user's own are imported, which may load JAX.
     training = tree.get("training")
-    threads = training.get("threads", 1) if isinstance(training, dict) else 1
+    wanted = training if isinstance(training, dict) and training.get("backend") == "dense" else {}
+    threads = wanted.get("threads", 1)
     set_threads(threads if type(threads) is int and threads > 0 else 1)
     config = parse_config(tree, source)
-    set_threads(config.training.threads)
+    set_threads(library_threads(config))
     return config
 
 
@@ -323,7 +324,13 @@ def script(description: str, arguments: dict[str, str] | None = None) -> tuple[C
     found: list[Config] = []
 
     def read() -> int:
-        found.append(parse_words([*([str(parsed.config)] if parsed.config else []), *parsed.words]))
+        config = parse_words([*([str(parsed.config)] if parsed.config else []), *parsed.words])
+        from .experiment.backend import resolve_backend
+
+        config, line = resolve_backend(config)
+        set_threads(library_threads(config))
+        say(line)
+        found.append(config)
         return 0
 
     status = guard(read)

@@ -68,14 +68,14 @@ class TrainingConfig(Settings):
     segment_steps: Positive = 5_000
     """Training is a row of segments of so many environment steps. Each starts by resetting the environments."""
     threads: Few = 1
-    """Threads of the numerical libraries. Results repeat to the byte at a fixed number."""
+    """Cores that a run uses. No result of the native backend depends on it; those of the dense one repeat at a fixed number."""
     checkpoint_every: Positive = 10
     """A run can be taken up again at every so many segments. Changes no result."""
     step_timeout: Annotated[float, Field(gt=0, le=1e6)] | None = None
     """End a run whose environment takes longer than so many seconds for one step or reset; null: wait. Changes no result."""
     backend: Literal["auto", "native", "dense"] = "auto"
-    """How tickets are computed: `native` skips the work of pruned weights, `dense` multiplies by masked matrices, and `auto`
-    takes what is faster (docs/performance.md)."""
+    """What computes the updates: `native` is a compiled kernel that skips the work of pruned weights, `dense` is XLA, which
+    multiplies by masked matrices, and `auto` is native wherever it is available (docs/sparse.md)."""
 
     @model_validator(mode="after")
     def _fits(self) -> "TrainingConfig":
@@ -385,12 +385,6 @@ class Config(Settings):
             )
         _check_distinct(self.tasks, "tasks")
         _check_distinct(self.seeds, "seeds")
-        normed = [name for name, network in self.agent_config.networks().items() if network.layer_norm]
-        if self.training.backend == "native" and normed:
-            raise ValueError(
-                "training.backend is native, whose networks have no layer normalization, and "
-                f"{self.algorithm}.{normed[0]}_layer_norm is true; use training.backend=auto"
-            )
         segment = self.training.segment_steps
         for rewind in self.pruning.rewind_steps:
             if rewind == "none" or (rewind % segment == 0 and rewind < self.training.env_steps):

@@ -11,7 +11,6 @@ from .algorithms.base import Agent
 from .config import Config, Sparsity
 from .errors import InputError
 from .experiment import lottery, store
-from .experiment.backend import resolve_backend
 from .experiment.build import dense_spec, mask_spec, ticket_spec
 from .experiment.journal import MASK, MASK_GRADIENT, is_finished
 from .experiment.masking import create_masks, named_layers
@@ -167,8 +166,6 @@ def _named_mask(
 
 def _train(config: Config, tickets: list[tuple[str, int, Path, MaskSpec | FileMask]]) -> int:
     """Train tickets (task, seed, file of the mask, mask), whose masks are all there."""
-    config, line = resolve_backend(config)
-    _say(line)
     for ticket in tickets:
         _train_one(config, *ticket)
     return 0

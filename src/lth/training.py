@@ -21,7 +21,7 @@ from .algorithms.acting import Policy, act, policy_reader
 from .algorithms.architecture import algorithm_key
 from .algorithms.base import AgentState, Algorithm, update_normalizer
 from .algorithms.learner import Draws, draw, flat_policy, learner
-from .algorithms.packed import Patterns, pack_state, unpack_state
+from .algorithms.packed import pack_state, patterns_of, unpack_state, updates_until_change
 from .config import TrainingConfig, updates_before
 from .errors import InputError, TrainingError
 from .replay import ReplayState, insert, pack_rows
@@ -139,7 +139,7 @@ def train(
     replay: ReplayState,
     until: int,
     again: bool = False,
-    patterns: Patterns | None = None,
+    native: bool = False,
     step_timeout: float | None = None,
 ) -> Iterator[Segment]:
     """Train from where `state` stands to environment step `until`, segment by segment.
@@ -153,7 +153,7 @@ def train(
         replay: its replay buffer, with room for min(buffer_size, training.env_steps) transitions; copied too.
         until: an environment step, at most `training.env_steps`.
         again: draw everything anew: other starts of episodes, exploration and batches than a run of this seed has.
-        patterns: those of the state's masks, to do the work of the kept weights only, in the native kernel.
+        native: compute updates with the native kernel, which does the work of the kept weights only.
         step_timeout: seconds that the environment may take for a step or reset; then the process ends (`envs.make`).
 
     Yields:
@@ -171,11 +171,9 @@ def train(
             end = min((number + 1) * training.segment_steps, until)
             started = time.perf_counter()
             seed_of = functools.partial(segment_seed, seed, number, again=again)
-            packed = state if patterns is None else pack_state(patterns, state)
-            packed, replay, metrics = _train_segment(
-                algorithm, training, vector, seed_of, packed, replay, env_steps, end, patterns
+            state, replay, metrics = _train_segment(
+                algorithm, training, vector, seed_of, state, replay, env_steps, end, native
             )
-            state = packed if patterns is None else unpack_state(patterns, packed, state)
             env_steps = end
             yield Segment(state, replay, env_steps, metrics, time.perf_counter() - started)
     finally:
@@ -191,11 +189,15 @@ def _train_segment(
     replay: ReplayState,
     env_steps: int,
     end: int,
-    patterns: Patterns | None,
+    native: bool,
 ) -> tuple[AgentState, ReplayState, dict[str, float]]:
     spaces, num_envs = algorithm.spaces, training.num_envs
     action_rng, update_rng = (np.random.default_rng(seed_of(stream)) for stream in (_ACTIONS, _UPDATES))
     observations, _ = vector.reset(seed=int(seed_of(_ENVIRONMENTS).generate_state(1)[0] >> 2))
+    like, patterns, free = state, None, math.inf  # `free`: updates before one that may change a mask
+    if native:
+        patterns, free = patterns_of(state), updates_until_change(state)
+        state = pack_state(patterns, state)
     store, learn = _inserter(spaces.observation_dim), learner(algorithm, patterns)
     read_policy = policy_reader(algorithm, patterns)
     capacity, missing = replay.rows.shape[0], env_steps - int(replay.size)
@@ -242,7 +244,19 @@ def _train_segment(
             if pending:
                 state, replay = store(state, replay, np.concatenate(pending))
                 pending = []
-            state, replay, flat, metrics = learn(state, replay, rows, draws)
+            due = len(draws.indices)
+            if due > free:
+                free = updates_until_change(state)
+            free -= due
+            if patterns is None or free >= 0:
+                state, replay, flat, metrics = learn(state, replay, rows, draws)
+            else:  # a mask may change: by an update of whole matrices, after which the kernel has another pattern
+                whole = unpack_state(patterns, state, like)
+                like, replay, _, metrics = learner(algorithm)(whole, replay, rows, draws)
+                patterns, free = patterns_of(like), updates_until_change(like)
+                state = pack_state(patterns, like)
+                learn, read_policy = learner(algorithm, patterns), policy_reader(algorithm, patterns)
+                flat = _flat_policy(algorithm, state)
 
         _check_rows(rows, observations, actions, env_steps, algorithm)
         observations = after
@@ -261,7 +275,7 @@ def _train_segment(
     _check_finite(values, env_steps, algorithm)
     if finished_returns:
         values["train/return"] = float(np.mean(finished_returns))
-    return state, replay, values
+    return state if patterns is None else unpack_state(patterns, state, like), replay, values
 
 
 def _diverged(algorithm: Algorithm) -> str:

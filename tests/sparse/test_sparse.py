@@ -25,8 +25,7 @@ from lth.cli import main
 from lth.config import SACConfig, Sparsity, parse_config
 from lth.errors import InputError
 from lth.experiment import journal, lottery, store
-from lth.experiment.build import BREAK_EVEN, dense_spec, mask_spec, ticket_spec
-from lth.experiment.spec import TicketSpec
+from lth.experiment.build import dense_spec, mask_spec, ticket_spec
 from lth.experiment.trainer import RunOptions
 from lth.pruning.controls import random_mask
 from lth.replay import init_replay, pack_rows
@@ -56,14 +55,23 @@ def layer(rng, inputs, outputs, density, kept_biases=1.0):
     return {"kernel": kernel, "bias": bias}, mask
 
 
-def network(rng, sizes, densities, members=0, kept_biases=1.0):
+def norm(rng, units, kept):
+    """Return a layer normalization's parameters and mask."""
+    scale, shift = (rng.integers(1, 5, units).astype(np.float32) / 4 for _ in range(2))
+    masks = {part: (rng.random(units) < kept).astype(np.float32) for part in ("scale", "bias")}
+    return {"scale": scale, "bias": shift - 0.5}, masks
+
+
+def network(rng, sizes, densities, members=0, kept_biases=1.0, normed=False):
     """Return parameters and mask of a network, or of an ensemble."""
     if members:
-        pairs = {f"q{i + 1}": network(rng, sizes, densities, 0, kept_biases) for i in range(members)}
+        pairs = {f"q{i + 1}": network(rng, sizes, densities, 0, kept_biases, normed) for i in range(members)}
     else:
         names = [*(f"layer_{i}" for i in range(len(sizes) - 2)), "output"]
         shapes = zip(sizes[:-1], sizes[1:], densities, strict=True)
         pairs = {name: layer(rng, *shape, kept_biases) for name, shape in zip(names, shapes, strict=True)}
+        for i, units in enumerate(sizes[1:-1] if normed else []):
+            pairs[f"norm_{i}"] = norm(rng, units, kept_biases)
     return {n: params for n, (params, _) in pairs.items()}, {n: mask for n, (_, mask) in pairs.items()}
 
 
@@ -77,16 +85,31 @@ def reference(params, mask, x, dy):
         }
         ys, gradients, dxs = zip(*(each[name] for name in sorted(each)), strict=True)
         return np.concatenate(ys, axis=1), dict(zip(sorted(each), gradients, strict=True)), sum(dxs)
-    names = [*(f"layer_{i}" for i in range(len(params) - 1)), "output"]
+    names = [*sorted(name for name in params if name.startswith("layer_")), "output"]
     kernels, biases = (
         [np.asarray(params[n][part], float) * np.asarray(mask[n][part]) for n in names] for part in ("kernel", "bias")
     )
-    values = [np.asarray(x, float)]
+    norms = [
+        [np.asarray(params[f"norm_{i}"][part], float) * mask[f"norm_{i}"][part] for part in ("scale", "bias")]
+        for i in range(len(names) - 1 if "norm_0" in params else 0)
+    ]
+    values, normal, deviation = [np.asarray(x, float)], [], []
     for i, (kernel, bias) in enumerate(zip(kernels, biases, strict=True)):
         z = values[-1] @ kernel + bias
+        if i < len(norms):
+            off = z - z.mean(axis=1, keepdims=True)
+            deviation.append(np.sqrt((off**2).mean(axis=1, keepdims=True) + 1e-6))
+            normal.append(off / deviation[i])
+            z = normal[i] * norms[i][0] + norms[i][1]
         values.append(z if i == len(kernels) - 1 else np.maximum(z, 0.0))
     gradients, dz = {}, np.asarray(dy, float)
     for i in reversed(range(len(kernels))):
+        if i < len(norms):  # Ba et al. 2016; dz is by the values before the ReLU
+            gradient = {"scale": (dz * normal[i]).sum(axis=0), "bias": dz.sum(axis=0)}
+            gradients[f"norm_{i}"] = {part: gradient[part] * mask[f"norm_{i}"][part] for part in gradient}
+            d = dz * norms[i][0]
+            along = (d * normal[i]).mean(axis=1, keepdims=True)
+            dz = (d - d.mean(axis=1, keepdims=True) - normal[i] * along) / deviation[i]
         gradient = {"kernel": values[i].T @ dz, "bias": dz.sum(axis=0)}
         gradients[names[i]] = {part: gradient[part] * np.asarray(mask[names[i]][part]) for part in gradient}
         dz = dz @ kernels[i].T
@@ -129,15 +152,21 @@ CASES = {
     "biases alone": ([5, 8, 3], [0.0, 0.0], 2, 1.0),
     "nothing at all": ([5, 8, 3], [0.0, 0.0], 0, 0.0),
     "nothing pruned": ([5, 8, 3], [1.0, 1.0], 0, 1.0),
+    "dense layers": ([43, 70, 50, 6], [1.0, 1.0, 1.0], 0, 1.0),
+    "nearly dense twins": ([19, 37, 26, 1], [0.9, 0.7, 0.6], 2, 0.8),
+    "dense, then sparse": ([20, 33, 40, 5], [1.0, 0.2, 0.9], 0, 1.0),
+    "normalized": ([9, 20, 16, 3], [0.4, 0.3, 0.5], 0, 0.8, True),
+    "normalized twins": ([9, 24, 24, 1], [0.8, 0.3, 1.0], 2, 1.0, True),
+    "normalized and dense": ([6, 32, 18, 4], [1.0, 1.0, 1.0], 0, 1.0, True),
 }
 BATCHES = (1, 31, 32, 33, 63, 64, 65, 100, 256)
 
 
 def case(name, batch, seed=0):
     """Return pattern, mask, params, x and dy of a case."""
-    sizes, densities, members, kept_biases = CASES[name]
+    sizes, densities, members, *how = CASES[name]
     rng = np.random.default_rng([seed, sum(name.encode())])
-    params, mask = network(rng, sizes, densities, members, kept_biases)
+    params, mask = network(rng, sizes, densities, members, *how)
     return make_pattern(mask), mask, params, *data(rng, batch, sizes[0], sizes[-1] * max(members, 1))
 
 
@@ -150,6 +179,7 @@ ANY_NETWORK = st.fixed_dictionaries(
         "members": st.integers(0, 3),
         "density": st.sampled_from([0.0, 0.1, 0.3, 0.7, 1.0]),
         "kept_biases": st.sampled_from([0.0, 0.5, 1.0]),
+        "normed": st.booleans(),
         "seed": st.integers(0, 2**16),
         "batch": st.integers(1, 70),
     }
@@ -159,7 +189,7 @@ ANY_NETWORK = st.fixed_dictionaries(
 def drawn(some):
     rng = np.random.default_rng(some["seed"])
     densities = [some["density"]] * (len(some["sizes"]) - 1)
-    return rng, *network(rng, some["sizes"], densities, some["members"], some["kept_biases"])
+    return rng, *network(rng, some["sizes"], densities, some["members"], some["kept_biases"], some["normed"])
 
 
 @settings(max_examples=12, deadline=None, derandomize=True)
@@ -190,9 +220,14 @@ def read_table(table):
     def take(count):
         return [next(at) for _ in range(count)]
 
-    layers, weights, parameters = take(3)
-    sizes = [take(2) for _ in range(layers)]
-    parts = [(take(after + 1), take(after), take(before + 1)) for before, after in sizes]
+    layers, weights, parameters, _ = take(4)
+    sizes, parts = [], []
+    for _ in range(layers):
+        before, after, blocks, groups = take(4)
+        sizes.append((before, after))
+        offsets = take(after + 1), take(after), take(before + 1)
+        norms = (take(groups + 1), take(after), take(after)) if groups else ()
+        parts.append((*offsets, norms, [take(5) for _ in range(blocks)]))
     return sizes, weights, parameters, parts, [take(weights) for _ in range(3)], list(at)
 
 
@@ -210,7 +245,20 @@ def test_every_index_of_a_table_is_in_range(some):
     assert (widths[0], widths[-1]) == (pattern.layout.sizes[0], pattern.layout.sizes[-1])
     assert [after for _, after in sizes[:-1]] == [before for before, _ in sizes[1:]]
     at, biases = 0, []
-    for (before, after), (first, bias, into) in zip(sizes, parts, strict=True):
+    for (before, after), (first, bias, into, norms, blocks) in zip(sizes, parts, strict=True):
+        assert [block[0] for block in blocks] == [0, *(block[1] for block in blocks[:-1])]
+        assert blocks[-1][1] == after
+        assert all(0 <= low <= high <= before for _, _, low, high, _ in blocks)
+        for unit, unit_end, low, high, dense in blocks:
+            kept = [column[k] for k in range(first[unit], first[unit_end])]
+            assert all(low <= i < high for i in kept)
+            size = (unit_end - unit) * (high - low)
+            assert dense == (unit_end - unit >= 4 and size > 0 and len(kept) >= 0.6 * size)
+        if norms:
+            groups, *places = norms
+            assert (groups[0], groups[-1]) == (0, after)
+            assert all(-1 <= p < parameters for part in places for p in part)
+            biases += [p for part in places for p in part if p >= 0]
         for offsets in (first, into):
             assert offsets[0] == at
             assert offsets == sorted(offsets)
@@ -429,7 +477,11 @@ REFUSED = {
     "a bias that is None": (broken(lambda m: m["layer_1"].update(bias=None)), "layer_1/bias"),
     "a layer missing": (broken(lambda m: m.pop("layer_0")), "layer_0"),
     "no output": (broken(lambda m: m.pop("output")), "dense layers"),
-    "layer norm": (broken(lambda m: m.update(norm_0={"scale": np.ones(5), "bias": np.ones(5)})), "norm_0"),
+    "one norm of two": (broken(lambda m: m.update(norm_0={"scale": np.ones(5), "bias": np.ones(5)})), "norm_1"),
+    "a long norm": (
+        broken(lambda m: m.update({f"norm_{i}": {"scale": np.ones(5 + i), "bias": np.ones(5)} for i in (0, 1)})),
+        "norm_1 has a scale",
+    ),
     "a scale": (broken(lambda m: m["layer_0"].update(scale=np.ones(5))), "layer_0/scale"),
     "a long bias": (broken(lambda m: m["layer_1"].update(bias=np.ones(6))), r"layer_1 has a kernel \(5, 5\)"),
     "a bias that is a number": (broken(lambda m: m["output"].update(bias=1.0)), "output has"),
@@ -740,7 +792,7 @@ def native_ticket(config, exclude=()):
     mask = mask_spec(config, dense_spec(config, "Pendulum-v1", 0), "magnitude", Sparsity(actor=0.8, critic=0.8))
     lottery.make_mask(config.output_dir, mask)
     spec = ticket_spec(config, dense_spec(config, "Pendulum-v1", 0), mask)
-    assert spec.backend == "native"
+    assert spec.dense.training.backend == "native"
     return spec, store.load_mask(journal.last_file(config.output_dir, mask))
 
 
@@ -793,13 +845,13 @@ def test_a_ticket_goes_on_where_it_was_stopped_and_on_the_other_backend(small_co
                         train_half(folder, spec, how, half)
     for run in runs.values():
         check_pruned(run, mask)
-        assert json.loads((run / "spec.json").read_text())["backend"] == "native"
+        assert json.loads((run / "spec.json").read_text())["dense"]["training"]["backend"] == "native"
 
 
 def train_half(folder, spec, how, is_native):
     if is_native:
         return lottery.train_ticket(folder, spec, options=how)
-    with pytest.warns(UserWarning, match="no native kernel on this machine .LTH_NATIVE=0 in the environment"):
+    with pytest.warns(UserWarning, match="no native kernel .LTH_NATIVE=0 in the environment"):
         return lottery.train_ticket(folder, spec, options=how)
 
 
@@ -809,24 +861,24 @@ def test_lth_run_says_and_records_how_tickets_are_computed(tmp_path, small_yaml,
     assert main(["run", str(small_yaml), *words]) == 0
     said = capsys.readouterr()
     results = tmp_path / "results"
-    line = f"Tickets are computed by the native kernel from {BREAK_EVEN:.0%} sparsity on ({native.instruction_set()}, float32)."
+    line = f"Runs train on the native kernel ({native.instruction_set()}, float32)."
     assert line in said.out + said.err
     assert json.loads((results / "backend.json").read_text()) == {
         "native": True,
         "reason": f"{native.instruction_set()}, float32",
     }
     (ticket,) = results.glob("*/*/ticket-*")
-    assert json.loads((ticket / "spec.json").read_text())["backend"] == "native"
+    assert json.loads((ticket / "spec.json").read_text())["dense"]["training"]["backend"] == "native"
 
     # Without a compiler, and nothing in the cache: the same, densely, and nothing fails.
     env = {"LTH_CACHE": str(tmp_path / "cache"), "CXX": "/nonexistent"}
     poor = run_command("-m", "lth.cli", "run", small_yaml, *words, f"output_dir={tmp_path / 'poor'}", env=env)
     assert poor.returncode == 0, poor.stderr
-    why = "Tickets are computed densely, under masks: there is no native kernel, because there is no C++ compiler (/nonexistent)"
+    why = "Runs train on XLA, tickets under masks: there is no native kernel, because there is no C++ compiler (/nonexistent)"
     assert why in poor.stdout + poor.stderr
     assert json.loads((tmp_path / "poor" / "backend.json").read_text())["native"] is False
     (ticket,) = (tmp_path / "poor").glob("*/*/ticket-*")
-    assert json.loads((ticket / "spec.json").read_text())["backend"] == "dense"
+    assert json.loads((ticket / "spec.json").read_text())["dense"]["training"]["backend"] == "dense"
 
 
 def test_native_where_there_is_none_is_a_mistake(small_yaml, monkeypatch, capsys):
@@ -837,18 +889,64 @@ def test_native_where_there_is_none_is_a_mistake(small_yaml, monkeypatch, capsys
     assert "training.backend=auto or dense" in said
 
 
-def test_which_backend_a_ticket_has():
-    def backend(sparsity, **tree):
-        config = parse_config(tree)
+def test_which_backend_a_run_has():
+    def training(**tree):
+        config = parse_config({"training": tree})
         dense = dense_spec(config, "t", 0)
-        spec: TicketSpec = ticket_spec(config, dense, mask_spec(config, dense, "random", sparsity))
-        return spec.backend
+        ticket = ticket_spec(config, dense, mask_spec(config, dense, "random", Sparsity(actor=0.9, critic=0.1)))
+        assert ticket.dense is dense
+        return dense.training.backend, dense.training.threads
 
-    low, at, high = (Sparsity(actor=s, critic=s) for s in (BREAK_EVEN - 0.01, BREAK_EVEN, 0.95))
-    assert [backend(s) for s in (low, at, high)] == ["dense", "native", "native"]
-    for wanted in ("dense", "native"):
-        assert {backend(s, training={"backend": wanted}) for s in (low, at, high)} == {wanted}
-    assert backend(high, sac={"critic_layer_norm": True}) == "dense"
-    with pytest.raises(InputError, match=r"training\.backend is native.*layer normalization"):
-        parse_config({"training": {"backend": "native"}, "sac": {"critic_layer_norm": True}})
-    assert backend(Sparsity(actor=0.9, critic=BREAK_EVEN - 0.3)) == "dense"  # the critics are most of the work
+    assert training(backend="dense", threads=2) == ("dense", 2)
+    for wanted in ("auto", "native"):
+        assert training(backend=wanted, threads=2) == ("native", 1)  # no byte depends on them
+
+
+@needs_kernel
+def test_threads_change_no_byte():
+    for name in ("twin critics", "nearly dense twins", "normalized twins"):
+        for batch in (33, 256, 64 * 9 + 5):
+            pattern, _, params, x, dy = case(name, batch)
+            rng = np.random.default_rng(0)  # not in quarters, so that sums depend on their order
+            theta = pack(pattern, params)
+            theta *= rng.standard_normal(theta.shape, np.float32)
+            bytes_of = []
+            for threads in (1, 2, 3, 4, 1):
+                native.set_threads(threads)
+                found = all_gradients(sparse_mlp(pattern), theta, x, dy)
+                bytes_of.append([np.asarray(array).tobytes() for array in found])
+            assert all(other == bytes_of[0] for other in bytes_of[1:])
+
+
+@needs_kernel
+def test_room_for_more_weights_changes_nothing():
+    _, mask, params, x, dy = case("twin critics", 33)
+    patterns = [make_pattern(mask, room=room) for room in (0, 1000)]
+    assert patterns[1].layout.kept == 1000
+    kept = patterns[0].layout.kept
+    found = [all_gradients(sparse_mlp(pattern), pack(pattern, params), x, dy) for pattern in patterns]
+    (y, gradient, dx), (y2, gradient2, dx2) = found
+    assert np.array_equal(y, y2)
+    assert np.array_equal(dx, dx2)
+    assert np.array_equal(gradient, gradient2[:kept])
+    assert not np.any(gradient2[kept:])
+    theta = pack(patterns[1], params)
+    assert not np.any(theta[kept:])
+    for a, b in zip(jax.tree.leaves(unpack(patterns[1], theta)), jax.tree.leaves(params), strict=True):
+        assert a.shape == b.shape
+    assert np.array_equal(pack(patterns[0], unpack(patterns[1], theta)), theta[:kept])
+
+
+@needs_kernel
+@pytest.mark.parametrize("batch", [1, 37])
+def test_infinite_weights_give_what_xla_gives(batch):
+    _, mask, params, x, dy = case("dense layers", batch)
+    params["layer_0"]["kernel"][0, 0] = np.inf
+    pattern = make_pattern(mask)
+    theta = pack(pattern, params)
+    for have, wanted in zip(
+        all_gradients(sparse_mlp(pattern), theta, x, dy),
+        all_gradients(sparse_mlp(pattern, "dense"), theta, x, dy),
+        strict=True,
+    ):
+        assert np.array_equal(np.isfinite(have), np.isfinite(wanted))

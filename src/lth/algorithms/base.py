@@ -224,7 +224,7 @@ def moved_target(params: Params, target: Params, opt: MaskedState, tau: float) -
 
 def pruned_target(target: Params, opt: MaskedState) -> Params:
     """Return a target without the weights that a schedule has just pruned; under a fixed mask they are 0.0 already."""
-    return target if opt.schedule is None else apply_mask(target, opt.mask)
+    return target if opt.schedule is None or opt.mask is None else apply_mask(target, opt.mask)
 
 
 class Agent(NamedTuple):

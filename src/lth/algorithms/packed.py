@@ -5,12 +5,15 @@ matrices only.
 """
 
 import functools
+import math
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..pruning.masks import MaskedState
+from ..pruning.schedules import PruneAt
 from ..sparse import Pattern, make_pattern, pack, unpack
 from ..sparse.mlp import native_mlp
 from ..sparse.pattern import Layout
@@ -26,10 +29,22 @@ Layouts: TypeAlias = tuple[tuple[str, Layout], ...]
 def patterns_of(state: AgentState) -> Patterns:
     """Return the patterns of a state's masks.
 
+    Where a schedule prunes more and more, arrays have room for up to twice the weights that are kept, so that most changes
+    of the mask need no new compilation.
+
     Raises:
         InputError: one of the networks cannot be computed sparsely (`sparse.obstacle` says so beforehand).
     """
-    return {name: make_pattern(state.opts[name].mask) for name in state.params}
+    found = {}
+    for name, params in state.params.items():
+        opt, room = state.opts[name], 0
+        if isinstance(opt.schedule, PruneAt):
+            kept = sum(int(np.count_nonzero(leaf)) for leaf in jax.tree.leaves(opt.mask))
+            room = sum(leaf.size for leaf in jax.tree.leaves(params))
+            while room // 2 >= kept > 0:
+                room //= 2
+        found[name] = make_pattern(opt.mask, room=room)
+    return found
 
 
 def layouts_of(patterns: Patterns) -> Layouts:
@@ -49,13 +64,37 @@ def _apply(layout: Layout, table: jax.Array, ensemble: bool) -> Apply:
 
 def pack_state(patterns: Patterns, state: AgentState) -> AgentState:
     """Replace each network's parameters, targets and moments by the vector of those that are kept, and drop the masks."""
+    packed = _pack(_statics(patterns), _places(patterns), state._replace(key=None))
+    return packed._replace(key=state.key)
+
+
+def unpack_state(patterns: Patterns, state: AgentState, like: AgentState) -> AgentState:
+    """Undo `pack_state`; the masks are those of `like`. What is pruned is 0.0, in targets and moments too."""
+    whole = _unpack(_statics(patterns), _places(patterns), state._replace(key=None))
+    opts = {n: opt._replace(mask=like.opts[n].mask) if n in patterns else opt for n, opt in whole.opts.items()}
+    return whole._replace(key=state.key, opts=opts)
+
+
+def _statics(patterns: Patterns) -> Any:
+    """Return the patterns without their arrays, hashable."""
+    bare: dict[str, Any] = {"table": None, "places": None}
+    return tuple((name, pattern._replace(**bare)) for name, pattern in sorted(patterns.items()))
+
+
+def _places(patterns: Patterns) -> dict[str, np.ndarray]:
+    return {name: pattern.places for name, pattern in patterns.items()}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _pack(statics: Any, places: dict[str, jax.Array], state: AgentState) -> AgentState:
+    patterns = {name: pattern._replace(places=places[name]) for name, pattern in statics}
 
     def packed(pattern: Pattern, opt: MaskedState) -> MaskedState:
         def moments(node: Any) -> bool:
             return bool(jax.tree.structure(node) == pattern.treedef)
 
         inner = jax.tree.map(lambda node: pack(pattern, node) if moments(node) else node, opt.inner, is_leaf=moments)
-        return MaskedState(None, inner)
+        return opt._replace(mask=None, inner=inner)
 
     return state._replace(
         params={name: pack(patterns[name], tree) for name, tree in state.params.items()},
@@ -64,19 +103,28 @@ def pack_state(patterns: Patterns, state: AgentState) -> AgentState:
     )
 
 
-def unpack_state(patterns: Patterns, state: AgentState, like: AgentState) -> AgentState:
-    """Undo `pack_state`; the masks are those of `like`. What is pruned is 0.0, in targets and moments too."""
+@functools.partial(jax.jit, static_argnums=0)
+def _unpack(statics: Any, places: dict[str, jax.Array], state: AgentState) -> AgentState:
+    patterns = {name: pattern._replace(places=places[name]) for name, pattern in statics}
 
-    def unpacked(pattern: Pattern, opt: MaskedState, mask: Any) -> MaskedState:
+    def unpacked(pattern: Pattern, opt: MaskedState) -> MaskedState:
         # A counter is a scalar; all else in an optimizer's packed state is a vector of the kept weights.
-        inner = jax.tree.map(lambda leaf: unpack(pattern, leaf) if jnp.ndim(leaf) else leaf, opt.inner)
-        return MaskedState(mask, inner)
+        return opt._replace(
+            inner=jax.tree.map(lambda leaf: unpack(pattern, leaf) if jnp.ndim(leaf) else leaf, opt.inner)
+        )
 
     return state._replace(
         params={name: unpack(patterns[name], theta) for name, theta in state.params.items()},
         targets={name: unpack(patterns[name], theta) for name, theta in state.targets.items()},
-        opts={
-            name: unpacked(patterns[name], opt, like.opts[name].mask) if name in patterns else opt
-            for name, opt in state.opts.items()
-        },
+        opts={name: unpacked(patterns[name], opt) if name in patterns else opt for name, opt in state.opts.items()},
     )
+
+
+def updates_until_change(state: AgentState) -> float:
+    """Return how many updates may be made before one of them could change a mask; infinity where no schedule is left.
+
+    A network steps at most once in an update, so this may be less than there are.
+    """
+    schedules = [state.opts[name].schedule for name in state.params if state.opts[name].schedule is not None]
+    left = [(s.next_change(), int(s.step)) for s in schedules]
+    return min((change - step - 1 for change, step in left if change is not None), default=math.inf)

@@ -1,19 +1,14 @@
-"""How the tickets of a grid are computed: `training.backend=auto` is resolved once for an output directory, and kept there."""
+"""How the runs of a grid are computed: `training.backend=auto` is resolved once for an output directory, and kept there."""
 
 import contextlib
 import json
 import warnings
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from ..config import Config
 from ..errors import InputError
 from ..files import read_json, write_whole
-from .build import BREAK_EVEN
-from .spec import TicketSpec
-
-if TYPE_CHECKING:
-    from ..algorithms.base import AgentState
-    from ..algorithms.packed import Patterns
+from .spec import DenseSpec
 
 BACKEND = "backend.json"
 
@@ -26,9 +21,9 @@ class Backend(NamedTuple):
 
 
 def resolve_backend(config: Config) -> tuple[Config, str]:
-    """Replace `training.backend=auto` by `dense` where there is no native kernel; also returns a line that says so.
+    """Replace `training.backend=auto` by `native`, or by `dense` where there is no native kernel; also returns a line that says so.
 
-    What was found first is kept in the output directory, because the backend is part of a ticket's identity: a grid stays one
+    What was found first is kept in the output directory, because the backend is part of a run's identity: a grid stays one
     grid when a compiler comes or goes.
 
     Raises:
@@ -36,37 +31,29 @@ def resolve_backend(config: Config) -> tuple[Config, str]:
     """
     wanted = config.training.backend
     if wanted == "dense":
-        return config, "Tickets are computed densely, under masks (training.backend=dense)."
+        return config, "Runs train on XLA, tickets under masks (training.backend=dense)."
     found = _recorded(config) if wanted == "auto" else None
     if found is None:
         found = _probe()
         if wanted == "native" and not found.native:
             raise InputError(
                 f"training.backend=native, but there is no native kernel: {found.reason}. With training.backend=auto or dense "
-                "tickets are computed densely, to the same results but for rounding."
+                "runs train on XLA, with the same results up to rounding."
             )
         if wanted == "auto":
             with contextlib.suppress(OSError, InputError):  # a folder that cannot be written is said by the runs
                 config.output_dir.mkdir(parents=True, exist_ok=True)
                 write_whole(config.output_dir / BACKEND, json.dumps(found._asdict()).encode() + b"\n", checksum=False)
     if not found.native:
-        line = f"Tickets are computed densely, under masks: there is no native kernel, because {found.reason}."
+        line = f"Runs train on XLA, tickets under masks: there is no native kernel, because {found.reason}."
         return _with_backend(config, "dense"), line
-    normed = [name for name, network in config.agent_config.networks().items() if network.layer_norm]
-    if normed:
-        name = f"{config.algorithm}.{normed[0]}_layer_norm"
-        return (
-            config,
-            f"Tickets are computed densely, under masks: the native kernel has no layer normalization ({name}).",
-        )
-    where = f" from {BREAK_EVEN:.0%} sparsity on" if wanted == "auto" else ""
-    return config, f"Tickets are computed by the native kernel{where} ({found.reason})."
+    return _with_backend(config, "native"), f"Runs train on the native kernel ({found.reason})."
 
 
 def recorded(config: Config) -> Config:
     """Return a config with the backend that its output directory has settled on, if it has; builds and writes nothing."""
     found = _recorded(config) if config.training.backend == "auto" else None
-    return config if found is None or found.native else _with_backend(config, "dense")
+    return config if found is None else _with_backend(config, "native" if found.native else "dense")
 
 
 def _with_backend(config: Config, backend: str) -> Config:
@@ -96,18 +83,19 @@ def _probe() -> Backend:
     return Backend(True, f"{native.instruction_set()}, float32")
 
 
-def patterns(spec: TicketSpec, state: "AgentState") -> "Patterns | None":
-    """Return what the native kernel needs for a ticket that it computes, or None where it is computed densely."""
-    from ..algorithms.packed import patterns_of
+def use_kernel(spec: DenseSpec, threads: int = 1) -> bool:
+    """Return whether the native kernel computes a dense run and its tickets, here; it then uses so many threads."""
+    from ..sparse import native
 
-    if spec.backend == "dense":
-        return None
+    if spec.training.backend == "dense":
+        return False
     found = _probe()
     if found.native:
-        return patterns_of(state)
+        native.set_threads(threads)
+        return True
     warnings.warn(
-        f"{spec.title()}: there is no native kernel on this machine ({found.reason}), so this ticket is computed densely: the same "
-        "mathematics, more slowly, and other last bits",
+        f"{spec.title()}: this machine has no native kernel ({found.reason}), so XLA trains this run and its tickets: same results "
+        "up to rounding, slower, not bit-identical",
         stacklevel=2,
     )
-    return None
+    return False

@@ -14,15 +14,14 @@ from .spec import (
     takes_gradients,
 )
 
-BREAK_EVEN = 0.5
-"""The sparsity from which on the native kernel is faster than masked dense products (docs/performance.md)."""
-
 
 def dense_spec(config: Config, task: str, seed: int) -> DenseSpec:
     """Describe the dense run of a config for one task and seed."""
     plain = TrainingConfig.model_fields
-    # These concern tickets alone, or no result at all.
-    update = {name: plain[name].default for name in ("backend", "checkpoint_every", "step_timeout")}
+    native = config.training.backend != "dense"
+    # These change no result.
+    without = ("checkpoint_every", "step_timeout", *(["threads"] if native else []))
+    update = {"backend": "native" if native else "dense", **{name: plain[name].default for name in without}}
     training = config.training.model_copy(update=update)
     return DenseSpec(task=task, seed=seed, training=training, agent=config.agent_config, evaluation=config.evaluation)
 
@@ -65,7 +64,6 @@ def ticket_spec(
     pruning = config.pruning
     rewind = pruning.rewind_steps[0] if rewind_steps is None else rewind_steps
     fields = {
-        "backend": _backend(config, dense, mask.sparsity if mask else None),
         "rewound": REWOUND if rewind == "none" else tuple(part for part in REWOUND if part in pruning.rewound),
         **more,
     }
@@ -89,16 +87,4 @@ def scheduled_spec(
         allocation=allocation,
         exclude=tuple(sorted(pruning.exclude)),
     )
-    # The kernel's pattern is fixed, so what changes its mask is computed densely.
-    return ticket_spec(config, dense, start, rewind_steps, schedule=schedule, backend="dense")
-
-
-def _backend(config: Config, dense: DenseSpec, sparsity: Sparsity | None) -> Literal["dense", "native"]:
-    wanted = config.training.backend
-    networks = dense.agent.networks()
-    if sparsity is None or wanted == "dense" or any(network.layer_norm for network in networks.values()):
-        return "dense"
-    # A network's members count each: they are most of the work.
-    copies = {name: network.copies for name, network in networks.items()}
-    pays = sum(copies[name] * sparsity[name] for name in copies) / sum(copies.values()) >= BREAK_EVEN
-    return "native" if wanted == "native" or pays else "dense"
+    return ticket_spec(config, dense, start, rewind_steps, schedule=schedule)

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..config import Config
 from ..errors import InputError
-from ..threads import thread_variables
+from ..threads import library_threads, thread_variables
 from .journal import read_progress
 from .spec import Spec
 from .trainer import RunOptions
@@ -43,7 +43,7 @@ class RayPool:
                     address=config.ray.address,
                     logging_level="error",
                     log_to_driver=False,
-                    runtime_env={"env_vars": thread_variables(config.training.threads)},
+                    runtime_env={"env_vars": thread_variables(library_threads(config))},
                 )
         except Exception as error:  # Ray's own kinds are many
             raise InputError(f"ray.address={config.ray.address}: no cluster there ({error})") from None

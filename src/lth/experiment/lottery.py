@@ -18,7 +18,6 @@ from ..precision import in_float32
 from ..pruning.prune import check_collapse
 from ..replay import ReplayBuffer
 from . import store
-from .backend import patterns
 from .journal import check_spec, checkpoint_file, is_finished, last_file, mask_name, replay_file
 from .masking import create_masks
 from .measurements import rows_of_mask
@@ -119,6 +118,5 @@ def train_ticket(
     store.save_agent(run, spec, state, spec.start)
     env = envs.make(spec.task, spec.seed, envs.EVALUATE, step_timeout=options.step_timeout)
     fresh_noise = bool(spec.control) and control_named(spec.control, load=False).fresh_noise
-    kernel = patterns(spec, state)
-    train_to_end(root, spec, ticket, env, options, started, fresh_noise=fresh_noise, patterns=kernel)
+    train_to_end(root, spec, ticket, env, options, started, fresh_noise=fresh_noise)
     return run

@@ -34,7 +34,7 @@ from ..config import (
 )
 from ..pruning.criteria import CRITERIA, criterion_named
 
-SPEC_VERSION = 2
+SPEC_VERSION = 3
 
 
 class Sizes(NamedTuple):
@@ -322,7 +322,6 @@ class TicketSpec(_OfDense, _Trained):
     """None: nothing is pruned at the start (the control `retrained` of the dense agent, and gradual pruning)."""
     schedule: ScheduleSpec | None = None
     rewind_steps: int | Literal["none"] = 0
-    backend: Literal["dense", "native"] = "dense"
     rewound: tuple[str, ...] = REWOUND
     control: str = ""
     """A row of `CONTROLS`."""

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 from .. import envs
 from ..algorithms.acting import policy_of
 from ..algorithms.base import Agent, AgentState
-from ..algorithms.packed import Patterns
 from ..algorithms.tickets import masks_of
 from ..config import Config, evaluation_due
 from ..errors import InputError
 from ..replay import ReplayBuffer
 from ..training import Evaluation, evaluate, metric_rows, train
 from . import store
+from .backend import use_kernel
 from .journal import MASK, checkpoint_file, replay_file
 from .measurements import agent_rows
 from .spec import DenseSpec, TicketSpec
@@ -35,13 +35,15 @@ class RunOptions(NamedTuple):
     checkpoint_every: int = 10  # segments
     tensorboard: bool = False
     step_timeout: float | None = None  # seconds
+    threads: int = 1  # of the native kernel
     progress: Progress = _quiet
 
 
 def options_of(config: Config) -> RunOptions:
     """Read from a config how its runs are made."""
     points = tuple(step for step in config.pruning.rewind_steps if step != "none")
-    return RunOptions(points, config.training.checkpoint_every, config.tensorboard, config.training.step_timeout)
+    training = config.training
+    return RunOptions(points, training.checkpoint_every, config.tensorboard, training.step_timeout, training.threads)
 
 
 def train_to_end(
@@ -53,7 +55,6 @@ def train_to_end(
     started: float,
     keep: Sequence[int] = (),
     fresh_noise: bool = False,
-    patterns: Patterns | None = None,
 ) -> None:
     """Train from where the agent or an interrupted run stands to the end of the budget, and write what a run consists of.
 
@@ -66,7 +67,6 @@ def train_to_end(
         started: `time.perf_counter()` when work on the run began.
         keep: environment steps at which the agent and its replay buffer are kept.
         fresh_noise: train with other random numbers than the dense agent of the seed did.
-        patterns: what the native kernel needs, for a ticket that it computes.
 
     Raises:
         InputError: the file to resume from is damaged.
@@ -111,7 +111,7 @@ def train_to_end(
         buffer.state,
         until,
         fresh_noise,
-        patterns,
+        use_kernel(dense, options.threads),
         options.step_timeout,
     )
     for number, segment in enumerate(segments, 1):
@@ -154,7 +154,10 @@ def keep_points(root: Path, spec: DenseSpec, options: RunOptions) -> Path:
     agent = initial_agent(spec, envs.task_spaces(spec.task))
     buffer = agent.replay_buffer
     assert buffer is not None
-    for segment in train(agent.algorithm, spec.training, spec.task, spec.seed, agent.state, buffer.state, points[-1]):
+    native = use_kernel(spec, options.threads)
+    for segment in train(
+        agent.algorithm, spec.training, spec.task, spec.seed, agent.state, buffer.state, points[-1], native=native
+    ):
         options.progress(segment.env_steps, segment.metrics)
         buffer.state = segment.replay
         if segment.env_steps in points:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ..config import Config
 from ..errors import UnwritableError
-from ..threads import thread_variables
+from ..threads import library_threads, thread_variables
 from .spec import Spec
 from .trainer import RunOptions
 
@@ -30,9 +30,9 @@ class Event(NamedTuple):
 
 
 class _Worker:
-    def __init__(self, number: int, threads: int, pinned: bool, log: Path):
+    def __init__(self, number: int, cores_each: int, threads: int, pinned: bool, log: Path):
         cores = sorted(os.sched_getaffinity(0)) if pinned and hasattr(os, "sched_getaffinity") else []
-        self.cores = {cores[(number * threads + i) % len(cores)] for i in range(threads)} if cores else set()
+        self.cores = {cores[(number * cores_each + i) % len(cores)] for i in range(cores_each)} if cores else set()
         self.threads, self.log = threads, log
         self.spec: Spec | None = None
         self.process: subprocess.Popen[bytes] | None = None
@@ -93,7 +93,8 @@ class LocalPool:
         # A single worker goes where the system puts it: several commands may be at work on this machine.
         pinned = config.workers > 1
         self._workers = [
-            _Worker(i, config.training.threads, pinned, logs / f"worker{i}.log") for i in range(config.workers)
+            _Worker(i, config.training.threads, library_threads(config), pinned, logs / f"worker{i}.log")
+            for i in range(config.workers)
         ]
         self._selector = selectors.DefaultSelector()
 

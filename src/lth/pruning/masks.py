@@ -236,6 +236,8 @@ class Schedule(Protocol):
 
     def due(self) -> jax.Array: ...
 
+    def next_change(self) -> int | None: ...
+
     def change(self, mask: Mask, params: Params, gradients: Params) -> Mask: ...
 
 
@@ -250,7 +252,9 @@ class MaskedState(NamedTuple):
     changes the mask as training goes on, if anything.
     """
 
-    mask: Mask | None  # None: all that there are, because the pruned ones are not among the parameters
+    mask: (
+        Mask | None
+    )  # None: all that there are, because the pruned ones are not among the parameters; a schedule only counts
     inner: optax.OptState
     schedule: Any = None
     unset: Unset | None = None
@@ -280,7 +284,8 @@ def keep_pruned_at_zero(inner: optax.GradientTransformation) -> optax.GradientTr
     ) -> tuple[Params, MaskedState]:
         if state.mask is None:
             stepped, inner_state = inner.update(updates, state.inner, params, **extra)
-            return stepped, state._replace(inner=inner_state)
+            schedule = None if state.schedule is None else state.schedule.counted()
+            return stepped, state._replace(inner=inner_state, schedule=schedule)
         if state.unset is not None and state.schedule is None:
             warnings.warn(
                 "no mask was set, so keep_pruned_at_zero holds nothing at zero: call "

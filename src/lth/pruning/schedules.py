@@ -74,6 +74,11 @@ class PruneAt(NamedTuple):
         """Say whether the mask changes at this update."""
         return jnp.any(self.at == self.step)
 
+    def next_change(self) -> int | None:
+        """Return the number of the next update that changes the mask, or None. Not traceable."""
+        later = np.asarray(self.at)[np.asarray(self.at) > int(self.step)]
+        return int(later.min()) if later.size else None
+
     def change(self, mask: Mask, params: Params, gradients: Params) -> Mask:
         """Return the next mask; what is pruned stays pruned."""
         del gradients
@@ -84,6 +89,11 @@ class PruneAt(NamedTuple):
         groups = [0] * len(among) if counts.shape[0] == 1 else range(len(among))
         stays = self.stacks.join(prune_to(protected, protected, among, groups, counts), leaves)
         return jax.tree.map(jnp.logical_and, mask, jax.tree.unflatten(jax.tree.structure(mask), stays))
+
+
+def _next_multiple(step: int, every: int, until: int) -> int | None:
+    number = (step // every + 1) * every
+    return number if number < until else None
 
 
 def _replaced(mask: Mask, params: Params, growth: list[Array], share: Array, prunable: Array, stacks: Stacks) -> Mask:
@@ -129,6 +139,10 @@ class Set(NamedTuple):
         """Say whether the mask changes at this update."""
         return (self.step % self.every == 0) & (self.step < self.until)
 
+    def next_change(self) -> int | None:
+        """Return the number of the next update that changes the mask, or None. Not traceable."""
+        return _next_multiple(int(self.step), int(self.every), int(self.until))
+
     def change(self, mask: Mask, params: Params, gradients: Params) -> Mask:
         """Return the next mask, of as many weights in each layer."""
         del gradients
@@ -163,6 +177,10 @@ class RigL(NamedTuple):
     def due(self) -> jax.Array:
         """Say whether the mask changes at this update."""
         return (self.step % self.every == 0) & (self.step < self.until)
+
+    def next_change(self) -> int | None:
+        """Return the number of the next update that changes the mask, or None. Not traceable."""
+        return _next_multiple(int(self.step), int(self.every), int(self.until))
 
     def change(self, mask: Mask, params: Params, gradients: Params) -> Mask:
         """Return the next mask, of as many weights in each layer."""

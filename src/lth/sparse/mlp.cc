@@ -44,6 +44,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(lth_sparse_mlp_backward, Backward,
                                   .Attr<int64_t>("keep")
                                   .Attr<int64_t>("begin"));
 
+extern "C" void lth_sparse_threads(int threads) { lth::pool().resize(threads); }
+
 extern "C" void lth_sparse_mlp_one(const int32_t* pattern, const float* theta, const float* x, float* y) {
   lth::forward_one(lth::read_pattern(pattern), theta, x, y);
 }

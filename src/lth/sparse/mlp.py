@@ -45,8 +45,11 @@ def sparse_mlp(pattern: Pattern, backend: str = "native") -> Callable[..., jax.A
 def _dense(params: Params, x: jax.Array) -> jax.Array:
     if "output" not in params:
         return jnp.concatenate([_dense(params[name], x) for name in sorted(params)], axis=1)
-    for i in range(len(params) - 1):
-        x = jax.nn.relu(x @ params[f"layer_{i}"]["kernel"] + params[f"layer_{i}"]["bias"])
+    for i in range(sum(name.startswith("layer_") for name in params)):
+        x = x @ params[f"layer_{i}"]["kernel"] + params[f"layer_{i}"]["bias"]
+        if norm := params.get(f"norm_{i}"):
+            x = jax.nn.standardize(x, axis=1, epsilon=1e-6) * norm["scale"] + norm["bias"]
+        x = jax.nn.relu(x)
     return x @ params["output"]["kernel"] + params["output"]["bias"]
 
 
@@ -72,11 +75,10 @@ def _whole(layout: Layout, theta: Any, x: tuple[Any, ...]) -> jax.Array:
 
 def _forward(layout: Layout, table: Any, theta: Any, x: jax.Array, keep: int) -> tuple[jax.Array, jax.Array]:
     native.load()
-    lanes = native.lanes()
-    bytes_a_unit = (0, lanes // 8, lanes * 4)[keep]
+    bytes_a_row = (0, native.sign_bytes(), native.lanes() * 4)[keep]
     shapes = (
         jax.ShapeDtypeStruct((x.shape[0], layout.sizes[-1]), jnp.float32),
-        jax.ShapeDtypeStruct((-(-x.shape[0] // lanes) * sum(layout.sizes[1:-1]) * bytes_a_unit,), jnp.uint8),
+        jax.ShapeDtypeStruct((-(-x.shape[0] // native.lanes()) * layout.kept_rows * bytes_a_row,), jnp.uint8),
     )
     call = jax.ffi.ffi_call(native.TARGETS[0], shapes, vmap_method="sequential")
     y, kept = call(x, theta, table, keep=np.int64(keep))
@@ -90,14 +92,14 @@ class _Static(tuple):
 
 def _forward_rule(layout: Layout, table: Any, theta: Any, *x: Any) -> Any:
     wanted = _Static((theta.perturbed, *((part.value.shape[1], part.perturbed) for part in x)))
-    keep = _VALUES if theta.perturbed else _SIGNS if any(part.perturbed for part in x) else _NOTHING
+    by_input = any(part.perturbed for part in x)
+    keep = _VALUES if theta.perturbed or (by_input and layout.normed) else _SIGNS if by_input else _NOTHING
     whole = _whole(layout, theta.value, tuple(part.value for part in x))
     y, kept = _forward(layout, table.value, theta.value, whole, keep)
     return y, (table.value, theta.value, whole, kept, wanted)
 
 
 def _backward_rule(layout: Layout, residuals: Any, dy: Any) -> Any:
-    del layout
     table, theta, x, kept, (by_theta, *parts) = residuals
     if isinstance(dy, jax.custom_derivatives.SymbolicZero):
         return (None,) * (2 + len(parts))
@@ -110,7 +112,7 @@ def _backward_rule(layout: Layout, residuals: Any, dy: Any) -> Any:
         jax.ShapeDtypeStruct(theta.shape if by_theta else (0,), jnp.float32),
     )
     call = jax.ffi.ffi_call(native.TARGETS[1], shapes, vmap_method="sequential")
-    keep = _VALUES if by_theta else _SIGNS
+    keep = _VALUES if by_theta or layout.normed else _SIGNS
     dx, dtheta = call(dy, x, theta, table, kept, keep=np.int64(keep), begin=np.int64(begin))
     dparts = (dx[:, place[0] - begin : place[1] - begin] if place else None for place in places)
     return None, dtheta if by_theta else None, *dparts

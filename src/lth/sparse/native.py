@@ -16,6 +16,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,11 +26,19 @@ import jax
 import jaxlib
 import numpy as np
 
-SOURCES = ("kernel.h", "mlp.cc")
+SOURCES = ("vectors.h", "threads.h", "kernel.h", "mlp.cc")
 TARGETS = ("lth_sparse_mlp_forward", "lth_sparse_mlp_backward")
-ONE = "lth_sparse_mlp_one"
+OTHERS = ("lth_sparse_mlp_one", "lth_sparse_threads")
 COMPILER_LIMIT = 300.0
 """Seconds that the compiler may take; it takes about ten."""
+_DIE_WITH_PARENT = """import ctypes, os, sys
+try:
+    ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL; on Linux
+except (OSError, AttributeError):
+    pass
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+# A program, and not a function that runs between fork and exec: JAX has threads, and warns of every fork of Python's.
 SWITCH = "LTH_NATIVE"
 """Set to 0 in the environment, it turns the kernel off; set to x86-64-v3, it keeps to AVX2 where there is AVX-512 too."""
 CACHE = "LTH_CACHE"
@@ -63,7 +72,7 @@ def _load() -> ctypes.CDLL | str:
             raise Unavailable(f"JAX runs on {jax.default_backend()}")
         file = cached_file() or _build()
         library = ctypes.CDLL(str(file))
-        for name in (*TARGETS, ONE):
+        for name in (*TARGETS, *OTHERS):
             getattr(library, name)
     except (Unavailable, OSError, AttributeError) as error:
         return str(error)
@@ -71,18 +80,24 @@ def _load() -> ctypes.CDLL | str:
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     library.lth_sparse_mlp_one.argtypes = [ctypes.c_void_p] * 4
     library.lth_sparse_mlp_one.restype = None
+    library.lth_sparse_threads.argtypes = [ctypes.c_int]
+    library.lth_sparse_threads.restype = None
     return library
 
 
 @functools.cache
 def instruction_set() -> str:
-    """Return the x86-64 level to compile for: v4 (AVX-512) or v3 (AVX2).
+    """Return what to compile for: the x86-64 level v4 (AVX-512) or v3 (AVX2), or aarch64.
 
     Raises:
         Unavailable: this is another system or processor.
     """
+    if (platform.system(), platform.machine()) == ("Linux", "aarch64"):
+        return "aarch64"
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
-        raise Unavailable(f"it is written for Linux on x86-64, and this is {platform.system()} on {platform.machine()}")
+        raise Unavailable(
+            f"it is written for Linux on x86-64 and aarch64, and this is {platform.system()} on {platform.machine()}"
+        )
     wanted = os.environ.get(SWITCH) or "1"
     if wanted not in ("1", "x86-64-v3", "x86-64-v4"):
         raise Unavailable(f"{SWITCH}={wanted} in the environment; it can be 0, 1, x86-64-v3 or x86-64-v4")
@@ -97,12 +112,27 @@ def instruction_set() -> str:
 
 def lanes() -> int:
     """Return how many examples the kernel takes at a time, LANES of kernel.h."""
-    return {"x86-64-v4": 64, "x86-64-v3": 32}[instruction_set()]
+    return {"x86-64-v4": 64, "x86-64-v3": 32, "aarch64": 16}[instruction_set()]
+
+
+def sign_bytes() -> int:
+    """Return how many bytes say of one unit which of a block's examples were positive."""
+    return {"x86-64-v4": 8, "x86-64-v3": 4, "aarch64": 4}[instruction_set()]
+
+
+def set_threads(threads: int) -> None:
+    """Let the kernel work on so many threads, the calling one included; no result depends on it.
+
+    Raises:
+        Unavailable: there is no kernel here.
+    """
+    load().lth_sparse_threads(threads)
 
 
 def _flags() -> list[str]:
     """Return the compiler's flags; no -ffast-math, with which GCC turns subnormal numbers off in the whole process."""
-    return ["-std=c++17", "-O3", f"-march={instruction_set()}", "-ffp-contract=fast", "-fPIC", "-shared", "-w"]
+    march = {"aarch64": "armv8-a"}.get(instruction_set(), instruction_set())
+    return ["-std=c++17", "-O3", f"-march={march}", "-ffp-contract=fast", "-fPIC", "-shared", "-pthread", "-w"]
 
 
 def compiler() -> list[str]:
@@ -175,7 +205,7 @@ def _build() -> Path:
             first = next((line for line in complaints.splitlines() if "error" in line), said)
             raise Unavailable(f"it did not compile: {first}; the command was {shlex.join(command)}")
         content = built.read_bytes()
-        if missing := [name for name in (*TARGETS, ONE) if name.encode() not in content]:
+        if missing := [name for name in (*TARGETS, *OTHERS) if name.encode() not in content]:
             raise Unavailable(f"what the compiler made has no {missing[0]}; the command was {shlex.join(command)}")
         file = folder / f"kernel-{_key()}-{_digest(content)}.so"
         built.replace(file)
@@ -185,14 +215,13 @@ def _build() -> Path:
 def _run_compiler(command: list[str]) -> tuple[int, str]:
     """Run a compiler for at most COMPILER_LIMIT seconds; nothing that it starts outlives it. Returns its status and complaints."""
     process = subprocess.Popen(
-        command,
+        [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, *command],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
         start_new_session=True,
-        preexec_fn=_die_with_parent,
     )
     try:
         _, complaints = process.communicate(timeout=COMPILER_LIMIT)
@@ -206,11 +235,6 @@ def _run_compiler(command: list[str]) -> tuple[int, str]:
         process.kill()
         process.communicate()
     return process.returncode, complaints
-
-
-def _die_with_parent() -> None:
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, on Linux
 
 
 def one_example(

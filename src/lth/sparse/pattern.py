@@ -12,13 +12,22 @@ from ..errors import InputError
 from ..pruning.layers import path_name
 from ..pruning.masks import check_same_structure
 from ..types import Mask, Params
+from . import native
 
 
 class Layout(NamedTuple):
     """What of a pattern decides the shapes of arrays: masks with equal counts share one compilation."""
 
     sizes: tuple[int, ...]  # the network's widths from input to output; those of an ensemble's members are added up
-    kept: int  # weights and biases together
+    kept: int  # parameters: weights, biases, and the scales and shifts of layer normalization
+    members: int = 1
+    normed: bool = False  # layer normalization after each hidden layer
+
+    @property
+    def kept_rows(self) -> int:
+        """How many rows of activations a block of examples keeps for a backward pass (`kept_rows` of kernel.h)."""
+        hidden = self.sizes[1:-1]
+        return sum(hidden) * (2 if self.normed else 1) + (self.members * len(hidden) if self.normed else 0)
 
 
 class Pattern(NamedTuple):
@@ -31,7 +40,9 @@ class Pattern(NamedTuple):
 
     layout: Layout
     table: np.ndarray  # int32, what kernel.h reads; its length follows from the layout
-    places: np.ndarray  # (kept,) int32: where each stands among all parameters, ravelled one leaf after the other
+    places: (
+        np.ndarray
+    )  # (kept,) int32: where each stands among all parameters, raveled one leaf after the other, or beyond them
     shapes: tuple[tuple[int, ...], ...]  # of the leaves
     treedef: Any
 
@@ -40,50 +51,88 @@ class Pattern(NamedTuple):
         return f"Pattern({'-'.join(map(str, self.layout.sizes))}, {self.layout.kept} of {total} parameters kept)"
 
 
-def make_pattern(mask: Mask) -> Pattern:
+DENSE_FROM = {"x86-64-v4": 0.6, "x86-64-v3": 0.6, "aarch64": 0.6}
+"""The share of a block's weights from which on the kernel computes it as a dense product, by instruction set
+(docs/performance.md). A constant, and not measured at run time, so that the same seed gives the same bytes."""
+_FEWEST_UNITS = 4  # of a dense block: a tile of fewer rows loads as much as rows by themselves do
+
+
+def make_pattern(mask: Mask, instruction_set: str | None = None, room: int = 0) -> Pattern:
     """Make the pattern of a mask.
 
     Args:
         mask: dense layers `{"layer_0": {"kernel": (inputs, outputs), "bias": (outputs,)}, ..., "output": ...}`, applied in
-            this order with ReLU between them, or a dict of such networks with one input (an ensemble). Zero is pruned,
-            in kernels and biases; anything else is kept.
+            this order with ReLU between them, and `"norm_0": {"scale": (outputs,), "bias": (outputs,)}, ...` before the ReLUs
+            where there is layer normalization; or a dict of such networks with one input (an ensemble). Zero is pruned,
+            in all of them; anything else is kept.
+        room: lay out arrays for at least so many kept parameters, so that masks of fewer share a compilation. What is beyond the
+            kept ones is 0 and stays so.
+        instruction_set: a key of `DENSE_FROM`, which decides what is computed densely; None is this processor's.
 
     Raises:
         InputError: the mask is not that of such a network; says what is in the way, as `obstacle` does.
+        native.Unavailable: no instruction set is named, and the kernel is not written for this processor.
     """
     if reason := obstacle(mask):
         raise InputError(f"no sparse pattern can be made: {reason}")
+    dense_from = DENSE_FROM[instruction_set or native.instruction_set()]
     leaves, treedef = jax.tree_util.tree_flatten_with_path(mask)
     sizes = [np.size(leaf) for _, leaf in leaves]
     place = {  # of each parameter; -1 where it is pruned
         path_name(path): np.where(np.asarray(leaf) != 0, np.arange(start, start + size).reshape(np.shape(leaf)), -1)
         for (path, leaf), start, size in zip(leaves, _offsets(sizes)[:-1], sizes, strict=True)
     }
-    kernels, biases = [], []  # of the ensemble, (inputs, outputs) and (outputs,)
-    for level, names in enumerate(zip(*_networks(mask), strict=True)):
+    networks = list(_networks(mask))
+    normed = bool(_norms(networks[0], place))
+    kernels, biases, norms = [], [], []  # of the ensemble: (inputs, outputs), (outputs,), two of (outputs,)
+    widths = []  # of each member, level by level
+    for level, names in enumerate(zip(*networks, strict=True)):
         blocks = [place[f"{name}/kernel"] for name in names]
+        widths.append([block.shape[1] for block in blocks])
         kernels.append(_block_diagonal(blocks) if level else np.concatenate(blocks, axis=1))
         biases.append(np.concatenate([place[f"{name}/bias"] for name in names]))
+        if normed and level + 1 < len(networks[0]):
+            both = (np.concatenate([place[f"{_norm_of(name)}/{part}"] for name in names]) for part in ("scale", "bias"))
+            norms.append(tuple(both))
 
-    alive: list[Any] = [np.ones(kernels[-1].shape[1], bool)]  # units from which kept weights lead to an output
+    # Units from which kept weights lead to an output. All units of a normalized layer count in its mean.
+    alive: list[Any] = [np.ones(kernels[-1].shape[1], bool)]
     for kernel in kernels[:0:-1]:
-        alive.insert(0, (kernel[:, alive[0]] >= 0).any(axis=1))
+        alive.insert(0, np.ones(kernel.shape[0], bool) if normed else (kernel[:, alive[0]] >= 0).any(axis=1))
     alive.insert(0, np.ones(kernels[0].shape[0], bool))
+    bounds = [  # of the members' units among those, level by level, the input first
+        np.concatenate([[0], np.cumsum([part.sum() for part in np.split(lives, np.cumsum(counts)[:-1])])])
+        for lives, counts in zip(alive[1:], widths, strict=True)
+    ]
     kernels = [k[np.ix_(before, after)] for k, (before, after) in zip(kernels, pairwise(alive), strict=True)]
     biases = [bias[after] for bias, after in zip(biases, alive[1:], strict=True)]
 
-    used = np.concatenate([*(k.T[k.T >= 0] for k in kernels), *(bias[bias >= 0] for bias in biases)])
+    used = np.concatenate(
+        [
+            *(k.T[k.T >= 0] for k in kernels),
+            *(bias[bias >= 0] for bias in biases),
+            *(part[part >= 0] for both in norms for part in both),
+        ]
+    )
     everything = np.concatenate([p[p >= 0] for p in place.values()])
     places = np.concatenate([used, np.setdiff1d(everything, used)]).astype(np.int32)
     theta = np.full(sum(sizes) + 1, -1)  # from places among all parameters to places in theta; -1 stays -1
     theta[places] = np.arange(len(places))
 
-    layout = Layout((kernels[0].shape[0], *(len(lives) for lives in alive[1:])), len(places))
+    beyond = max(room - len(places), 0)
+    places = np.concatenate([places, sum(sizes) + np.arange(beyond)]).astype(np.int32)
+    layout = Layout((kernels[0].shape[0], *map(len, alive[1:])), len(places), len(networks), normed)
     weights = sum(int((k >= 0).sum()) for k in kernels)
-    parts: list[Any] = [[len(kernels), weights, len(places)], *(k.shape for k in kernels)]
+    parts: list[Any] = [[len(kernels), weights, len(places), int(normed)]]
     first = 0
-    for kernel, bias in zip(kernels, biases, strict=True):
+    for level, (kernel, bias) in enumerate(zip(kernels, biases, strict=True)):
+        parts_of_layer = _blocks(kernel, bounds[level - 1] if level else None, bounds[level], dense_from)
+        groups = len(networks) if level < len(norms) else 0
+        parts += [[*kernel.shape, len(parts_of_layer), groups]]
         parts += [first + _offsets((kernel >= 0).sum(axis=0)), theta[bias], first + _offsets((kernel >= 0).sum(axis=1))]
+        if groups:
+            parts += [bounds[level], *(theta[part] for part in norms[level])]
+        parts += parts_of_layer
         first += int((kernel >= 0).sum())
     parts += [np.nonzero(k.T >= 0)[1] for k in kernels]  # the input of each weight, by units
     parts += [np.nonzero(k >= 0)[1] for k in kernels]  # the unit of each weight, by inputs
@@ -93,18 +142,34 @@ def make_pattern(mask: Mask) -> Pattern:
     return Pattern(layout, table, places, tuple(np.shape(leaf) for _, leaf in leaves), treedef)
 
 
+def _blocks(kernel: np.ndarray, inputs: Any, units: Any, dense_from: float) -> list[list[int]]:
+    """Return unit, unit_end, input, input_end and whether dense of each block; the first layer, with `inputs` None, is one."""
+    bounds = [(0, kernel.shape[1], 0, kernel.shape[0])]
+    if inputs is not None:
+        bounds = [(*unit, *input_) for unit, input_ in zip(pairwise(units), pairwise(inputs), strict=True)]
+    blocks = []
+    for unit, unit_end, input_, input_end in bounds:
+        kept = kernel[input_:input_end, unit:unit_end] >= 0
+        dense = unit_end - unit >= _FEWEST_UNITS and kept.size > 0 and float(kept.mean()) >= dense_from
+        blocks.append([int(unit), int(unit_end), int(input_), int(input_end), int(dense)])
+    return blocks
+
+
 def obstacle(mask: Mask) -> str:
-    """Say why a network cannot be computed sparsely, or nothing if it can."""
-    names = sorted(path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(mask))
+    """Say why a network cannot be computed by the kernel, or nothing if it can."""
+    shapes = {path_name(path): np.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(mask)}
+    names = sorted(shapes)
     networks = list(_networks(mask)) if isinstance(mask, dict) else []
-    wanted = sorted(f"{layer}/{part}" for network in networks for layer in network for part in ("kernel", "bias"))
-    if not networks or names != wanted or len({len(network) for network in networks}) > 1:
+    wanted = [f"{layer}/{part}" for network in networks for layer in network for part in ("kernel", "bias")]
+    if networks and (norms := [norm for network in networks for norm in _norms(network, shapes)]):
+        wanted += [f"{norm}/{part}" for norm in norms for part in ("scale", "bias")]
+    uneven = len({(len(network), len(_norms(network, shapes))) for network in networks}) > 1
+    if not networks or names != sorted(wanted) or uneven:
         odd = sorted(set(names) ^ set(wanted))
         return (
             "it is not made of dense layers layer_0, layer_1, ..., output alone, with ReLU between them, each with kernel "
-            f"and bias ({', '.join(odd[:3]) or 'networks of unlike depth'})"
+            f"and bias, and before each ReLU a norm_0, norm_1, ... or none ({', '.join(odd[:3]) or 'networks of unlike depth'})"
         )
-    shapes = {path_name(path): np.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(mask)}
     for network in networks:
         for before, layer in pairwise((networks[0][0], *network)):
             kernel, bias = shapes[f"{layer}/kernel"], shapes[f"{layer}/bias"]
@@ -115,14 +180,32 @@ def obstacle(mask: Mask) -> str:
             inputs = shapes[f"{before}/kernel"][0 if layer == network[0] else 1]
             if kernel != (inputs, *bias):
                 return f"{layer} has a kernel {kernel} and a bias {bias}, and {inputs} inputs"
+        for layer, norm in zip(network, _norms(network, shapes), strict=False):
+            scale, shift = shapes[f"{norm}/scale"], shapes[f"{norm}/bias"]
+            if not scale == shift == shapes[f"{layer}/bias"]:
+                return (
+                    f"{norm} has a scale {scale} and a bias {shift}, and {layer} has {shapes[f'{layer}/bias'][0]} units"
+                )
     return ""
+
+
+def _norm_of(layer: str) -> str:
+    """Return the path of a hidden layer's normalization."""
+    return "norm_".join(layer.rsplit("layer_", 1))
+
+
+def _norms(network: list[str], paths: Any) -> list[str]:
+    """Return the paths of a network's normalizations: one a hidden layer, or none."""
+    norms = [_norm_of(layer) for layer in network[:-1]]
+    return norms if any(f"{norm}/scale" in paths for norm in norms) else []
 
 
 def _networks(mask: Mask) -> Iterator[list[str]]:
     """Yield the paths of each member's layers, from input to output."""
     for prefix, network in [("", mask)] if "output" in mask else [(f"{name}/", mask[name]) for name in sorted(mask)]:
         if isinstance(network, dict):
-            yield [f"{prefix}{name}" for name in (*(f"layer_{i}" for i in range(len(network) - 1)), "output")]
+            hidden = sum(name.startswith("layer_") for name in network)
+            yield [f"{prefix}{name}" for name in (*(f"layer_{i}" for i in range(hidden)), "output")]
 
 
 def _offsets(counts: Any) -> np.ndarray:
@@ -140,7 +223,10 @@ def _block_diagonal(blocks: list[np.ndarray]) -> np.ndarray:
 
 def _table_length(layout: Layout) -> int:
     # As long as it would be if every unit had a path to an output and no bias were kept.
-    return 3 + sum(2 + (after + 1) + after + (before + 1) for before, after in pairwise(layout.sizes)) + 3 * layout.kept
+    members, normed = layout.members, layout.normed
+    hidden = sum((members + 1) + 2 * width for width in layout.sizes[1:-1]) if normed else 0
+    layers = sum(4 + (after + 1) + after + (before + 1) + 5 * members for before, after in pairwise(layout.sizes))
+    return 4 + layers + hidden + 3 * layout.kept
 
 
 def pack(pattern: Pattern, params: Params) -> jax.Array:
@@ -155,7 +241,8 @@ def pack(pattern: Pattern, params: Params) -> jax.Array:
     ):
         like = pattern.treedef.unflatten([np.empty(shape) for shape in pattern.shapes])
         check_same_structure(params, like, "the tree to be packed", "the pattern's")
-    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(params)])[pattern.places]
+    flat = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(params)])
+    return flat.at[pattern.places].get(mode="fill", fill_value=0, unique_indices=True)
 
 
 def unpack(pattern: Pattern, theta: jax.Array) -> Params:
@@ -167,6 +254,6 @@ def unpack(pattern: Pattern, theta: jax.Array) -> Params:
     if jnp.shape(theta) != (pattern.layout.kept,):
         raise InputError(f"theta has shape {jnp.shape(theta)}, and the pattern keeps {pattern.layout.kept} weights")
     sizes = [int(np.prod(shape)) for shape in pattern.shapes]
-    flat = jnp.zeros(sum(sizes), theta.dtype).at[pattern.places].set(theta, unique_indices=True)
+    flat = jnp.zeros(sum(sizes), theta.dtype).at[pattern.places].set(theta, mode="drop", unique_indices=True)
     pieces = jnp.split(flat, np.cumsum(sizes)[:-1])
     return pattern.treedef.unflatten([p.reshape(shape) for p, shape in zip(pieces, pattern.shapes, strict=True)])
