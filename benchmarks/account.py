@@ -80,7 +80,7 @@ def one_step() -> dict[str, float]:
     loop = TrainingConfig(env_steps=10**9, start_steps=options.steps, segment_steps=options.steps)
     state = algorithm.init(jax.random.key(0))
     replay = init_replay(config.buffer_size, spaces.observation_dim, spaces.action_width)
-    segments = training.train(algorithm, loop, options.task, 0, state, replay, 10**9)
+    segments = training.train(algorithm, loop, options.task, 0, state, replay, 10**9, native=True)
     for _ in range(2):
         next(segments)
     found = []
@@ -127,11 +127,11 @@ def one_run(kind: str, folder: Path, since: float) -> None:
         lambda event, seconds, **_: compiled.append(seconds) if "/compile/" in event or "/pjit/" in event else None
     )
     steps = options.run_steps
-    loop = TrainingConfig(env_steps=steps, start_steps=steps // 10, segment_steps=steps // 10)
+    loop = TrainingConfig(env_steps=steps, start_steps=steps // 10, segment_steps=steps // 10, backend="native")
     evaluation = EvaluationConfig(every=steps // 5, episodes=5)
     dense = DenseSpec(task=options.task, seed=0, training=loop, agent=SACConfig(), evaluation=evaluation)
     mask = MaskSpec(dense=dense, method="magnitude", sparsity=Sparsity(actor=0.9, critic=0.9))
-    ticket = TicketSpec(dense=dense, mask=mask, backend="native")
+    ticket = TicketSpec(dense=dense, mask=mask)
     run = train_dense(folder, dense) if kind == "dense" else train_ticket(folder, ticket)
     timings = journal.read_timings(run)
     spent = sum(compiled)

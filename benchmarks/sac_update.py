@@ -1,11 +1,12 @@
-"""The fused dense SAC update, as a share of what one core can do at the most.
+"""The fused dense SAC update, on the native kernel and on XLA, as a share of what one core can do at the most.
 
-    python benchmarks/sac_update.py [--json] [--batch 256] [--width 256] [--updates 50] [--repeats 7]
+    python benchmarks/sac_update.py [--json] [--batch 256] [--width 256] [--threads 1] [--updates 50] [--repeats 7]
 
 An update of the agent at Meta-World's sizes (39 observations, 4 actions, two hidden layers), in the call that training
 makes (draw, insert, gather, update), many updates a call. `share_of_peak` is its useful floating-point operations a second over
 the fused multiply-adds a second that the same core reaches in a loop without memory traffic (a few lines of C, compiled here:
-a C compiler is needed). Both are measured in turn, in one process, and the medians compared.
+a C compiler is needed). All are measured in turn, in one process, and the medians compared. With `--threads N` the kernel's N
+threads are compared with one (`threads_speedup`).
 """
 
 from common import arguments, interleave, report
@@ -13,6 +14,7 @@ from common import arguments, interleave, report
 parser = arguments(__doc__.splitlines()[0])
 parser.add_argument("--batch", type=int, default=256)
 parser.add_argument("--width", type=int, default=256)
+parser.add_argument("--threads", type=int, default=1, help="of the native kernel, compared with one")
 parser.add_argument("--updates", type=int, default=50)
 parser.add_argument("--repeats", type=int, default=7)
 options = parser.parse_args()
@@ -28,8 +30,10 @@ import numpy as np
 
 from src.lth.algorithms.architecture import Spaces
 from src.lth.algorithms.learner import draw, learner
+from src.lth.algorithms.packed import pack_state, patterns_of
 from src.lth.config import SACConfig
 from src.lth.replay import init_replay, insert
+from src.lth.sparse.native import set_threads as kernel_threads
 
 OBSERVATION_DIM, ACTION_DIM, ROWS, SPINS = 39, 4, 100_000, 20_000_000
 
@@ -82,31 +86,43 @@ def main() -> None:
     algorithm = config.build(Spaces(OBSERVATION_DIM, ACTION_DIM))
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(ROWS, 2 * OBSERVATION_DIM + ACTION_DIM + 2)).astype(np.float32)
-    carry = [
-        algorithm.init(jax.random.key(0)),
-        insert(init_replay(ROWS, OBSERVATION_DIM, ACTION_DIM), rows),
-    ]
-    learn = learner(algorithm)
 
-    def updates() -> None:
-        draws = draw(algorithm, rng, options.updates, options.batch, ROWS)
-        carry[0], carry[1], flat, _ = learn(*carry, rows[:1], draws)
-        jax.block_until_ready(flat)
+    def side(native: bool, threads: int = 1):
+        state = algorithm.init(jax.random.key(0))
+        patterns = patterns_of(state) if native else None
+        state = pack_state(patterns, state) if native else state
+        carry = [state, insert(init_replay(ROWS, OBSERVATION_DIM, ACTION_DIM), rows)]
+        learn = learner(algorithm, patterns)
+
+        def updates() -> None:
+            kernel_threads(threads)
+            draws = draw(algorithm, rng, options.updates, options.batch, ROWS)
+            carry[0], carry[1], flat, _ = learn(*carry, rows[:1], draws)
+            jax.block_until_ready(flat)
+
+        updates()
+        return updates
 
     library = peak_loop()
-    updates()
-    seconds = interleave({"updates": updates, "peak": lambda: library.spin(SPINS)}, options.repeats)
+    sides = {"native": side(True), "xla": side(False), "peak": lambda: library.spin(SPINS)}
+    if options.threads > 1:
+        sides["threads"] = side(True, options.threads)
+    seconds = interleave(sides, options.repeats)
     peak = SPINS * 12 * library.width() * 2 / seconds["peak"]
-    reached = update_flops(options.width, options.batch) * options.updates / seconds["updates"]
-    report(
-        {
-            "share_of_peak": reached / peak,
-            "updates_per_second": options.updates / seconds["updates"],
-            "gflops": reached / 1e9,
-            "peak_gflops": peak / 1e9,
-        },
-        options.json,
-    )
+    reached = {
+        name: update_flops(options.width, options.batch) * options.updates / seconds[name] for name in ("native", "xla")
+    }
+    results = {
+        "share_of_peak": reached["native"] / peak,
+        "share_of_peak_xla": reached["xla"] / peak,
+        "speedup_vs_xla": seconds["xla"] / seconds["native"],
+        "updates_per_second": options.updates / seconds["native"],
+        "gflops": reached["native"] / 1e9,
+        "peak_gflops": peak / 1e9,
+    }
+    if options.threads > 1:
+        results["threads_speedup"] = seconds["native"] / seconds["threads"]
+    report(results, options.json)
 
 
 main()

@@ -6,6 +6,8 @@ Both are the calls that training makes (draw, insert, gather, update), many upda
 4 actions, two hidden layers), measured in turn in one process; each ratio is the dense agent's median over the ticket's. Masks are
 random: `erk` by the Erdos-Renyi-kernel rule, which keeps small layers dense, or `layer`, the same share of each layer. `--lower`
 measures the sparsities around break-even instead, and `--profile 0.9` the kernel's calls of one update, in microseconds.
+`--beside REVISION` runs this script and that revision's in turn, each in processes of its own, and prints this one's time of a ticket's
+update over that one's.
 """
 
 from common import arguments, interleave, report
@@ -17,8 +19,17 @@ parser.add_argument("--masks", choices=("erk", "layer"), default="erk")
 parser.add_argument("--updates", type=int, default=50)
 parser.add_argument("--repeats", type=int, default=9)
 parser.add_argument("--lower", action="store_true", help="sparsities 0 to 0.7")
+parser.add_argument(
+    "--beside", metavar="REVISION", help="compare with this script at another revision of the repository"
+)
 parser.add_argument("--profile", type=float, metavar="SPARSITY", help="time the kernel's calls of one update")
 options = parser.parse_args()
+
+if options.beside:
+    from beside import compare
+
+    words = ["--batch", str(options.batch), "--width", str(options.width), "--masks", options.masks, "--updates", "20"]
+    compare(__file__, options.beside, [*words, *(["--lower"] if options.lower else [])], "ms_", options.json)
 
 import jax
 import jax.numpy as jnp

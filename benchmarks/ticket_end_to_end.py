@@ -1,4 +1,4 @@
-"""Environment steps a second: a ticket's training, the dense agent's and SBX's, all on the same one core, in turn.
+"""Environment steps a second: a ticket's training, the dense agent's on XLA and SBX's, all on the same one core, in turn.
 
     python benchmarks/ticket_end_to_end.py [--json] [--task HalfCheetah-v5] [--sparsity 0.95] [--core 0] [--steps 500] [--repeats 9]
 
@@ -23,7 +23,8 @@ options = parser.parse_args()
 def main() -> None:
     os.sched_setaffinity(0, {options.core})  # the processes inherit it
     processes = {
-        side: start(side, 1, options.task, options.steps, options.sparsity) for side in ("dense", "ticket", "sbx")
+        name: start(side, 1, options.task, options.steps, options.sparsity)
+        for name, side in {"dense": "xla", "dense_native": "dense", "ticket": "ticket", "sbx": "sbx"}.items()
     }
     try:
         seconds = interleave({side: lambda p=p: ask(p) for side, p in processes.items()}, options.repeats)

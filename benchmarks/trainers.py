@@ -1,6 +1,6 @@
-"""Processes that train a dense agent, a ticket, or SBX's SAC step by step, for the benchmarks that time them in turn.
+"""Processes that train a dense agent (on the native kernel or on XLA), a ticket, or SBX's SAC, for benchmarks that time them in turn.
 
-    python benchmarks/trainers.py {dense,ticket,sbx} THREADS TASK STEPS [SPARSITY]
+    python benchmarks/trainers.py {dense,ticket,xla,sbx} THREADS TASK STEPS [SPARSITY]
 
 All have two hidden layers of 256 and batches of 256, and act, step and update strictly in turn (SBX: train_freq=1,
 gradient_steps=1). A process warms up (steps without learning, then compilation), writes "ready", and trains STEPS environment
@@ -18,16 +18,16 @@ from src.lth.threads import set_threads
 LONGEST = 10_000_000
 
 
-def ours(threads: int, task: str, steps: int, sparsity: float):
-    """Return what trains our agent for some steps: dense at sparsity 0, else a random ticket (ERK) on the native kernel."""
+def ours(threads: int, task: str, steps: int, sparsity: float, native: bool):
+    """Return what trains our agent for some steps: dense at sparsity 0, else a random ticket (ERK)."""
     import jax
 
     from src.lth import envs
-    from src.lth.algorithms.packed import patterns_of
     from src.lth.algorithms.tickets import make_ticket
     from src.lth.config import SACConfig, TrainingConfig
     from src.lth.pruning.controls import random_mask
     from src.lth.replay import init_replay
+    from src.lth.sparse.native import set_threads
     from src.lth.training import train
 
     config = SACConfig(buffer_size=100_000)
@@ -39,8 +39,9 @@ def ours(threads: int, task: str, steps: int, sparsity: float):
         masks = {name: random_mask(p, sparsity, jax.random.key(1), (), "erk") for name, p in state.params.items()}
         state = make_ticket(state, masks)
     replay = init_replay(config.buffer_size, spaces.observation_dim, spaces.action_width)
-    patterns = patterns_of(state) if sparsity else None
-    segments = train(algorithm, training, task, 0, state, replay, LONGEST, patterns=patterns)
+    if native:
+        set_threads(threads)
+    segments = train(algorithm, training, task, 0, state, replay, LONGEST, native=native)
     return lambda: next(segments)
 
 
@@ -93,11 +94,11 @@ def _expect(process: subprocess.Popen, word: str) -> None:
 
 def main() -> None:
     side, threads, task, steps, sparsity = sys.argv[1:]
-    set_threads(int(threads))
+    set_threads(1 if side in ("dense", "ticket") else int(threads))  # the kernel has threads of its own
     if side == "sbx":
         step = sbx(task, int(steps))
     else:
-        step = ours(int(threads), task, int(steps), float(sparsity) if side == "ticket" else 0.0)
+        step = ours(int(threads), task, int(steps), float(sparsity) if side == "ticket" else 0.0, side != "xla")
     for _ in range(2):
         step()
     print("ready", flush=True)

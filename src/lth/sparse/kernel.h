@@ -165,7 +165,7 @@ LTH_INLINE void tile(const float* a, size_t unit_step, size_t step, const float*
     for (int c = 0; c < C; c++) row[c] = ((const Vector*)b)[c];
 #pragma GCC unroll 8
     for (int u = 0; u < U; u++) {
-      const Vector w = Vector{} + a[u * unit_step];
+      const Vector w = all(a[u * unit_step]);
 #pragma GCC unroll 8
       for (int c = 0; c < C; c++) sum[u][c] += w * row[c];
     }
@@ -183,7 +183,7 @@ inline const float* matrix_of(const Layer& layer, const Block& block, const floa
 LTH_INLINE void add_rows(Vector* sum, const float* weight, const int32_t* index, int begin, int end, const float* x) {
   for (int k = begin; k < end; k++) {
     const Vector* row = (const Vector*)(x + (size_t)index[k] * LANES);
-    const Vector w = Vector{} + weight[k];
+    const Vector w = all(weight[k]);
 #pragma GCC unroll 8
     for (int j = 0; j < VECTORS; j++) sum[j] += w * row[j];
   }
@@ -206,7 +206,7 @@ inline void layer_forward(const Network& net, const Layer& layer, const float* t
         for (int j = 0; j < VECTORS; j += COLUMNS) {
           Vector sum[U][COLUMNS];
           for (int u = 0; u < U; u++)
-            for (int c = 0; c < COLUMNS; c++) sum[u][c] = Vector{} + bias(r + u);
+            for (int c = 0; c < COLUMNS; c++) sum[u][c] = all(bias(r + u));
           tile<U, COLUMNS>(w + (r - block.unit) * width, width, 1, x + (size_t)block.input * LANES + j * WIDTH, LANES,
                            block.inputs(), sum);
           for (int u = 0; u < U; u++)
@@ -216,7 +216,7 @@ inline void layer_forward(const Network& net, const Layer& layer, const float* t
     } else {
       for (int r = block.unit; r < block.unit_end; r++) {
         Vector sum[VECTORS];
-        for (int j = 0; j < VECTORS; j++) sum[j] = Vector{} + bias(r);
+        for (int j = 0; j < VECTORS; j++) sum[j] = all(bias(r));
         add_rows(sum, theta, net.column, layer.first[r], layer.first[r + 1], x);
         for (int j = 0; j < VECTORS; j++) finish(r, j, sum[j]);
       }
@@ -594,9 +594,12 @@ inline void sum_over_blocks(const Network& net, int batch, float* dtheta, const 
       if (t == 0 && c > 0 && !direct) add(dtheta, places, 0, count);
     }
   });
+  constexpr size_t PIECE = 2048;  // stays in the first cache from chunk to chunk
   if (threads > 1)
     pool().run(threads, [&](int t) {
-      for (int c = first; c < chunks; c++) add(dtheta, place(c), t * count / threads, (t + 1) * count / threads);
+      const size_t end = (t + 1) * count / threads;
+      for (size_t i = t * count / threads; i < end; i += PIECE)
+        for (int c = first; c < chunks; c++) add(dtheta, place(c), i, std::min(i + PIECE, end));
     });
 }
 

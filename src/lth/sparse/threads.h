@@ -55,7 +55,7 @@ class Pool {
   }
 
  private:
-  static constexpr int SPINS = 4000;  // some 20 microseconds: the calls of one update follow each other within that
+  static constexpr int SPINS = 20000;  // some hundred microseconds: the calls of an update, and updates, follow each other within that
 
   void serve(int t, unsigned seen) {
     for (;;) {

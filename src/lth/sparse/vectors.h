@@ -31,6 +31,9 @@ typedef uint8_t Bits;
 typedef float Vector __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
 typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
 
+// A number in every place. Not 0 + x, which is no move: -0 would become 0, so that compilers add.
+inline Vector all(float x) { return x - Vector{}; }
+
 #if defined(__AVX512F__)
 // Which elements are above zero, one bit each.
 inline Bits positive(Vector v) { return _mm512_cmp_ps_mask((__m512)v, _mm512_setzero_ps(), _CMP_GT_OQ); }
