@@ -317,15 +317,24 @@ def _subclass(environment: type) -> type:
 
 
 def _with_globals(value: Any) -> Any:
-    """Return a function, or a property, with faster functions in place of the globals of these names; None if it uses none."""
+    """Return a method that finds the faster functions under their names in place of its globals; None if it uses none."""
+    if isinstance(value, staticmethod):
+        function = _with_globals(value.__func__)
+        return None if function is None else staticmethod(function)
     if isinstance(value, property) and value.fget is not None:
         getter = _with_globals(value.fget)
         return None if getter is None else property(getter, value.fset, value.fdel, value.__doc__)
-    if not isinstance(value, types.FunctionType) or not set(_GLOBALS) & set(value.__code__.co_names):
+    if not isinstance(value, types.FunctionType):
         return None
-    known = {name: new for name, new in _GLOBALS.items() if name in value.__globals__}
+    # A decorated method is in a cell of its wrapper.
+    cells = value.__closure__ or ()
+    wrapped = [_with_globals(cell.cell_contents) for cell in cells]
+    used = {name: _GLOBALS[name] for name in _GLOBALS if name in value.__code__.co_names and name in value.__globals__}
+    if not used and not any(wrapped):
+        return None
+    closure = tuple(types.CellType(new) if new else cell for new, cell in zip(wrapped, cells, strict=True))
     function = types.FunctionType(
-        value.__code__, {**value.__globals__, **known}, value.__name__, value.__defaults__, value.__closure__
+        value.__code__, {**value.__globals__, **used}, value.__name__, value.__defaults__, closure
     )
     function.__kwdefaults__ = value.__kwdefaults__
     return function
