@@ -4,15 +4,16 @@
                                     [--repeats 1] [--core 0]
 
 Each side trains the dense agent, makes a magnitude mask from it and trains the ticket on the native kernel, each in a
-process of its own on the same one core, evaluations (every tenth of the steps, 10 episodes) included. `ratio_to_dense`
-is the dense agent's total over the ticket's. `--beside` checks the revision out in a temporary Git worktree and does
-the same there; `seconds_ratio` is this checkout's ticket over the revision's. With `--repeats` the tickets are trained
-that often, the revisions in turn, and the medians are reported. A dense agent of 50,000 steps takes minutes, and is
-trained once for each revision.
+process of its own on the same one core, evaluations (10 episodes every 5,000 steps) included. `ratio_to_dense` is the
+dense agent's total over the ticket's. `--beside` checks the revision out in a temporary Git worktree and does the same
+there; `seconds_ratio` is this checkout's ticket over the revision's. With `--repeats` the tickets are trained that
+often, the revisions in turn, and the medians are reported. A dense agent of 50,000 steps takes minutes, and is trained
+once for each revision.
 
 Parts: `start`, imports and what a run does before it trains; `compile`, of the update; `simulate`, `act`, `update`
 (from the dispatch of the compiled call to its result) and `rest`, of the training loop; `evaluate`; `save`; `other`,
-everything else.
+everything else. `processor` is the process's processor time, of which `processor_ratio_to_dense` and
+`processor_seconds_ratio` are the same ratios: use these where the machine has other work.
 """
 
 import json
@@ -123,8 +124,9 @@ def one_run(kind: str, folder: Path, since: float) -> None:
     imported = time.time() - since
     seconds = timed_parts()
     steps = options.steps
-    loop = TrainingConfig(env_steps=steps, start_steps=min(2000, steps // 10), segment_steps=steps // 10)
-    evaluation = EvaluationConfig(every=steps // 10, episodes=10)
+    every = min(5000, steps)
+    loop = TrainingConfig(env_steps=steps, start_steps=min(2000, steps // 5), segment_steps=every)
+    evaluation = EvaluationConfig(every=every, episodes=10)
     dense = DenseSpec(task=options.task, seed=0, training=loop, agent=SACConfig(), evaluation=evaluation)
     sparsity = Sparsity(actor=options.sparsity, critic=options.sparsity)
     mask = MaskSpec(dense=dense, method="magnitude", sparsity=sparsity)
@@ -137,7 +139,7 @@ def one_run(kind: str, folder: Path, since: float) -> None:
     loop_parts = {name: seconds[name] for name in ("compile", "simulate", "act", "update")}
     parts = {"start": imported + timings["start"], **loop_parts, "rest": timings["train"] - sum(loop_parts.values())}
     parts |= {name: timings[name] for name in ("evaluate", "save")}
-    parts |= {"other": total - sum(parts.values()), "total": total}
+    parts |= {"other": total - sum(parts.values()), "total": total, "processor": time.process_time()}
     if kind == "dense":
         make_mask(folder, mask)
     print(json.dumps(parts))
@@ -178,9 +180,11 @@ def compare(trees: dict[str, Path]) -> dict[str, object]:
     tickets = {
         name: {part: statistics.median(one[part] for one in many) for part in many[0]} for name, many in found.items()
     }
-    results = {"ratio_to_dense": dense["here"]["total"] / tickets["here"]["total"]}
-    if "beside" in trees:
-        results["seconds_ratio"] = tickets["here"]["total"] / tickets["beside"]["total"]
+    results = {}
+    for prefix, clock in (("", "total"), ("processor_", "processor")):
+        results[f"{prefix}ratio_to_dense"] = dense["here"][clock] / tickets["here"][clock]
+        if "beside" in trees:
+            results[f"{prefix}seconds_ratio"] = tickets["here"][clock] / tickets["beside"][clock]
     parts = {f"dense_{name}": value for name, value in dense.items()}
     parts |= {f"ticket_{name}": value for name, value in tickets.items()}
     return results | {side: {k: round(v, 2) for k, v in seconds.items()} for side, seconds in parts.items()}
