@@ -78,6 +78,9 @@ FAULTS = {
     "a transition ends in the next episode": Fault(
         'next_observations[i] = info["final_obs"][i]', "next_observations[i] = after[i]", "sac envs"
     ),
+    "Meta-World's last observation is this one": Fault(
+        "observation[18:36] = self._prev_obs", "observation[18:36] = now", "fast_metaworld"
+    ),
     "a checksum is not compared": Fault(
         "if not words or words[0] != hashlib.sha256(data).hexdigest():", "if not words:", "bad_input"
     ),

@@ -231,7 +231,8 @@ def _train_segment(
             ) from error
         next_observations = after
         done = terminated | truncated
-        if done.any():
+        ended = done.any()
+        if ended:
             # `after` is where the next episode starts; the transition ends where the last one did.
             next_observations = after.copy()
             for i in np.flatnonzero(done):
@@ -261,7 +262,7 @@ def _train_segment(
         _check_rows(rows, observations, actions, env_steps, algorithm)
         observations = after
         running_return += rewards
-        if done.any():
+        if ended:
             finished_returns.extend(running_return[done])
             running_return[done] = 0.0
         env_steps += num_envs

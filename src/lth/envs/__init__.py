@@ -7,7 +7,7 @@ import contextlib
 import functools
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -64,34 +64,55 @@ def make_vector(task: str, seed: int, num_envs: int, step_timeout: float | None 
     """Make training environments side by side. An ended episode is reset within the same step, its last observation
     handed over in `info["final_obs"]`, so that no step is a reset in disguise (Gymnasium 1.x resets in the next one).
     """
-    from gymnasium.vector import AutoresetMode, SyncVectorEnv
+    return _Vector([make(task, seed, step_timeout=step_timeout) for _ in range(num_envs)])
 
-    return SyncVectorEnv(
-        [lambda: make(task, seed, step_timeout=step_timeout)] * num_envs,
-        copy=True,
-        autoreset_mode=AutoresetMode.SAME_STEP,
-    )
+
+class _Vector:
+    """Gymnasium's SyncVectorEnv with AutoresetMode.SAME_STEP, without the arrays that it makes for each entry of `info`."""
+
+    def __init__(self, envs: list[Any]):
+        self.envs = envs
+        self.observation_space, self.action_space = envs[0].observation_space, envs[0].action_space
+
+    def reset(self, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
+        """Reset environment i with `seed + i`."""
+        return np.stack([env.reset(seed=seed + i)[0] for i, env in enumerate(self.envs)]), {}
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Step each environment. Where an episode ended, `info["final_obs"]` has its last observation."""
+        n = len(self.envs)
+        info: dict[str, Any] = {}
+        observations = np.empty((n, *self.observation_space.shape), self.observation_space.dtype)
+        rewards, terminated, truncated = np.empty(n), np.empty(n, bool), np.empty(n, bool)
+        for i, env in enumerate(self.envs):
+            observations[i], rewards[i], terminated[i], truncated[i], _ = env.step(actions[i])
+            if terminated[i] or truncated[i]:
+                info.setdefault("final_obs", [None] * n)[i] = observations[i].copy()
+                observations[i], _ = env.reset()
+        return observations, rewards, terminated, truncated, info
+
+    def close(self) -> None:
+        """Close them all."""
+        for env in self.envs:
+            env.close()
 
 
 def _timed(env: Any, seconds: float) -> Any:
     import gymnasium
 
-    @contextlib.contextmanager
-    def limited() -> Iterator[None]:
+    def limited(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         signal.setitimer(signal.ITIMER_REAL, seconds)
         try:
-            yield
+            return call(*arguments, **named)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
 
     class Timed(gymnasium.Wrapper):
         def step(self, action: Any) -> Any:
-            with limited():
-                return self.env.step(action)
+            return limited(self.env.step, action)
 
         def reset(self, **how: Any) -> Any:
-            with limited():
-                return self.env.reset(**how)
+            return limited(self.env.reset, **how)
 
     return Timed(env)
 
@@ -113,7 +134,9 @@ def _clipped(env: Any) -> Any:
 
     space = env.action_space
     low, high = space.low, space.high
-    return gymnasium.wrappers.TransformAction(env, lambda a: np.clip(a, low, high).astype(space.dtype), space)
+    return gymnasium.wrappers.TransformAction(
+        env, lambda action: np.minimum(np.maximum(action, low), high).astype(space.dtype), space
+    )
 
 
 def spaces_of(env: Any) -> Spaces:

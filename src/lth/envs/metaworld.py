@@ -1,5 +1,7 @@
 """Meta-World v3 tasks with seeded goals: 50 to train on, and others to be evaluated on."""
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -7,6 +9,7 @@ import metaworld
 import numpy as np
 
 from ..errors import InputError, UnknownTask, nearest
+from .fast_metaworld import faster
 
 HELD_OUT_SEED = 2**31 - 1
 """The evaluation goals are those of this benchmark seed, for every run, so that runs are compared on the same goals."""
@@ -27,11 +30,11 @@ class GoalEnv(gymnasium.Env):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 80}  # noqa: RUF012  (Gymnasium's interface)
 
     def __init__(self, task: str, seed: int, held_out: bool, render_mode: str | None = None):
-        goals = metaworld.MT1(task, seed=HELD_OUT_SEED if held_out else seed).train_tasks
+        goals = _goals_of(task, HELD_OUT_SEED if held_out else seed)
         if held_out:
-            _check_disjoint(goals, metaworld.MT1(task, seed=seed).train_tasks, task)
+            _check_disjoint(goals, _goals_of(task, seed), task)
         benchmark_class = metaworld.env_dict.ALL_V3_ENVIRONMENTS[task]
-        self._env = benchmark_class(render_mode=render_mode)
+        self._env = faster(benchmark_class)(render_mode=render_mode)
         self._goals = goals
         self._steps = 0
         self.render_mode = render_mode
@@ -79,12 +82,18 @@ def make_metaworld(task: str, seed: int, held_out: bool, render_mode: str | None
     return GoalEnv(task, seed, held_out, render_mode)
 
 
+@functools.cache
+def _goals_of(task: str, seed: int) -> tuple[Any, ...]:
+    # Meta-World resets an environment 50 times for them, which takes as long as thousands of steps.
+    return tuple(metaworld.MT1(task, seed=seed).train_tasks)
+
+
 def _goal(task: Any) -> bytes:
     import pickle
 
     return np.asarray(pickle.loads(task.data)["rand_vec"]).tobytes()
 
 
-def _check_disjoint(held_out: list[Any], training: list[Any], task: str) -> None:
+def _check_disjoint(held_out: Sequence[Any], training: Sequence[Any], task: str) -> None:
     if {_goal(t) for t in held_out} & {_goal(t) for t in training}:
         raise InputError(f"{task}: a goal held out for evaluation is also trained on with this seed; use another seed")
