@@ -6,8 +6,8 @@ Both are the calls that training makes (draw, insert, gather, update), many upda
 4 actions, two hidden layers), measured in turn in one process; each ratio is the dense agent's median over the ticket's. Masks are
 random: `erk` by the Erdos-Renyi-kernel rule, which keeps small layers dense, or `layer`, the same share of each layer. `--lower`
 measures the sparsities around break-even instead, and `--profile 0.9` the kernel's calls of one update, in microseconds.
-`--beside REVISION` runs this script and that revision's in turn, each in processes of its own, and prints this one's time of a ticket's
-update over that one's.
+`--beside REVISION` runs this script and that revision's in turn, each in processes of its own, and prints this one's time of a
+ticket's update over that one's.
 """
 
 from common import arguments, interleave, report

@@ -1,6 +1,6 @@
-"""Processes that train a dense agent (on the native kernel or on XLA), a ticket, or SBX's SAC, for benchmarks that time them in turn.
+"""Processes that train a dense agent (native or XLA), a ticket, or SBX's SAC, for benchmarks that time them in turn.
 
-    python benchmarks/trainers.py {dense,ticket,xla,sbx} THREADS TASK STEPS [SPARSITY]
+    python benchmarks/trainers.py {dense,ticket,rigl,xla,rigl-xla,sbx} THREADS TASK STEPS [SPARSITY]
 
 All have two hidden layers of 256 and batches of 256, and act, step and update strictly in turn (SBX: train_freq=1,
 gradient_steps=1). A process warms up (steps without learning, then compilation), writes "ready", and trains STEPS environment
@@ -18,14 +18,15 @@ from src.lth.threads import set_threads
 LONGEST = 10_000_000
 
 
-def ours(threads: int, task: str, steps: int, sparsity: float, native: bool):
-    """Return what trains our agent for some steps: dense at sparsity 0, else a random ticket (ERK)."""
+def ours(threads: int, task: str, steps: int, sparsity: float, native: bool, rigged: bool):
+    """Return what trains our agent for some steps: dense at sparsity 0, else a random ticket (ERK), whose mask RigL may move."""
     import jax
 
     from src.lth import envs
     from src.lth.algorithms.tickets import make_ticket
     from src.lth.config import SACConfig, TrainingConfig
     from src.lth.pruning.controls import random_mask
+    from src.lth.pruning.schedules import rigl
     from src.lth.replay import init_replay
     from src.lth.sparse.native import set_threads
     from src.lth.training import train
@@ -38,6 +39,9 @@ def ours(threads: int, task: str, steps: int, sparsity: float, native: bool):
     if sparsity:
         masks = {name: random_mask(p, sparsity, jax.random.key(1), (), "erk") for name, p in state.params.items()}
         state = make_ticket(state, masks)
+    if rigged:
+        opts = {n: state.opts[n]._replace(schedule=rigl(p, every=100, until=LONGEST)) for n, p in state.params.items()}
+        state = state._replace(opts={**state.opts, **opts})
     replay = init_replay(config.buffer_size, spaces.observation_dim, spaces.action_width)
     if native:
         set_threads(threads)
@@ -94,11 +98,12 @@ def _expect(process: subprocess.Popen, word: str) -> None:
 
 def main() -> None:
     side, threads, task, steps, sparsity = sys.argv[1:]
-    set_threads(1 if side in ("dense", "ticket") else int(threads))  # the kernel has threads of its own
+    set_threads(int(threads) if side in ("xla", "rigl-xla", "sbx") else 1)  # the kernel has threads of its own
     if side == "sbx":
         step = sbx(task, int(steps))
     else:
-        step = ours(int(threads), task, int(steps), float(sparsity) if side == "ticket" else 0.0, side != "xla")
+        share = 0.0 if side in ("dense", "xla") else float(sparsity)
+        step = ours(int(threads), task, int(steps), share, "xla" not in side, "rigl" in side)
     for _ in range(2):
         step()
     print("ready", flush=True)

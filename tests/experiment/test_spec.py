@@ -75,7 +75,12 @@ def test_whatever_changes_a_result_changes_the_directory():
 def test_what_does_not_bear_on_a_run_does_not_change_its_directory():
     plain = Config()
     other = parse_config(
-        {"output_dir": "x", "seeds": [0, 1, 2], "training": {"threads": 2, "backend": "native"}, "pruning": {"sparsity": 0.1}}
+        {
+            "output_dir": "x",
+            "seeds": [0, 1, 2],
+            "training": {"threads": 2, "backend": "native"},
+            "pruning": {"sparsity": 0.1},
+        }
     )
     assert dense_spec(plain, "Pendulum-v1", 0).path == dense_spec(other, "Pendulum-v1", 0).path
     fewer = parse_config({"pruning": {"num_gradient_batches": 5}})

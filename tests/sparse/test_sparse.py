@@ -1,5 +1,6 @@
 """Skipping the pruned work changes nothing but the time: every value and gradient is that of the masked dense network."""
 
+import functools
 import json
 import os
 import shutil
@@ -22,14 +23,16 @@ from lth.algorithms.learner import draw, learner
 from lth.algorithms.packed import layouts_of, pack_state, patterns_of, unpack_state
 from lth.algorithms.tickets import make_ticket, masks_of
 from lth.cli import main
-from lth.config import SACConfig, Sparsity, parse_config
+from lth.config import SACConfig, Sparsity, TrainingConfig, parse_config
 from lth.errors import InputError
 from lth.experiment import journal, lottery, store
 from lth.experiment.build import dense_spec, mask_spec, ticket_spec
 from lth.experiment.trainer import RunOptions
 from lth.pruning.controls import random_mask
+from lth.pruning.schedules import prune_at, rigl, sparse_evolution
 from lth.replay import init_replay, pack_rows
 from lth.sparse import make_pattern, native, obstacle, pack, sparse_mlp, unpack
+from lth.training import train
 from lth.types import Batch
 
 
@@ -545,13 +548,12 @@ def compiler():
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("level", ["x86-64-v4", "x86-64-v3"])
-def test_the_kernel_alone_under_sanitizers(level, tmp_path):
-    command = compiler()
-    if (level, native.instruction_set()) == ("x86-64-v4", "x86-64-v3"):
-        pytest.skip("this processor has no AVX-512")
-    with (tmp_path / "cases").open("wb") as file:
-        cases = [(name, batch) for name in CASES for batch in ((1, 65) if name != "twin critics" else BATCHES)]
+@pytest.fixture(scope="module")
+def case_file(tmp_path_factory):
+    """The cases as tests/sparse/native/driver.cc reads them, and how many there are."""
+    path = tmp_path_factory.mktemp("cases") / "cases"
+    cases = [(name, batch) for name in CASES for batch in ((1, 65) if name != "twin critics" else BATCHES)]
+    with path.open("wb") as file:
         for name, batch in cases:
             pattern, mask, params, x, dy = case(name, batch, 1)
             y, gradient, dx = reference(params, mask, x, dy)
@@ -559,30 +561,47 @@ def test_the_kernel_alone_under_sanitizers(level, tmp_path):
             file.write(np.array(header, np.int32).tobytes() + pattern.table.tobytes())
             for array in (packed64(pattern, params), x, dy, y, dx, packed64(pattern, gradient)):
                 file.write(np.asarray(array, np.float32).tobytes())
-    program = tmp_path / "driver"
-    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    flags = [
-        "-std=c++17",
-        "-g",
-        "-O1",
-        f"-march={level}",
-        "-ffp-contract=fast",
-        "-Wall",
-        "-Wextra",
-        "-Wno-psabi",
-        *sanitizers,
-    ]
+    return path, len(cases)
+
+
+def drive(case_file, folder, command, flags, lanes, threads=1, runner=()):
+    """Compile the driver and run all cases."""
+    path, count = case_file
+    program = folder / "driver"
+    always = ["-std=c++17", "-g", "-ffp-contract=fast", "-Wall", "-Wextra", "-Wno-psabi"]
+    always += ["-Wno-unknown-warning-option", "-Wno-maybe-uninitialized"]
+    source = Path(__file__).parent / "native" / "driver.cc"
     built = subprocess.run(
-        [*command, *flags, str(Path(__file__).parent / "native" / "driver.cc"), "-o", str(program), "-pthread"],
-        capture_output=True,
-        text=True,
+        [*command, *always, *flags, str(source), "-o", str(program), "-pthread"], capture_output=True, text=True
     )
-    if built.returncode and "asan" in built.stderr and "cannot find" in built.stderr:
+    if built.returncode and "san" in built.stderr and "cannot find" in built.stderr:
         pytest.skip("this compiler has no sanitizers")
     assert built.returncode == 0, built.stderr
-    ran = subprocess.run([program, tmp_path / "cases"], capture_output=True, text=True)
+    assert "warning" not in built.stderr
+    ran = subprocess.run([*runner, program, path, str(threads)], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert ran.stdout == f"{len(cases)} cases, {64 if level == 'x86-64-v4' else 32} lanes\n"
+    assert ran.stdout == f"{count} cases, {lanes} lanes, {threads} threads\n"
+
+
+@pytest.mark.parametrize(
+    ("level", "sanitizer", "threads"),
+    [("x86-64-v4", "address,undefined", 1), ("x86-64-v3", "address,undefined", 1), ("x86-64-v3", "thread", 3)],
+)
+def test_the_kernel_alone_under_sanitizers(level, sanitizer, threads, case_file, tmp_path):
+    command = compiler()
+    if (level, native.instruction_set()) == ("x86-64-v4", "x86-64-v3"):
+        pytest.skip("this processor has no AVX-512")
+    flags = ["-O1", f"-march={level}", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]
+    drive(case_file, tmp_path, command, flags, {"x86-64-v4": 64, "x86-64-v3": 32}[level], threads)
+
+
+@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+def test_the_kernel_alone_on_aarch64(compiler, case_file, tmp_path):
+    cross, qemu = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
+    command = [cross] if compiler == "g++" else [shutil.which("clang++"), "--target=aarch64-linux-gnu"]
+    if not (cross and qemu and command[0]):
+        pytest.skip("needs g++-aarch64-linux-gnu and qemu-user, and clang for its half")
+    drive(case_file, tmp_path, command, ["-O2", "-static"], 16, 2, [qemu])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -950,3 +969,49 @@ def test_infinite_weights_give_what_xla_gives(batch):
         strict=True,
     ):
         assert np.array_equal(np.isfinite(have), np.isfinite(wanted))
+
+
+@needs_kernel
+@pytest.mark.parametrize("kind", ["gradual", "set", "rigl"])
+def test_masks_that_move_move_as_on_xla(kind):
+    config = SACConfig(actor_hidden=(16, 16), critic_hidden=(16, 16), buffer_size=1000)
+    training = TrainingConfig(env_steps=160, start_steps=40, segment_steps=80, batch_size=32)
+    algorithm = config.build(Spaces(3, 1))
+    state = algorithm.init(jax.random.key(0))
+    if kind == "gradual":
+        schedules = {n: prune_at(p, 0.8, at=range(20, 120, 20)) for n, p in state.params.items()}
+    else:
+        state = ticket_state(algorithm, 0.7)
+        make = {"set": functools.partial(sparse_evolution, key=jax.random.key(3)), "rigl": rigl}[kind]
+        schedules = {n: make(p, every=25, until=100) for n, p in state.params.items()}
+    state = state._replace(
+        opts={n: o._replace(schedule=schedules.get(n)) if n in schedules else o for n, o in state.opts.items()}
+    )
+    replay = init_replay(1000, 3, 1)
+    ends = [
+        list(train(algorithm, training, "Pendulum-v1", 0, state, replay, 160, native=native))[-1].state
+        for native in (True, False)
+    ]
+    for name in state.params:
+        before, *after = (jax.tree.leaves(s.opts[name].mask) for s in (state, *ends))
+        assert any(not np.array_equal(a, b) for a, b in zip(before, after[0], strict=True))  # it moved
+        for a, b in zip(*after, strict=True):
+            assert np.array_equal(a, b)
+        assert int(ends[0].opts[name].schedule.step) == int(ends[1].opts[name].schedule.step) == 120
+        trees = [(s.params[name], s.opts[name].inner[0].mu, s.opts[name].inner[0].nu) for s in ends]
+        for a, b in zip(*map(jax.tree.leaves, trees), strict=True):
+            assert np.abs(a - b).max() <= 1e-4 * max(np.abs(b).max(), 1e-6)
+        for leaf, kept in zip(jax.tree.leaves(ends[0].params[name]), after[0], strict=True):
+            assert not np.asarray(leaf)[~np.asarray(kept)].view(np.uint32).any()
+
+
+@needs_kernel
+def test_normalized_critics_train_as_on_xla():
+    algorithm = SACConfig(actor_hidden=(16, 16), critic_hidden=(16, 16), critic_layer_norm=True).build(Spaces(5, 2))
+    state = ticket_state(algorithm)
+    (have, _), (wanted, _) = (
+        twenty_updates(algorithm, state, patterns_of(state)),
+        twenty_updates(algorithm, state, None),
+    )
+    for a, b in zip(*(jax.tree.leaves(s.params) for s in (have, wanted)), strict=True):
+        close(a, b)

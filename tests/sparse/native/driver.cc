@@ -82,16 +82,18 @@ static void check(FILE* file, int number, const int32_t* header) {
 }
 
 int main(int count, char** arguments) {
-  FILE* file = count == 2 ? fopen(arguments[1], "rb") : nullptr;
+  FILE* file = count == 3 ? fopen(arguments[1], "rb") : nullptr;
   if (!file) {
-    fprintf(stderr, "usage: driver FILE\n");
+    fprintf(stderr, "usage: driver FILE THREADS\n");
     return 2;
   }
+  lth::pool().resize(atoi(arguments[2]));
   int number = 0;
   for (int32_t header[5]; fread(header, sizeof(int32_t), 5, file) == 5; number++) {
     std::thread(check, file, number, header).join();  // each in a thread of its own, whose scratch memory is no longer than it needs
   }
   fclose(file);
-  printf("%d cases, %d lanes\n", number, lth::LANES);
+  printf("%d cases, %d lanes, %d threads\n", number, lth::LANES, lth::pool().threads());
+  lth::pool().resize(1);
   return failures ? 1 : 0;
 }

@@ -1,0 +1,39 @@
+"""Environment steps a second of RigL on the native kernel, beside RigL on XLA and dense training on XLA, on one core, in turn.
+
+    python benchmarks/dynamic.py [--json] [--task HalfCheetah-v5] [--sparsity 0.9] [--core 0] [--steps 500] [--repeats 9]
+
+The mask changes after every 100 updates, as in Evci et al. 2020. One update for each environment step, everything included:
+the simulator, acting, the update, and at a change a dense update and the kernel's new pattern. `vs_dense` and `vs_rigl_xla` are
+the rate on the kernel over the others', of medians.
+"""
+
+import os
+
+from common import arguments, interleave, report
+from trainers import ask, start, stop
+
+parser = arguments(__doc__.splitlines()[0])
+parser.add_argument("--task", default="HalfCheetah-v5")
+parser.add_argument("--sparsity", type=float, default=0.9)
+parser.add_argument("--core", type=int, default=0)
+parser.add_argument("--steps", type=int, default=500)
+parser.add_argument("--repeats", type=int, default=9)
+options = parser.parse_args()
+
+SIDES = {"native": "rigl", "dense": "xla", "rigl_xla": "rigl-xla"}
+
+
+def main() -> None:
+    os.sched_setaffinity(0, {options.core})  # the processes inherit it
+    processes = {name: start(side, 1, options.task, options.steps, options.sparsity) for name, side in SIDES.items()}
+    try:
+        seconds = interleave({name: lambda p=p: ask(p) for name, p in processes.items()}, options.repeats)
+    finally:
+        stop(processes.values())
+    rate = {name: options.steps / value for name, value in seconds.items()}
+    results = {f"vs_{name}": rate["native"] / rate[name] for name in ("dense", "rigl_xla")}
+    steps = {f"{name}_steps_per_second": value for name, value in rate.items()}
+    report({"task": options.task, "sparsity": options.sparsity, **results, **steps}, options.json)
+
+
+main()
