@@ -188,7 +188,11 @@ def _carry_out(data: bytes) -> Any:
             stack.append(memo[argument])
         elif name in ("GLOBAL", "STACK_GLOBAL"):
             module, function = str(argument).split(" ", 1) if name == "GLOBAL" else pop(2)
-            if not isinstance(module, str) or not isinstance(function, str) or f"{module}.{function}" not in _ADMITTED:
+            if not isinstance(module, str) or not isinstance(
+                function, str
+            ):  # not written out: tuples of tuples have no end
+                raise InputError("it asks for a function whose name is not text")
+            if f"{module}.{function}" not in _ADMITTED:
                 raise InputError(f"it asks for {_short(f'{module}.{function}', quote=False)}")
             stack.append(_ADMITTED[f"{module}.{function}"])
         elif name == "REDUCE":

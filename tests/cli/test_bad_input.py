@@ -625,6 +625,7 @@ EXHAUSTING = {
     "a key 500000 tuples deep": b"})" + b"\x85" * 500_000 + b"K\x00s",
     "a shape that doubles 40 times": array(DOUBLED, first=doubling()),
     "a type that doubles 40 times": array(first=doubling()).replace(text("f4"), DOUBLED),
+    "a function's name that doubles 40 times": array(first=doubling()) + text("more") + DOUBLED + text("x") + b"\x93",
     "a codec that doubles 40 times": array(first=doubling())
     + text("more")
     + call("_codecs", "encode", text("a"), DOUBLED),
