@@ -128,6 +128,50 @@ def test_a_damaged_small_file(there, capsys, name, how):
         contract(arguments, capsys)
 
 
+def nested(depth):
+    return json.loads("[" * depth + "]" * depth)
+
+
+ODD_VALUES = {
+    # What a fuzzer found: values whose JSON is valid, in the place of the right ones.
+    "a device that is no text": ("provenance.json", {"devices": [{"kind": "cpu"}]}),
+    "a version that is no text": ("provenance.json", {"versions": {"jax": [1]}}),
+    "a version for all": ("provenance.json", {"versions": "0.10"}),
+    "seconds beyond a float": ("timings.json", {"total": 10**400}),
+    "seconds without end": ("timings.json", {"total": float("inf")}),
+    "no seconds": ("timings.json", {"total": float("nan")}),
+    **{
+        f"{depth} levels in {name}": (name, {"versions": nested(depth), "total": nested(depth), "stage": nested(depth)})
+        for depth in (60, 900)
+        for name in ("provenance.json", "timings.json", "spec.json", "progress.json", "attempts.jsonl")
+    },
+}
+
+
+@pytest.mark.parametrize("case", ODD_VALUES)
+def test_an_odd_value_in_a_small_file(there, capsys, case):
+    name, changes = ODD_VALUES[case]
+    for run in (there / "r").glob("*/*/*-*"):
+        known = json.loads((run / name).read_text()) if (run / name).exists() else {}
+        (run / name).write_text(json.dumps({**known, **changes}) + "\n")
+    for arguments in [*calls(there, False), ["report", str(there / "c.yaml")]]:
+        contract(arguments, capsys)
+
+
+def test_an_error_does_not_quote_a_whole_file(there, capsys):
+    import lth
+
+    (there / "mask.pkl").write_bytes(b"(S" + b"9" * 100_000 + b"\n.")
+    with pytest.raises(lth.InputError, match=r"99\.\.\.\)") as raised:
+        lth.load_mask(there / "mask.pkl")
+    assert len(str(raised.value)) < 1000
+    run = next((there / "r").glob("*/*/dense-*"))
+    (run / "metrics.csv").write_text("env_steps,metric,value\n0,evaluation/return," + "x" * 100_000)
+    _, _, err = contract(["report", str(there / "c.yaml")], capsys)
+    assert str(run / "metrics.csv") in err
+    assert max(map(len, err.splitlines())) < 1000
+
+
 ODD_CONFIGS = {
     "missing": None,
     "empty": b"",
@@ -138,6 +182,7 @@ ODD_CONFIGS = {
     "deep": b"a: " + b"[" * 3000,
     "aliases": b"a: &a [1]\n<<: *a\n",
     "unknown": b"taks: [Pendulum-v1]\n",
+    "unknown in brackets": b"'[/x]': 1\nsac: {'a(b)': 2}\n",
     "markup": b"tasks: ['[/x]']\n",
     "escape": b'tasks: ["\\e[31mred"]\n',
     "surrogate": b'tasks: ["\\ud800"]\n',
