@@ -158,6 +158,16 @@ def test_an_odd_value_in_a_small_file(there, capsys, case):
         contract(arguments, capsys)
 
 
+@pytest.mark.parametrize("sizes", [{"observation_dim": 0}, {"action_dim": -1}, {"observation_dim": 10**30}])
+def test_odd_sizes_in_tasks_json(there, capsys, sizes):
+    tasks = there / "r" / "tasks.json"
+    known = json.loads(tasks.read_text())
+    tasks.write_text(json.dumps({task: {**spaces, **sizes} for task, spaces in known.items()}))
+    for command in (["run", "--dry-run"], ["status"], ["run"]):
+        assert contract([*command, str(there / "c.yaml")], capsys)[0] == 0
+    assert json.loads(tasks.read_text()) == known
+
+
 def test_an_error_does_not_quote_a_whole_file(there, capsys):
     import lth
 
