@@ -2,9 +2,12 @@
 
 import json
 import os
+import pickle
 import shutil
 import sys
 
+import jax
+import numpy as np
 import pytest
 import yaml
 from helpers.small import SMALL
@@ -166,6 +169,53 @@ def test_odd_sizes_in_tasks_json(there, capsys, sizes):
     for command in (["run", "--dry-run"], ["status"], ["run"]):
         assert contract([*command, str(there / "c.yaml")], capsys)[0] == 0
     assert json.loads(tasks.read_text()) == known
+
+
+ODD_ANALYSES = {
+    "a metric renamed": lambda text: text.replace("critic,,kept,", "critic,,keep,"),
+    "a layer missing": lambda text: "".join(x for x in text.splitlines(True) if not x.startswith("actor,layer_0,")),
+    "a count changed": lambda text: text.replace("actor,layer_0,kept,", "actor,layer_0,kept,1"),
+    "not a number": lambda text: text.replace("actor,,sparsity,0.", "actor,,sparsity,nan\nactor,,sparsity,0."),
+    "more than there are": lambda text: text.replace("actor,,kept,", "actor,,kept,1e999\nactor,,kept,"),
+    "another network": lambda text: text.replace("critic,", "crytic,"),
+    "the header alone": lambda text: text.splitlines()[0],
+}
+
+
+@pytest.mark.parametrize("kind", ["mask-magnitude", "ticket-magnitude"])
+@pytest.mark.parametrize("odd", ODD_ANALYSES)
+def test_an_odd_analysis_is_left_out(there, capsys, odd, kind):
+    (file,) = (there / "r").glob(f"*/*/{kind}*/analysis.csv")
+    file.write_text(ODD_ANALYSES[odd](file.read_text()))
+    for command in ("report", "run"):
+        status, _, err = contract([command, str(there / "c.yaml")], capsys)
+        assert status == 0
+        assert f"the analysis {file} is damaged" in err
+    file.unlink()
+    assert "damaged" not in contract(["report", str(there / "c.yaml")], capsys)[2]
+
+
+def other_names(mask):
+    return {{"actor": "actor", "critic": "x"}[network]: layers for network, layers in mask.items()}
+
+
+def other_layers(mask):
+    return {**mask, "actor": {{"layer_0": "zz"}.get(name, name): layer for name, layer in mask["actor"].items()}}
+
+
+def all_ones(mask):
+    return jax.tree.map(np.ones_like, mask)
+
+
+@pytest.mark.parametrize("change", [other_names, other_layers, all_ones])
+def test_a_mask_that_is_not_its_runs_is_left_out(there, capsys, change):
+    (file,) = (there / "r").glob("*/*/mask-magnitude*/mask.pkl")
+    file.write_bytes(pickle.dumps(change(pickle.loads(file.read_bytes()))))
+    file.with_name("mask.pkl.sha256").unlink()
+    for command in ("report", "run"):
+        status, _, err = contract([command, str(there / "c.yaml")], capsys)
+        assert status == 0
+        assert f"the mask {file} does not keep the weights" in err
 
 
 def test_an_error_does_not_quote_a_whole_file(there, capsys):
