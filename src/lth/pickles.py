@@ -50,7 +50,9 @@ class _Array:
 
     def build(self, state: Any) -> None:
         _, shape, dtype, fortran, data = state
-        self._parts = data, dtype, shape, "F" if fortran is True else "C"
+        if not isinstance(fortran, int) or fortran not in (0, 1):  # NumPy takes 1 for True
+            raise InputError("it holds an array of neither C nor Fortran order")
+        self._parts = data, dtype, shape, "F" if fortran else "C"
 
     def array(self, budget: "_Budget") -> np.ndarray:
         if self._array is None:

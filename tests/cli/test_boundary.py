@@ -1,5 +1,6 @@
 """One contract: no command, odd config or damaged small file gives a traceback, and none stops what is whole."""
 
+import fcntl
 import json
 import os
 import pickle
@@ -169,6 +170,30 @@ def test_odd_sizes_in_tasks_json(there, capsys, sizes):
     for command in (["run", "--dry-run"], ["status"], ["run"]):
         assert contract([*command, str(there / "c.yaml")], capsys)[0] == 0
     assert json.loads(tasks.read_text()) == known
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"env_steps": 10**400}, {"env_steps": -5}, {"env_steps": True}, {"env_steps": 0.5}, {"time": 10**400}),
+        *(
+            {"metrics": {"evaluation/return": 10**400}},
+            {"metrics": {"evaluation/return": float("nan")}},
+            {"metrics": 3},
+        ),
+    ],
+)
+def test_odd_progress_of_a_run_that_is_being_made(there, capsys, changes):
+    run = next((there / "r").glob("*/*/ticket-*"))
+    (run / "checkpoint.safetensors").unlink()
+    about = {"env_steps": 400, "metrics": {"evaluation/return": -1200.0}, "seconds": 2.5, "time": 1.7e9, **changes}
+    (run / "progress.json").write_text(json.dumps(about))
+    with (run / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for command in (["status"], ["status", "--paths"]):
+            status, out, _ = contract([*command, str(there / "c.yaml")], capsys)
+            assert status == 0
+            assert "1 running" in out
 
 
 ODD_ANALYSES = {

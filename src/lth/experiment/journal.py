@@ -189,12 +189,15 @@ def save_progress(run: Path, progress: dict[str, Any]) -> None:
 
 
 def read_progress(run: Path) -> dict[str, Any]:
-    """Read where a run stands; empty if nothing is known."""
+    """Read where a run stands; empty if nothing is known, or if a value is not a number of a possible size."""
     try:
-        found = read_json(run / PROGRESS)
-        return found if isinstance(found, dict) else {}
-    except (OSError, ValueError):
+        found = dict(read_json(run / PROGRESS))
+        steps, numbers = found["env_steps"], [found["env_steps"], found["seconds"], found["time"]]
+        numbers += dict(found["metrics"]).values()
+    except (OSError, ValueError, TypeError, KeyError):
         return {}
+    possible = all(isinstance(number, int | float) and not abs(number) > 1e18 for number in numbers)  # NaN is
+    return found if possible and type(steps) is int else {}
 
 
 def read_timings(run: Path) -> dict[str, float]:
