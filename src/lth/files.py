@@ -224,7 +224,7 @@ def load_tensors(
     try:
         arrays = safetensors.numpy.load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        metadata = json.loads(header["__metadata__"][_METADATA_KEY])
+        metadata = parse_json(header["__metadata__"][_METADATA_KEY])
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
             f"{what} {path} is no checkpoint of lth ({type(error).__name__}: {brief(error)}). Is it another program's file?"

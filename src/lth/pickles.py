@@ -15,6 +15,8 @@ import numpy as np
 from .errors import InputError
 
 _MOST_ENTRIES = 100_000
+_DEEPEST = 100
+"""Levels of dicts; JAX's own functions fail on trees of some thousands."""
 _MOST_STEPS = 200_000
 """Operations of a pickle. Some twenty describe an array, so this is as many as ten thousand arrays take, and a second of work."""
 _VALUES = {
@@ -118,7 +120,7 @@ def read_pickle(data: bytes) -> dict[str, Any]:
     tree = _carry_out(data)
     if not isinstance(tree, dict):
         raise InputError(f"it holds a {type(tree).__name__.strip('_')}")
-    return _arrays(tree, "", _Budget(_MOST_ENTRIES, len(data) + _MOST_ENTRIES))
+    return _arrays(tree, "", 1, _Budget(_MOST_ENTRIES, len(data) + _MOST_ENTRIES))
 
 
 def _carry_out(data: bytes) -> Any:
@@ -239,12 +241,14 @@ class _Budget:
             raise InputError("it describes more entries than a file of its size holds")
 
 
-def _arrays(tree: dict[str, Any], where: str, budget: _Budget) -> dict[str, Any]:
+def _arrays(tree: dict[str, Any], where: str, depth: int, budget: _Budget) -> dict[str, Any]:
+    if depth > _DEEPEST:
+        raise InputError(f"it has dicts within dicts, more than {_DEEPEST} levels")
     arrays: dict[str, Any] = {}
     for key, value in tree.items():
         budget.spend(0)
         if isinstance(value, dict):
-            arrays[key] = _arrays(value, f"in {_short(key)} ", budget)
+            arrays[key] = _arrays(value, f"in {_short(key)} ", depth + 1, budget)
         elif isinstance(value, _Array):
             try:
                 arrays[key] = value.array(budget)
