@@ -56,9 +56,15 @@ FAULTS = {
         "gradients contract",
     ),
     "the optimizer sees gradients of pruned weights": Fault(
-        "inner.update(apply_mask(updates, state.mask), state.inner, params)",
-        "inner.update(updates, state.inner, params)",
+        "inner.update(apply_mask(updates, state.mask), state.inner, params, **extra)",
+        "inner.update(updates, state.inner, params, **extra)",
         "masks contract",
+        (
+            (
+                "inner.update(apply_mask(updates, state.mask), state.inner, params)",
+                "inner.update(updates, state.inner, params)",
+            ),
+        ),
     ),
     "targets are not masked": Fault(
         "targets={name: apply_mask(target, masks[name]) for name, target in state.targets.items()},",
@@ -103,9 +109,15 @@ FAULTS = {
         (("end = max(env_steps for env_steps, _, _ in found)", "end = min(env_steps for env_steps, _, _ in found)"),),
     ),
     "shuffled masks keep what should be pruned": Fault(
-        "counts = [int(np.sum(np.asarray(leaf) == 0)) for leaf, flag in leaves if flag]\n    return prune_lowest(random_scores",
-        "counts = [int(np.sum(np.asarray(leaf) != 0)) for leaf, flag in leaves if flag]\n    return prune_lowest(random_scores",
+        "return [int(np.sum(piece == 0)) for row, leaf in leaves for piece in split(leaf, row.stack_axes)]",
+        "return [int(np.sum(piece != 0)) for row, leaf in leaves for piece in split(leaf, row.stack_axes)]",
         "controls masks",
+        (
+            (
+                "[int(np.sum(np.asarray(leaf) == 0)) for leaf, flag in leaves if flag]\n    return prune_lowest(random_scores",
+                "[int(np.sum(np.asarray(leaf) != 0)) for leaf, flag in leaves if flag]\n    return prune_lowest(random_scores",
+            ),
+        ),
     ),
     "both halves of the batches are the same": Fault(
         "for half in (0, 1)\n    )", "for half in (0, 0)\n    )", "analysis gradients"
@@ -148,7 +160,7 @@ FAULTS = {
 
 
 def plant(tree: Path, fault: Fault) -> str:
-    """Change the line of a fault; returns the file that holds it."""
+    """Change the line of a fault and return the path of its file."""
     for old, new in ((fault.old, fault.new), *fault.also):
         for path in sorted((tree / "src").rglob("*.py")):
             text = path.read_text()
@@ -210,4 +222,5 @@ def main() -> None:
     sys.exit(bool(missed))
 
 
-main()
+if __name__ == "__main__":
+    main()

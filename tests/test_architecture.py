@@ -1,6 +1,7 @@
 """Imports go downward only; and importing lth costs nothing heavy."""
 
 import ast
+import runpy
 
 from helpers.small import ROOT
 
@@ -135,3 +136,14 @@ def test_every_public_function_says_what_it_does():
         for node in tree.body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
                 assert ast.get_docstring(node), f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+
+
+def test_every_planted_fault_still_has_its_line(monkeypatch):
+    # benchmarks/planted_faults.py takes half an hour, so that a line that moved would be noticed late.
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    faults = runpy.run_path(str(ROOT / "benchmarks" / "planted_faults.py"))["FAULTS"]
+    sources = [path.read_text() for path in PACKAGE.rglob("*.py")]
+    tests = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
+    for name, fault in faults.items():
+        assert sum(source.count(fault.old) for source in sources) == 1, name
+        assert {f"test_{test}" for test in fault.tests.split()} <= tests, name

@@ -148,9 +148,11 @@ def report(config: Config | str | Path | Mapping[str, Any] | None = None, *overr
             f"there is nothing to report: no ticket of this config is finished in {found.root}. `lth run` with the same config "
             "makes them, `lth status` says how far it is."
         )
-    rows = update_table(Collector(found), finished)
+    collector = Collector(found)
+    rows = update_table(collector, finished)
     path = found.root / REPORT_FILE
-    write_whole(path, page(found, rows, finished).encode(), checksum=False)
+    readable = [spec for spec in finished if spec not in collector.left_out]
+    write_whole(path, page(found, rows, readable).encode(), checksum=False)
     return path
 
 

@@ -542,10 +542,12 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
 
 
 def _explain(error: Any, source: str) -> str:
-    # pydantic's location has the key's path, with the names of union members that are no keys of ours.
-    location = [str(part) for part in error["loc"] if not re.search(r"[\[(]", str(part))]
+    # pydantic's location has the key's path, with the names of union members, which are not keys. An unknown key comes last.
+    unknown = error["loc"][-1:] if error["type"] == "extra_forbidden" else ()
+    above = error["loc"][: len(error["loc"]) - len(unknown)]
+    location = [*(str(part) for part in above if not re.search(r"[\[(]", str(part))), *map(str, unknown)]
     key = ".".join(location)
-    if error["type"] == "extra_forbidden":
+    if unknown:
         section: Any = Config
         for part in location[:-1]:
             annotation = section.model_fields[part].annotation if part in getattr(section, "model_fields", {}) else None

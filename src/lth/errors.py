@@ -20,6 +20,16 @@ class TrainingError(RuntimeError):
     """A training run could not go on, as when a loss stops being finite."""
 
 
+def brief(error: Exception, most: int = 300) -> str:
+    """Return what an error says, cut to `most` characters: errors of parsers may quote a whole file.
+
+    >>> brief(ValueError("no such number: " + 1000 * "9"), most=20)
+    'no such number: 9999...'
+    """
+    said = str(error)
+    return said if len(said) <= most else f"{said[:most]}..."
+
+
 def nearest(word: str, known: object) -> str:
     """Return `"; did you mean 'x'?"` for the closest of the known words, or an empty string if none is close.
 

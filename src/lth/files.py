@@ -19,7 +19,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from .errors import InputError, UnwritableError
+from .errors import InputError, UnwritableError, brief
 from .pickles import read_pickle
 
 _METADATA_KEY = "lth"
@@ -137,10 +137,31 @@ def read_json(path: Path) -> Any:
         ValueError: it is none, or no file.
         OSError: it cannot be read.
     """
+    return parse_json(read_text(path))
+
+
+_DEEPEST = 50
+"""Levels of JSON that are read. Nothing of lth has ten, and far more would exhaust the stack of whatever walks them later."""
+
+
+def parse_json(text: str) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: it is not valid JSON, or is nested too deeply.
+    """
+    too_deep = ValueError("it is nested too deeply")
     try:
-        return json.loads(read_text(path))
+        value = json.loads(text)
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        raise too_deep from None
+    level = [value]
+    for _ in range(_DEEPEST):
+        inner = [node.values() if isinstance(node, dict) else node for node in level if isinstance(node, dict | list)]
+        level = [child for children in inner for child in children]
+    if level:
+        raise too_deep
+    return value
 
 
 def read_text(path: Path) -> str:
@@ -176,7 +197,7 @@ def load_pickle(path: Path, what: str) -> dict[str, Any]:
         ) from None
     except Exception as error:
         raise InputError(
-            f"{what} {path} is no readable pickle ({type(error).__name__}: {error}). Was it cut short?"
+            f"{what} {path} is no readable pickle ({type(error).__name__}: {brief(error)}). Was it cut short?"
         ) from None
 
 
@@ -203,10 +224,10 @@ def load_tensors(
     try:
         arrays = safetensors.numpy.load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        metadata = json.loads(header["__metadata__"][_METADATA_KEY])
+        metadata = parse_json(header["__metadata__"][_METADATA_KEY])
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
-            f"{what} {path} is no checkpoint of lth ({type(error).__name__}: {error}). Is it another program's file?"
+            f"{what} {path} is no checkpoint of lth ({type(error).__name__}: {brief(error)}). Is it another program's file?"
         ) from None
     if not isinstance(metadata, dict):
         raise InputError(f"{what} {path} is no checkpoint of lth: its metadata is no JSON object")
@@ -240,4 +261,4 @@ def read_rows(path: Path, what: str, row: type[Row], advice: str) -> list[Row]:
             columns = [(header.index(name), kind) for name, kind in row.__annotations__.items()]
             return [row._make(kind(line[i]) for i, kind in columns) for line in lines if line]  # type: ignore[attr-defined]
     except (OSError, csv.Error, IndexError, ValueError) as error:
-        raise InputError(f"{what} {path} cannot be read ({error}). {advice}") from None
+        raise InputError(f"{what} {path} cannot be read ({brief(error)}). {advice}") from None

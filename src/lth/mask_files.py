@@ -73,6 +73,25 @@ def _begins_as_safetensors(path: Path) -> bool:
         raise InputError(f"the mask {path} cannot be read: {error.strerror or error}") from error
 
 
+_DEEPEST = 100
+"""Levels of a tree that are read; JAX's own functions fail on trees of some thousands."""
+
+
+def _leaf(name: str, about: dict[str, Any]) -> tuple[list[str], str, np.dtype]:
+    """Return where a leaf lies (the keys above it and its own) and its type.
+
+    Raises:
+        ValueError: the file says something else in their place.
+    """
+    keys, dtype = about["keys"], about["dtype"]
+    if not isinstance(keys, list) or not 1 <= len(keys) <= _DEEPEST or not all(isinstance(key, str) for key in keys):
+        raise ValueError(f"its leaf {name!r} has no list of 1 to {_DEEPEST} keys")
+    kind = jnp.dtype(dtype) if isinstance(dtype, str) else None
+    if kind is None or not (jnp.issubdtype(kind, jnp.number) or kind.kind == "b"):
+        raise ValueError(f"its leaf {name!r} is not of a type of numbers")
+    return keys[:-1], keys[-1], kind
+
+
 def _nested(path: Path) -> dict[str, Any]:
     arrays, metadata = load_tensors(path, "the mask", needs_checksum=False)
     try:
@@ -80,8 +99,7 @@ def _nested(path: Path) -> dict[str, Any]:
             raise ValueError(f"its format is {metadata['format']!r}, and this version of lth reads {_FORMAT!r}")
         tree: dict[str, Any] = {}
         for name, array in arrays.items():
-            about = metadata["leaves"][name]
-            *above, own = map(str, about["keys"])
+            above, own, dtype = _leaf(name, metadata["leaves"][name])
             node = tree
             for key in above:
                 node = node.setdefault(key, {})
@@ -89,7 +107,7 @@ def _nested(path: Path) -> dict[str, Any]:
                     raise ValueError(f"its leaf {name!r} lies within another leaf")
             if own in node:
                 raise ValueError(f"it has {name!r} twice")
-            node[own] = array.astype(jnp.dtype(about["dtype"]))
+            node[own] = array.astype(dtype)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path} is no mask that lth.save_mask wrote: {error}") from None
     if not tree:

@@ -15,6 +15,8 @@ import numpy as np
 from .errors import InputError
 
 _MOST_ENTRIES = 100_000
+_DEEPEST = 100
+"""Levels of dicts; JAX's own functions fail on trees of some thousands."""
 _MOST_STEPS = 200_000
 """Operations of a pickle. Some twenty describe an array, so this is as many as ten thousand arrays take, and a second of work."""
 _VALUES = {
@@ -50,7 +52,9 @@ class _Array:
 
     def build(self, state: Any) -> None:
         _, shape, dtype, fortran, data = state
-        self._parts = data, dtype, shape, "F" if fortran is True else "C"
+        if not isinstance(fortran, int) or fortran not in (0, 1):  # NumPy takes 1 for True
+            raise InputError("it holds an array of neither C nor Fortran order")
+        self._parts = data, dtype, shape, "F" if fortran else "C"
 
     def array(self, budget: "_Budget") -> np.ndarray:
         if self._array is None:
@@ -116,7 +120,7 @@ def read_pickle(data: bytes) -> dict[str, Any]:
     tree = _carry_out(data)
     if not isinstance(tree, dict):
         raise InputError(f"it holds a {type(tree).__name__.strip('_')}")
-    return _arrays(tree, "", _Budget(_MOST_ENTRIES, len(data) + _MOST_ENTRIES))
+    return _arrays(tree, "", 1, _Budget(_MOST_ENTRIES, len(data) + _MOST_ENTRIES))
 
 
 def _carry_out(data: bytes) -> Any:
@@ -188,7 +192,11 @@ def _carry_out(data: bytes) -> Any:
             stack.append(memo[argument])
         elif name in ("GLOBAL", "STACK_GLOBAL"):
             module, function = str(argument).split(" ", 1) if name == "GLOBAL" else pop(2)
-            if not isinstance(module, str) or not isinstance(function, str) or f"{module}.{function}" not in _ADMITTED:
+            if not isinstance(module, str) or not isinstance(
+                function, str
+            ):  # not written out: tuples of tuples have no end
+                raise InputError("it asks for a function whose name is not text")
+            if f"{module}.{function}" not in _ADMITTED:
                 raise InputError(f"it asks for {_short(f'{module}.{function}', quote=False)}")
             stack.append(_ADMITTED[f"{module}.{function}"])
         elif name == "REDUCE":
@@ -233,12 +241,14 @@ class _Budget:
             raise InputError("it describes more entries than a file of its size holds")
 
 
-def _arrays(tree: dict[str, Any], where: str, budget: _Budget) -> dict[str, Any]:
+def _arrays(tree: dict[str, Any], where: str, depth: int, budget: _Budget) -> dict[str, Any]:
+    if depth > _DEEPEST:
+        raise InputError(f"it has dicts within dicts, more than {_DEEPEST} levels")
     arrays: dict[str, Any] = {}
     for key, value in tree.items():
         budget.spend(0)
         if isinstance(value, dict):
-            arrays[key] = _arrays(value, f"in {_short(key)} ", budget)
+            arrays[key] = _arrays(value, f"in {_short(key)} ", depth + 1, budget)
         elif isinstance(value, _Array):
             try:
                 arrays[key] = value.array(budget)

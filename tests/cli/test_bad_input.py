@@ -43,6 +43,7 @@ from lth.experiment.build import dense_spec, mask_spec, ticket_spec
 from lth.experiment.tasks import TASKS
 from lth.experiment.tidy import TIDY_FILE
 from lth.experiment.trainer import RunOptions
+from lth.pickles import read_pickle
 from lth.pruning.prune import CHECKS
 from lth.replay import ReplayBuffer, sample_rows, unpack_rows
 
@@ -625,6 +626,7 @@ EXHAUSTING = {
     "a key 500000 tuples deep": b"})" + b"\x85" * 500_000 + b"K\x00s",
     "a shape that doubles 40 times": array(DOUBLED, first=doubling()),
     "a type that doubles 40 times": array(first=doubling()).replace(text("f4"), DOUBLED),
+    "a function's name that doubles 40 times": array(first=doubling()) + text("more") + DOUBLED + text("x") + b"\x93",
     "a codec that doubles 40 times": array(first=doubling())
     + text("more")
     + call("_codecs", "encode", text("a"), DOUBLED),
@@ -811,7 +813,7 @@ MASKS = {
         ["actor", "layer_0"],
     ),
     "a dict that holds itself": (with_tree(around_itself), ["the mask"]),
-    "nested 900 deep": (lambda tree, marker: entry(nested(900)), ["the actor's mask"]),
+    "nested 900 deep": (lambda tree, marker: entry(nested(900)), ["more than 100 levels"]),
     "nested 100000 deep": (lambda tree, marker: entry(nested(100_000)), ["the mask"]),
     "an array of a petabyte": (
         lambda tree, marker: entry(call("numpy", "ndarray", b"\x8a\x07\0\0\0\0\0\0\x01\x85")),
@@ -888,6 +890,17 @@ def test_good_pickles_of_other_programs_are_read(protocol, rename, results, agen
     again = store.load_replay_buffer(results.run).save()
     assert saved.keys() - again.keys() == {"spec_sha256"}
     assert all((again[name] == saved[name]).all() for name in again)
+
+
+@pytest.mark.parametrize("order", [b"\x88", b"\x89", b"K\x01", b"K\x00", b"K\x02", b"X\x01\0\0\0F", b"N"])
+def test_the_order_of_an_array_is_read_as_numpy_reads_it(order):
+    one = array(b"K\x02K\x03\x86", "u1", b"C\x06\x00\x01\x01\x00\x01\x00").replace(b"\x89", order)
+    data = entry(one)
+    if order in (b"K\x02", b"X\x01\0\0\0F", b"N"):
+        with pytest.raises(InputError, match="neither C nor Fortran"):
+            read_pickle(data)
+    else:
+        np.testing.assert_array_equal(read_pickle(data)["actor"], pickle.loads(data)["actor"])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

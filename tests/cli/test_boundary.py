@@ -1,10 +1,14 @@
 """One contract: no command, odd config or damaged small file gives a traceback, and none stops what is whole."""
 
+import fcntl
 import json
 import os
+import pickle
 import shutil
 import sys
 
+import jax
+import numpy as np
 import pytest
 import yaml
 from helpers.small import SMALL
@@ -128,6 +132,131 @@ def test_a_damaged_small_file(there, capsys, name, how):
         contract(arguments, capsys)
 
 
+def nested(depth):
+    return json.loads("[" * depth + "]" * depth)
+
+
+ODD_VALUES = {
+    # What a fuzzer found: values whose JSON is valid, in the place of the right ones.
+    "a device that is no text": ("provenance.json", {"devices": [{"kind": "cpu"}]}),
+    "a version that is no text": ("provenance.json", {"versions": {"jax": [1]}}),
+    "a version for all": ("provenance.json", {"versions": "0.10"}),
+    "seconds beyond a float": ("timings.json", {"total": 10**400}),
+    "seconds without end": ("timings.json", {"total": float("inf")}),
+    "no seconds": ("timings.json", {"total": float("nan")}),
+    **{
+        f"{depth} levels in {name}": (name, {"versions": nested(depth), "total": nested(depth), "stage": nested(depth)})
+        for depth in (60, 900)
+        for name in ("provenance.json", "timings.json", "spec.json", "progress.json", "attempts.jsonl")
+    },
+}
+
+
+@pytest.mark.parametrize("case", ODD_VALUES)
+def test_an_odd_value_in_a_small_file(there, capsys, case):
+    name, changes = ODD_VALUES[case]
+    for run in (there / "r").glob("*/*/*-*"):
+        known = json.loads((run / name).read_text()) if (run / name).exists() else {}
+        (run / name).write_text(json.dumps({**known, **changes}) + "\n")
+    for arguments in [*calls(there, False), ["report", str(there / "c.yaml")]]:
+        contract(arguments, capsys)
+
+
+@pytest.mark.parametrize("sizes", [{"observation_dim": 0}, {"action_dim": -1}, {"observation_dim": 10**30}])
+def test_odd_sizes_in_tasks_json(there, capsys, sizes):
+    tasks = there / "r" / "tasks.json"
+    known = json.loads(tasks.read_text())
+    tasks.write_text(json.dumps({task: {**spaces, **sizes} for task, spaces in known.items()}))
+    for command in (["run", "--dry-run"], ["status"], ["run"]):
+        assert contract([*command, str(there / "c.yaml")], capsys)[0] == 0
+    assert json.loads(tasks.read_text()) == known
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"env_steps": 10**400}, {"env_steps": -5}, {"env_steps": True}, {"env_steps": 0.5}, {"time": 10**400}),
+        *(
+            {"metrics": {"evaluation/return": 10**400}},
+            {"metrics": {"evaluation/return": float("nan")}},
+            {"metrics": 3},
+        ),
+    ],
+)
+def test_odd_progress_of_a_run_that_is_being_made(there, capsys, changes):
+    run = next((there / "r").glob("*/*/ticket-*"))
+    (run / "checkpoint.safetensors").unlink()
+    about = {"env_steps": 400, "metrics": {"evaluation/return": -1200.0}, "seconds": 2.5, "time": 1.7e9, **changes}
+    (run / "progress.json").write_text(json.dumps(about))
+    with (run / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for command in (["status"], ["status", "--paths"]):
+            status, out, _ = contract([*command, str(there / "c.yaml")], capsys)
+            assert status == 0
+            assert "1 running" in out
+
+
+ODD_ANALYSES = {
+    "a metric renamed": lambda text: text.replace("critic,,kept,", "critic,,keep,"),
+    "a layer missing": lambda text: "".join(x for x in text.splitlines(True) if not x.startswith("actor,layer_0,")),
+    "a count changed": lambda text: text.replace("actor,layer_0,kept,", "actor,layer_0,kept,1"),
+    "not a number": lambda text: text.replace("actor,,sparsity,0.", "actor,,sparsity,nan\nactor,,sparsity,0."),
+    "more than there are": lambda text: text.replace("actor,,kept,", "actor,,kept,1e999\nactor,,kept,"),
+    "another network": lambda text: text.replace("critic,", "crytic,"),
+    "the header alone": lambda text: text.splitlines()[0],
+}
+
+
+@pytest.mark.parametrize("kind", ["mask-magnitude", "ticket-magnitude"])
+@pytest.mark.parametrize("odd", ODD_ANALYSES)
+def test_an_odd_analysis_is_left_out(there, capsys, odd, kind):
+    (file,) = (there / "r").glob(f"*/*/{kind}*/analysis.csv")
+    file.write_text(ODD_ANALYSES[odd](file.read_text()))
+    for command in ("report", "run"):
+        status, _, err = contract([command, str(there / "c.yaml")], capsys)
+        assert status == 0
+        assert f"the analysis {file} is damaged" in err
+    file.unlink()
+    assert "damaged" not in contract(["report", str(there / "c.yaml")], capsys)[2]
+
+
+def other_names(mask):
+    return {{"actor": "actor", "critic": "x"}[network]: layers for network, layers in mask.items()}
+
+
+def other_layers(mask):
+    return {**mask, "actor": {{"layer_0": "zz"}.get(name, name): layer for name, layer in mask["actor"].items()}}
+
+
+def all_ones(mask):
+    return jax.tree.map(np.ones_like, mask)
+
+
+@pytest.mark.parametrize("change", [other_names, other_layers, all_ones])
+def test_a_mask_that_is_not_its_runs_is_left_out(there, capsys, change):
+    (file,) = (there / "r").glob("*/*/mask-magnitude*/mask.pkl")
+    file.write_bytes(pickle.dumps(change(pickle.loads(file.read_bytes()))))
+    file.with_name("mask.pkl.sha256").unlink()
+    for command in ("report", "run"):
+        status, _, err = contract([command, str(there / "c.yaml")], capsys)
+        assert status == 0
+        assert f"the mask {file} does not keep the weights" in err
+
+
+def test_an_error_does_not_quote_a_whole_file(there, capsys):
+    import lth
+
+    (there / "mask.pkl").write_bytes(b"(S" + b"9" * 100_000 + b"\n.")
+    with pytest.raises(lth.InputError, match=r"99\.\.\.\)") as raised:
+        lth.load_mask(there / "mask.pkl")
+    assert len(str(raised.value)) < 1000
+    run = next((there / "r").glob("*/*/dense-*"))
+    (run / "metrics.csv").write_text("env_steps,metric,value\n0,evaluation/return," + "x" * 100_000)
+    _, _, err = contract(["report", str(there / "c.yaml")], capsys)
+    assert str(run / "metrics.csv") in err
+    assert max(map(len, err.splitlines())) < 1000
+
+
 ODD_CONFIGS = {
     "missing": None,
     "empty": b"",
@@ -138,6 +267,7 @@ ODD_CONFIGS = {
     "deep": b"a: " + b"[" * 3000,
     "aliases": b"a: &a [1]\n<<: *a\n",
     "unknown": b"taks: [Pendulum-v1]\n",
+    "unknown in brackets": b"'[/x]': 1\nsac: {'a(b)': 2}\n",
     "markup": b"tasks: ['[/x]']\n",
     "escape": b'tasks: ["\\e[31mred"]\n',
     "surrogate": b'tasks: ["\\ud800"]\n',

@@ -226,3 +226,24 @@ def test_the_modules_are_there_after_import_lth(run_command):
     done = run_command("-c", program)
     assert done.stderr == ""
     assert done.stdout.startswith("False <function prune_sbx")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"keys": "a/kernel"}, {"keys": []}, {"keys": ["a"] * 5000}, {"keys": [["a"], "kernel"]}, {"keys": [1, None]}),
+        *({"dtype": []}, {"dtype": "f4,i4"}, {"dtype": "O"}, {"dtype": "S3"}, {"dtype": "M8[s]"}, {"dtype": None}),
+    ],
+)
+def test_a_leaf_of_a_mask_file_that_is_described_wrongly(tmp_path, changes):
+    path = lth.save_mask(tmp_path / "m.safetensors", lth.prune(network(), 0.5))
+    data = path.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    about = json.loads(header["__metadata__"]["lth"])
+    about["leaves"]["a/kernel"].update(changes)
+    header["__metadata__"]["lth"] = json.dumps(about)
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[end:])
+    with pytest.raises(lth.InputError, match="a/kernel"):
+        lth.load_mask(path)

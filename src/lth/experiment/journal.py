@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, UnwritableError
-from ..files import read_json, read_text, read_whole
+from ..files import parse_json, read_json, read_text, read_whole
 from .spec import SPEC_VERSION, ConnectivitySpec, DenseSpec, MaskSpec, Spec, takes_gradients
 
 SPEC = "spec.json"
@@ -175,8 +176,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     found = []
     with contextlib.suppress(OSError, ValueError):
         for line in read_text(path).splitlines():
-            with contextlib.suppress(ValueError, RecursionError):
-                value = json.loads(line)
+            with contextlib.suppress(ValueError):
+                value = parse_json(line)
                 if isinstance(value, dict):
                     found.append(value)
     return found
@@ -188,21 +189,24 @@ def save_progress(run: Path, progress: dict[str, Any]) -> None:
 
 
 def read_progress(run: Path) -> dict[str, Any]:
-    """Read where a run stands; empty if nothing is known."""
+    """Read where a run stands; empty if nothing is known, or if a value is not a number of a possible size."""
     try:
-        found = read_json(run / PROGRESS)
-        return found if isinstance(found, dict) else {}
-    except (OSError, ValueError):
+        found = dict(read_json(run / PROGRESS))
+        steps, numbers = found["env_steps"], [found["env_steps"], found["seconds"], found["time"]]
+        numbers += dict(found["metrics"]).values()
+    except (OSError, ValueError, TypeError, KeyError):
         return {}
+    possible = all(isinstance(number, int | float) and not abs(number) > 1e18 for number in numbers)  # NaN is
+    return found if possible and type(steps) is int else {}
 
 
 def read_timings(run: Path) -> dict[str, float]:
-    """Return a run's timings, empty where there are none."""
+    """Return a run's timings; empty if there are none, or one is not a finite number."""
     try:
-        found = dict(read_json(run / TIMINGS))
-        return {str(name): float(seconds) for name, seconds in found.items()}
-    except (OSError, ValueError, TypeError):
+        found = {str(name): float(seconds) for name, seconds in dict(read_json(run / TIMINGS)).items()}
+    except (OSError, ValueError, TypeError, OverflowError):
         return {}
+    return found if all(map(math.isfinite, found.values())) else {}
 
 
 _HELD: set[Any] = set()

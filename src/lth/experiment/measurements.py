@@ -1,5 +1,6 @@
 """What is recorded of each run besides its results: `analysis.csv`, tidy rows of network, layer, metric, value."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from ..algorithms.tickets import masks_of
 from ..analysis.paths import layers, networks_of, weights_read
 from ..analysis.stability import Stability
 from ..analysis.units import Units, hidden_units, spread_batch
+from ..errors import InputError
 from ..precision import in_float32
 from ..replay import ReplayBuffer
 from ..types import Mask
@@ -101,7 +103,7 @@ def measured(root: Path, spec: DenseSpec | MaskSpec | TicketSpec) -> list[Analys
     """Return what `analysis.csv` says of a finished run; for a run of an earlier version it is made now.
 
     Raises:
-        InputError: the run is not there, or a file was altered.
+        InputError: the run is not there, or a file was altered; or the rows cannot be the analysis of such a run.
     """
     run = root / spec.path
     if not (run / store.ANALYSIS).exists():
@@ -114,4 +116,25 @@ def measured(root: Path, spec: DenseSpec | MaskSpec | TicketSpec) -> list[Analys
         else:
             rows = agent_rows(store.load(run).agent)
         store.save_analysis(run, rows)
-    return store.read_analysis(run)
+    rows = store.read_analysis(run)
+    if wrong := _inconsistency(rows, spec.dense.agent.NETWORKS):
+        raise InputError(f"the analysis {run / store.ANALYSIS} is damaged ({wrong}). Delete it, and it is made anew.")
+    return rows
+
+
+def _inconsistency(rows: Sequence[AnalysisRow], networks: Sequence[str]) -> str:
+    """Return what is wrong with an analysis: a number that is not finite, or weights that do not add up; else nothing."""
+    for row in rows:
+        if not math.isfinite(row.value):
+            return f"{row.metric} of {row.network} {row.layer} is not finite"
+    found = {(row.metric, row.network, row.layer): row.value for row in rows}
+    for network in networks:
+        layers = [row.layer for row in rows if (row.metric, row.network) == ("weights", network) and row.layer]
+        for layer in ("", *layers):
+            kept, weights = found.get(("kept", network, layer), -1), found.get(("weights", network, layer), 0)
+            if not 0 <= kept <= weights or weights < 1:
+                return f"{network} {layer} keeps {kept:g} of {weights:g} weights"
+        for metric in ("kept", "weights"):
+            if sum(found[metric, network, layer] for layer in layers) != found[metric, network, ""]:
+                return f"{metric} of the layers of {network} do not add up"
+    return ""

@@ -63,8 +63,7 @@ def _state(root: Path, spec: Spec, points: Iterable[Any]) -> State:
     megabytes = sum(sizes.values()) / 1e6
     if journal.is_locked(run / journal.LOCK):
         progress = journal.read_progress(run)
-        at = progress.get("env_steps")
-        done = max(at - spec.start, 0) if isinstance(at, int) else 0
+        done = min(max(progress.get("env_steps", 0) - spec.start, 0), total)
         return State(spec, "running", done, total, 0.0, megabytes, progress, "")
     kept = not isinstance(spec, DenseSpec) or all(
         file(run, step).name in sizes for step in points for file in (journal.checkpoint_file, journal.replay_file)

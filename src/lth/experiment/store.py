@@ -250,9 +250,9 @@ def read_provenance(run: Path) -> dict[str, Any]:
     """Return what a run was made with; empty where the file is missing or damaged, for nothing depends on it."""
     try:
         found = read_json(run / PROVENANCE)
-        fits = isinstance(found["versions"], dict) and isinstance(found["devices"], list)
-        return {**found, "git_revision": found["git_revision"], "machine": found["machine"]} if fits else {}
-    except (OSError, ValueError, KeyError, TypeError):
+        texts = [*found["versions"].values(), *found["devices"], found["git_revision"] or "", found["machine"]]
+        return found if all(isinstance(text, str) for text in texts) else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 

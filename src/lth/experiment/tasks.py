@@ -81,12 +81,14 @@ def _recorded(root: Path) -> dict[str, Spaces]:
     try:
         fields = read_json(root / TASKS)
         found = {str(task): Spaces(**spaces) for task, spaces in fields.items()}
-        if all(
-            type(value) is kind
-            for spaces in found.values()
-            for value, kind in zip(spaces, (int, int, bool), strict=True)
-        ):
+        if all(map(_possible, found.values())):
             return found
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, TypeError, AttributeError):
         pass
     return {}  # the file is no more than a memory: without it the environments are made
+
+
+def _possible(spaces: Spaces) -> bool:
+    """Return whether these can be the spaces of an environment, with sizes that arrays can have."""
+    kinds = [type(value) for value in spaces] == [int, int, bool]
+    return kinds and all(1 <= size <= 10_000_000 for size in spaces[:2])

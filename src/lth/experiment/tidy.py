@@ -7,9 +7,10 @@ in the time that the new runs take.
 import contextlib
 import functools
 import hashlib
+import math
 import time
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..analysis.overlap import Kept, compare, kernels, shared_counts
 from ..envs.suites import observation_names
 from ..errors import InputError
 from ..files import csv_bytes, read_json, read_rows, write_whole
+from ..pruning.layers import layer_of
 from . import store
 from .costs import spent
 from .journal import TIMINGS, is_finished, last_file, write_quick
@@ -167,10 +169,31 @@ class Collector:
                 yield end, f"shared/{differ_in}/{other.sha256[:8]}/{network}/{layer}", sum(count[3] for count in some)
 
     def _kept(self, spec: MaskSpec) -> dict[str, dict[str, Kept]]:
-        """A mask as bits: there may be thousands."""
+        """A mask as bits: there may be thousands.
+
+        Raises:
+            InputError: it cannot be read, or does not keep as many weights of each layer as its analysis says.
+        """
         if spec not in self._masks:
-            masks = store.read_mask(last_file(self.root, spec))
-            self._masks[spec] = {network: kernels(mask) for network, mask in masks.items()}
+            path, analysis = last_file(self.root, spec), self._analysis(spec)
+            found = {network: kernels(mask) for network, mask in store.read_mask(path).items()}
+            for kind in ("weights", "kept"):
+                counted: Counter[str] = Counter()
+                for network, arrays in found.items():
+                    for name, one in arrays.items():
+                        counted[f"{kind}/{network}/{layer_of(name)}"] += (
+                            one.kept if kind == "kept" else math.prod(one.shape)
+                        )
+                expected = {
+                    name: value
+                    for name, value in analysis.items()
+                    if name.startswith(f"{kind}/") and name.count("/") > 1
+                }
+                if counted != expected:
+                    raise InputError(
+                        f"the mask {path} does not keep the weights that {store.ANALYSIS} beside it counts."
+                    )
+            self._masks[spec] = found
         return self._masks[spec]
 
     def _line(self, spec: ConnectivitySpec) -> Iterator[TidyRow]:
