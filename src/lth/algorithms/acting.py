@@ -5,8 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import envs
+from ..errors import InputError
 from ..sparse.native import one_example
-from .base import OBSERVATION_CLIP, Agent, Algorithm
+from .base import OBSERVATION_CLIP, Agent, AgentState, Algorithm
 from .learner import flat_policy
 from .packed import Patterns
 
@@ -94,3 +96,49 @@ def act(policy: Policy, observations: np.ndarray, noise: np.ndarray | None = Non
     """
     x = (observations.astype(np.float32) - policy.mean) * policy.scale
     return policy.head(policy.network(np.minimum(np.maximum(x, -policy.clip), policy.clip)), noise)
+
+
+class _Acting(NamedTuple):
+    """What `choose` needs of an agent."""
+
+    state: AgentState
+    policy: Policy
+    algorithm: Algorithm
+
+
+_last: list[_Acting] = []  # of the agent that acted last: reading the weights takes 100 times as long as acting
+
+
+def choose(agent: Agent, observation: Any, rng: np.random.Generator | None = None) -> Any:
+    """Choose an agent's action for one observation or a batch: `Agent.act`."""
+    acting = _last[0] if _last and _last[0].state is agent.state else None
+    if acting is None:
+        acting = _Acting(agent.state, policy_of(agent), agent.algorithm)
+        _last[:] = [acting]
+    spaces, batch = acting.algorithm.spaces, np.asarray(observation)
+    single = batch.ndim == 1
+    batch = check_observations(batch[None] if single else batch, spaces.observation_dim)
+    noise = None if rng is None else acting.algorithm.explore(rng, len(batch), 1.0)
+    if not agent.task:
+        raise InputError(
+            "this agent does not know its task, and so not the bounds of its actions. `lth.load(run).agent` does; so does "
+            "agent._replace(task='Pendulum-v1')."
+        )
+    actions = envs.to_own_units(envs.task_interface(agent.task), act(acting.policy, batch, noise))
+    return actions[0] if single else actions
+
+
+def check_observations(batch: np.ndarray, observation_dim: int) -> np.ndarray:
+    """Return a batch of observations (n, observation_dim).
+
+    Raises:
+        InputError: it has another shape, or holds something else than finite numbers.
+    """
+    if batch.ndim != 2 or batch.shape[1] != observation_dim or batch.dtype.kind not in "fiub":
+        raise InputError(
+            f"an observation has {observation_dim} numbers, so `act` takes ({observation_dim},) or (n, {observation_dim}); it was "
+            f"given {batch.dtype} of shape {batch.shape}"
+        )
+    if not np.isfinite(batch).all():
+        raise InputError(f"the observation is not finite at index {int(np.argmin(np.isfinite(batch).all(axis=0)))}")
+    return batch
