@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from .algorithms.base import Agent
     from .algorithms.tickets import make_ticket
     from .api import report, run
-    from .errors import InputError, TrainingError
+    from .errors import ExportError, InputError, TrainingError
     from .experiment.store import Run, load
+    from .exporting.write import export
     from .gradient_pruning import (
         accumulate_gradient_statistics,
         compute_gradients_from_batch,
@@ -32,10 +33,12 @@ if TYPE_CHECKING:
     from .saliency import gradient_statistics
 
 _HOMES = {
+    "ExportError": "errors",
     "InputError": "errors",
     "TrainingError": "errors",
     "Run": "experiment.store",
     "load": "experiment.store",
+    "export": "exporting.write",
     "load_mask": "mask_files",
     "save_mask": "mask_files",
     "layers": "pruning.layers",
@@ -61,6 +64,7 @@ _HOMES = {
 
 __all__ = [
     "Agent",
+    "ExportError",
     "InputError",
     "ReplayBuffer",
     "Run",
@@ -69,6 +73,7 @@ __all__ = [
     "apply_mask",
     "compute_gradients_from_batch",
     "compute_sparsity",
+    "export",
     "gradient_statistic",
     "gradient_statistics",
     "keep_pruned_at_zero",

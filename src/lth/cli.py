@@ -69,13 +69,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     evaluate.add_argument("run", type=Path, help="a run's directory")
     evaluate.add_argument("--episodes", type=int, default=10, metavar="N", help="how many episodes (default: 10)")
     evaluate.add_argument("--video", type=Path, metavar="FILE", help="film the first episode: .mp4, or .gif")
-    for command in (show, evaluate):
+    ship = commands.add_parser(
+        "export",
+        help="write a run's policy as C, ONNX and NumPy",
+        description="Write the policy of a finished run as programs that need no lth: from an observation to an action, both in "
+        "the environment's units. Each program is compared with the agent before anything is written.",
+    )
+    ship.add_argument("run", type=Path, help="a run's directory")
+    ship.add_argument(
+        "--to",
+        default="all",
+        choices=("c", "onnx", "numpy", "all"),
+        help="what to write (default: all that is possible here)",
+    )
+    ship.add_argument("--out", type=Path, metavar="DIR", help="where to (default: export in the run's directory)")
+    ship.add_argument("--quantize", choices=("int8",), help="store the weights of the C program in 8 bits")
+    ship.add_argument(
+        "--episodes",
+        type=int,
+        default=50,
+        metavar="N",
+        help="episodes that each program is evaluated on (default: 50; 0: none)",
+    )
+    for command in (show, evaluate, ship):
         command.add_argument(
             "--algorithm",
             metavar="MODULE:CLASS",
             help="the run's algorithm, where it is one of your own: it is imported",
         )
-    for command in (run, status, report, clean, init, show, evaluate):
+    for command in (run, status, report, clean, init, show, evaluate, ship):
         command.add_argument("--debug", action="store_true", help="show the traceback of whatever goes wrong")
     # Settings may stand before and after options, which argparse does not see to where there are subcommands.
     arguments, rest = parser.parse_known_args(argv)
@@ -94,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     known = {
         "run": _run,
         "eval": _evaluate,
+        "export": _export,
         "status": _status,
         "report": _report,
         "clean": _clean,
@@ -306,6 +329,19 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.video:
         film_run(arguments.run, arguments.video)
         say(f"film: {arguments.video}")
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from .evaluation import run_threads
+
+    set_threads(run_threads(arguments.run))
+    _import_algorithm(arguments)
+    from .exporting.write import export
+
+    made = export(arguments.run, arguments.out, arguments.to, arguments.quantize, arguments.episodes)
+    say(made)
+    say(f"Saved in {made.folder}: {len(made.files)} files; policy.json describes them.")
     return 0
 
 

@@ -20,6 +20,10 @@ class TrainingError(RuntimeError):
     """A training run could not go on, as when a loss stops being finite."""
 
 
+class ExportError(TrainingError):
+    """An exported program does not choose the agent's actions, so it was not written."""
+
+
 def nearest(word: str, known: object) -> str:
     """Return `"; did you mean 'x'?"` for the closest of the known words, or an empty string if none is close.
 

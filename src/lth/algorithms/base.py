@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..pruning.masks import MaskedState, apply_mask, keep_pruned_at_zero
 from ..replay import ReplayBuffer
 from ..types import Array, Batch, Params
-from .architecture import Network, Spaces
+from .architecture import Head, Network, Spaces
 from .networks import Apply, apply_of, module_of
 
 OBSERVATION_CLIP = 10.0
@@ -115,6 +115,10 @@ class Algorithm(abc.ABC):
     @abc.abstractmethod
     def explore(self, rng: np.random.Generator, n: int, progress: float) -> np.ndarray:
         """Draw what `act` needs to explore in n environments; `progress` in [0, 1] is the share of the budget that is spent."""
+
+    def head(self) -> Head | None:
+        """Return what `act` does without noise, as data, from which `lth.export` writes programs; None: it cannot be exported."""
+        return None
 
     def random_actions(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """Draw uniform actions, (n, action_width) float32."""
