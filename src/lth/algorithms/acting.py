@@ -115,9 +115,10 @@ def choose(agent: Agent, observation: Any, rng: np.random.Generator | None = Non
     if acting is None:
         acting = _Acting(agent.state, policy_of(agent), agent.algorithm)
         _last[:] = [acting]
-    spaces, batch = acting.algorithm.spaces, np.asarray(observation)
-    single = batch.ndim == 1
-    batch = check_observations(batch[None] if single else batch, spaces.observation_dim)
+    spaces, given = acting.algorithm.spaces, np.asarray(observation)
+    single = given.ndim == 1
+    check_observations(given, spaces.observation_dim)
+    batch = given[None] if single else given
     noise = None if rng is None else acting.algorithm.explore(rng, len(batch), 1.0)
     if not agent.task:
         raise InputError(
@@ -128,17 +129,13 @@ def choose(agent: Agent, observation: Any, rng: np.random.Generator | None = Non
     return actions[0] if single else actions
 
 
-def check_observations(batch: np.ndarray, observation_dim: int) -> np.ndarray:
-    """Return a batch of observations (n, observation_dim).
-
-    Raises:
-        InputError: it has another shape, or holds something else than finite numbers.
-    """
-    if batch.ndim != 2 or batch.shape[1] != observation_dim or batch.dtype.kind not in "fiub":
+def check_observations(given: np.ndarray, observation_dim: int) -> None:
+    """Raise InputError unless these are observations, (observation_dim,) or (n, observation_dim), of finite numbers."""
+    if given.ndim not in (1, 2) or given.shape[-1] != observation_dim or given.dtype.kind not in "fiub":
         raise InputError(
             f"an observation has {observation_dim} numbers, so `act` takes ({observation_dim},) or (n, {observation_dim}); it was "
-            f"given {batch.dtype} of shape {batch.shape}"
+            f"given {given.dtype} of shape {given.shape}"
         )
-    if not np.isfinite(batch).all():
-        raise InputError(f"the observation is not finite at index {int(np.argmin(np.isfinite(batch).all(axis=0)))}")
-    return batch
+    if not np.isfinite(given).all():
+        at = int(np.argmin(np.isfinite(given.reshape(-1, observation_dim)).all(axis=0)))
+        raise InputError(f"the observation is not finite at index {at}")

@@ -158,6 +158,8 @@ class Interface(NamedTuple):
     """The number of the first discrete action."""
     dt: float | None = None
     """Seconds between two actions, where the environment says so."""
+    actions: tuple[str, ...] = ()
+    """The names of its actions: of MuJoCo's actuators, where each is one; empty where they are not known."""
 
 
 def interface_of(env: Any) -> Interface:
@@ -171,7 +173,15 @@ def interface_of(env: Any) -> Interface:
         _bound(space.high if continuous else ()),
         0 if continuous else int(space.start),
         _dt(env),
+        _actuators(env),
     )
+
+
+def _actuators(env: Any) -> tuple[str, ...]:
+    model: Any = getattr(env.unwrapped, "model", None)
+    count, actions = getattr(model, "nu", 0), getattr(env.action_space, "shape", None)
+    names = tuple(str(model.actuator(i).name) for i in range(count)) if actions == (count,) else ()
+    return names if all(names) else ()
 
 
 def _bound(values: Any) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..envs.suites import unit_of
 from .c_tables import buffer_sizes, table_bytes
 from .check import Returns
 from .network import Layer, Network
@@ -38,7 +39,14 @@ def contract(
     """Return what `policy.json` says, as plain values; what is not known or not bounded is null."""
     interface, discrete = subject.interface, network.squash == "argmax"
     observations = [
-        {"index": i, "name": name, "unit": unit(name), "low": low, "high": high, "needed": i not in set(unread)}
+        {
+            "index": i,
+            "name": name,
+            "unit": unit_of(str(subject.about.get("task", "")), name),
+            "low": low,
+            "high": high,
+            "needed": i not in set(unread),
+        }
         for i, (name, low, high) in enumerate(
             zip(
                 subject.observations,
@@ -106,26 +114,6 @@ def dense_of(network: Network) -> Network:
         return layer._replace(kernel=np.where(layer.kernel == 0, np.float32(1e-30), layer.kernel))
 
     return network._replace(layers=tuple(filled(layer) for layer in network.layers))
-
-
-def unit(name: str) -> str | None:
-    """Return the SI unit of an observation of Gymnasium's MuJoCo and classic-control tasks, by its name; None: not known.
-
-    >>> unit("front shin velocity"), unit("hand x"), unit("cos(angle)"), unit("obs[3]")
-    (None, None, '1', None)
-    """
-    for ending, found in (
-        ("angular velocity", "rad/s"),
-        ("angle velocity", "rad/s"),
-        ("x velocity", "m/s"),
-        ("y velocity", "m/s"),
-        ("z velocity", "m/s"),
-        ("angle)", "1"),
-        ("angle", "rad"),
-    ):
-        if name.endswith(ending):
-            return found
-    return None
 
 
 def processor() -> str:

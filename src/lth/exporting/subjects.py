@@ -81,14 +81,13 @@ def of_agent(agent: Agent, about: dict[str, Any] | None = None, seed: int = 0) -
     kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 2]
     zeros = sum(int((np.asarray(k) == 0).sum()) for k in kernels) / sum(k.size for k in kernels)
     given = {"run": "", "method": "", "spec": "", "sparsity": {agent.config.POLICY: round(zeros, 4)}, **(about or {})}
-    discrete = not interface.action_low.size
     return Subject(
         network=network,
         act=agent.act,
         make_env=lambda: envs.make_own(task, seed, envs.EVALUATE),
         interface=interface,
         observations=observation_names(task, network.observation_dim),
-        actions=[f"action {i + interface.first_action * discrete}" for i in range(network.actions)],
+        actions=list(interface.actions) or [f"action {i + interface.first_action}" for i in range(network.actions)],
         title=given["run"] or f"{task} {agent.config.NAME}",
         about={"task": task, "algorithm": algorithm_key(agent.config), **given, "versions": provenance()["versions"]},
     )
