@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .api import report, run
     from .errors import ExportError, InputError, TrainingError
     from .experiment.store import Run, load
+    from .exporting.mlp import export_mlp
     from .exporting.write import export
     from .gradient_pruning import (
         accumulate_gradient_statistics,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from .pruning.layers import layers
     from .pruning.masks import apply_mask, compute_sparsity, keep_pruned_at_zero, set_mask
     from .pruning.prune import prune
+    from .pruning.structure import shrink
     from .replay import ReplayBuffer
     from .saliency import gradient_statistics
 
@@ -39,6 +41,8 @@ _HOMES = {
     "Run": "experiment.store",
     "load": "experiment.store",
     "export": "exporting.write",
+    "export_mlp": "exporting.mlp",
+    "shrink": "pruning.structure",
     "load_mask": "mask_files",
     "save_mask": "mask_files",
     "layers": "pruning.layers",
@@ -74,6 +78,7 @@ __all__ = [
     "compute_gradients_from_batch",
     "compute_sparsity",
     "export",
+    "export_mlp",
     "gradient_statistic",
     "gradient_statistics",
     "keep_pruned_at_zero",
@@ -90,6 +95,7 @@ __all__ = [
     "save_mask",
     "sbx",
     "set_mask",
+    "shrink",
     "shuffled_mask",
     "sparse",
     "stats",

@@ -35,6 +35,8 @@ def record(subject: Subject, steps: int = STEPS) -> tuple[np.ndarray, np.ndarray
 
     Without an environment, observations are drawn from a standard normal distribution, within their bounds.
     """
+    if subject.examples is not None:
+        return subject.examples, subject.act(subject.examples)
     if subject.make_env is None:
         drawn = np.random.default_rng(0).standard_normal((steps, subject.network.observation_dim))
         drawn = np.clip(drawn, subject.interface.observation_low, subject.interface.observation_high).astype(np.float32)

@@ -97,7 +97,11 @@ def run(network: Network, observations: np.ndarray) -> np.ndarray:
     Returns:
         (n, actions) float32; of argmax (n,) int64.
     """
-    found = outputs(network, observations)
+    return finish(network, outputs(network, observations))
+
+
+def finish(network: Network, found: np.ndarray) -> np.ndarray:
+    """Turn the last layer's outputs (n, actions) into actions."""
     if network.squash == "argmax":
         return np.argmax(found, axis=1) + network.first_action
     if network.squash == "tanh":

@@ -37,6 +37,8 @@ class Subject(NamedTuple):
     title: str
     about: dict[str, Any]
     """What the contract says of where it comes from."""
+    examples: np.ndarray | None = None
+    """Observations that programs are compared on; None: recorded in the environment, or drawn where there is none."""
 
 
 def of_run(run: Path) -> Subject:

@@ -62,11 +62,7 @@ def export(
         InputError: there is no such run or format, or a compiler or package that it needs is missing.
         ExportError: a program does not choose the agent's actions; nothing is written.
     """
-    formats, skip = _formats(to)
-    if quantize not in (None, "int8"):
-        raise InputError(f"quantize={quantize!r}: the only choice is 'int8'")
-    if quantize and "c" not in formats:
-        raise InputError(f"quantize='int8' is of the C program, and to={to!r} asks for none")
+    formats, skip = formats_of(to, quantize)
     if episodes < 0:
         raise InputError(f"episodes={episodes}: it has to be at least 0")
     subject, folder = _subject(what)
@@ -75,7 +71,12 @@ def export(
     )
 
 
-def _formats(to: str | Sequence[str]) -> tuple[tuple[str, ...], bool]:
+def formats_of(to: str | Sequence[str], quantize: str | None) -> tuple[tuple[str, ...], bool]:
+    """Return the names of the formats that are asked for, and whether those that cannot be made here are left out.
+
+    Raises:
+        InputError: a format is not known, or the C program is to be quantized and is not asked for.
+    """
     names = tuple(PROGRAMS) if to == "all" else (to,) if isinstance(to, str) else tuple(to)
     for name in names:
         if name not in PROGRAMS:
@@ -84,6 +85,10 @@ def _formats(to: str | Sequence[str]) -> tuple[tuple[str, ...], bool]:
             )
     if not names:
         raise InputError(f"no format is given; choose from {', '.join(PROGRAMS)}, all")
+    if quantize not in (None, "int8"):
+        raise InputError(f"quantize={quantize!r}: the only choice is 'int8'")
+    if quantize and "c" not in names:
+        raise InputError(f"quantize='int8' is of the C program, and to={to!r} asks for none")
     return names, to == "all"
 
 
