@@ -1,7 +1,7 @@
 """`lth.export`: an agent or a run as checked programs in a folder."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,9 +9,11 @@ from ..algorithms.base import Agent
 from ..errors import InputError, nearest
 from ..experiment.store import Run
 from ..files import read_json, write_whole
+from ..libraries.models import is_model
 from ..precision import in_float32
 from .build import Built, build
 from .contract import Row, digest
+from .models import of_model
 from .programs import PROGRAMS
 from .subjects import Subject, of_agent, of_run
 from .table import table
@@ -43,6 +45,7 @@ def export(
     to: str | Sequence[str] = "all",
     quantize: str | None = None,
     episodes: int = 50,
+    env: Callable[[], Any] | None = None,
 ) -> Export:
     """Write a policy as checked programs: from observations to actions, both in the environment's own units.
 
@@ -57,6 +60,7 @@ def export(
         to: "c", "onnx", "numpy", several of them, or "all" that can be made here.
         quantize: "int8": weights of C as whole numbers of 8 bits with a scale for each unit. What that costs is measured.
         episodes: how many evaluation episodes the agent and each program are driven for; 0: none.
+        env: of another library's agent: makes its environment. None: Gymnasium's of the same id, where it has one.
 
     Raises:
         InputError: there is no such run or format, or a compiler or package that it needs is missing.
@@ -65,7 +69,7 @@ def export(
     formats, skip = formats_of(to, quantize)
     if episodes < 0:
         raise InputError(f"episodes={episodes}: it has to be at least 0")
-    subject, folder = _subject(what)
+    subject, folder = _subject(what, env)
     return write(
         Path(out) if out is not None else folder, build(subject, formats, quantize is not None, episodes, skip)
     )
@@ -92,12 +96,14 @@ def formats_of(to: str | Sequence[str], quantize: str | None) -> tuple[tuple[str
     return names, to == "all"
 
 
-def _subject(what: Any) -> tuple[Subject, Path]:
+def _subject(what: Any, env: Callable[[], Any] | None) -> tuple[Subject, Path]:
     if isinstance(what, str | Path):
         return of_run(Path(what)), Path(what) / "export"
     agent = what.agent if isinstance(what, Run) else what
     if isinstance(agent, Agent):
         return of_agent(agent), Path("export")
+    if is_model(agent):
+        return of_model(agent, env), Path("export")
     raise InputError(
         f"an object of the type {type(what).__name__} cannot be exported; give a run's directory or an agent"
     )
