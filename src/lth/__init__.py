@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         prune_kernels_by_gradient_saliency,
         prune_kernels_by_magnitude,
     )
+    from .libraries.prune import prune_agent
     from .mask_files import load_mask, save_mask
     from .pruning.controls import random_mask, shuffled_mask
     from .pruning.gradients import gradient_statistic
@@ -42,6 +43,7 @@ _HOMES = {
     "load": "experiment.store",
     "export": "exporting.write",
     "export_mlp": "exporting.mlp",
+    "prune_agent": "libraries.prune",
     "shrink": "pruning.structure",
     "load_mask": "mask_files",
     "save_mask": "mask_files",
@@ -87,6 +89,7 @@ __all__ = [
     "load_mask",
     "make_ticket",
     "prune",
+    "prune_agent",
     "prune_kernels_by_gradient_saliency",
     "prune_kernels_by_magnitude",
     "random_mask",
