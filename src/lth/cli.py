@@ -66,9 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     show = commands.add_parser("show", help="print a run's settings, versions, timings and files")
     show.add_argument("run", type=Path, help="a run's directory")
     evaluate = commands.add_parser("eval", help="evaluate a finished run, and film it")
-    evaluate.add_argument("run", type=Path, help="a run's directory")
+    evaluate.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the directories of runs")
     evaluate.add_argument("--episodes", type=int, default=10, metavar="N", help="how many episodes (default: 10)")
-    evaluate.add_argument("--video", type=Path, metavar="FILE", help="film the first episode: .mp4, or .gif")
+    evaluate.add_argument(
+        "--video", type=Path, metavar="FILE", help="film the first episode, several runs side by side: .mp4, or .gif"
+    )
     ship = commands.add_parser(
         "export",
         help="write a run's policy as C, ONNX and NumPy",
@@ -319,15 +321,17 @@ def _import_algorithm(arguments: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.episodes < 1:
         raise InputError(f"--episodes is {arguments.episodes}, and has to be at least 1")
-    from .evaluation import check_video_file, evaluate_run, film_run, run_threads
+    from .evaluation import check_video_file, evaluate_run, film_runs, run_threads
 
     if arguments.video:
         check_video_file(arguments.video)
-    set_threads(run_threads(arguments.run))
+    set_threads(run_threads(arguments.runs[0]))
     _import_algorithm(arguments)
-    say(evaluate_run(arguments.run, arguments.episodes))
+    for run in arguments.runs:
+        result = evaluate_run(run, arguments.episodes)
+        say(result if len(arguments.runs) == 1 else f"{run.name}: {result}")
     if arguments.video:
-        film_run(arguments.run, arguments.video)
+        film_runs(arguments.runs, arguments.video)
         say(f"film: {arguments.video}")
     return 0
 
