@@ -93,17 +93,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="N",
         help="episodes that each program is evaluated on (default: 50; 0: none)",
     )
+    flash = commands.add_parser(
+        "flash",
+        help="compare return with bytes of flash",
+        description="Write flash.csv and flash.png: the return of each finished run's policy against its size as a C program, with "
+        "weights of 32 and of 8 bits.",
+    )
+    flash.add_argument("config", **words)  # type: ignore[arg-type]
     for command in (show, evaluate, ship):
         command.add_argument(
             "--algorithm",
             metavar="MODULE:CLASS",
             help="the run's algorithm, where it is one of your own: it is imported",
         )
-    for command in (run, status, report, clean, init, show, evaluate, ship):
+    for command in (run, status, report, clean, init, show, evaluate, ship, flash):
         command.add_argument("--debug", action="store_true", help="show the traceback of whatever goes wrong")
     # Settings may stand before and after options, which argparse does not see to where there are subcommands.
     arguments, rest = parser.parse_known_args(argv)
-    if arguments.command not in ("run", "status", "report", "clean") or any(word.startswith("-") for word in rest):
+    if arguments.command not in ("run", "status", "report", "clean", "flash") or any(
+        word.startswith("-") for word in rest
+    ):
         arguments = parser.parse_args(argv)
     elif rest:
         arguments.config = [*arguments.config, *rest]
@@ -119,6 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "run": _run,
         "eval": _evaluate,
         "export": _export,
+        "flash": _flash,
         "status": _status,
         "report": _report,
         "clean": _clean,
@@ -346,6 +356,16 @@ def _export(arguments: argparse.Namespace) -> int:
     made = export(arguments.run, arguments.out, arguments.to, arguments.quantize, arguments.episodes)
     say(made)
     say(f"Saved in {made.folder}: {len(made.files)} files; policy.json describes them.")
+    return 0
+
+
+def _flash(arguments: argparse.Namespace) -> int:
+    config = parse_words(arguments.config)
+    from . import api
+    from .exporting.flash import save
+
+    for path in save(api.planned_runs(config), told=say):
+        say(f"Saved: {path}")
     return 0
 
 
