@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         prune_kernels_by_gradient_saliency,
         prune_kernels_by_magnitude,
     )
+    from .libraries.adopt import adopt
     from .libraries.prune import prune_agent
     from .mask_files import load_mask, save_mask
     from .pruning.controls import random_mask, shuffled_mask
@@ -43,6 +44,7 @@ _HOMES = {
     "load": "experiment.store",
     "export": "exporting.write",
     "export_mlp": "exporting.mlp",
+    "adopt": "libraries.adopt",
     "prune_agent": "libraries.prune",
     "shrink": "pruning.structure",
     "load_mask": "mask_files",
@@ -76,6 +78,7 @@ __all__ = [
     "Run",
     "TrainingError",
     "accumulate_gradient_statistics",
+    "adopt",
     "apply_mask",
     "compute_gradients_from_batch",
     "compute_sparsity",

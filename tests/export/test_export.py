@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import re
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
 from helpers.policies import network, subject
+from helpers.small import ROOT
 
 import lth
 from lth import envs
@@ -199,3 +202,48 @@ def test_what_export_refuses(agent, monkeypatch, tmp_path):
     made = lth.export(agent, tmp_path, episodes=0)
     assert made.notes[0].startswith("no c: ")
     assert not (tmp_path / "c").exists()
+
+
+def test_a_grids_return_against_flash(small_config, run, ticket):
+    from lth.experiment.plan import plan
+    from lth.exporting.flash import save
+
+    pruning = small_config.pruning.model_copy(update={"methods": ["magnitude"]})
+    found = plan(small_config.model_copy(update={"pruning": pruning}))
+    table, figure = save(found)
+    lines = [line.split(",") for line in table.read_text().splitlines()]
+    rows = [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
+    assert [(row["method"], row["sparsity"], row["weights"]) for row in rows] == [
+        (method, sparsity, weights)
+        for method, sparsity in (("dense", ""), ("magnitude", "0.8"))
+        for weights in ("float32", "int8")
+    ]
+    sizes = [int(row["bytes"]) for row in rows]
+    assert sizes == sorted(sizes, reverse=True)
+    assert [float(row["return"]) for row in rows[::2]] == [
+        store.last_evaluation(folder)["evaluation/return"] for folder in (run, ticket)
+    ]
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_runs_are_filmed_side_by_side(run, ticket, tmp_path):
+    pytest.importorskip("pygame", reason="drawing Pendulum needs pygame: pip install 'lth[video]'")
+    from PIL import Image
+
+    from lth.evaluation import film_runs
+
+    film_runs([run, ticket], tmp_path / "film.gif")
+    with Image.open(tmp_path / "film.gif") as film:
+        assert film.size == (2 * 320, 320 + 24)
+        assert film.n_frames > 50
+
+
+def test_the_example_of_a_robot_works_when_it_is_copied(tmp_path):
+    folder = shutil.copytree(ROOT / "examples" / "robot", tmp_path / "robot")
+    done = subprocess.run(["make"], cwd=folder, capture_output=True, text=True, timeout=120, check=True)
+    assert "200 steps replayed, 0 actions differ" in done.stdout
+    angle = float(re.search(r"final angle (\S+) rad", done.stdout)[1])
+    assert abs(angle) < 0.2  # upright
+    policy = json.loads((folder / "policy" / "policy.json").read_text())
+    for name, digest in policy["files"].items():
+        assert hashlib.sha256((folder / "policy" / name).read_bytes()).hexdigest() == digest

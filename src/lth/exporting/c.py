@@ -68,7 +68,8 @@ def describe(network: Network) -> list[str]:
         shape = f"layer {i}: {inputs} -> {outputs}, {layer.weights} of {layer.kernel.size} weights"
         other = "dense" if chosen.kind == "sparse" else "sparse rows"
         mine = "sparse rows" if chosen.kind == "sparse" else "dense"
-        lines.append(f"{shape}; {mine}, {chosen.bytes} bytes (as {other}: {chosen.other})")
+        why = ", but for a function of its own" if chosen.bytes > chosen.other else ""
+        lines.append(f"{shape}; {mine}, {chosen.bytes} bytes (as {other}: {chosen.other}{why})")
     return lines
 
 

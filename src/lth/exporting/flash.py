@@ -117,6 +117,7 @@ def _bytes(network: Network, observations: Sequence[str], actions: Sequence[str]
 def picture(rows: Sequence[FlashRow]) -> bytes:
     """Draw rows as a PNG: a panel for each task, a line for each method over its sparsities, 8 bits hollow; means over seeds."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     tasks = list(dict.fromkeys(row.task for row in rows))
     methods = list(dict.fromkeys(row.method for row in rows))
@@ -138,6 +139,9 @@ def picture(rows: Sequence[FlashRow]) -> bytes:
                     label=method if whole else f"{method}, int8",
                 )
         axes.set(xscale="log", xlabel=f"bytes of flash ({rows[0].measured})", ylabel="return", title=task)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     data = io.BytesIO()
