@@ -1,9 +1,10 @@
-"""Prune an agent whose parameters live in a Flax TrainState, as CleanRL's JAX agents do, and go on training it.
+"""Prune an agent whose parameters live in a Flax TrainState, as CleanRL's JAX agents do, go on training it, and export it as C.
 
     python examples/train_state.py
 
 A Q-network with a target network learns from random transitions; what matters is where the mask goes: the optimiser is wrapped
-once, where the state is created, and `under_mask` is all that pruning adds.
+once, where the state is created, and `under_mask` is all that pruning adds. `export` writes the C file
+(results/train_state/c), after comparing it with the network.
 """
 
 import flax.linen as nn
@@ -59,7 +60,13 @@ def sample(rng, size=128):
     }
 
 
-def main():
+def export(state, folder):
+    """Write the greedy policy of a TrainState as C: from an observation to the number of the best action."""
+    names = ["cart position", "cart velocity", "pole angle", "pole angular velocity"]
+    return lth.export_mlp(state.params, folder, "c", apply=state.apply_fn, squash="argmax", inputs=names)
+
+
+def main(folder="results/train_state"):
     rng, network = np.random.default_rng(0), QNetwork()
     params = network.init(jax.random.key(0), jnp.zeros((1, 4)))
     tx = lth.keep_pruned_at_zero(optax.adam(1e-3))
@@ -82,6 +89,7 @@ def main():
 
     kernel = state.params["params"]["Dense_1"]["kernel"]
     print(f"pruned {lth.compute_sparsity(mask, exclude=['Dense_2']):.3f}; Dense_1 has {int((kernel == 0).sum())} zeros")
+    print(export(state, folder))
     return state, mask
 
 

@@ -35,7 +35,16 @@ SLOW = (
         "test_sbx_others",
         "test_gradients",
     ),
-    *("test_masks", "test_layers", "test_optax", "test_trees", "test_examples", "test_sbx"),
+    *(
+        "test_masks",
+        "test_layers",
+        "test_optax",
+        "test_trees",
+        "test_examples",
+        "test_sbx",
+        "test_export",
+        "test_programs",
+    ),
 )
 """Files whose tests train, start processes or compile much, the longest first: they are marked `slow`, and begin first, so that
 no process is left alone with one of them at the end."""

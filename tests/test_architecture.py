@@ -40,6 +40,8 @@ RANKS = {
     "evaluation": 5.5,
     "scripts": 5.5,
     "reporting": 6,
+    "libraries": 5.7,
+    "exporting": 6,
     "api": 7,
     "cli": 7.5,
 }

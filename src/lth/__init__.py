@@ -14,28 +14,39 @@ if TYPE_CHECKING:
     from .algorithms.base import Agent
     from .algorithms.tickets import make_ticket
     from .api import report, run
-    from .errors import InputError, TrainingError
+    from .errors import ExportError, InputError, TrainingError
     from .experiment.store import Run, load
+    from .exporting.mlp import export_mlp
+    from .exporting.write import export
     from .gradient_pruning import (
         accumulate_gradient_statistics,
         compute_gradients_from_batch,
         prune_kernels_by_gradient_saliency,
         prune_kernels_by_magnitude,
     )
+    from .libraries.adopt import adopt
+    from .libraries.prune import prune_agent
     from .mask_files import load_mask, save_mask
     from .pruning.controls import random_mask, shuffled_mask
     from .pruning.gradients import gradient_statistic
     from .pruning.layers import layers
     from .pruning.masks import apply_mask, compute_sparsity, keep_pruned_at_zero, set_mask
     from .pruning.prune import prune
+    from .pruning.structure import shrink
     from .replay import ReplayBuffer
     from .saliency import gradient_statistics
 
 _HOMES = {
+    "ExportError": "errors",
     "InputError": "errors",
     "TrainingError": "errors",
     "Run": "experiment.store",
     "load": "experiment.store",
+    "export": "exporting.write",
+    "export_mlp": "exporting.mlp",
+    "adopt": "libraries.adopt",
+    "prune_agent": "libraries.prune",
+    "shrink": "pruning.structure",
     "load_mask": "mask_files",
     "save_mask": "mask_files",
     "layers": "pruning.layers",
@@ -61,14 +72,18 @@ _HOMES = {
 
 __all__ = [
     "Agent",
+    "ExportError",
     "InputError",
     "ReplayBuffer",
     "Run",
     "TrainingError",
     "accumulate_gradient_statistics",
+    "adopt",
     "apply_mask",
     "compute_gradients_from_batch",
     "compute_sparsity",
+    "export",
+    "export_mlp",
     "gradient_statistic",
     "gradient_statistics",
     "keep_pruned_at_zero",
@@ -77,6 +92,7 @@ __all__ = [
     "load_mask",
     "make_ticket",
     "prune",
+    "prune_agent",
     "prune_kernels_by_gradient_saliency",
     "prune_kernels_by_magnitude",
     "random_mask",
@@ -85,6 +101,7 @@ __all__ = [
     "save_mask",
     "sbx",
     "set_mask",
+    "shrink",
     "shuffled_mask",
     "sparse",
     "stats",

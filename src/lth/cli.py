@@ -66,20 +66,53 @@ def main(argv: Sequence[str] | None = None) -> int:
     show = commands.add_parser("show", help="print a run's settings, versions, timings and files")
     show.add_argument("run", type=Path, help="a run's directory")
     evaluate = commands.add_parser("eval", help="evaluate a finished run, and film it")
-    evaluate.add_argument("run", type=Path, help="a run's directory")
+    evaluate.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the directories of runs")
     evaluate.add_argument("--episodes", type=int, default=10, metavar="N", help="how many episodes (default: 10)")
-    evaluate.add_argument("--video", type=Path, metavar="FILE", help="film the first episode: .mp4, or .gif")
-    for command in (show, evaluate):
+    evaluate.add_argument(
+        "--video", type=Path, metavar="FILE", help="film the first episode, several runs side by side: .mp4, or .gif"
+    )
+    ship = commands.add_parser(
+        "export",
+        help="write a run's policy as C, ONNX and NumPy",
+        description="Write the policy of a finished run as programs that need no lth: from an observation to an action, both in "
+        "the environment's units. Each program is compared with the agent before anything is written.",
+    )
+    ship.add_argument("run", type=Path, help="a run's directory")
+    ship.add_argument(
+        "--to",
+        default="all",
+        choices=("c", "onnx", "numpy", "all"),
+        help="what to write (default: all that is possible here)",
+    )
+    ship.add_argument("--out", type=Path, metavar="DIR", help="where to (default: export in the run's directory)")
+    ship.add_argument("--quantize", choices=("int8",), help="store the weights of the C program in 8 bits")
+    ship.add_argument(
+        "--episodes",
+        type=int,
+        default=50,
+        metavar="N",
+        help="episodes that each program is evaluated on (default: 50; 0: none)",
+    )
+    flash = commands.add_parser(
+        "flash",
+        help="compare return with bytes of flash",
+        description="Write flash.csv and flash.png: the return of each finished run's policy against its size as a C program, with "
+        "weights of 32 and of 8 bits.",
+    )
+    flash.add_argument("config", **words)  # type: ignore[arg-type]
+    for command in (show, evaluate, ship):
         command.add_argument(
             "--algorithm",
             metavar="MODULE:CLASS",
             help="the run's algorithm, where it is one of your own: it is imported",
         )
-    for command in (run, status, report, clean, init, show, evaluate):
+    for command in (run, status, report, clean, init, show, evaluate, ship, flash):
         command.add_argument("--debug", action="store_true", help="show the traceback of whatever goes wrong")
     # Settings may stand before and after options, which argparse does not see to where there are subcommands.
     arguments, rest = parser.parse_known_args(argv)
-    if arguments.command not in ("run", "status", "report", "clean") or any(word.startswith("-") for word in rest):
+    if arguments.command not in ("run", "status", "report", "clean", "flash") or any(
+        word.startswith("-") for word in rest
+    ):
         arguments = parser.parse_args(argv)
     elif rest:
         arguments.config = [*arguments.config, *rest]
@@ -94,6 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     known = {
         "run": _run,
         "eval": _evaluate,
+        "export": _export,
+        "flash": _flash,
         "status": _status,
         "report": _report,
         "clean": _clean,
@@ -297,16 +332,41 @@ def _import_algorithm(arguments: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.episodes < 1:
         raise InputError(f"--episodes is {arguments.episodes}, and has to be at least 1")
-    from .evaluation import check_video_file, evaluate_run, film_run, run_threads
+    from .evaluation import check_video_file, evaluate_run, film_runs, run_threads
 
     if arguments.video:
         check_video_file(arguments.video)
+    set_threads(run_threads(arguments.runs[0]))
+    _import_algorithm(arguments)
+    for run in arguments.runs:
+        result = evaluate_run(run, arguments.episodes)
+        say(result if len(arguments.runs) == 1 else f"{run.name}: {result}")
+    if arguments.video:
+        film_runs(arguments.runs, arguments.video)
+        say(f"film: {arguments.video}")
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from .evaluation import run_threads
+
     set_threads(run_threads(arguments.run))
     _import_algorithm(arguments)
-    say(evaluate_run(arguments.run, arguments.episodes))
-    if arguments.video:
-        film_run(arguments.run, arguments.video)
-        say(f"film: {arguments.video}")
+    from .exporting.write import export
+
+    made = export(arguments.run, arguments.out, arguments.to, arguments.quantize, arguments.episodes)
+    say(made)
+    say(f"Saved in {made.folder}: {len(made.files)} files; policy.json describes them.")
+    return 0
+
+
+def _flash(arguments: argparse.Namespace) -> int:
+    config = parse_words(arguments.config)
+    from . import api
+    from .exporting.flash import save
+
+    for path in save(api.planned_runs(config), told=say):
+        say(f"Saved: {path}")
     return 0
 
 

@@ -20,6 +20,10 @@ class TrainingError(RuntimeError):
     """A training run could not go on, as when a loss stops being finite."""
 
 
+class ExportError(TrainingError):
+    """An exported program does not choose the agent's actions, so it was not written."""
+
+
 def brief(error: Exception, most: int = 300) -> str:
     """Return what an error says, cut to `most` characters: errors of parsers may quote a whole file.
 

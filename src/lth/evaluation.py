@@ -1,15 +1,19 @@
 """`lth eval`: a finished run's agent on fresh episodes, and on film."""
 
 import io
+import itertools
 import json
 import statistics
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from .errors import InputError
 
 FORMATS = (".gif", ".mp4")
+PANEL = 320
+"""The width and height in pixels, at most, of a run in a GIF or beside others."""
 
 
 def check_video_file(path: Path) -> None:
@@ -56,12 +60,31 @@ def evaluate_run(run: Path, episodes: int) -> str:
     return text
 
 
-def film_run(run: Path, path: Path) -> None:
-    """Write a run's first evaluation episode as a film.
+def film_runs(runs: Sequence[Path], path: Path) -> None:
+    """Write the first evaluation episode of one run as a film; of several, side by side under their names.
 
     Raises:
         InputError: there is no such run, or its task cannot be drawn on this machine.
     """
+    from .experiment import store
+
+    specs = [store.spec_of(run) for run in runs]
+    size = None if len(runs) == 1 and path.suffix == ".mp4" else PANEL
+    filmed = [_filmed(run, path.suffix == ".gif", size) for run in runs]
+    per_second = filmed[0][1]
+    if len(runs) == 1:
+        _write_film(path, filmed[0][0], per_second)
+        return
+    if len({rate for _, rate in filmed}) > 1:
+        raise InputError("--video: runs of tasks with other frame rates cannot be shown side by side")
+    alike = len({(spec.task, spec.seed) for spec in specs}) == 1
+    names = [" ".join(spec.words()) or spec.role if alike else spec.title() for spec in specs]
+    names = [f"{name} (control)" if spec.role == "control" else name for name, spec in zip(names, specs, strict=True)]
+    _write_film(path, _side_by_side([frames for frames, _ in filmed], names), per_second)
+
+
+def _filmed(run: Path, gif: bool, size: int | None) -> tuple[list[Any], float]:
+    """Return the pictures of a run's first evaluation episode, none larger than `size`, and how many belong in a second."""
     import os
 
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame is to look for no screen
@@ -75,7 +98,16 @@ def film_run(run: Path, path: Path) -> None:
     frames: list[Any] = []
     try:
         env = envs.make(spec.task, spec.seed, envs.EVALUATE, render=True)
-        evaluate(policy, env, 1, lambda: frames.append(env.render()))
+        per_second = float(env.metadata.get("render_fps", 30))
+        # Players of GIF show 25 pictures a second without haste.
+        step = max(1, round(per_second / 25)) if gif else 1
+        steps = itertools.count()
+
+        def take() -> None:
+            if next(steps) % step == 0:
+                frames.append(_smaller(env.render(), size))
+
+        evaluate(policy, env, 1, take)
     except InputError:
         raise
     except Exception as error:  # every renderer fails in a way of its own
@@ -83,32 +115,62 @@ def film_run(run: Path, path: Path) -> None:
             f"{spec.task} cannot be drawn here ({type(error).__name__}: {error}). Classic-control tasks need pygame "
             "(pip install -e '.[video]'); MuJoCo needs OpenGL: without a screen, MUJOCO_GL=egl in the environment."
         ) from None
-    per_second = int(env.metadata.get("render_fps", 30))
-    _write_film(path, frames, per_second)
+    return frames, per_second / step
 
 
-def _write_film(path: Path, frames: list[Any], per_second: int) -> None:
+def _smaller(frame: Any, size: int | None) -> Any:
+    from PIL import Image
+
+    if size is None or max(frame.shape[:2]) <= size:
+        return frame
+    picture = Image.fromarray(frame)
+    picture.thumbnail((size, size))
+    return picture
+
+
+def _side_by_side(films: Sequence[Sequence[Any]], names: Sequence[str]) -> list[Any]:
+    """Put films side by side with a name over each; one that ends before the others stands still."""
+    import numpy as np
+    from PIL import Image, ImageDraw
+
+    pictures = [[f if isinstance(f, Image.Image) else Image.fromarray(f) for f in film] for film in films]
+    widths, heights = zip(*(film[0].size for film in pictures), strict=True)
+    head, font = 24, 14
+    frames = []
+    for i in range(max(map(len, pictures))):
+        sheet = Image.new("RGB", (sum(widths), max(heights) + head), "white")
+        draw, at = ImageDraw.Draw(sheet), 0
+        for film, name, width in zip(pictures, names, widths, strict=True):
+            draw.text((at + width // 2, head // 2), name, fill="black", anchor="mm", font_size=font)
+            sheet.paste(film[min(i, len(film) - 1)], (at, head))
+            at += width
+        frames.append(np.asarray(sheet))
+    return frames
+
+
+def _write_film(path: Path, frames: Sequence[Any], per_second: float) -> None:
+    import numpy as np
+    from PIL import Image
+
     from .files import write_whole
 
     if path.suffix == ".gif":
-        from PIL import Image
-
-        # GIF knows hundredths of a second; 50 pictures a second are as fast as players go.
-        step = max(1, round(per_second / 25))
-        pictures = [Image.fromarray(frame) for frame in frames[::step]]
-        for picture in pictures:
-            picture.thumbnail((320, 320))
+        pictures = [frame if isinstance(frame, Image.Image) else Image.fromarray(frame) for frame in frames]
         data = io.BytesIO()
-        duration = max(20, round(1000 * step / per_second))
-        pictures[0].save(data, "GIF", save_all=True, append_images=pictures[1:], duration=duration, loop=0)
+        # GIF knows hundredths of a second; 50 pictures a second are as fast as players go.
+        duration = max(20, round(1000 / per_second))
+        pictures[0].save(
+            data, "GIF", save_all=True, append_images=pictures[1:], duration=duration, loop=0, optimize=True
+        )
         write_whole(path, data.getvalue(), checksum=False)
         return
     try:
         import imageio.v3 as imageio
 
+        arrays = [np.asarray(frame) for frame in frames]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*os.fork", RuntimeWarning)  # ffmpeg runs in a process of its own
-            data_mp4 = imageio.imwrite("<bytes>", frames, extension=".mp4", fps=per_second, macro_block_size=1)
+            data_mp4 = imageio.imwrite("<bytes>", arrays, extension=".mp4", fps=per_second, macro_block_size=1)
     except (ImportError, OSError, ValueError) as error:
         raise InputError(f"an .mp4 needs ffmpeg: pip install -e '.[video]', or film a .gif ({error})") from None
     write_whole(path, data_mp4, checksum=False)

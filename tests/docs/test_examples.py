@@ -1,6 +1,7 @@
 """The notebooks and the examples run, and do what they say."""
 
 import runpy
+import shutil
 
 import jax
 import pytest
@@ -26,9 +27,11 @@ def test_a_notebook_runs(notebook, run_command):
     assert "error" not in done.stderr.lower()
 
 
-def test_a_train_state_stays_under_its_mask(capsys):
-    state, mask = runpy.run_path(str(ROOT / "examples" / "train_state.py"))["main"]()
+@pytest.mark.skipif(not shutil.which("gcc"), reason="no C compiler")
+def test_a_train_state_stays_under_its_mask_and_becomes_c(capsys, tmp_path):
+    state, mask = runpy.run_path(str(ROOT / "examples" / "train_state.py"))["main"](tmp_path)
     assert "pruned 0.900; Dense_1 has " in capsys.readouterr().out
+    assert "int policy_act(const float observation[POLICY_OBSERVATIONS]);" in (tmp_path / "c/src/policy.h").read_text()
     for tree in (state.params, state.target_params, state.opt_state.inner[0].mu):
         for leaf, kept in zip(jax.tree.leaves(tree), jax.tree.leaves(mask), strict=True):
             assert bool((leaf[kept == 0] == 0.0).all())

@@ -5,8 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import envs
+from ..errors import InputError
 from ..sparse.native import one_example
-from .base import OBSERVATION_CLIP, Agent, Algorithm
+from .base import OBSERVATION_CLIP, Agent, AgentState, Algorithm
 from .learner import flat_policy
 from .packed import Patterns
 
@@ -94,3 +96,46 @@ def act(policy: Policy, observations: np.ndarray, noise: np.ndarray | None = Non
     """
     x = (observations.astype(np.float32) - policy.mean) * policy.scale
     return policy.head(policy.network(np.minimum(np.maximum(x, -policy.clip), policy.clip)), noise)
+
+
+class _Acting(NamedTuple):
+    """What `choose` needs of an agent."""
+
+    state: AgentState
+    policy: Policy
+    algorithm: Algorithm
+
+
+_last: list[_Acting] = []  # of the agent that acted last: reading the weights takes 100 times as long as acting
+
+
+def choose(agent: Agent, observation: Any, rng: np.random.Generator | None = None) -> Any:
+    """Choose an agent's action for one observation or a batch: `Agent.act`."""
+    acting = _last[0] if _last and _last[0].state is agent.state else None
+    if acting is None:
+        acting = _Acting(agent.state, policy_of(agent), agent.algorithm)
+        _last[:] = [acting]
+    spaces, given = acting.algorithm.spaces, np.asarray(observation)
+    single = given.ndim == 1
+    check_observations(given, spaces.observation_dim)
+    batch = given[None] if single else given
+    noise = None if rng is None else acting.algorithm.explore(rng, len(batch), 1.0)
+    if not agent.task:
+        raise InputError(
+            "this agent does not know its task, and so not the bounds of its actions. `lth.load(run).agent` does; so does "
+            "agent._replace(task='Pendulum-v1')."
+        )
+    actions = envs.to_own_units(envs.task_interface(agent.task), act(acting.policy, batch, noise))
+    return actions[0] if single else actions
+
+
+def check_observations(given: np.ndarray, observation_dim: int) -> None:
+    """Raise InputError unless these are observations, (observation_dim,) or (n, observation_dim), of finite numbers."""
+    if given.ndim not in (1, 2) or given.shape[-1] != observation_dim or given.dtype.kind not in "fiub":
+        raise InputError(
+            f"an observation has {observation_dim} numbers, so `act` takes ({observation_dim},) or (n, {observation_dim}); it was "
+            f"given {given.dtype} of shape {given.shape}"
+        )
+    if not np.isfinite(given).all():
+        at = int(np.argmin(np.isfinite(given.reshape(-1, observation_dim)).all(axis=0)))
+        raise InputError(f"the observation is not finite at index {at}")

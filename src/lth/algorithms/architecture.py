@@ -1,7 +1,7 @@
 """What an algorithm's networks are, as data: all that pruning, packing, costs and tables need to know. Imports no JAX."""
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -24,6 +24,15 @@ class Spaces(NamedTuple):
     def action_width(self) -> int:
         """Return how many numbers an action takes in a batch and in the replay buffer; a discrete action is one whole number."""
         return 1 if self.discrete else self.action_dim
+
+
+class Head(NamedTuple):
+    """How the policy network's output becomes the deterministic action, as data: what `Algorithm.act` does without noise."""
+
+    outputs: int
+    """How many of the outputs are used, from the first on."""
+    squash: Literal["tanh", "argmax"]
+    """An action in [-1, 1] by tanh, or the number of the largest output."""
 
 
 class Network(NamedTuple):

@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..pruning.masks import MaskedState, apply_mask, keep_pruned_at_zero
 from ..replay import ReplayBuffer
 from ..types import Array, Batch, Params
-from .architecture import Network, Spaces
+from .architecture import Head, Network, Spaces
 from .networks import Apply, apply_of, module_of
 
 OBSERVATION_CLIP = 10.0
@@ -115,6 +115,10 @@ class Algorithm(abc.ABC):
     @abc.abstractmethod
     def explore(self, rng: np.random.Generator, n: int, progress: float) -> np.ndarray:
         """Draw what `act` needs to explore in n environments; `progress` in [0, 1] is the share of the budget that is spent."""
+
+    def head(self) -> Head | None:
+        """Return what `act` does without noise, as data, from which `lth.export` writes programs; None: it cannot be exported."""
+        return None
 
     def random_actions(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """Draw uniform actions, (n, action_width) float32."""
@@ -233,6 +237,32 @@ class Agent(NamedTuple):
     config: Any  # an AgentConfig
     state: AgentState
     replay_buffer: ReplayBuffer | None = None
+    task: str = ""
+    """The task it was trained on, which says what its actions mean; empty where that is not known."""
+
+    def act(self, observation: Any, rng: np.random.Generator | None = None) -> Any:
+        """Choose an action, in the environment's own units.
+
+        >>> import lth
+        >>> agent = lth.load("results/quickstart/Pendulum-v1/seed0/dense-05d4c8ff").agent  # doctest: +SKIP
+        >>> agent.act(observation)  # doctest: +SKIP
+        array([1.8], dtype=float32)
+
+        Args:
+            observation: as the environment gives it, (observation_dim,), or a batch (n, observation_dim).
+            rng: explore as at the end of training, drawing from this generator; None is the deterministic action that
+                evaluations use.
+
+        Returns:
+            The action within the environment's bounds, (action_dim,) float32, or (n, action_dim) of a batch. Where actions
+            are discrete, a whole number, or (n,) int64.
+
+        Raises:
+            InputError: the observation has another length or is not finite, or the agent's task is not known.
+        """
+        from .acting import choose
+
+        return choose(self, observation, rng)
 
     @property
     def algorithm(self) -> Algorithm:

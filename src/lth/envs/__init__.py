@@ -8,7 +8,7 @@ import functools
 import signal
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,13 +19,18 @@ from .suites import suite_of
 __all__ = [
     "EVALUATE",
     "TRAIN",
+    "Interface",
     "UnknownTask",
     "check_task",
+    "interface_of",
     "make",
+    "make_own",
     "make_vector",
     "spaces_of",
+    "task_interface",
     "task_spaces",
     "to_environment",
+    "to_own_units",
 ]
 
 TRAIN, EVALUATE = 0, 1
@@ -45,9 +50,7 @@ def make(task: str, seed: int = 0, split: int = TRAIN, render: bool = False, ste
     """
     import gymnasium
 
-    suite, name = suite_of(task)
-    env = suite.make(name, seed, split == EVALUATE, "rgb_array" if render else None)
-    _check_spaces(task, env)
+    env = make_own(task, seed, split, render)
     with warnings.catch_warnings():
         # Said of any float64 bounds; the networks are float32 whatever the bounds are.
         warnings.filterwarnings("ignore", ".*precision lowered by casting")
@@ -58,6 +61,18 @@ def make(task: str, seed: int = 0, split: int = TRAIN, render: bool = False, ste
             env = gymnasium.wrappers.RescaleAction(_clipped(env), -one, one)
         env = gymnasium.wrappers.DtypeObservation(env, np.float32)
     return env if step_timeout is None else _timed(env, step_timeout)
+
+
+def make_own(task: str, seed: int = 0, split: int = TRAIN, render: bool = False) -> Any:
+    """Make one environment as its suite has it: observations and actions in the environment's own units and dtypes.
+
+    Raises:
+        InputError: as `make`.
+    """
+    suite, name = suite_of(task)
+    env = suite.make(name, seed, split == EVALUATE, "rgb_array" if render else None)
+    _check_spaces(task, env)
+    return env
 
 
 def make_vector(task: str, seed: int, num_envs: int, step_timeout: float | None = None) -> Any:
@@ -151,6 +166,91 @@ def spaces_of(env: Any) -> Spaces:
 def to_environment(spaces: Spaces, actions: np.ndarray) -> np.ndarray:
     """Return actions (n, action_width) float32 as an environment takes them: discrete ones as whole numbers, (n,)."""
     return actions[:, 0].astype(np.int64) if spaces.discrete else actions
+
+
+class Interface(NamedTuple):
+    """What an environment gives and takes, in its own units."""
+
+    observation_low: np.ndarray
+    """The bounds of each observation, (observation_dim,) float32; infinite where there is none."""
+    observation_high: np.ndarray
+    action_low: np.ndarray
+    """The bounds of each action, (action_dim,) float32; empty where actions are discrete."""
+    action_high: np.ndarray
+    first_action: int = 0
+    """The number of the first discrete action."""
+    dt: float | None = None
+    """Seconds between two actions, where the environment says so."""
+    actions: tuple[str, ...] = ()
+    """The names of its actions: of MuJoCo's actuators, where each is one; empty where they are not known."""
+
+
+def interface_of(env: Any) -> Interface:
+    """Describe an environment of `make_own`, or any with a flat Box observation."""
+    box, space = env.observation_space, env.action_space
+    continuous = hasattr(space, "low")
+    return Interface(
+        _bound(box.low),
+        _bound(box.high),
+        _bound(space.low if continuous else ()),
+        _bound(space.high if continuous else ()),
+        0 if continuous else int(space.start),
+        _dt(env),
+        _actuators(env),
+    )
+
+
+def _actuators(env: Any) -> tuple[str, ...]:
+    model: Any = getattr(env.unwrapped, "model", None)
+    count, actions = getattr(model, "nu", 0), getattr(env.action_space, "shape", None)
+    names = tuple(str(model.actuator(i).name) for i in range(count)) if actions == (count,) else ()
+    return names if all(names) else ()
+
+
+def _bound(values: Any) -> np.ndarray:
+    with np.errstate(over="ignore"):  # a bound beyond float32 is none
+        return np.asarray(values, np.float64).ravel().astype(np.float32)
+
+
+def _dt(env: Any) -> float | None:
+    inner = env.unwrapped
+    for owner in (inner, getattr(inner, "_env", None)):
+        for name in ("dt", "tau"):  # MuJoCo's and Pendulum's name, and CartPole's
+            value = getattr(owner, name, None)
+            if isinstance(value, int | float) and value > 0:
+                return float(value)
+    return None
+
+
+@functools.cache
+def task_interface(task: str) -> Interface:
+    """Describe a task's environment in its own units, by making it.
+
+    Raises:
+        InputError: there is no such task.
+    """
+    env = make_own(task)
+    try:
+        return interface_of(env)
+    finally:
+        env.close()
+
+
+def to_own_units(interface: Interface, actions: np.ndarray) -> np.ndarray:
+    """Return actions in an environment's own units.
+
+    Args:
+        interface: the environment's.
+        actions: (n, action_dim) float32 in [-1, 1], or (n, 1) of discrete actions counted from 0.
+
+    Returns:
+        (n, action_dim) float32 within the bounds, or (n,) int64.
+    """
+    low, high = interface.action_low, interface.action_high
+    if not low.size:
+        return actions[:, 0].astype(np.int64) + interface.first_action
+    half, middle = (high - low) * np.float32(0.5), (high + low) * np.float32(0.5)
+    return np.clip(actions * half + middle, low, high)
 
 
 @functools.cache

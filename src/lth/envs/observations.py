@@ -98,6 +98,29 @@ _NAMES: dict[str, Callable[[], list[str]]] = {
 }
 
 
+_LINEAR = ("x velocity", "y velocity", "z velocity", "cart velocity")
+_UNITS = (
+    (("sin(", "cos(", "orientation", "quaternion"), "1"),
+    (("contact torque",), "N m"),
+    (("contact force", "constraint force"), "N"),
+    (("angle", "pitch"), "rad"),
+    (("height", "cart position"), "m"),
+)
+"""Parts of names, and the unit of such an observation; the first that fits."""
+
+
+def unit(name: str) -> str | None:
+    """Return the SI unit of an observation that `gymnasium_observations` or `metaworld_observations` names; None: not known.
+
+    >>> unit("front shin velocity"), unit("x velocity"), unit("previous hand x"), unit("cos(angle)"), unit("obs[3]")
+    ('rad/s', 'm/s', 'm', '1', None)
+    """
+    if name.endswith(" velocity"):
+        return "m/s" if name in _LINEAR else "rad/s"
+    known = next((found for parts, found in _UNITS if any(part in name for part in parts)), None)
+    return known or ("m" if name.endswith((" x", " y", " z")) else None)
+
+
 def gymnasium_observations(task: str) -> list[str]:
     """Name the observation of a Gymnasium task; empty where it is not known."""
     name = "" if ":" in task else task.rpartition("-v")[0]

@@ -109,6 +109,16 @@ def task_names() -> list[str]:
     return [name for suite in SUITES.values() for name in suite.names()]
 
 
+def unit_of(task: str, name: str) -> str | None:
+    """Return the SI unit of an observation of this name; None where the task is not one of those that are known here."""
+    from .observations import unit
+
+    if not task:
+        return None
+    suite, own = suite_of(task)
+    return unit(name) if suite in SUITES.values() and name in suite.observations(own) else None
+
+
 def observation_names(task: str, observation_dim: int) -> list[str]:
     """Name each number of a task's observation; `obs[i]` where the task, or a version of it of this length, is not known.
 

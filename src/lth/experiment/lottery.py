@@ -14,6 +14,7 @@ from pathlib import Path
 from .. import envs
 from ..algorithms.base import Agent
 from ..algorithms.controls import control_named
+from ..errors import InputError
 from ..precision import in_float32
 from ..pruning.prune import check_collapse
 from ..replay import ReplayBuffer
@@ -39,6 +40,10 @@ def train_dense(root: Path, spec: DenseSpec, options: RunOptions = PLAIN) -> Pat
     run, started = root / spec.path, time.perf_counter()
     if is_finished(root, spec):
         return keep_points(root, spec, options)
+    if spec.training.adopted:
+        raise InputError(
+            f"{spec.title()} is an adopted agent, which is not trained here, and {run} is not whole: call `lth.adopt` again"
+        )
     if checkpoint_file(run).exists():
         warnings.warn(
             f"{spec.title()}: its replay buffer is missing, so it is trained again, to the same bytes", stacklevel=2

@@ -204,7 +204,10 @@ class _Cell:
         if control.agent:
             exclude = self.pruning.exclude
             agent = control.agent(self.dense.agent, self.spaces(self.dense.task), sparsity.networks, exclude)
-            return self.dense.model_copy(update={"agent": agent, "role": f"{name} {sparsity.label()}"})
+            # Trained here, whoever trained the dense agent.
+            training = self.dense.training.model_copy(update={"adopted": ""})
+            update = {"agent": agent, "training": training, "role": f"{name} {sparsity.label()}"}
+            return self.dense.model_copy(update=update)
         mask: MaskSpec | None = None
         if control.mask == "random-erk":
             mask = mask_spec(self.config, self.dense, "random", sparsity, allocation="erk")

@@ -108,7 +108,7 @@ def read_agent(root: Path, spec: DenseSpec | TicketSpec, env_steps: int | None =
             f"the checkpoint {path} is of environment step {int(state.env_steps)}, and that of step {expected} of {spec.title()} "
             f"is needed, with its settings. {_ANEW.format(path.parent)}"
         )
-    return Agent(config, state)
+    return Agent(config, state, task=spec.task)
 
 
 def _check_whose(path: Path, what: str, found: Any, spec: Spec) -> None:
@@ -399,7 +399,7 @@ def load(run: str | Path, env_steps: int | None = None) -> Run:
     if (run / SPEC).exists() and about.get("spec"):
         _check_whose(path, "checkpoint", about["spec"], spec_of(run))
     buffer = load_replay_buffer(run, env_steps) if replay_file(run, env_steps).exists() else None
-    return Run(Agent(config, state, buffer), buffer, masks_of(state))
+    return Run(Agent(config, state, buffer, str(about.get("task", ""))), buffer, masks_of(state))
 
 
 def spec_of(run: Path) -> Spec:

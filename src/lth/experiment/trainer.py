@@ -151,6 +151,11 @@ def keep_points(root: Path, spec: DenseSpec, options: RunOptions) -> Path:
     points = missing_points(run, options.rewind_points)
     if not points:
         return run
+    if spec.training.adopted:
+        raise InputError(
+            f"{spec.title()} is an adopted agent, of which the states at steps {', '.join(map(str, points))} are not known: set "
+            "pruning.rewind_steps to [none], or to [0] where `lth.adopt` was given `initial`"
+        )
     agent = initial_agent(spec, envs.task_spaces(spec.task))
     buffer = agent.replay_buffer
     assert buffer is not None

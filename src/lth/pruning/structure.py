@@ -7,6 +7,7 @@ biases (outputs,), one activation between them and none after the last.
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ import numpy as np
 from ..errors import InputError
 from ..types import Array, Mask, Params
 from .allocation import check_sparsity, pruned_count
+from .chains import put_back, read_chain
 from .layers import Prunable, StackAxes, layers, named_leaves
 from .masks import check_same_structure
 
@@ -103,8 +105,8 @@ def neuron_masks(chain: Chain, sparsity: float, scores: Sequence[Array] | None =
     return [(jnp.asarray(kernel), jnp.asarray(bias)) for kernel, bias in masks]
 
 
-def shrink(chain: Chain, activation: Callable[[Array], Array] = jax.nn.relu) -> list[tuple[Array, Array]]:
-    """Remove the units that compute nothing, and return the physically smaller chain with the same outputs.
+def shrink(params: Any, activation: Callable[[Array], Array] = jax.nn.relu, order: Sequence[str] | None = None) -> Any:
+    """Remove the units that compute nothing, and return the physically smaller network with the same outputs.
 
     A hidden unit without inputs (its column is 0) is a constant, which is folded into the biases of the next layer; one
     without outputs (its row in the next kernel is 0) goes as it is. One unit is left where all would go. The sums are in
@@ -114,9 +116,31 @@ def shrink(chain: Chain, activation: Callable[[Array], Array] = jax.nn.relu) -> 
     >>> [kernel.tolist() for kernel, _ in small], small[1][1].tolist()
     ([[[2.0]], [[1.0]]], [30.5])
 
+    Args:
+        params: a chain; or the parameters of a network of dense layers as Flax, Equinox, Haiku or NNX have them.
+        activation: between the layers.
+        order: of parameters that are no chain: the layers' names in the order in which they are applied, where it does not follow
+            from the numbers in their names or from their shapes.
+
+    Returns:
+        A chain, or a tree like `params` with smaller arrays.
+
     Raises:
-        InputError: the chain's shapes do not fit each other.
+        InputError: the chain's shapes do not fit each other, or these are not the parameters of a chain of dense layers.
     """
+    if _is_chain(params):
+        return _shrunk(params, activation)
+    reading = read_chain(params, order)
+    return put_back(params, reading, _shrunk(reading.chain, activation))
+
+
+def _is_chain(params: Any) -> bool:
+    return isinstance(params, list | tuple) and all(
+        isinstance(pair, list | tuple) and len(pair) == 2 for pair in params
+    )
+
+
+def _shrunk(chain: Chain, activation: Callable[[Array], Array]) -> list[tuple[Array, Array]]:
     check_chain(chain)
     dtypes = [(jnp.asarray(kernel).dtype, jnp.asarray(bias).dtype) for kernel, bias in chain]
     layers = [(np.asarray(kernel, np.float64), np.asarray(bias, np.float64)) for kernel, bias in chain]

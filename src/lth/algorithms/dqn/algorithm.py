@@ -4,6 +4,7 @@ import jax
 import numpy as np
 
 from ...types import Array, Batch, Params
+from ..architecture import Head
 from ..base import AgentState, Algorithm, moved_target, pruned_target
 from ..networks import Apply
 from .losses import q_loss
@@ -53,6 +54,10 @@ class DQN(Algorithm):
         """Return the best action, (n, 1), or the random one of `noise` where that is not negative."""
         best = np.argmax(output, axis=1)[:, None].astype(np.float32)
         return best if noise is None else np.where(noise < 0, best, noise)
+
+    def head(self) -> Head:
+        """The number of the largest value."""
+        return Head(self.spaces.action_dim, "argmax")
 
     def explore(self, rng: np.random.Generator, n: int, progress: float) -> np.ndarray:
         """Draw for each environment a random action with probability epsilon, else -1; (n, 1) float32."""

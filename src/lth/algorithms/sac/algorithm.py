@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from ...types import Array, Batch, Params
+from ..architecture import Head
 from ..base import AgentState, Algorithm, moved_target
 from ..networks import Apply
 from .losses import LOG_STD_RANGE, ActorApply, actor_loss, critic_loss, gaussian, temperature_loss
@@ -105,6 +106,10 @@ class SAC(Algorithm):
         if noise is None:
             return np.tanh(output[:, :dim])
         return np.tanh(output[:, :dim] + np.exp(np.clip(output[:, dim:], *LOG_STD_RANGE)) * noise.astype(np.float32))
+
+    def head(self) -> Head:
+        """The tanh of the mean, which is the first half of the output."""
+        return Head(self.spaces.action_dim, "tanh")
 
     def explore(self, rng: np.random.Generator, n: int, progress: float) -> np.ndarray:
         """Draw standard normal noise, (n, action_dim)."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...pruning.masks import MaskedState
 from ...types import Array, Batch, Params
+from ..architecture import Head
 from ..base import AgentState, Algorithm, moved_target, pruned_target
 from ..networks import Apply
 from .losses import actor_loss, critic_loss
@@ -93,6 +94,10 @@ class TD3(Algorithm):
         if noise is None:
             return action
         return np.clip(action + np.float32(self.config.exploration_noise) * noise, -1.0, 1.0).astype(np.float32)
+
+    def head(self) -> Head:
+        """The tanh of the output."""
+        return Head(self.spaces.action_dim, "tanh")
 
     def explore(self, rng: np.random.Generator, n: int, progress: float) -> np.ndarray:
         """Draw standard normal noise, (n, action_dim)."""

@@ -1,0 +1,103 @@
+"""From a policy to checked programs: each is run, compared with the agent and measured before any file is written."""
+
+import io
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import InputError
+from . import onnx
+from .check import check, deviation, record, returns, seconds_of
+from .contract import Row, contract, sizes_of
+from .fold import fold, unread
+from .network import run
+from .programs import PROGRAMS, Program
+from .subjects import Subject
+
+
+class Built(NamedTuple):
+    """Checked programs that are not written yet."""
+
+    files: dict[str, bytes]
+    """By path below the output folder."""
+    contract: dict[str, Any]
+    rows: list[Row]
+    notes: list[str]
+    """How each layer is laid out in C, and what was left out and why."""
+    unread: list[str]
+    """The observations that do not bear on the actions, by name."""
+
+
+def build(subject: Subject, formats: Sequence[str], quantized: bool, episodes: int, skip: bool) -> Built:
+    """Make programs of a policy and check each.
+
+    Args:
+        subject: the policy.
+        formats: names of PROGRAMS.
+        quantized: whether the weights of C have 8 bits.
+        episodes: how many the agent and each program are driven for; 0: none.
+        skip: leave out a format whose tools are not installed, with a note, instead of raising.
+
+    Raises:
+        InputError: a compiler or a package is missing.
+        ExportError: a program does not choose the agent's actions.
+    """
+    interface, whole = subject.interface, subject.network
+    network = fold(whole, interface.observation_low, interface.observation_high)
+    observations, actions = record(subject)
+    parameters = sum(layer.kernel.size + layer.bias.size for layer in whole.layers)
+    agent = Row(
+        "agent",
+        4 * parameters,
+        whole.dense_multiply_adds,
+        1e6 * seconds_of(subject.act, observations),
+        0.0,
+        returns(subject, subject.act, episodes),
+    )
+    rows, notes, flash = [agent], list[str](), None
+    files: dict[str, bytes] = {}
+    for name in formats:
+        how = {"quantized": True} if quantized and name == "c" else {}
+        try:
+            with PROGRAMS[name](subject, network, observations, actions, **how) as program:
+                rows.append(_measured(subject, program, observations, actions, episodes))
+        except InputError as error:
+            if not skip:
+                raise
+            notes.append(f"no {name}: {error}")
+            continue
+        files |= program.files
+        notes += program.notes
+        flash = program.flash or flash
+    if len(rows) == 1:
+        raise InputError(f"nothing can be exported here: {'; '.join(notes)}")
+    dropped = unread(whole, network)
+    about = contract(subject, network, dropped, rows, sizes_of(whole, network, flash))
+    if "policy.onnx" in files:  # again, now that the contract is known
+        files["policy.onnx"] = onnx.emit(network, about)
+        check("onnx", network, onnx.session(files["policy.onnx"]), observations, actions)
+    files["rollout.npz"] = _rollout(observations, actions)
+    return Built(files, about, rows, notes, [subject.observations[i] for i in dropped])
+
+
+def _measured(subject: Subject, program: Program, observations: np.ndarray, actions: np.ndarray, episodes: int) -> Row:
+    quantized = program.network.layers[0].scales is not None
+    # Rounded weights are another policy: the program has to be that one, and how far it is from the agent is measured.
+    expected = run(program.network, observations) if quantized else actions
+    check(program.name, program.network, program.act, observations, expected)
+    differs = deviation(program.network, observations, program.act(observations), actions)
+    return Row(
+        program.name,
+        program.bytes,
+        program.network.multiply_adds if program.name.startswith("c") else program.network.dense_multiply_adds,
+        1e6 * program.seconds,
+        differs,
+        returns(subject, program.act, episodes),
+    )
+
+
+def _rollout(observations: np.ndarray, actions: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, observation=observations, action=actions)
+    return file.getvalue()

@@ -1,0 +1,144 @@
+"""A layer as constant tables of C: how its kernel is laid out, what that takes, and the text."""
+
+import itertools
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from .network import Layer, Network
+
+NARROW = 16
+"""Dense layers with fewer outputs are summed output by output, others input by input, which compilers vectorize."""
+
+
+MOST_LAYERS = 8
+FUNCTION_BYTES = 120
+"""About what the function of one kind of layer takes on a Cortex-M4."""
+
+
+class Layout(NamedTuple):
+    """How the kernel of one layer is written down."""
+
+    kind: Literal["sparse", "dot", "axpy"]
+    """sparse: for each output its count, then columns and weights; dot: outputs x inputs; axpy: inputs x outputs."""
+    weight: str
+    """The C type of a weight: float or int8_t."""
+    column: str
+    """The C type of a column, in sparse rows."""
+    length: str
+    """The C type of the number of weights of a row, in sparse rows."""
+    bytes: int
+    """Of its tables, biases and scales included."""
+    other: int
+    """What the other choice, sparse or dense, would have taken."""
+
+    @property
+    def function(self) -> str:
+        """The name of the C function that computes such a layer."""
+        parts = {"float": "f32", "int8_t": "i8", "uint8_t": "u8", "uint16_t": "u16"}
+        types = [self.weight, *([self.length, self.column] if self.kind == "sparse" else [])]
+        return "_".join([{"sparse": "sparse_rows"}.get(self.kind, f"dense_{self.kind}"), *(parts[t] for t in types)])
+
+
+def layouts(network: Network) -> tuple[Layout, ...]:
+    """Choose sparse rows or the whole matrix for every layer, so that the program is smallest, its functions included.
+
+    Each of up to MOST_LAYERS layers may have either; of deeper networks each layer has what is smaller for itself.
+    """
+    choices = [_choices(layer) for layer in network.layers]
+    if len(choices) > MOST_LAYERS:
+        return tuple(min(pair, key=lambda one: one.bytes) for pair in choices)
+
+    def size(chosen: tuple[Layout, ...]) -> int:
+        return sum(one.bytes for one in chosen) + FUNCTION_BYTES * len({one.function for one in chosen})
+
+    return min(itertools.product(*choices), key=size)
+
+
+def _choices(layer: Layer) -> list[Layout]:
+    inputs, outputs = layer.kernel.shape
+    size = {"float": 4, "int8_t": 1, "uint8_t": 1, "uint16_t": 2}
+    weight = "float" if layer.scales is None else "int8_t"
+    most = int(np.count_nonzero(layer.kernel, axis=0).max())
+    index, count = ("uint8_t" if n <= limit else "uint16_t" for n, limit in ((inputs, 256), (most, 255)))
+    rest = 4 * outputs * (1 + (layer.scales is not None) + 2 * (layer.norm is not None))
+    dense = size[weight] * layer.kernel.size + rest
+    sparse = (size[weight] + size[index]) * layer.weights + size[count] * outputs + rest
+    found = [Layout("dot" if outputs < NARROW else "axpy", weight, index, count, dense, sparse)]
+    if layer.weights:  # C has no empty arrays
+        found.append(Layout("sparse", weight, index, count, sparse, dense))
+    return found
+
+
+def table_bytes(network: Network) -> int:
+    """Return how many bytes of constants the C program of a network has; its instructions are not among them."""
+    n = len(network.reads)
+    index = (1 if network.observation_dim <= 256 else 2) if gathers(network) else 0
+    bounds = 0 if network.squash in ("argmax", "none") else 4 * network.actions * (4 if network.squash == "tanh" else 2)
+    return sum(one.bytes for one in layouts(network)) + n * (index + (8 if network.normalizes else 0)) + bounds
+
+
+def gathers(network: Network) -> bool:
+    """Return whether observations are copied before the first layer: some are not read, or they are normalized."""
+    return len(network.reads) < network.observation_dim or network.normalizes
+
+
+def buffer_sizes(network: Network) -> tuple[int, int]:
+    """Return the lengths of the two float buffers that layers read and write in turn; 0 where there is no need of one."""
+    widths = [len(network.reads) if gathers(network) else 0, *(len(layer.bias) for layer in network.layers)]
+    return max(widths[0::2]), max(widths[1::2])
+
+
+def tables(layer: Layer, layout: Layout, name: str) -> str:
+    """Write a layer's tables, named `<name>_bias`, `<name>_weights`, ..."""
+    kernel = layer.kernel
+    if layer.scales is not None:
+        kernel = np.rint(kernel / layer.scales)
+    text = [array("float", f"{name}_bias", layer.bias)]
+    if layer.scales is not None:
+        text.append(array("float", f"{name}_scales", layer.scales))
+    if layer.norm is not None:
+        text += [
+            array("float", f"{name}_norm_scale", layer.norm[0]),
+            array("float", f"{name}_norm_shift", layer.norm[1]),
+        ]
+    if layout.kind == "sparse":
+        units, columns = np.nonzero(layer.kernel.T)
+        text += [
+            array(layout.length, f"{name}_counts", np.count_nonzero(layer.kernel, axis=0)),
+            array(layout.column, f"{name}_columns", columns),
+            array(layout.weight, f"{name}_weights", kernel.T[units, columns]),
+        ]
+    else:
+        text.append(array(layout.weight, f"{name}_weights", (kernel.T if layout.kind == "dot" else kernel).ravel()))
+    return "".join(text)
+
+
+def array(kind: str, name: str, values: Iterable[float] | np.ndarray) -> str:
+    """Write a constant array."""
+    items = [literal(value) if kind == "float" else str(int(value)) for value in values]
+    return f"static const {kind} {name}[{len(items)}] = {{\n{wrapped(items)}\n}};\n"
+
+
+def literal(value: float) -> str:
+    """Write a float32 so that a C compiler reads the same one.
+
+    >>> literal(0.1), literal(2), literal(float(np.float32(1e-20)))
+    ('0.1f', '2.0f', '1e-20f')
+    """
+    exact = float(np.float32(value))
+    text = next(text for n in range(1, 10) if np.float32(text := f"{exact:.{n}g}") == np.float32(exact))
+    return f"{text}f" if "." in text or "e" in text else f"{text}.0f"
+
+
+def wrapped(items: list[str], width: int = 100) -> str:
+    """Lay items out in lines of at most `width` characters, with commas between them."""
+    lines, line = [], "   "
+    for i, item in enumerate(items):
+        piece = f" {item}" + ("," if i < len(items) - 1 else "")
+        if len(line) + len(piece) > width:
+            lines.append(line)
+            line = "   "
+        line += piece
+    return "\n".join([*lines, line])

@@ -1,0 +1,145 @@
+"""The proof of an export: the agent's actions on recorded observations, which decides; and the return, for the reader."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import ExportError, InputError
+from ..training import EVALUATION_SEED, LONGEST_EPISODE
+from .network import Network, halves, outputs
+from .subjects import Subject
+
+Act = Callable[[np.ndarray], np.ndarray]
+"""Observations (n, observation_dim) float32 to actions, both in the environment's own units."""
+TOLERANCE = 1e-5
+"""By how much an action may differ, in units of half its range where that is more than 1."""
+STEPS = 200
+
+
+class Returns(NamedTuple):
+    """What episodes returned."""
+
+    mean: float
+    error: float
+    """The standard error of the mean; NaN of one episode."""
+    episodes: int
+    success: float | None = None
+    """The share of episodes that succeeded, where the task defines success."""
+
+
+def record(subject: Subject, steps: int = STEPS) -> tuple[np.ndarray, np.ndarray]:
+    """Let the agent act in evaluation episodes, and record observations (steps, observation_dim) float32 and its actions.
+
+    Without an environment, observations are drawn from a standard normal distribution, within their bounds.
+    """
+    if subject.examples is not None:
+        return subject.examples, subject.act(subject.examples)
+    if subject.make_env is None:
+        drawn = np.random.default_rng(0).standard_normal((steps, subject.network.observation_dim))
+        drawn = np.clip(drawn, subject.interface.observation_low, subject.interface.observation_high).astype(np.float32)
+        return drawn, subject.act(drawn)
+    env = subject.make_env()
+    seen: list[np.ndarray] = []
+    try:
+        episode = 0
+        observation, _ = env.reset(seed=EVALUATION_SEED)
+        while len(seen) < steps:
+            seen.append(np.asarray(observation, np.float32).ravel())
+            action = subject.act(seen[-1][None])[0]
+            observation, _, terminated, truncated, _ = env.step(for_environment(env, action))
+            if terminated or truncated:
+                episode += 1
+                observation, _ = env.reset(seed=EVALUATION_SEED + episode)
+    finally:
+        env.close()
+    observations = np.stack(seen)
+    return observations, subject.act(observations)
+
+
+def for_environment(env: Any, action: Any) -> Any:
+    """Return an action in the dtype of an environment's action space."""
+    space = env.action_space
+    return np.asarray(action).astype(space.dtype) if hasattr(space, "low") else int(action)
+
+
+def deviation(network: Network, observations: np.ndarray, actions: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest difference of actions from the expected ones.
+
+    Of continuous actions it is in units of half their range where that is more than 1. Of discrete ones it is how much less the
+    network values the action than the expected one, in units of the values' size where that is more than 1: where two are valued
+    alike, either may be chosen.
+    """
+    if network.squash == "argmax":
+        values = outputs(network, observations).astype(np.float64)
+        rows = np.arange(len(values))
+        chosen, wanted = (values[rows, np.asarray(a) - network.first_action] for a in (actions, expected))
+        return float(np.max(np.abs(wanted - chosen) / np.maximum(np.abs(values).max(axis=1), 1.0)))
+    scale = np.maximum(halves(network)[0], 1.0) if len(network.low) else np.maximum(np.abs(expected), 1.0)
+    gap = np.abs(np.asarray(actions, np.float64) - expected) / scale
+    return float(gap.max()) if np.isfinite(gap).all() else math.inf
+
+
+def tolerance_of(network: Network) -> float:
+    """Return by how much any action may differ in its own units: TOLERANCE times the least half range, or times 1."""
+    half = halves(network)[0]
+    return TOLERANCE * max(1.0, float(half.min())) if len(half) else TOLERANCE
+
+
+def check(name: str, network: Network, act: Act, observations: np.ndarray, expected: np.ndarray) -> float:
+    """Compare a program's actions with the expected ones; returns the deviation.
+
+    Raises:
+        ExportError: they differ by more than TOLERANCE.
+    """
+    found = deviation(network, observations, act(observations), expected)
+    if not found <= TOLERANCE:
+        raise ExportError(
+            f"the {name} policy differs from the agent by {found:.2g} on {len(observations)} recorded observations, and at most "
+            f"{TOLERANCE:g} is allowed, so nothing was written. The likely cause: observations or weights so large that "
+            "float32 does not carry that many digits. If they are not, please report it."
+        )
+    return found
+
+
+def returns(subject: Subject, act: Act, episodes: int) -> Returns | None:
+    """Run evaluation episodes in the environment's own units; None without an environment, or of no episodes."""
+    if subject.make_env is None or episodes < 1:
+        return None
+    env, totals, successes = subject.make_env(), [], []
+    try:
+        for episode in range(episodes):
+            observation, _ = env.reset(seed=EVALUATION_SEED + episode)
+            total, success, done, steps = 0.0, None, False, 0
+            while not done:
+                steps += 1
+                if steps > LONGEST_EPISODE:
+                    raise InputError(f"an episode has not ended after {LONGEST_EPISODE} steps: --episodes 0 runs none")
+                action = act(np.asarray(observation, np.float32).reshape(1, -1))[0]
+                observation, reward, terminated, truncated, info = env.step(for_environment(env, action))
+                total, done = total + float(reward), terminated or truncated
+                for key in ("success", "is_success"):
+                    if key in info:
+                        success = max(success or 0.0, float(info[key]))
+            totals.append(total)
+            successes.append(success)
+    finally:
+        env.close()
+    error = float(np.std(totals, ddof=1) / math.sqrt(episodes)) if episodes > 1 else math.nan
+    known = [s for s in successes if s is not None]
+    return Returns(float(np.mean(totals)), error, episodes, float(np.mean(known)) if len(known) == episodes else None)
+
+
+def seconds_of(act: Act, observations: np.ndarray, calls: int = 200) -> float:
+    """Return the seconds of one call of one observation: the least of several rounds."""
+    one = [observations[i % len(observations)][None] for i in range(calls)]
+    act(one[0])
+    best = math.inf
+    for _ in range(5):
+        started = time.perf_counter()
+        for observation in one:
+            act(observation)
+        best = min(best, (time.perf_counter() - started) / calls)
+    return best

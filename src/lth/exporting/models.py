@@ -1,0 +1,112 @@
+"""Agents of Stable-Baselines3 and SBX as something to export."""
+
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, cast
+
+import numpy as np
+
+from .. import __version__, envs
+from ..envs.suites import observation_names
+from ..errors import InputError
+from ..libraries.models import (
+    acting_network,
+    actions_of,
+    environment_spec,
+    kind_of,
+    normalizer_of,
+    recorded_observations,
+)
+from .check import STEPS
+from .network import Activation, Layer, Network, Squash
+from .subjects import Subject
+
+
+def of_model(model: Any, env: Callable[[], Any] | None = None) -> Subject:
+    """Describe an agent of Stable-Baselines3 or SBX.
+
+    Args:
+        model: an agent of SAC, TD3, DQN or PPO with MlpPolicy. Of a VecNormalize around its environment the statistics are taken.
+        env: makes its environment, in its own units; None: Gymnasium's of the same id, where the model's has one.
+
+    Raises:
+        InputError: the model is of another kind, or the environment has other spaces than it.
+    """
+    kind, found = kind_of(model), acting_network(model)
+    spec = environment_spec(model)
+    make_env = env or (None if spec is None else _maker(spec))
+    interface = _interface(model, make_env)
+    n, discrete = model.observation_space.shape[0], found.squash == "argmax"
+    normalizer = normalizer_of(model) or (np.zeros(n, np.float32), np.ones(n, np.float32), np.inf)
+    network = Network(
+        observation_dim=n,
+        reads=np.arange(n),
+        mean=normalizer[0],
+        scale=normalizer[1],
+        clip=normalizer[2],
+        layers=tuple(Layer(np.asarray(k, np.float32), np.asarray(b, np.float32)) for k, b in found.layers),
+        activation=cast(Activation, found.activation),
+        squash=cast(Squash, found.squash),
+        low=interface.action_low,
+        high=interface.action_high,
+        first_action=interface.first_action,
+    )
+    kernels = [layer.kernel for layer in network.layers]
+    zeros = sum(int((k == 0).sum()) for k in kernels) / sum(k.size for k in kernels)
+    task = "" if spec is None else str(spec.id)
+    return Subject(
+        network=network,
+        act=actions_of(model),
+        make_env=make_env,
+        interface=interface,
+        observations=observation_names(task, n) if task else [f"obs[{i}]" for i in range(n)],
+        actions=list(interface.actions)
+        or [f"action {i + interface.first_action * discrete}" for i in range(network.actions)],
+        title=f"{task} {kind.name}".strip(),
+        about={
+            "task": task,
+            "algorithm": kind.name,
+            "method": "",
+            "sparsity": {"policy": round(zeros, 4)},
+            "versions": _versions(),
+        },
+        examples=recorded_observations(model, STEPS) if make_env is None else None,
+    )
+
+
+def _maker(spec: Any) -> Callable[[], Any]:
+    def make() -> Any:
+        import gymnasium
+
+        return gymnasium.make(spec)
+
+    return make
+
+
+def _interface(model: Any, make_env: Callable[[], Any] | None) -> envs.Interface:
+    class Spaces:
+        observation_space, action_space, unwrapped = model.observation_space, model.action_space, None
+
+    if make_env is None:
+        return envs.interface_of(Spaces)
+    env = make_env()
+    try:
+        shapes = [(s.shape, getattr(s, "n", None)) for e in (env, model) for s in (e.observation_space, e.action_space)]
+        if shapes[:2] != shapes[2:]:
+            raise InputError(
+                f"the environment has {env.observation_space} and {env.action_space}, the model {model.observation_space} and "
+                f"{model.action_space}: give the one that it acts in, env=lambda: ..."
+            )
+        return envs.interface_of(env)
+    finally:
+        env.close()
+
+
+def _versions() -> dict[str, str]:
+    found = {"lth": __version__, "numpy": np.__version__}
+    for name in ("stable_baselines3", "sbx-rl", "torch", "jax", "gymnasium", "mujoco"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

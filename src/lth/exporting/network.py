@@ -1,0 +1,116 @@
+"""A policy as data: what is read, the normalizer, dense layers, and how outputs become actions. Emitters write it down.
+
+Everything is NumPy float32. `run` is the reference that every emitted program is compared with.
+"""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+Activation = Literal["relu", "tanh"]
+Squash = Literal["tanh", "clip", "none", "argmax"]
+NORM_EPSILON = 1e-6
+"""Flax's, in layer normalization."""
+
+
+class Layer(NamedTuple):
+    """One dense layer, and the layer normalization after it, if any."""
+
+    kernel: np.ndarray
+    """(inputs, outputs) float32."""
+    bias: np.ndarray
+    """(outputs,) float32."""
+    norm: tuple[np.ndarray, np.ndarray] | None = None
+    """The scale and the shift of layer normalization, (outputs,) each."""
+    scales: np.ndarray | None = None
+    """(outputs,) float32 of a quantized layer, whose kernel is these times whole numbers from -127 to 127."""
+
+    @property
+    def weights(self) -> int:
+        """How many weights are not zero."""
+        return int(np.count_nonzero(self.kernel))
+
+
+class Network(NamedTuple):
+    """A deterministic policy, from observations to actions in the environment's own units."""
+
+    observation_dim: int
+    """The length of an observation, of which `reads` are used."""
+    reads: np.ndarray
+    """(n,) the indices of the observations that enter the arithmetic, ascending."""
+    mean: np.ndarray
+    """(n,) float32: what is subtracted from those."""
+    scale: np.ndarray
+    """(n,) float32: what they are multiplied by then."""
+    clip: float
+    """They are clipped to [-clip, clip] then; infinite: they are not."""
+    layers: tuple[Layer, ...]
+    activation: Activation
+    """After every layer but the last."""
+    squash: Squash
+    """tanh: to [low, high] by tanh; clip: clipped to them; none: outputs are actions; argmax: the number of the largest."""
+    low: np.ndarray
+    """(actions,) float32; empty of argmax."""
+    high: np.ndarray
+    first_action: int = 0
+    """Of argmax: the number of the first action."""
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether observations are changed before they enter the first layer."""
+        return bool(np.isfinite(self.clip) or self.mean.any() or (self.scale != 1).any())
+
+    @property
+    def actions(self) -> int:
+        """The length of an action, or the number of discrete actions."""
+        return len(self.layers[-1].bias)
+
+    @property
+    def multiply_adds(self) -> int:
+        """How many multiply-adds one call takes with the weights that are not zero."""
+        return sum(layer.weights for layer in self.layers)
+
+    @property
+    def dense_multiply_adds(self) -> int:
+        """How many multiply-adds one call takes with whole matrices."""
+        return sum(layer.kernel.size for layer in self.layers)
+
+
+def outputs(network: Network, observations: np.ndarray) -> np.ndarray:
+    """Return the last layer's outputs (n, actions) float32 for raw observations (n, observation_dim)."""
+    x = np.asarray(observations, np.float32)[:, network.reads]
+    if network.normalizes:
+        x = np.clip((x - network.mean) * network.scale, -network.clip, network.clip)
+    for layer in network.layers[:-1]:
+        x = x @ layer.kernel + layer.bias
+        if layer.norm is not None:
+            x = x - x.mean(axis=1, keepdims=True)
+            deviation = np.sqrt((x**2).mean(axis=1, keepdims=True) + np.float32(NORM_EPSILON))
+            x = x / deviation * layer.norm[0] + layer.norm[1]
+        x = np.maximum(x, 0.0) if network.activation == "relu" else np.tanh(x)
+    return np.asarray(x @ network.layers[-1].kernel + network.layers[-1].bias)
+
+
+def run(network: Network, observations: np.ndarray) -> np.ndarray:
+    """Return actions in the environment's own units for raw observations (n, observation_dim).
+
+    Returns:
+        (n, actions) float32; of argmax (n,) int64.
+    """
+    return finish(network, outputs(network, observations))
+
+
+def finish(network: Network, found: np.ndarray) -> np.ndarray:
+    """Turn the last layer's outputs (n, actions) into actions."""
+    if network.squash == "argmax":
+        return np.argmax(found, axis=1) + network.first_action
+    if network.squash == "tanh":
+        half, middle = halves(network)
+        found = np.tanh(found) * half + middle
+    return found if network.squash == "none" else np.clip(found, network.low, network.high)
+
+
+def halves(network: Network) -> tuple[np.ndarray, np.ndarray]:
+    """Return half the width of the actions' bounds and their middle, (actions,) float32 each."""
+    low, high = network.low, network.high
+    return (high - low) * np.float32(0.5), (high + low) * np.float32(0.5)

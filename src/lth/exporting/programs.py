@@ -1,0 +1,101 @@
+"""One program of each format, ready to be run: its files, how it acts, how fast and how large it is."""
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from . import c, numpy_code, onnx
+from .c_tables import table_bytes
+from .check import Act, seconds_of, tolerance_of
+from .compilers import compiled, cortex_m4_bytes
+from .fold import quantize
+from .network import Network, run
+from .subjects import Subject
+
+
+class Program(NamedTuple):
+    """A program that is not written yet."""
+
+    name: str
+    files: dict[str, bytes]
+    """By path below the output folder."""
+    act: Act
+    seconds: float
+    """Of one call."""
+    bytes: int
+    network: Network
+    """What it has to compute."""
+    flash: int | None = None
+    """Of C: .text and .rodata on a Cortex-M4, where a cross compiler is here."""
+    notes: tuple[str, ...] = ()
+
+
+@contextlib.contextmanager
+def c_program(
+    subject: Subject, network: Network, observations: np.ndarray, actions: np.ndarray, quantized: bool = False
+) -> Iterator[Program]:
+    """Compile the C program of a folded policy.
+
+    Raises:
+        InputError: there is no C compiler.
+        ExportError: it does not compile.
+    """
+    if quantized:
+        network = quantize(network)
+        actions = run(network, observations)
+    program = c.emit(network, subject.title, subject.observations, subject.actions)
+    flash = cortex_m4_bytes(program)
+    tolerance = tolerance_of(network)
+    files = c.with_replay(program, network, observations, actions, tolerance)
+    size = table_bytes(network) if flash is None else flash
+    with compiled(program, network) as built:
+        yield Program(
+            "c int8" if quantized else "c",
+            {f"c/{path}": text.encode() for path, text in files.items()},
+            built.act,
+            built.seconds(observations),
+            size,
+            network,
+            flash,
+            tuple(c.describe(network)),
+        )
+
+
+@contextlib.contextmanager
+def onnx_program(
+    subject: Subject, network: Network, observations: np.ndarray, actions: np.ndarray
+) -> Iterator[Program]:
+    """Make the ONNX model of a folded policy, without metadata.
+
+    Raises:
+        InputError: `onnx` or `onnxruntime` is not installed.
+    """
+    model = onnx.emit(network, {})
+    act = onnx.session(model)
+    for batch in (1, 2, 7):  # any batch: the check itself runs all observations at once
+        act(observations[:batch])
+    yield Program("onnx", {"policy.onnx": model}, act, seconds_of(act, observations), len(model), network)
+
+
+@contextlib.contextmanager
+def numpy_program(
+    subject: Subject, network: Network, observations: np.ndarray, actions: np.ndarray
+) -> Iterator[Program]:
+    """Make the NumPy program of a folded policy."""
+    files = numpy_code.emit(network, subject.title)
+    with tempfile.TemporaryDirectory(prefix="lth-export-") as folder:
+        act = numpy_code.load(files, Path(folder))
+    named = {f"numpy/{name}": data for name, data in files.items()}
+    yield Program("numpy", named, act, seconds_of(act, observations), len(files["policy.npz"]), network)
+
+
+PROGRAMS: dict[str, Callable[..., AbstractContextManager[Program]]] = {
+    "c": c_program,
+    "onnx": onnx_program,
+    "numpy": numpy_program,
+}

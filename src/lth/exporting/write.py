@@ -1,0 +1,143 @@
+"""`lth.export`: an agent or a run as checked programs in a folder."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..algorithms.base import Agent
+from ..errors import InputError, nearest
+from ..experiment.store import Run
+from ..files import read_json, write_whole
+from ..libraries.models import is_model
+from ..precision import in_float32
+from .build import Built, build
+from .contract import Row, digest
+from .models import of_model
+from .programs import PROGRAMS
+from .subjects import Subject, of_agent, of_run
+from .table import table
+
+POLICY = "policy.json"
+
+
+class Export(NamedTuple):
+    """What `export` wrote; prints as a table."""
+
+    folder: Path
+    files: list[Path]
+    rows: list[Row]
+    """The agent, then each program: name, bytes, multiply_adds, microseconds, deviation, returns."""
+    not_needed: list[str]
+    """The observations that do not bear on the actions, by name."""
+    notes: list[str]
+    contract: dict[str, Any]
+    """The content of policy.json."""
+
+    def __str__(self) -> str:
+        return table(self.rows, self.contract, self.not_needed, self.notes)
+
+
+@in_float32
+def export(
+    what: Any,
+    out: str | Path | None = None,
+    to: str | Sequence[str] = "all",
+    quantize: str | None = None,
+    episodes: int = 50,
+    env: Callable[[], Any] | None = None,
+) -> Export:
+    """Write a policy as checked programs: from observations to actions, both in the environment's own units.
+
+    Each program is run on 200 recorded observations first, and has to choose the agent's actions to 1e-5. Nothing is written
+    unless all of them do. docs/export.md describes the files.
+
+    >>> print(lth.export("results/quickstart/Pendulum-v1/seed0/ticket-taylor-0.95-..."))  # doctest: +SKIP
+
+    Args:
+        what: a run's directory, what `lth.load` returns of it, or its agent; or an agent of Stable-Baselines3 or SBX.
+        out: the folder; None: `export` in the run's directory, or `export` here.
+        to: "c", "onnx", "numpy", several of them, or "all" that can be made here.
+        quantize: "int8": weights of C as whole numbers of 8 bits with a scale for each unit. What that costs is measured.
+        episodes: how many evaluation episodes the agent and each program are driven for; 0: none.
+        env: of another library's agent: makes its environment. None: Gymnasium's of the same id, where it has one.
+
+    Raises:
+        InputError: there is no such run or format, or a compiler or package that it needs is missing.
+        ExportError: a program does not choose the agent's actions; nothing is written.
+    """
+    formats, skip = formats_of(to, quantize)
+    if episodes < 0:
+        raise InputError(f"episodes={episodes}: it has to be at least 0")
+    subject, folder = _subject(what, env)
+    return write(
+        Path(out) if out is not None else folder, build(subject, formats, quantize is not None, episodes, skip)
+    )
+
+
+def formats_of(to: str | Sequence[str], quantize: str | None) -> tuple[tuple[str, ...], bool]:
+    """Return the names of the formats that are asked for, and whether those that cannot be made here are left out.
+
+    Raises:
+        InputError: a format is not known, or the C program is to be quantized and is not asked for.
+    """
+    names = tuple(PROGRAMS) if to == "all" else (to,) if isinstance(to, str) else tuple(to)
+    for name in names:
+        if name not in PROGRAMS:
+            raise InputError(
+                f"unknown format {name!r}{nearest(name, PROGRAMS)}; choose from {', '.join(PROGRAMS)}, all"
+            )
+    if not names:
+        raise InputError(f"no format is given; choose from {', '.join(PROGRAMS)}, all")
+    if quantize not in (None, "int8"):
+        raise InputError(f"quantize={quantize!r}: the only choice is 'int8'")
+    if quantize and "c" not in names:
+        raise InputError(f"quantize='int8' is of the C program, and to={to!r} asks for none")
+    return names, to == "all"
+
+
+def _subject(what: Any, env: Callable[[], Any] | None) -> tuple[Subject, Path]:
+    if isinstance(what, str | Path):
+        return of_run(Path(what)), Path(what) / "export"
+    agent = what.agent if isinstance(what, Run) else what
+    if isinstance(agent, Agent):
+        return of_agent(agent), Path("export")
+    if is_model(agent):
+        return of_model(agent, env), Path("export")
+    raise InputError(
+        f"an object of the type {type(what).__name__} cannot be exported; give a run's directory or an agent"
+    )
+
+
+def write(folder: Path, built: Built) -> Export:
+    """Write checked programs; policy.json, which lists them with their SHA-256, goes first and comes last.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    policy = folder / POLICY
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; --out is a folder")
+    before = _listed(policy)
+    try:
+        policy.unlink(missing_ok=True)
+        for name in before - built.files.keys():  # programs of another policy must not be left beside the new ones
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error.strerror or error}") from None
+    for name, data in built.files.items():
+        write_whole(folder / name, data, checksum=False)
+    files = {name: digest(data) for name, data in sorted(built.files.items())}
+    about = {**built.contract, "files": files}
+    write_whole(policy, (json.dumps(about, indent=1, allow_nan=False) + "\n").encode(), checksum=False)
+    paths = [policy, *(folder / name for name in files)]
+    return Export(folder, paths, built.rows, built.unread, built.notes, about)
+
+
+def _listed(policy: Path) -> set[str]:
+    """Return the files that an earlier export wrote, those within its folder alone."""
+    try:
+        names = [str(name) for name in read_json(policy)["files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+    return {name for name in names if (policy.parent / name).resolve().is_relative_to(policy.parent.resolve())}

@@ -1,0 +1,196 @@
+"""`lth.adopt`: a trained agent of Stable-Baselines3 or SBX as a finished dense run, from which `lth run` makes tickets."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import yaml
+
+from .. import envs
+from ..algorithms.acting import policy_of
+from ..algorithms.base import Agent, AgentState, Algorithm, Normalizer
+from ..config import parse_config, replay_capacity
+from ..errors import InputError
+from ..experiment import store
+from ..experiment.build import dense_spec
+from ..experiment.journal import is_finished
+from ..experiment.measurements import agent_rows
+from ..experiment.spec import DenseSpec
+from ..experiment.trainer import evaluation_metrics
+from ..files import write_whole
+from ..precision import in_float32
+from ..replay import ReplayBuffer
+from ..training import evaluate, metric_rows
+from .models import Kind, kind_of
+from .settings import settings_of
+from .weights import networks_of
+
+
+class Adopted(NamedTuple):
+    """What `adopt` wrote."""
+
+    config: Path
+    """The file for `lth run`."""
+    run: Path
+    """The directory of the dense run."""
+    notes: list[str]
+    """What tickets do otherwise than the model did."""
+
+
+@in_float32
+def adopt(
+    model: Any,
+    task: str,
+    *,
+    replay_buffer: Any = None,
+    initial: Any = None,
+    output_dir: str | Path = "results/adopted",
+    seed: int = 0,
+) -> Adopted:
+    """Write an agent of Stable-Baselines3 or SBX as a finished dense run, and a config from which `lth run` makes its tickets.
+
+    >>> first = copy.deepcopy(model)  # doctest: +SKIP
+    >>> model.learn(50_000)  # doctest: +SKIP
+    >>> lth.adopt(model, "Pendulum-v1", initial=first)  # doctest: +SKIP
+    >>> lth.run("results/adopted/config.yaml")  # doctest: +SKIP
+
+    Tickets train in lth's loop with the model's settings; `notes` names those that lth does not have. With `initial` tickets are
+    rewound to its weights, without it they are fine-tuned from the trained ones. Adam's moments are not taken over.
+
+    Args:
+        model: an agent of SAC, TD3 or DQN with MlpPolicy and ReLU, after `learn`.
+        task: the task that it was trained on, as lth names it: a Gymnasium id or a Meta-World task.
+        replay_buffer: what it learned from; None: the model's own.
+        initial: the model as it was before `learn`: a copy, or what was saved then and loaded.
+        output_dir: where the run and config.yaml are written.
+        seed: the number of the run.
+
+    Raises:
+        InputError: the model is of another kind, does not fit the task, or has not learned; or its replay buffer cannot be read.
+    """
+    kind = kind_of(model)
+    if kind.algorithm == "PPO":
+        raise InputError("PPO has no replay buffer, and lth does not train it; `lth.prune_agent` prunes it in place")
+    networks, targets = networks_of(model, kind)
+    sections, notes = settings_of(model, kind, networks)
+    start = networks_of(initial, kind) if initial is not None else None
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves((networks, targets, start)):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    sections["training"]["adopted"] = digest.hexdigest()
+    tree = {
+        "tasks": [task],
+        "seeds": [seed],
+        "algorithm": kind.algorithm.lower(),
+        "output_dir": str(output_dir),
+        **sections,
+        "pruning": {"rewind_steps": [0 if start else "none"]},
+    }
+    config = parse_config(tree)
+    spec = dense_spec(config, task, seed)
+    spaces = envs.task_spaces(task)
+    algorithm = spec.agent.build(spaces, task)
+    _check_fits(algorithm, networks, task)
+    env = envs.make(task, seed, envs.EVALUATE)
+    root = Path(output_dir)
+    rows: list[tuple[int, str, float]] = []
+    state = _state(algorithm, model, kind, networks, targets)
+    first = algorithm.init(jax.random.key(seed))
+    if start:
+        _check_fits(algorithm, start[0], task)
+        first = first._replace(params=_arrays(start[0]), targets=_arrays(start[1]))
+    buffer = _buffer(model, replay_buffer, spec, spaces)
+    for at, known in ((0, first), (int(state.env_steps), state)):
+        result = evaluate(policy_of(Agent(spec.agent, known)), env, spec.evaluation.episodes)
+        rows += metric_rows(at, evaluation_metrics(result))
+    env.close()
+    if not is_finished(root, spec):
+        run = store.open_run(root, spec)
+        if start:
+            store.save_agent(run, spec, first, 0)
+        store.save_replay_buffer(run, spec, buffer)
+        store.save_metrics(run, rows)
+        store.save_analysis(run, agent_rows(Agent(spec.agent, state, buffer)))
+        store.save_timings(run, {"total": 0.0})
+        store.finish_agent(root, spec, state)
+    path = root / "config.yaml"
+    text = "# Written by lth.adopt. `lth run` with this file makes masks, tickets, controls and tables.\n"
+    write_whole(path, (text + yaml.safe_dump(tree, sort_keys=False)).encode(), checksum=False)
+    return Adopted(path, root / spec.path, notes)
+
+
+def _check_fits(algorithm: Algorithm, networks: Any, task: str) -> None:
+    wanted = jax.eval_shape(lambda: algorithm.init(jax.random.key(0))).params
+    shapes = [jax.tree.map(lambda leaf: tuple(leaf.shape), tree) for tree in (networks, wanted)]
+    if shapes[0] != shapes[1]:
+        raise InputError(
+            f"the model's networks do not fit the observations and actions of {task!r}: is it another task's model?"
+        )
+
+
+def _arrays(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), tree)
+
+
+def _state(algorithm: Algorithm, model: Any, kind: Kind, networks: Any, targets: Any) -> AgentState:
+    state = algorithm.init(jax.random.key(0))
+    steps, updates = (jnp.asarray(int(n), jnp.int32) for n in (model.num_timesteps, model._n_updates))
+    state = state._replace(params=_arrays(networks), targets=_arrays(targets), env_steps=steps, grad_steps=updates)
+    if kind.algorithm == "SAC":
+        state = state._replace(values={"log_alpha": jnp.asarray(_log_alpha(model, kind), jnp.float32)})
+    wrapper = model.get_vec_normalize_env()
+    if wrapper is not None and wrapper.norm_obs:
+        seen = wrapper.obs_rms
+        state = state._replace(
+            normalizer=Normalizer(*(jnp.asarray(x, jnp.float32) for x in (seen.mean, seen.var, seen.count)))
+        )
+    return state
+
+
+def _log_alpha(model: Any, kind: Kind) -> float:
+    if kind.library == "sbx":
+        return float(np.log(model.ent_coef_state.apply_fn({"params": model.ent_coef_state.params})))
+    if model.log_ent_coef is not None:
+        return float(model.log_ent_coef.detach().cpu().numpy().reshape(-1)[0])
+    return float(np.log(model.ent_coef_tensor.item()))
+
+
+def _buffer(model: Any, given: Any, spec: DenseSpec, spaces: envs.Spaces) -> ReplayBuffer:
+    """Return a replay buffer's transitions, the latest that lth's has room for, in the order in which they were made."""
+    source = model.replay_buffer if given is None else given
+    if source is None or source.size() == 0:
+        raise InputError(
+            "the model's replay buffer is empty: give one that was saved, replay_buffer=..., or call model.learn"
+        )
+    if isinstance(source.observations, dict) or source.optimize_memory_usage or getattr(model, "n_steps", 1) > 1:
+        raise InputError(
+            "the replay buffer has to hold single steps, without optimize_memory_usage, of flat observations"
+        )
+    count = source.size()
+    order = np.roll(np.arange(count), -source.pos) if source.full else np.arange(count)
+
+    def field(array: Any, width: int | None) -> np.ndarray:
+        rows = np.asarray(array)[order]
+        return rows.reshape(-1) if width is None else rows.reshape(-1, width)
+
+    capacity = replay_capacity(spec.agent, spec.training)
+    ended = field(source.dones, None) * (1 - field(source.timeouts, None))
+    actions = field(source.actions, spaces.action_width)
+    data = {
+        "observations": field(source.observations, spaces.observation_dim),
+        "actions": actions.astype(np.int32) if spaces.discrete else np.clip(actions, -1, 1),
+        "rewards": field(source.rewards, None),
+        "next_observations": field(source.next_observations, spaces.observation_dim),
+        "terminated": ended,
+    }
+    data = {
+        name: np.asarray(rows[-capacity:], None if name == "actions" else np.float32) for name, rows in data.items()
+    }
+    size = len(data["rewards"])
+    scalars = {"capacity": capacity, "position": size % capacity}
+    return ReplayBuffer.load(
+        {**data, **{name: np.array(n, np.int64) for name, n in scalars.items()}}, "the model's replay buffer"
+    )

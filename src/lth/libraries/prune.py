@@ -1,0 +1,102 @@
+"""`lth.prune_agent`: masks for an agent of Stable-Baselines3 or SBX, which goes on learning under them."""
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import InputError
+from ..pruning.criteria import criterion_named
+from ..pruning.layers import layers
+from ..pruning.prune import prune
+from ..types import Mask, Params
+from . import sb3_masks, sbx_masks
+from .models import Kind, kind_of
+
+
+def prune_agent(
+    model: Any,
+    sparsity: float | Mapping[str, float],
+    criterion: str = "magnitude",
+    *,
+    seed: int = 0,
+    **how: Any,
+) -> dict[str, Mask]:
+    """Prune an agent of Stable-Baselines3 or SBX in place: `model.learn` goes on under the masks, `lth.export` ships it.
+
+    >>> masks = lth.prune_agent(model, 0.9)  # doctest: +SKIP
+    >>> model.learn(50_000, reset_num_timesteps=False)  # doctest: +SKIP
+
+    Weights, target networks and optimizer moments of pruned weights become 0.0 and stay so. Weights that are 0.0 already stay
+    pruned, so that a model of Stable-Baselines3 that was saved and loaded, which loses the masks, is put under them again by the
+    same call.
+
+    Args:
+        model: an agent of SAC, TD3, DQN or PPO with MlpPolicy.
+        sparsity: the share of pruned weights, of each network; or by network: {"actor": a, "critic": c}, {"q": s} of DQN.
+            Stacked critics are counted one by one.
+        criterion: how weights are scored: "magnitude" or "random"; with SAC of SBX, any of `lth.prune`.
+        seed: of "random", and of the batches of criteria that take gradients.
+        how: more of what `lth.prune` takes: allocation, exclude, invert.
+
+    Returns:
+        The masks by network, in the library's own layout: 1 kept, 0 pruned.
+
+    Raises:
+        InputError: the model is of another kind (naming it), the criterion needs gradients that are not taken of it, or as
+            `lth.prune`.
+    """
+    kind = kind_of(model)
+    takes_gradients = criterion_named(criterion).takes_gradients
+    library: ModuleType = sbx_masks if kind.library == "sbx" else sb3_masks
+    networks = library.networks_of(model, kind)
+    if isinstance(sparsity, Mapping) and set(sparsity) != set(networks):
+        raise InputError(
+            f"sparsity is given for {', '.join(sparsity)}; the networks of {kind.name} are {', '.join(networks)}"
+        )
+    if takes_gradients:
+        masks = _by_gradients(model, kind, sparsity, criterion, seed, how)
+    else:
+        key = jax.random.key(seed)
+        masks = {
+            name: prune(
+                jax.tree.map(jnp.asarray, params),
+                sparsity[name] if isinstance(sparsity, Mapping) else sparsity,
+                criterion,
+                key=jax.random.fold_in(key, i),
+                prev_mask=_kept(params),
+                **how,
+            )
+            for i, (name, params) in enumerate(networks.items())
+        }
+    library.set_masks(model, kind, masks)
+    return masks
+
+
+def _by_gradients(
+    model: Any, kind: Kind, sparsity: float | Mapping[str, float], criterion: str, seed: int, how: Mapping[str, Any]
+) -> dict[str, Mask]:
+    if kind != Kind("sbx", "SAC"):
+        raise InputError(
+            f"the criterion {criterion!r} needs gradients of the losses, which are taken of SAC of SBX alone, and this is "
+            f"{kind.name}. Use 'magnitude' or 'random'; or `lth.adopt` the model, and `lth run` makes masks by any criterion"
+        )
+    from ..algorithms.sac.sbx import prune_sbx
+
+    return prune_sbx(model, sparsity, criterion, seed=seed, **how)
+
+
+def _kept(params: Params) -> Mask:
+    """Return a mask of the weights that are not 0.0 already; of what is not pruned, of all."""
+    rows = {row.path: row.prunable for row in layers(params)}
+    leaves = [
+        np.asarray(leaf) != 0 if prunable else np.ones(np.shape(leaf), bool)
+        for leaf, prunable in zip(jax.tree.leaves(params), rows.values(), strict=True)
+    ]
+    return jax.tree.unflatten(
+        jax.tree.structure(params),
+        [jnp.asarray(k, jnp.result_type(x)) for k, x in zip(leaves, jax.tree.leaves(params), strict=True)],
+    )

@@ -1,0 +1,118 @@
+"""The settings of a model of Stable-Baselines3 or SBX as lth's, and what of them cannot follow."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from ..types import Params
+from .models import Kind
+from .weights import hidden_of
+
+SEGMENTS = 10
+"""About how many evaluations an adopted run's tickets have."""
+LONGEST_SEGMENT = 5000
+OBSERVATION_CLIP = 10.0
+
+
+def settings_of(model: Any, kind: Kind, networks: Mapping[str, Params]) -> tuple[dict[str, Any], list[str]]:
+    """Return the sections of a config that describe a model, and what its tickets will do otherwise than it.
+
+    Raises:
+        InputError: the model has not learned yet.
+    """
+    notes: list[str] = []
+    agent = {"sac": _sac, "td3": _td3, "dqn": _dqn}[kind.algorithm.lower()](model, kind, networks, notes)
+    agent |= {"discount": float(model.gamma), "buffer_size": int(model.buffer_size), "tau": float(model.tau)}
+    wrapper = model.get_vec_normalize_env()
+    agent["normalize_obs"] = bool(wrapper is not None and wrapper.norm_obs)
+    if agent["normalize_obs"] and wrapper.clip_obs != OBSERVATION_CLIP:
+        notes.append(f"observations are clipped to 10 deviations, not to VecNormalize's {wrapper.clip_obs}")
+    if wrapper is not None and wrapper.norm_reward:
+        notes.append("rewards are not normalized, as VecNormalize does")
+    return {kind.algorithm.lower(): agent, **_training(model, notes)}, notes
+
+
+def _training(model: Any, notes: list[str]) -> dict[str, Any]:
+    steps = int(model.num_timesteps)
+    if steps < 2:
+        raise InputError("the model has not learned yet: call model.learn first")
+    if model.n_envs > 1:
+        notes.append(f"tickets train in one environment, not in {model.n_envs} side by side")
+    frequency = getattr(model.train_freq, "frequency", model.train_freq)
+    each = frequency[0] if isinstance(frequency, tuple) else int(frequency)
+    if getattr(getattr(model.train_freq, "unit", None), "value", "step") == "episode":
+        notes.append("updates are made after each step, not after each episode")
+        each = 1
+    updates = each if model.gradient_steps < 0 else int(model.gradient_steps)
+    segment = max(1, min(LONGEST_SEGMENT, steps // SEGMENTS))
+    return {
+        "training": {
+            "env_steps": steps,
+            "start_steps": min(int(model.learning_starts), steps - 1),
+            "batch_size": int(model.batch_size),
+            "updates_per_step": updates / (each * model.n_envs),
+            "segment_steps": segment,
+        },
+        "evaluation": {"every": segment * max(1, steps // (SEGMENTS * segment))},
+    }
+
+
+def _rate(model: Any, notes: list[str], rate: Any = None) -> float:
+    rate = model.learning_rate if rate is None else rate
+    if callable(rate):
+        notes.append("the learning rate stays at its first value; the model's follows a schedule")
+        return float(rate(1.0))
+    return float(rate)
+
+
+def _pair(model: Any, networks: Mapping[str, Params], notes: list[str]) -> dict[str, Any]:
+    return {
+        "actor_hidden": list(hidden_of(networks["actor"])),
+        "critic_hidden": list(hidden_of(networks["critic"])),
+        "actor_learning_rate": _rate(model, notes),
+        "critic_learning_rate": _rate(model, notes, getattr(model, "initial_qf_learning_rate", None)),
+    }
+
+
+def _sac(model: Any, kind: Kind, networks: Mapping[str, Params], notes: list[str]) -> dict[str, Any]:
+    given = model.ent_coef_init if kind.library == "sbx" else model.ent_coef
+    found = {**_pair(model, networks, notes), "alpha_learning_rate": _rate(model, [])}
+    if isinstance(given, str):
+        _, _, start = given.partition("_")
+        found["initial_alpha"] = float(start or 1.0)
+    else:
+        notes.append(f"the temperature is learned from {given}, where the model keeps it")
+        found["initial_alpha"] = float(given)
+    target = model.target_entropy
+    return {**found, **({} if isinstance(target, str) else {"target_entropy": float(target)})}
+
+
+def _td3(model: Any, kind: Kind, networks: Mapping[str, Params], notes: list[str]) -> dict[str, Any]:
+    noise = getattr(model.action_noise, "_sigma", None)
+    if noise is None:
+        notes.append("tickets explore with normal noise of 0.1; the model has none that can be read")
+    return {
+        **_pair(model, networks, notes),
+        "policy_delay": int(model.policy_delay),
+        "target_noise": float(model.target_policy_noise),
+        "target_noise_clip": float(model.target_noise_clip),
+        "exploration_noise": 0.1 if noise is None else float(np.mean(noise)),
+    }
+
+
+def _dqn(model: Any, kind: Kind, networks: Mapping[str, Params], notes: list[str]) -> dict[str, Any]:
+    frequency = getattr(model.train_freq, "frequency", model.train_freq)
+    each = frequency[0] if isinstance(frequency, tuple) else int(frequency)
+    norm = getattr(model, "max_grad_norm", None)
+    return {
+        "q_hidden": list(hidden_of(networks["q"])),
+        "q_learning_rate": _rate(model, notes),
+        "double": False,
+        "target_every": max(1, int(model.target_update_interval) * max(1, int(model.gradient_steps)) // each),
+        "max_grad_norm": None if norm is None or kind.library == "sbx" else float(norm),
+        "exploration_initial": float(model.exploration_initial_eps),
+        "exploration_final": float(model.exploration_final_eps),
+        "exploration_fraction": float(model.exploration_fraction),
+    }

@@ -1,0 +1,249 @@
+"""`agent.act`, `lth.export` and `lth export`: a trained agent in other people's hands, in the environment's own units."""
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from helpers.policies import network, subject
+from helpers.small import ROOT
+
+import lth
+from lth import envs
+from lth.algorithms.acting import policy_of
+from lth.cli import main
+from lth.config import Sparsity
+from lth.experiment import lottery, store
+from lth.experiment.build import mask_spec, ticket_spec
+from lth.exporting.build import build
+from lth.exporting.check import for_environment
+from lth.exporting.subjects import of_agent
+from lth.exporting.write import write
+from lth.training import EVALUATION_SEED, evaluate
+
+pytestmark = pytest.mark.skipif(not shutil.which("gcc"), reason="no C compiler")
+
+
+@pytest.fixture(scope="session")
+def run(dense):
+    return dense[1]
+
+
+@pytest.fixture(scope="session")
+def agent(run):
+    return lth.load(run).agent
+
+
+def episode(act, task):
+    """Return what one evaluation episode in the environment's own units returns."""
+    env = envs.make_own(task, 0, envs.EVALUATE)
+    observation, _ = env.reset(seed=EVALUATION_SEED)
+    total, done = 0.0, False
+    while not done:
+        action = act(observation)
+        assert env.action_space.contains(for_environment(env, action)), action
+        observation, reward, terminated, truncated, _ = env.step(for_environment(env, action))
+        total, done = total + float(reward), terminated or truncated
+    return total
+
+
+def test_an_agent_acts_as_it_is_evaluated(agent):
+    evaluated = evaluate(policy_of(agent), envs.make("Pendulum-v1", 0, envs.EVALUATE), 1)
+    assert episode(agent.act, "Pendulum-v1") == pytest.approx(evaluated.return_mean, rel=1e-9)
+
+
+def test_one_observation_a_batch_and_exploration(agent):
+    seen = np.random.default_rng(0).normal(size=(5, 3))
+    actions = agent.act(seen)
+    assert (actions.shape, actions.dtype) == ((5, 1), np.float32)
+    assert np.abs(actions).max() <= 2.0
+    for observation, action in zip(seen, actions, strict=True):
+        assert agent.act(observation) == pytest.approx(action, abs=1e-6)
+    explored = agent.act(seen, np.random.default_rng(1))
+    assert (explored != actions).all()
+    assert (explored == agent.act(seen, np.random.default_rng(1))).all()
+
+
+def test_what_act_refuses(agent):
+    with pytest.raises(lth.InputError, match=r"takes \(3,\) or \(n, 3\); it was given float64 of shape \(4,\)"):
+        agent.act(np.zeros(4))
+    with pytest.raises(lth.InputError, match="not finite at index 1"):
+        agent.act(np.array([0.0, np.nan, 0.0]))
+    with pytest.raises(lth.InputError, match="does not know its task"):
+        agent._replace(task="").act(np.zeros(3))
+
+
+def test_discrete_actions_are_the_environments_numbers():
+    import jax
+
+    from lth.config import DQNConfig
+
+    config = DQNConfig(q_hidden=(8,))
+    algorithm = config.build(envs.task_spaces("CartPole-v1"))
+    agent = lth.Agent(config, algorithm.init(jax.random.key(0)), task="CartPole-v1")
+    assert agent.act(np.zeros(4)) in (0, 1)
+    assert agent.act(np.zeros((3, 4))).shape == (3,)
+    assert episode(agent.act, "CartPole-v1") == evaluate(policy_of(agent), envs.make("CartPole-v1"), 1).return_mean
+    made = build(of_agent(agent), ("c", "numpy"), False, 2, False)
+    assert [row.returns for row in made.rows] == [made.rows[0].returns] * 3
+
+
+@pytest.fixture(scope="session")
+def ticket(small_config, dense):
+    """A trained ticket of the small config: its directory."""
+    mask = mask_spec(small_config, dense[0], "magnitude", Sparsity(actor=0.8, critic=0.8))
+    lottery.make_mask(small_config.output_dir, mask)
+    spec = ticket_spec(small_config, dense[0], mask)
+    return lottery.train_ticket(small_config.output_dir, spec)
+
+
+@pytest.fixture(scope="session")
+def exported(run, tmp_path_factory):
+    pytest.importorskip("onnxruntime")
+    return lth.export(run, tmp_path_factory.mktemp("export") / "policy", episodes=3)
+
+
+def test_every_program_returns_what_the_agent_does(exported, agent):
+    assert [row.name for row in exported.rows] == ["agent", "c", "onnx", "numpy"]
+    own = exported.rows[0].returns
+    assert own.mean == pytest.approx(
+        evaluate(policy_of(agent), envs.make("Pendulum-v1", 0, envs.EVALUATE), 3).return_mean
+    )
+    for row in exported.rows[1:]:
+        assert row.deviation < 1e-5
+        assert row.returns.mean == pytest.approx(own.mean, rel=1e-3)
+        assert row.returns.error == pytest.approx(own.error, rel=1e-2)
+
+
+def test_the_contract_says_what_a_port_needs(exported, run):
+    policy = json.loads((exported.folder / "policy.json").read_text())
+    assert policy == exported.contract
+    assert [o["name"] for o in policy["observations"]] == ["cos(angle)", "sin(angle)", "angular velocity"]
+    assert [(o["unit"], o["low"], o["high"]) for o in policy["observations"]][2] == ("rad/s", -8.0, 8.0)
+    assert [(a["low"], a["high"]) for a in policy["actions"]] == [(-2.0, 2.0)]
+    assert (policy["task"], policy["algorithm"], policy["method"], policy["dt"]) == (
+        "Pendulum-v1",
+        "sac",
+        "dense",
+        0.05,
+    )
+    assert policy["spec"] == store.spec_of(run).sha256
+    assert policy["return"]["episodes"] == 3
+    assert policy["sizes"]["multiply_adds_dense"] == 3 * 16 + 16 * 16 + 16
+    assert set(policy["times_us"]) == {"agent", "c", "onnx", "numpy"}
+    there = {str(p.relative_to(exported.folder)) for p in exported.folder.rglob("*") if p.is_file()}
+    assert there == {"policy.json", *policy["files"]} == {str(p.relative_to(exported.folder)) for p in exported.files}
+    for name, digest in policy["files"].items():
+        assert hashlib.sha256((exported.folder / name).read_bytes()).hexdigest() == digest
+    rollout = np.load(exported.folder / "rollout.npz")
+    assert (rollout["observation"].shape, rollout["action"].shape) == ((200, 3), (200, 1))
+
+
+def test_the_models_metadata_is_the_contract(exported):
+    onnx = pytest.importorskip("onnx")
+    props = {p.key: p.value for p in onnx.load(exported.folder / "policy.onnx").metadata_props}
+    assert json.loads(props["observations"]) == exported.contract["observations"]
+    assert props["task"] == "Pendulum-v1"
+    assert json.loads(props["dt"]) == 0.05
+
+
+def test_a_failed_check_writes_nothing(tmp_path):
+    policy = network()
+    honest = subject(policy)
+    wrong = honest._replace(act=lambda seen: honest.act(seen) + np.float32(2e-5) * np.arange(3, dtype=np.float32))
+    with pytest.raises(lth.ExportError, match=r"the c policy differs from the agent by .* nothing was written"):
+        write(tmp_path / "out", build(wrong, ("c",), False, 0, False))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_second_export_leaves_nothing_of_the_first(tmp_path):
+    policy = subject(network())
+    write(tmp_path, build(policy, ("c", "numpy"), False, 0, False))
+    (tmp_path / "mine.txt").write_text("kept")
+    write(tmp_path, build(policy, ("numpy",), False, 0, False))
+    files = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    assert files == {"policy.json", "rollout.npz", "numpy/policy.py", "numpy/policy.npz", "mine.txt"}
+
+
+def test_the_command_line(run, ticket, tmp_path, capsys):
+    assert (
+        main(
+            ["export", str(ticket), "--to", "c", "--quantize", "int8", "--episodes", "2", "--out", str(tmp_path / "x")]
+        )
+        == 0
+    )
+    out = capsys.readouterr().out
+    assert "c int8" in out
+    assert "needed" in out
+    policy = json.loads((tmp_path / "x" / "policy.json").read_text())
+    assert (policy["method"], policy["sparsity"]) == ("magnitude", {"actor": 0.8006, "critic": 0.8006})
+    assert policy["sizes"]["multiply_adds"] < 0.2 * policy["sizes"]["multiply_adds_dense"]
+    for words, message in (
+        ([str(tmp_path / "nowhere")], "there is no run"),
+        ([str(run), "--episodes", "-1"], "episodes=-1"),
+        ([str(run), "--to", "onnx", "--quantize", "int8"], "is of the C program"),
+        ([str(run), "--to", "numpy", "--episodes", "0", "--out", str(tmp_path / "x" / "policy.json")], "is a file"),
+    ):
+        assert main(["export", *words]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_what_export_refuses(agent, monkeypatch, tmp_path):
+    with pytest.raises(lth.InputError, match="unknown format 'onx'; did you mean 'onnx'"):
+        lth.export(agent, tmp_path, to="onx")
+    with pytest.raises(lth.InputError, match="type dict cannot be exported"):
+        lth.export({}, tmp_path)
+    monkeypatch.setenv("CC", "no-such-compiler")
+    with pytest.raises(lth.InputError, match="there is no C compiler"):
+        lth.export(agent, tmp_path, to="c", episodes=0)
+    made = lth.export(agent, tmp_path, episodes=0)
+    assert made.notes[0].startswith("no c: ")
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_grids_return_against_flash(small_config, run, ticket):
+    from lth.experiment.plan import plan
+    from lth.exporting.flash import save
+
+    pruning = small_config.pruning.model_copy(update={"methods": ["magnitude"]})
+    found = plan(small_config.model_copy(update={"pruning": pruning}))
+    table, figure = save(found)
+    lines = [line.split(",") for line in table.read_text().splitlines()]
+    rows = [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
+    assert [(row["method"], row["sparsity"], row["weights"]) for row in rows] == [
+        (method, sparsity, weights)
+        for method, sparsity in (("dense", ""), ("magnitude", "0.8"))
+        for weights in ("float32", "int8")
+    ]
+    sizes = [int(row["bytes"]) for row in rows]
+    assert sizes == sorted(sizes, reverse=True)
+    assert [float(row["return"]) for row in rows[::2]] == [
+        store.last_evaluation(folder)["evaluation/return"] for folder in (run, ticket)
+    ]
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_runs_are_filmed_side_by_side(run, ticket, tmp_path):
+    pytest.importorskip("pygame", reason="drawing Pendulum needs pygame: pip install 'lth[video]'")
+    from PIL import Image
+
+    from lth.evaluation import film_runs
+
+    film_runs([run, ticket], tmp_path / "film.gif")
+    with Image.open(tmp_path / "film.gif") as film:
+        assert film.size == (2 * 320, 320 + 24)
+        assert film.n_frames > 50
+
+
+def test_the_example_of_a_robot_works_when_it_is_copied(tmp_path):
+    folder = shutil.copytree(ROOT / "examples" / "robot", tmp_path / "robot")
+    done = subprocess.run(["make"], cwd=folder, capture_output=True, text=True, timeout=120, check=True)
+    assert "200 steps replayed, 0 actions differ" in done.stdout
+    angle = float(re.search(r"final angle (\S+) rad", done.stdout)[1])
+    assert abs(angle) < 0.2  # upright
+    policy = json.loads((folder / "policy" / "policy.json").read_text())
+    for name, digest in policy["files"].items():
+        assert hashlib.sha256((folder / "policy" / name).read_bytes()).hexdigest() == digest
