@@ -141,8 +141,6 @@ def test_what_is_refused_by_name():
         lth.InputError, match=r"A2C of Stable-Baselines3 is not supported\. Supported are SAC, TD3, DQN and PPO"
     ):
         lth.export(sb3.A2C("MlpPolicy", "CartPole-v1", device="cpu"))
-    with pytest.raises(lth.InputError, match="TQC of SBX is not supported"):
-        lth.prune_agent(sbx.TQC("MlpPolicy", "Pendulum-v1"), 0.5)
     with pytest.raises(lth.InputError, match=r"SAC of SBX with a layer 'LayerNorm_0'"):
         lth.export(sbx.SAC("SimbaPolicy", "Pendulum-v1"))
     with pytest.raises(lth.InputError, match="use_sde=True"):

@@ -87,8 +87,10 @@ def test_every_program_gives_the_exact_actions(case, format):
                 assert ((found >= policy.low) & (found <= policy.high)).all()
 
 
-def test_eight_bits_are_the_rounded_weights(case):
-    policy, small, seen = case
+@pytest.mark.parametrize("policy", FEW)
+def test_eight_bits_are_the_rounded_weights(policy):
+    policy = CASES[policy]
+    small, seen = fold(policy), observations(policy)
     rounded = quantize(small)
     for layer, before in zip(rounded.layers, small.layers, strict=True):
         whole = layer.kernel / layer.scales
