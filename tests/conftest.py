@@ -50,8 +50,17 @@ SLOW = (
 no process is left alone with one of them at the end."""
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    """Add `--full`."""
+    parser.addoption("--full", action="store_true", help="also run the tests marked `full`, as .ci/full does")
+
+
+def pytest_collection_modifyitems(config, items):
     """Mark tests by what they need, and put the files that take longest first; within a file nothing moves."""
+    if not config.getoption("--full"):
+        left = [item for item in items if item.get_closest_marker("full")]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
     place = {name: i for i, name in enumerate(SLOW)}
     for item in items:
         opens = "browser" in getattr(item, "fixturenames", ())

@@ -387,9 +387,8 @@ def script(description: str, arguments: dict[str, str] | None = None) -> tuple[C
         config = parse_words([*([str(parsed.config)] if parsed.config else []), *parsed.words])
         from .experiment.backend import resolve_backend
 
-        config, line = resolve_backend(config)
+        config, _ = resolve_backend(config)
         set_threads(library_threads(config))
-        say(line)
         found.append(config)
         return 0
 

@@ -73,7 +73,7 @@ class TrainingConfig(Settings):
     """A run can be taken up again at every so many segments. Changes no result."""
     step_timeout: Annotated[float, Field(gt=0, le=1e6)] | None = None
     """End a run whose environment takes longer than so many seconds for one step or reset; null: wait. Changes no result."""
-    adopted: str = ""
+    adopted: str | None = None
     """The SHA-256 of the weights of dense agents that `lth.adopt` wrote, and that are not trained here. It is not set by hand."""
     backend: Literal["auto", "native", "dense"] = "auto"
     """What computes the updates: `native` is a compiled kernel that skips the work of pruned weights, `dense` is XLA, which

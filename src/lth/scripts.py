@@ -11,6 +11,7 @@ from .algorithms.base import Agent
 from .config import Config, Sparsity
 from .errors import InputError
 from .experiment import lottery, store
+from .experiment.backend import resolve_backend
 from .experiment.build import dense_spec, mask_spec, ticket_spec
 from .experiment.journal import MASK, MASK_GRADIENT, is_finished
 from .experiment.masking import create_masks, named_layers
@@ -166,6 +167,7 @@ def _named_mask(
 
 def _train(config: Config, tickets: list[tuple[str, int, Path, MaskSpec | FileMask]]) -> int:
     """Train tickets (task, seed, file of the mask, mask), whose masks are all there."""
+    _say(resolve_backend(config)[1])
     for ticket in tickets:
         _train_one(config, *ticket)
     return 0

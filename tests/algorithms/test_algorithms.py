@@ -305,6 +305,9 @@ OWN_NAMES = {
     "gradient_pruning.py": "the functions of docs/saliency-pruning.md return an actor's and critics' gradients",
     "scripts.py": "so does _02_create_mask.py",
     "starting.py": "the settings of the quickstart",
+    "exporting/models.py": "takes other libraries' agents",
+    **{f"libraries/{name}.py": "so does all of it" for name in ("adopt", "models", "prune", "settings", "weights")},
+    **{f"libraries/{name}_masks.py": "so does all of it" for name in ("sb3", "sbx")},
     "config.py": "imports the settings of each algorithm, and documents their networks' names",
 }
 

@@ -301,6 +301,7 @@ def test_metaworld_episodes_end_at_500_steps_and_say_whether_they_succeed():
     env.close()
 
 
+@pytest.mark.full  # benchmarks/metaworld_steps.py compares all of them; a few are in test_fast_metaworld.py
 def test_all_fifty_tasks_are_made_by_name_and_step():
     assert len(task_names()) == 50
     for task in task_names():

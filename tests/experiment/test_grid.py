@@ -178,7 +178,7 @@ OTHERS = {
 
 
 @pytest.mark.filterwarnings("ignore")  # Ray's own
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", ["td3", pytest.param("dqn", marks=pytest.mark.full)])
 def test_a_killed_grid_of_another_algorithm_goes_on_to_the_same_bytes(name, grid, start, tmp_path):
     pruning = ["pruning.methods=[taylor, rigl]", "pruning.mask_every=50", "pruning.rounds=2", "training.env_steps=600"]
     words = [*OTHERS[name], *pruning, "pruning.controls=[small-dense, permuted]", "training.checkpoint_every=1"]

@@ -205,7 +205,7 @@ class _Cell:
             exclude = self.pruning.exclude
             agent = control.agent(self.dense.agent, self.spaces(self.dense.task), sparsity.networks, exclude)
             # Trained here, whoever trained the dense agent.
-            training = self.dense.training.model_copy(update={"adopted": ""})
+            training = self.dense.training.model_copy(update={"adopted": None})
             update = {"agent": agent, "training": training, "role": f"{name} {sparsity.label()}"}
             return self.dense.model_copy(update=update)
         mask: MaskSpec | None = None

@@ -15,6 +15,7 @@ from ..algorithms.base import Agent, AgentState, Algorithm, Normalizer
 from ..config import parse_config, replay_capacity
 from ..errors import InputError
 from ..experiment import store
+from ..experiment.backend import resolve_backend
 from ..experiment.build import dense_spec
 from ..experiment.journal import is_finished
 from ..experiment.measurements import agent_rows
@@ -89,7 +90,7 @@ def adopt(
         **sections,
         "pruning": {"rewind_steps": [0 if start else "none"]},
     }
-    config = parse_config(tree)
+    config, _ = resolve_backend(parse_config(tree))  # the run belongs to what the folder settles on
     spec = dense_spec(config, task, seed)
     spaces = envs.task_spaces(task)
     algorithm = spec.agent.build(spaces, task)
