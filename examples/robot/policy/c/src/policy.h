@@ -3,10 +3,10 @@
  * From an observation in the environment's units to an action in the environment's units. C99, no allocation, no state: calls
  * from several threads do not disturb each other, and each takes the same number of operations.
  *
- * 810 multiply-adds a call, 4483 bytes of constants, 552 bytes of buffers on the stack.
- *   layer 0: 3 -> 92, 258 of 276 weights; dense, 1472 bytes (as sparse rows: 1750)
- *   layer 1: 92 -> 46, 506 of 4232 weights; sparse rows, 2760 bytes (as dense: 17112)
- *   layer 2: 46 -> 1, 46 of 46 weights; sparse rows, 235 bytes (as dense: 188, but for a function of its own)
+ * 811 multiply-adds a call, 4523 bytes of constants, 560 bytes of buffers on the stack.
+ *   layer 0: 3 -> 92, 253 of 276 weights; dense, 1472 bytes (as sparse rows: 1725)
+ *   layer 1: 92 -> 48, 510 of 4416 weights; sparse rows, 2790 bytes (as dense: 17856)
+ *   layer 2: 48 -> 1, 48 of 48 weights; sparse rows, 245 bytes (as dense: 196, but for a function of its own)
  *
  * Observations:
  *   observation[0]: cos(angle)
