@@ -5,7 +5,7 @@
 
 Each side trains the dense agent, makes a magnitude mask from it and trains the ticket on the native kernel, each in a
 process of its own on the same one core, evaluations (10 episodes every 5,000 steps) included. `ratio_to_dense` is the
-dense agent's total over the ticket's. `--beside` checks the revision out in a temporary Git worktree and does the same
+total of a dense agent on XLA over the ticket's. `--beside` checks the revision out in a temporary Git worktree and does the same
 there; `seconds_ratio` is this checkout's ticket over the revision's. With `--repeats` the tickets are trained that
 often, the revisions in turn, and the medians are reported. A dense agent of 50,000 steps takes minutes, and is trained
 once for each revision.
@@ -125,15 +125,19 @@ def one_run(kind: str, folder: Path, since: float) -> None:
     seconds = timed_parts()
     steps = options.steps
     every = min(5000, steps)
-    loop = TrainingConfig(env_steps=steps, start_steps=min(2000, steps // 5), segment_steps=every)
+    own = (
+        "backend" in TicketSpec.model_fields
+    )  # an earlier revision: dense agents train on XLA, tickets say how they do
+    backend = {} if own else {"backend": "dense" if kind == "xla" else "native"}
+    loop = TrainingConfig(env_steps=steps, start_steps=min(2000, steps // 5), segment_steps=every, **backend)
     evaluation = EvaluationConfig(every=every, episodes=10)
     dense = DenseSpec(task=options.task, seed=0, training=loop, agent=SACConfig(), evaluation=evaluation)
     sparsity = Sparsity(actor=options.sparsity, critic=options.sparsity)
     mask = MaskSpec(dense=dense, method="magnitude", sparsity=sparsity)
-    ticket = TicketSpec(dense=dense, mask=mask, backend="native")
+    ticket = TicketSpec(dense=dense, mask=mask, **({"backend": "native"} if own else {}))
     if kind == "ticket":
         shutil.rmtree(folder / ticket.path, ignore_errors=True)
-    run = train_dense(folder, dense) if kind == "dense" else train_ticket(folder, ticket)
+    run = train_ticket(folder, ticket) if kind == "ticket" else train_dense(folder, dense)
     total = time.time() - since
     timings = journal.read_timings(run)
     loop_parts = {name: seconds[name] for name in ("compile", "simulate", "act", "update")}
@@ -173,6 +177,7 @@ def compare(trees: dict[str, Path]) -> dict[str, object]:
     """Make the runs of each checkout, and lay out what they took."""
     with tempfile.TemporaryDirectory() as folder:
         dense = {name: seconds_of(tree, "dense", Path(folder) / name) for name, tree in trees.items()}
+        xla = seconds_of(ROOT, "xla", Path(folder) / "xla")
         found: dict[str, list[dict[str, float]]] = {name: [] for name in trees}
         for _ in range(options.repeats):
             for name, tree in trees.items():
@@ -182,10 +187,11 @@ def compare(trees: dict[str, Path]) -> dict[str, object]:
     }
     results = {}
     for prefix, clock in (("", "total"), ("processor_", "processor")):
-        results[f"{prefix}ratio_to_dense"] = dense["here"][clock] / tickets["here"][clock]
+        results[f"{prefix}ratio_to_dense"] = xla[clock] / tickets["here"][clock]
         if "beside" in trees:
             results[f"{prefix}seconds_ratio"] = tickets["here"][clock] / tickets["beside"][clock]
     parts = {f"dense_{name}": value for name, value in dense.items()}
+    parts["dense_xla"] = xla
     parts |= {f"ticket_{name}": value for name, value in tickets.items()}
     return results | {side: {k: round(v, 2) for k, v in seconds.items()} for side, seconds in parts.items()}
 

@@ -110,9 +110,9 @@ def start(grid):
         yield call
 
 
-def test_workers_checkpoints_and_event_files_change_no_bytes(grid, alone, tmp_path):
+def test_workers_threads_checkpoints_and_event_files_change_no_bytes(grid, alone, tmp_path):
     pytest.importorskip("tensorboardX", reason="event files need tensorboardX: pip install 'lth[tensorboard]'")
-    words = ["workers=2", "training.checkpoint_every=1", "tensorboard=true"]
+    words = ["workers=2", "training.threads=3", "training.checkpoint_every=1", "tensorboard=true"]
     assert main(["run", str(grid), f"output_dir={tmp_path}", *words]) == 0
     assert differences(alone, tmp_path) == []
     assert len(contents(tmp_path)) > 30
