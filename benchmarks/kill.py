@@ -69,6 +69,7 @@ def grid(algorithm: str) -> dict:
         "pruning": {
             "methods": options.methods,
             "sparsity": options.sparsities,
+            "mask_every": 200,
             "num_gradient_batches": 20,
             "gradient_batch_size": 64,
             "controls": CONTROLS,
