@@ -7,10 +7,8 @@ the simulator, acting, the update, and at a change a dense update and the kernel
 the rate on the kernel over the others', of medians.
 """
 
-import os
-
-from common import arguments, interleave, report
-from trainers import ask, start, stop
+from common import arguments, report
+from trainers import rates
 
 parser = arguments(__doc__.splitlines()[0])
 parser.add_argument("--task", default="HalfCheetah-v5")
@@ -24,13 +22,7 @@ SIDES = {"native": "rigl", "dense": "xla", "rigl_xla": "rigl-xla"}
 
 
 def main() -> None:
-    os.sched_setaffinity(0, {options.core})  # the processes inherit it
-    processes = {name: start(side, 1, options.task, options.steps, options.sparsity) for name, side in SIDES.items()}
-    try:
-        seconds = interleave({name: lambda p=p: ask(p) for name, p in processes.items()}, options.repeats)
-    finally:
-        stop(processes.values())
-    rate = {name: options.steps / value for name, value in seconds.items()}
+    rate = rates(SIDES, options.task, options.steps, options.sparsity, options.core, options.repeats)
     results = {f"vs_{name}": rate["native"] / rate[name] for name in ("dense", "rigl_xla")}
     steps = {f"{name}_steps_per_second": value for name, value in rate.items()}
     report({"task": options.task, "sparsity": options.sparsity, **results, **steps}, options.json)

@@ -6,10 +6,8 @@ One update for each environment step, everything included: the simulator, acting
 the ticket's rate over the others', of medians.
 """
 
-import os
-
-from common import arguments, interleave, report
-from trainers import ask, start, stop
+from common import arguments, report
+from trainers import rates
 
 parser = arguments(__doc__.splitlines()[0])
 parser.add_argument("--task", default="HalfCheetah-v5")
@@ -20,19 +18,13 @@ parser.add_argument("--repeats", type=int, default=9)
 options = parser.parse_args()
 
 
+SIDES = {"dense": "xla", "dense_native": "dense", "ticket": "ticket", "sbx": "sbx"}
+
+
 def main() -> None:
-    os.sched_setaffinity(0, {options.core})  # the processes inherit it
-    processes = {
-        name: start(side, 1, options.task, options.steps, options.sparsity)
-        for name, side in {"dense": "xla", "dense_native": "dense", "ticket": "ticket", "sbx": "sbx"}.items()
-    }
-    try:
-        seconds = interleave({side: lambda p=p: ask(p) for side, p in processes.items()}, options.repeats)
-    finally:
-        stop(processes.values())
-    rate = {side: options.steps / value for side, value in seconds.items()}
-    results = {f"vs_{side}": rate["ticket"] / rate[side] for side in ("dense", "sbx")}
-    steps = {f"{side}_steps_per_second": value for side, value in rate.items()}
+    rate = rates(SIDES, options.task, options.steps, options.sparsity, options.core, options.repeats)
+    results = {f"vs_{name}": rate["ticket"] / rate[name] for name in ("dense", "sbx")}
+    steps = {f"{name}_steps_per_second": value for name, value in rate.items()}
     report({"task": options.task, "sparsity": options.sparsity, **results, **steps}, options.json)
 
 

@@ -7,11 +7,14 @@ gradient_steps=1). A process warms up (steps without learning, then compilation)
 steps for each line that it reads.
 """
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common import interleave
 
 from src.lth.threads import set_threads
 
@@ -88,6 +91,17 @@ def stop(processes) -> None:
     for process in processes:
         process.stdin.close()
         process.wait()
+
+
+def rates(sides: dict[str, str], task: str, steps: int, sparsity: float, core: int, repeats: int) -> dict[str, float]:
+    """Return the environment steps a second of each side, {name: side}, trained in turn on the same one core; medians."""
+    os.sched_setaffinity(0, {core})  # the processes inherit it
+    processes = {name: start(side, 1, task, steps, sparsity) for name, side in sides.items()}
+    try:
+        seconds = interleave({name: lambda p=p: ask(p) for name, p in processes.items()}, repeats)
+    finally:
+        stop(processes.values())
+    return {name: steps / value for name, value in seconds.items()}
 
 
 def _expect(process: subprocess.Popen, word: str) -> None:
