@@ -6,8 +6,10 @@ Imports nothing that loads JAX or NumPy until the number of threads is set.
 import argparse
 import os
 import re
+import signal
 import sys
 import tempfile
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 OUTPUT_CLOSED = 141
+INTERRUPT_AGAIN_AFTER = 0.05  # seconds
 ISSUES = "https://github.com/lth-rl/lth/issues"
 
 
@@ -145,6 +148,7 @@ def guard(command: Callable[[], int], go_on: str = "the same command", debug: bo
     the reader of the output has gone, as of a program that SIGPIPE ended, and 130 for Ctrl-C.
     """
     warnings.showwarning = _show_warning
+    sys.unraisablehook = _interrupt_again
     make_streams_forgiving()
     try:
         _check_working_directory()
@@ -190,6 +194,21 @@ def _keep_traceback() -> str:
     except OSError:
         return "lost, because no file could be written (--debug shows it)"
     return name
+
+
+def _interrupt_again(unraisable: Any) -> None:
+    """Interrupt the main thread once more where Ctrl-C was lost.
+
+    Python drops an exception that is raised inside a callback of the garbage collector, of a weak reference or of C code. JAX
+    has such callbacks, and roughly one Ctrl-C in six falls into one of them.
+    """
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        main = threading.main_thread().ident or 0
+        later = threading.Timer(INTERRUPT_AGAIN_AFTER, signal.pthread_kill, (main, signal.SIGINT))
+        later.daemon = True
+        later.start()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def _show_warning(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:

@@ -176,6 +176,35 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(small_yaml, tmp_path,
     assert "1 of 7 runs were finished before" in done.stdout or "2 of 7" in done.stdout
 
 
+@pytest.mark.parametrize(
+    "hide",
+    [
+        "gc.callbacks.append(once); gc.collect()",
+        "f = lambda: 0; keep = weakref.ref(f, once); del f",
+        "ctypes.CFUNCTYPE(None)(once)()",
+    ],
+)
+def test_ctrl_c_is_not_lost_in_a_callback_that_drops_exceptions(run_command, hide):
+    program = f"""
+import ctypes, gc, os, signal, time, weakref
+from lth import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)
+def once(*_):
+    if once in gc.callbacks:
+        gc.callbacks.remove(once)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.01)
+def command():
+    {hide}
+    time.sleep(60)
+    return 0
+raise SystemExit(cli.guard(command))
+"""
+    done = run_command("-c", program, timeout=50)
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
+
+
 def test_load_gives_everything_back(finished):
     path, _ = finished
     for run in (path.parent / "results").glob("Pendulum-v1/seed0/[dt]*"):
