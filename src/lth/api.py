@@ -11,6 +11,7 @@ from .errors import InputError, TrainingError
 from .experiment.backend import recorded, resolve_backend
 from .experiment.build import allocation_of
 from .experiment.plan import Plan, plan
+from .experiment.question import declare_question
 from .experiment.spec import Spec
 from .experiment.status import Display, Outcome, State, states
 from .experiment.tasks import check_tasks, record_tasks
@@ -118,6 +119,7 @@ def run_plan(planned: Plan, only: str | None = None, display: Display | None = N
     from .reporting.scores import Runs
     from .reporting.views import run_rows, save_tables, summarize
 
+    declare_question(planned.config)
     if only is not None:
         return Results(runner.run_plan(planned.only(only), display or Display(), whole=False), [], [], [])
     table = LiveTable(planned)

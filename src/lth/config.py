@@ -29,6 +29,8 @@ SCHEDULED_METHODS = ("gradual", "set", "rigl")
 """Methods that change the mask while the ticket trains (`pruning.schedules`)."""
 DEFAULT_METHODS = ("magnitude", "gradient", "taylor")
 METHODS = tuple(dict.fromkeys(DEFAULT_METHODS + CONTROL_METHODS + SALIENCY_METHODS + SCHEDULED_METHODS))
+PRIMARY = ("taylor", "magnitude")
+"""The question of docs/saliency-pruning.md."""
 CONNECTIVITY = ("parent", "methods", "rounds", "noise")
 """Which agents `analysis.connectivity` can compare."""
 REWOUND = ("optimizer", "normalizer", "temperature", "replay_buffer")
@@ -104,7 +106,14 @@ class EvaluationConfig(Settings):
     every: Positive = 10_000
     """Evaluate after each so many environment steps (a multiple of `training.segment_steps`), and at the end."""
     episodes: Positive = 10
-    """Episodes of one evaluation, the same ones in every run."""
+    """Episodes of an evaluation during training, the same ones in every run."""
+    last_episodes: Positive = 50
+    """Episodes of the last evaluation, which results are taken from: those of the others, and more. Meta-World has 50 held-out
+    goals, one for each."""
+
+    def episodes_at(self, env_steps: int, of: int) -> int:
+        """Return how many episodes the evaluation at an environment step has, in a run of `of` steps."""
+        return self.last_episodes if env_steps >= of else self.episodes
 
 
 class Sparsity(Settings):
@@ -310,6 +319,16 @@ class AnalysisConfig(Settings):
         return _check_distinct(value, "connectivity") if value else value
 
 
+class ReportConfig(Settings):
+    """`report.*`: the question that a study answers (docs/report.md). It is recorded before the first run, and changes none."""
+
+    primary: tuple[str, str] | None = PRIMARY
+    """The two methods of the primary question: does the first train to a higher score than the second? null: none. The default
+    is asked where `pruning.methods` has both."""
+    margin: Annotated[float, BeforeValidator(not_boolean), Field(gt=0, lt=1)] = 0.1
+    """A ticket wins where its score is less than this below the dense agent's; scores are 0 for a random policy, 1 for dense."""
+
+
 class RayConfig(Settings):
     """`ray.*`: a cluster, where `executor` is ray (the extra `ray`)."""
 
@@ -348,6 +367,8 @@ class Config(Settings):
     """The masks."""
     analysis: AnalysisConfig = AnalysisConfig()
     """What is measured besides."""
+    report: ReportConfig = ReportConfig()
+    """The question."""
     workers: Few = 1
     """Runs made side by side, each in a process of its own on `training.threads` cores. Changes no result."""
     executor: Literal["local", "ray"] = "local"
@@ -358,6 +379,12 @@ class Config(Settings):
     """How often a run that failed is tried again. A process that was killed from outside does not count."""
     tensorboard: bool = False
     """Write TensorBoard event files too (the extra `tensorboard`)."""
+
+    @property
+    def primary(self) -> tuple[str, str] | None:
+        """The methods of the primary question, or None where it cannot be asked."""
+        asked = self.report.primary
+        return asked if asked and set(asked) <= set(self.pruning.methods) else None
 
     @property
     def agent_config(self) -> AgentConfig:
@@ -385,6 +412,14 @@ class Config(Settings):
             raise ValueError(
                 "training.step_timeout ends processes of this machine, and executor is ray; set one of the two"
             )
+        for method in self.report.primary or ():
+            if method not in self.pruning.methods and "primary" in self.report.model_fields_set:
+                raise ValueError(
+                    f"report.primary names {method!r}, which is not one of pruning.methods: "
+                    f"{', '.join(self.pruning.methods)}{nearest(method, self.pruning.methods)}"
+                )
+        if self.report.primary and self.report.primary[0] == self.report.primary[1]:
+            raise ValueError(f"report.primary compares {self.report.primary[0]!r} with itself; name two methods")
         _check_distinct(self.tasks, "tasks")
         _check_distinct(self.seeds, "seeds")
         segment = self.training.segment_steps

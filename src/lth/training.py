@@ -63,9 +63,23 @@ class Segment(NamedTuple):
 
 
 def evaluate(policy: Policy, env: Any, episodes: int, frames: Callable[[], None] | None = None) -> Evaluation:
-    """Run whole episodes with the policy's deterministic actions; success is success at any step, as Meta-World defines it.
+    """Run whole episodes with the policy's deterministic actions.
 
-    `frames` is called before each step, and at the very end, for whoever films.
+    Args, errors and success: as `run_episodes`.
+    """
+    return run_episodes(lambda observation: act(policy, observation), env, episodes, frames)
+
+
+def run_episodes(
+    choose: Callable[[np.ndarray], np.ndarray], env: Any, episodes: int, frames: Callable[[], None] | None = None
+) -> Evaluation:
+    """Run whole evaluation episodes; success is success at any step, as Meta-World defines it.
+
+    Args:
+        choose: observation (1, observation_dim) float32 -> action (1, action_width) float32.
+        env: an environment of `envs.make`.
+        episodes: how many, the same ones for everyone.
+        frames: called before each step, and at the very end, for whoever films.
 
     Raises:
         InputError: an episode does not end.
@@ -85,7 +99,7 @@ def evaluate(policy: Policy, env: Any, episodes: int, frames: Callable[[], None]
             if frames:
                 frames()
             try:
-                action = envs.to_environment(spaces, act(policy, observation[None]))[0]
+                action = envs.to_environment(spaces, choose(observation[None]))[0]
                 observation, reward, terminated, truncated, info = env.step(action)
             except Exception as error:  # whatever the environment's own code raises
                 raise TrainingError(

@@ -3,6 +3,7 @@
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
 
+import numpy as np
 from pydantic import Field
 
 from ..errors import InputError
@@ -24,6 +25,12 @@ class Spaces(NamedTuple):
     def action_width(self) -> int:
         """Return how many numbers an action takes in a batch and in the replay buffer; a discrete action is one whole number."""
         return 1 if self.discrete else self.action_dim
+
+    def random_actions(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """Draw uniform actions, (n, action_width) float32: in [-1, 1], or whole numbers of discrete actions."""
+        if self.discrete:
+            return rng.integers(0, self.action_dim, (n, 1)).astype(np.float32)
+        return rng.uniform(-1.0, 1.0, (n, self.action_dim)).astype(np.float32)
 
 
 class Head(NamedTuple):

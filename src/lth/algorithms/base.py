@@ -122,9 +122,7 @@ class Algorithm(abc.ABC):
 
     def random_actions(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """Draw uniform actions, (n, action_width) float32."""
-        if self.spaces.discrete:
-            return rng.integers(0, self.spaces.action_dim, (n, 1)).astype(np.float32)
-        return rng.uniform(-1.0, 1.0, (n, self.spaces.action_dim)).astype(np.float32)
+        return self.spaces.random_actions(rng, n)
 
     def initial_values(self) -> dict[str, tuple[str, jax.Array, optax.GradientTransformation]]:
         """Return the numbers that are learned besides networks: name -> (name of its optimizer, start, optimizer)."""

@@ -23,6 +23,8 @@ def task_names() -> list[str]:
 class GoalEnv(gymnasium.Env):
     """A Meta-World task that draws one of its 50 goals at each reset, from its own seeded generator.
 
+    Held-out goals are not drawn: `reset(seed=s)` takes goal s modulo 50, so that 50 seeds in a row are all 50 goals.
+
     The registered environments ignore `reset(seed=...)`. The goal is in the observation; an episode is cut at
     Meta-World's own horizon of 500 steps, and `info["success"]` is 1.0 at each step that fulfils its success rule.
     """
@@ -35,7 +37,7 @@ class GoalEnv(gymnasium.Env):
             _check_disjoint(goals, _goals_of(task, seed), task)
         benchmark_class = metaworld.env_dict.ALL_V3_ENVIRONMENTS[task]
         self._env = faster(benchmark_class)(render_mode=render_mode)
-        self._goals = goals
+        self._goals, self._held_out = goals, held_out
         self._steps = 0
         self.render_mode = render_mode
         self._env.set_task(goals[0])
@@ -49,7 +51,9 @@ class GoalEnv(gymnasium.Env):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start an episode on one of the goals; with a seed, the goals that follow are determined."""
         super().reset(seed=seed)
-        self._env.set_task(self._goals[int(self.np_random.integers(len(self._goals)))])
+        count = len(self._goals)
+        goal = int(self.np_random.integers(count)) if seed is None or not self._held_out else seed % count
+        self._env.set_task(self._goals[goal])
         self._steps = 0
         return self._env.reset()
 

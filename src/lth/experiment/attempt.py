@@ -11,6 +11,7 @@ from ..errors import InputError, UnwritableError
 from . import journal
 from .compare import connect
 from .lottery import make_mask, train_dense, train_ticket
+from .random_policy import measure_random_policy
 from .spec import ConnectivitySpec, DenseSpec, MaskSpec, Spec
 from .trainer import Progress, RunOptions, missing_points
 
@@ -78,10 +79,11 @@ def make(root: Path, spec: Spec, options: RunOptions) -> Path:
         InputError: something that it needs is missing or unusable.
         TrainingError: training could not go on.
     """
-    if isinstance(spec, DenseSpec):
-        return train_dense(root, spec, options)
     if isinstance(spec, MaskSpec):
         return make_mask(root, spec)
     if isinstance(spec, ConnectivitySpec):
         return connect(root, spec)
+    measure_random_policy(root, spec.task, options.step_timeout)
+    if isinstance(spec, DenseSpec):
+        return train_dense(root, spec, options)
     return train_ticket(root, spec, options=options)

@@ -34,7 +34,7 @@ from ..config import (
 )
 from ..pruning.criteria import CRITERIA, criterion_named
 
-SPEC_VERSION = 3
+SPEC_VERSION = 4
 
 
 class Sizes(NamedTuple):

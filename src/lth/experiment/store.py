@@ -43,6 +43,7 @@ from .journal import (
     replay_file,
 )
 from .provenance import provenance
+from .question import QUESTION_FILE
 from .spec import SPEC_VERSION, DenseSpec, FileMask, MaskSpec, Spec, TicketSpec, parse_spec
 
 METRICS = "metrics.csv"
@@ -50,8 +51,8 @@ ANALYSIS = "analysis.csv"
 PROVENANCE = "provenance.json"
 EVENTS = "events"
 TABLE_MEMORY = ".tidy.json"
-CLOCK_FILES = (TIMINGS, ATTEMPTS, FAILURES, PROGRESS, LOCK, VERIFIED, EVENTS, TABLE_MEMORY)
-"""What depends on the clock or on what befell a run; all else repeats to the byte."""
+CLOCK_FILES = (QUESTION_FILE, TIMINGS, ATTEMPTS, FAILURES, PROGRESS, LOCK, VERIFIED, EVENTS, TABLE_MEMORY)
+"""What depends on the clock or on what happened to a run; all else repeats to the byte."""
 
 
 class Run(NamedTuple):

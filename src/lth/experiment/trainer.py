@@ -73,6 +73,7 @@ def train_to_end(
         TrainingError: training could not go on.
     """
     buffer, run, dense = agent.replay_buffer, root / spec.path, spec.dense
+    training = dense.training
     assert buffer is not None
     state = agent.state
     seconds = {"start": time.perf_counter() - started, "train": 0.0, "evaluate": 0.0, "save": 0.0}
@@ -88,7 +89,8 @@ def train_to_end(
 
     def evaluate_now(state: AgentState) -> None:
         began = time.perf_counter()
-        result = evaluate(policy_of(Agent(dense.agent, state)), env, dense.evaluation.episodes)
+        episodes = dense.evaluation.episodes_at(int(state.env_steps), training.env_steps)
+        result = evaluate(policy_of(Agent(dense.agent, state)), env, episodes)
         seconds["evaluate"] += time.perf_counter() - began
         add(int(state.env_steps), evaluation_metrics(result))
 
@@ -100,7 +102,6 @@ def train_to_end(
     else:
         evaluate_now(state)
     options.progress(int(state.env_steps), latest)
-    training = dense.training
     until = training.env_steps
     segments = train(
         agent.algorithm,

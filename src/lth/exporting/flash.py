@@ -51,7 +51,7 @@ def save(plan: Plan, episodes: int | None = None, told: Callable[[str], None] = 
 
     Args:
         plan: the grid's.
-        episodes: how many the rounded weights are driven for; None: as many as its evaluations have.
+        episodes: how many the rounded weights are driven for; None: as many as its last evaluation has.
         told: what is called with a line for each run.
 
     Raises:
@@ -63,7 +63,7 @@ def save(plan: Plan, episodes: int | None = None, told: Callable[[str], None] = 
         for method, sparsity, spec in ((DENSE, "", row.dense), (_method(row), row.sparsity, row.run)):
             if spec not in seen and is_finished(plan.root, spec):
                 seen.add(spec)
-                rows += _rows(plan.root / spec.path, method, sparsity, episodes or spec.dense.evaluation.episodes)
+                rows += _rows(plan.root / spec.path, method, sparsity, episodes or spec.dense.evaluation.last_episodes)
                 told(f"{spec.title()}: {rows[-2].bytes:,} bytes, int8 {rows[-1].bytes:,}")
     if not rows:
         raise InputError(f"no run of this config is finished in {plan.root}; `lth run` with the same words makes them")
@@ -87,7 +87,7 @@ def _rows(folder: Path, method: str, sparsity: str, episodes: int) -> list[Flash
     assert driven is not None
     last = store.last_evaluation(folder)["evaluation/return"]
     found = []
-    measures = (("float32", network, spec.evaluation.episodes, last), ("int8", rounded, episodes, driven.mean))
+    measures = (("float32", network, spec.evaluation.last_episodes, last), ("int8", rounded, episodes, driven.mean))
     for weights, policy, count, value in measures:
         size, measured = _bytes(policy, subject.observations, subject.actions)
         unneeded = network.observation_dim - needed

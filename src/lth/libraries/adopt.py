@@ -105,7 +105,9 @@ def adopt(
         first = first._replace(params=_arrays(start[0]), targets=_arrays(start[1]))
     buffer = _buffer(model, replay_buffer, spec, spaces)
     for at, known in ((0, first), (int(state.env_steps), state)):
-        result = evaluate(policy_of(Agent(spec.agent, known)), env, spec.evaluation.episodes)
+        result = evaluate(
+            policy_of(Agent(spec.agent, known)), env, spec.evaluation.episodes_at(at, spec.training.env_steps)
+        )
         rows += metric_rows(at, evaluation_metrics(result))
     env.close()
     if not is_finished(root, spec):

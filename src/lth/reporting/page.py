@@ -12,18 +12,27 @@ import yaml
 
 from ..experiment import store
 from ..experiment.plan import Plan
+from ..experiment.question import declared_question
 from ..experiment.spec import Spec
 from ..experiment.tidy import TidyRow
 from ..files import csv_bytes
 from . import charts
+from .answer import answer
 from .charts import Chart, Picture, Point
-from .comparisons import comparisons
+from .families import families
 from .figures import styles
 from .html import anchor, table, text
 from .html import charts as chart_place
 from .images import mask_images
 from .scores import Runs, results
-from .sections import comparisons_section, costs_section, results_section, tickets_section, verdicts_section
+from .sections import (
+    answer_section,
+    comparisons_section,
+    costs_section,
+    results_section,
+    tickets_section,
+    verdicts_section,
+)
 
 REPORT_FILE = "report.html"
 NO_RESULT = ("output_dir", "workers", "executor", "ray", "retries", "tensorboard")
@@ -33,7 +42,8 @@ NO_RESULT = ("output_dir", "workers", "executor", "ray", "retries", "tensorboard
 def page(plan: Plan, tidy: Sequence[TidyRow], finished: Sequence[Spec]) -> str:
     """Return the report on a plan's finished runs as HTML; the same runs give the same bytes."""
     config, runs = plan.config, Runs(tidy)
-    found, compared = results(runs), comparisons(runs)
+    found, tested = results(runs), families(runs, config.primary, config.report.margin)
+    said = answer(runs, tested, declared_question(plan.root, config))
     pictures = charts.pictures(runs)
     drawn = {
         "curves": charts.curves(runs),
@@ -47,7 +57,8 @@ def page(plan: Plan, tidy: Sequence[TidyRow], finished: Sequence[Spec]) -> str:
         f"{config.agent_config.NAME}; every number is of the last evaluation, never the best."
     )
     sections = {
-        "Verdicts": verdicts_section(runs, found, compared),
+        "The answer": answer_section(said),
+        "Tickets beside dense": verdicts_section(tested),
         "Return against sparsity": chart_place("sparsity", _SPARSITY),
         "Learning curves": chart_place("curves", _CURVES),
         "Results": results_section(found),
@@ -55,7 +66,7 @@ def page(plan: Plan, tidy: Sequence[TidyRow], finished: Sequence[Spec]) -> str:
         "What the tickets are": chart_place("pictures", _MASKS)
         + mask_images(plan, set(finished))
         + tickets_section(runs),
-        "Comparisons": comparisons_section(compared),
+        "Comparisons": comparisons_section(tested),
         "What it cost": costs_section(runs),
         "How it was made": _made(plan, finished),
     }

@@ -3,37 +3,54 @@
 from collections.abc import Iterator, Sequence
 
 from ..analysis.stability import LEAST_SHARED
-from .comparisons import Comparison
+from .answer import Answer, bounds, claim, number, p_value
+from .families import NOT_JUDGED, Families
 from .html import note, table, text
 from .scores import Condition, Estimate, Result, Runs, percent
 from .tickets import barriers, costs, gradient_masks, overlaps, tickets
-from .verdicts import bounds, claim, headline, number, p_value, verdicts
 
 
 def _level(condition: Condition) -> dict[str, str]:
     return {"pruned": percent(condition.sparsity) if condition.sparsity else "", "rewound to": condition.rewind}
 
 
-def verdicts_section(runs: Runs, found: Sequence[Result], compared: Sequence[Comparison]) -> str:
-    """Return the verdicts: over all tasks first, then a fold for each task."""
-    parts = ['<div class="headline">', *(f"<p>{text(s)}</p>" for s in headline(runs, compared)), "</div>"]
-    parts.append(
-        note(
-            "&ldquo;Of dense&rdquo; is the share of what dense agents gained in training: 0 is the untrained agent, 1 the "
-            "mean dense agent. In brackets: 95 % intervals over seeds. How many seeds would do is a rough guide, taken from "
-            "the differences seen here."
+def answer_section(said: Answer) -> str:
+    """Return the answer: the headline, what was asked, what is decided; what is not in a fold."""
+    parts = ['<div class="headline">', *(f"<p>{text(s)}</p>" for s in said.headline), "</div>"]
+    parts += [note(text(s)) for s in (said.question, *said.notes)]
+    if said.decided:
+        parts.append("<ul>" + "".join(f"<li><b>{text(s)}</b></li>" for s in said.decided) + "</ul>")
+    if said.undecided:
+        items = "".join(f"<li>{text(s)}</li>" for s in said.undecided)
+        parts.append(
+            f"<details><summary>{len(said.undecided)} undecided comparisons</summary>"
+            f"<p>Undecided is not equal.</p><ul>{items}</ul></details>"
         )
-    )
-    said: dict[str, list[str]] = {}
-    for verdict in verdicts(runs, found, compared):
-        first, *more = verdict.sentences
-        html = f'<h3>{text(verdict.title)}</h3><p class="reach">{text(first)}</p>'
-        html += "<ul>" + "".join(f"<li>{text(s)}</li>" for s in more) + "</ul>" if more else ""
-        said.setdefault(verdict.scope, []).append(html)
-    for i, (scope, texts) in enumerate(said.items()):
-        body = "\n".join(texts)
-        parts.append(f"<details><summary>{text(scope)} alone</summary>{body}</details>" if i else body)
     return "\n".join(parts)
+
+
+def verdicts_section(found: Families) -> str:
+    """Return the table of conditions beside dense."""
+    rows = (
+        {
+            "task": v.scope,
+            "by": v.metric.removeprefix("evaluation/"),
+            "runs of": v.condition.label,
+            **_level(v.condition),
+        }
+        | {"verdict": v.verdict, "within the margin": f"{v.within} of {v.seeds}" if v.verdict != NOT_JUDGED else ""}
+        | {"difference": bounds(Estimate(v.difference, v.low, v.high)) if v.difference == v.difference else ""}
+        | {"p winning": _p(v.winning_p), "p worse": _p(v.worse_p)}
+        for v in found.verdicts
+    )
+    return note(
+        f"Score minus the dense agent's of the same seed, its mean and one-sided 95 % bounds. Winning: above -{found.margin:g}; "
+        f"worse: below it."
+    ) + table("verdicts", 5, rows)
+
+
+def _p(p: float) -> str:
+    return p_value(p) if p == p else ""
 
 
 def results_section(found: Sequence[Result]) -> str:
@@ -52,22 +69,21 @@ def results_section(found: Sequence[Result]) -> str:
     return note(words) + table("results", 4, rows, optional=("median", "success (mean)"))
 
 
-def comparisons_section(compared: Sequence[Comparison]) -> str:
+def comparisons_section(found: Families) -> str:
     """Return the table of comparisons."""
-    if not compared:
-        return ""
-    rows = (
-        {"task": c.scope, **_level(c.first), "first": c.first.label, "second": c.second.label, "pairs": str(c.pairs)}
-        | {"difference": bounds(c.difference), "P(first better)": bounds(c.probability)}
-        | {"p": p_value(c.p), "corrected p": p_value(c.corrected)}
-        | {"seeds needed": "" if c.seeds_needed is None else str(c.seeds_needed)}
-        | {"verdict": "different" if c.differs else "undecided"}
-        for c in compared
+    asked = [found.primary.overall, *found.primary.levels] if found.primary else []
+    rows = [
+        {"family": c.family, "task": c.scope, "by": c.metric.removeprefix("evaluation/"), **_level(c.first)}
+        | {"first": c.first.label, "second": c.second.label, "first above": f"{c.wins} of {c.seeds}"}
+        | {"difference": bounds(Estimate(c.difference, c.low, c.high)), "p": _p(c.p), "corrected p": _p(c.corrected)}
+        | {"decided": "yes" if c.differs else "no"}
+        for c in (*asked, *found.controls, *found.exploratory)
+    ]
+    words = (
+        "Every test besides those of the verdicts. The difference is of scores, its mean over seeds, with the interval that "
+        "inverts the test. Undecided is not equal."
     )
-    return note(
-        f"Every comparison that this page makes, {len(compared)} in all: tickets with each other, with the dense agents and with "
-        "their controls. The difference is of scores, its mean over pairs of the same task and seed. Undecided is not equal."
-    ) + table("comparisons", 5, rows)
+    return note(words) + table("comparisons", 7, rows) if rows else ""
 
 
 def costs_section(runs: Runs) -> str:

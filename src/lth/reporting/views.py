@@ -29,6 +29,7 @@ RETURN = "evaluation/return"
 SUCCESS = "evaluation/success"
 _NO_LAYER = (
     "evaluation",
+    "random_policy",
     "cost",
     "overlap",
     "overlap_by_chance",
