@@ -627,7 +627,8 @@ def _explain(error: Any, source: str) -> str:
         return f"{source}: unknown key {key!r}{nearest(location[-1], known) or '; choose from ' + ', '.join(known)}"
     message = error["msg"].removeprefix("Value error, ")
     value = _short(error["input"])
-    given = "" if isinstance(error["input"], dict | BaseModel) or value in message else f" (got {value})"
+    quoted = isinstance(error["input"], str) and value in message
+    given = "" if quoted or isinstance(error["input"], dict | BaseModel) else f" (got {value})"
     return f"{source}: {key + ': ' if key else ''}{message[0].lower() + message[1:]}{given}"
 
 
