@@ -1,7 +1,7 @@
 """lth: find, test and ship winning lottery tickets in deep reinforcement learning.
 
-The public names are loaded when they are first used, so that `import lth` is quick, and the command line can set the
-number of threads before JAX starts.
+Public names are loaded on first use, so that `import lth` is fast and the command line can set the number of threads before
+JAX is imported.
 """
 
 import importlib

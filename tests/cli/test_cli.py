@@ -233,8 +233,8 @@ def test_lth_eval_repeats_the_last_evaluation_and_films(finished, run_command, t
     [
         (["eval", "nowhere"], "there is no run at nowhere"),
         (["eval", "nowhere", "--episodes", "0"], "--episodes is 0"),
-        (["eval", "nowhere", "--video", "film.avi"], "films are written as .gif or .mp4"),
-        (["run", "nowhere.yaml"], "there is no config file nowhere.yaml"),
+        (["eval", "nowhere", "--video", "film.avi"], "unsupported format; use .gif or .mp4"),
+        (["run", "nowhere.yaml"], "the config file 'nowhere.yaml' does not exist"),
         (["run", "a.yaml", "b.yaml"], "one config file at a time"),
     ],
 )

@@ -152,10 +152,10 @@ def test_the_page_of_settings_is_current(run_command):
     assert page.stdout == (ROOT / "docs" / "configuration.md").read_text()
 
 
-def test_a_key_that_stands_twice_is_refused(tmp_path):
+def test_a_duplicate_key_is_an_error(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("pruning:\n  methods: [random]\nseeds: 0\npruning:\n  sparsity: 0.8\n")
-    with pytest.raises(InputError, match=r"(?s)the key 'pruning' stands twice.*line 4"):
+    with pytest.raises(InputError, match=r"(?s)duplicate key 'pruning'.*line 4"):
         load_config(path)
 
 

@@ -1,4 +1,4 @@
-"""How a mask is made from a trained agent: score every weight, keep the best of each network."""
+"""Make masks from a trained agent: score every weight and keep the highest-scoring weights of each network."""
 
 import zlib
 from collections.abc import Callable, Sequence
@@ -24,10 +24,10 @@ from .spec import INVERTED, Allocation, MaskSpec, takes_gradients
 
 
 def create_masks(agent: Agent, buffer: Callable[[], ReplayBuffer], spec: MaskSpec) -> dict[str, Mask]:
-    """Make the mask of each network from a trained agent; `buffer` is called where gradients are taken.
+    """Make the mask of each network from a trained agent. `buffer` is called only if the method uses gradients.
 
-    What the agent was trained without stays pruned. Random masks depend on the run's seed, the method and the network, and
-    not on the sparsity of other networks.
+    Weights that are already pruned stay pruned. Random masks depend on the run's seed, the method and the network, but not on
+    the sparsity of other networks.
     """
     if not takes_gradients(spec.method):
         return _select_masks(agent, spec, {})
@@ -42,7 +42,7 @@ def _statistic(spec: MaskSpec) -> str:
 
 
 def saliency_stability(agent: Agent, buffer: ReplayBuffer, spec: MaskSpec) -> dict[str, Stability]:
-    """Make a mask from each half of its gradient batches, and say how far they agree, by network."""
+    """Make a mask from each half of the gradient batches, and measure their agreement for each network."""
     sizes = (spec.num_gradient_batches, spec.gradient_batch_size)
     gathered = gradient_halves(agent, buffer, *sizes, statistic=_statistic(spec))
     masks = [_select_masks(agent, spec, half) for half in gathered]
@@ -52,7 +52,7 @@ def saliency_stability(agent: Agent, buffer: ReplayBuffer, spec: MaskSpec) -> di
         rows = layers(before, exclude[network])
         treedef: Any
         leaves, treedef = jax.tree.flatten(before)
-        # What is excluded, or was pruned before, is no candidate.
+        # Excluded and already pruned weights are not candidates.
         candidates = treedef.unflatten([m * row.prunable for m, row in zip(leaves, rows, strict=True)])
         found[network] = stability(
             agent.state.params[network],
@@ -65,7 +65,7 @@ def saliency_stability(agent: Agent, buffer: ReplayBuffer, spec: MaskSpec) -> di
 
 
 def _select_masks(agent: Agent, spec: MaskSpec, gathered: dict[str, Any]) -> dict[str, Mask]:
-    """Make the masks from what was gathered over batches, by network; nothing where the criterion needs none."""
+    """Make the masks from gradient statistics by network; empty if the criterion needs none."""
     params = agent.state.params
     before: dict[str, Any] = masks_of(agent.state) if spec.previous else dict.fromkeys(params)
     shuffled = spec.method == "shuffled"
@@ -119,12 +119,12 @@ def _select_masks(agent: Agent, spec: MaskSpec, gathered: dict[str, Any]) -> dic
 def named_layers(
     agent: AgentConfig, exclude: Sequence[str], allocation: Allocation = "global"
 ) -> tuple[dict[str, list[str]], dict[str, Any]]:
-    """Say for each network which of its layers stay dense, and what its allocation is, both by layers' whole names.
+    """Return for each network the full names of its excluded layers, and its allocation by full layer names.
 
-    A name is any part of a layer's path from its network on: `layer_0`, `q1/output`, `q/layer_1`.
+    A given name is any part of a layer's path, including its network: `layer_0`, `q1/output`, `q/layer_1`.
 
     Raises:
-        InputError: a name is no layer's (naming the layers there are).
+        InputError: a layer name is unknown (lists the layers).
     """
     algorithm = agent.build(Spaces(1, 1, agent.DISCRETE))
     state = jax.eval_shape(lambda: algorithm.init(jax.random.key(0)))

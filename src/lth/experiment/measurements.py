@@ -1,4 +1,4 @@
-"""What is recorded of each run besides its results: `analysis.csv`, tidy rows of network, layer, metric, value."""
+"""The analysis of each run: `analysis.csv` with tidy rows of network, layer, metric, value."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -23,11 +23,11 @@ from .start import load_source
 from .store import AnalysisRow
 
 READS = "reads"
-"""The metric of an input: `reads[3]`, the effective weights of the first layer that stand at input 3."""
+"""The metric of an input: `reads[3]` is the number of effective first-layer weights of input 3."""
 
 
 def mask_rows(masks: dict[str, Mask]) -> list[AnalysisRow]:
-    """Count kept and effective weights of each layer and network, constant and unheard units, and what each input feeds."""
+    """Count kept and effective weights, constant and unheard units, for each layer and network, and the weights of each input."""
     rows: list[AnalysisRow] = []
     for network, mask in masks.items():
         found = layers(mask)
@@ -57,7 +57,7 @@ def mask_rows(masks: dict[str, Mask]) -> list[AnalysisRow]:
 
 
 def agent_rows(agent: Agent) -> list[AnalysisRow]:
-    """Return `mask_rows` of the masks under which an agent trains, and its dead and dormant units on its replay buffer."""
+    """Return `mask_rows` of an agent's masks, and its dead and dormant units on its replay buffer."""
     rows = mask_rows(masks_of(agent.state))
     if agent.replay_buffer is None:
         return rows
@@ -75,7 +75,7 @@ def _whole_and_parts(found: dict[str, Units]) -> Iterator[tuple[str, Sequence[Un
 
 
 def stability_rows(found: dict[str, Stability]) -> list[AnalysisRow]:
-    """Lay out how stable each network's ranking was."""
+    """Return the stability of each network's ranking as rows."""
     return [
         AnalysisRow(network, "", metric, value)
         for network, result in found.items()
@@ -91,7 +91,7 @@ def stability_rows(found: dict[str, Stability]) -> list[AnalysisRow]:
 def rows_of_mask(
     masks: dict[str, Mask], agent: Agent, buffer: Callable[[], ReplayBuffer], spec: MaskSpec
 ) -> list[AnalysisRow]:
-    """Return `mask_rows`, and how stable the ranking was where it was made from gradients; `buffer` is called only then."""
+    """Return `mask_rows`, and the stability of the ranking if the method uses gradients; only then is `buffer` called."""
     rows = mask_rows(masks)
     if takes_gradients(spec.method) and spec.num_gradient_batches > 1:
         rows += stability_rows(saliency_stability(agent, buffer(), spec))
@@ -100,10 +100,10 @@ def rows_of_mask(
 
 @in_float32
 def measured(root: Path, spec: DenseSpec | MaskSpec | TicketSpec) -> list[AnalysisRow]:
-    """Return what `analysis.csv` says of a finished run; for a run of an earlier version it is made now.
+    """Return the rows of a finished run's `analysis.csv`, which is created now for runs of earlier versions.
 
     Raises:
-        InputError: the run is not there, or a file was altered; or the rows cannot be the analysis of such a run.
+        InputError: the run does not exist, a file was altered, or the rows are inconsistent.
     """
     run = root / spec.path
     if not (run / store.ANALYSIS).exists():
@@ -118,12 +118,12 @@ def measured(root: Path, spec: DenseSpec | MaskSpec | TicketSpec) -> list[Analys
         store.save_analysis(run, rows)
     rows = store.read_analysis(run)
     if wrong := _inconsistency(rows, spec.dense.agent.NETWORKS):
-        raise InputError(f"the analysis {run / store.ANALYSIS} is damaged ({wrong}). Delete it, and it is made anew.")
+        raise InputError(f"the analysis '{run / store.ANALYSIS}' is damaged ({wrong}). Delete it to recreate it.")
     return rows
 
 
 def _inconsistency(rows: Sequence[AnalysisRow], networks: Sequence[str]) -> str:
-    """Return what is wrong with an analysis: a number that is not finite, or weights that do not add up; else nothing."""
+    """Return the first inconsistency of an analysis (a number that is not finite, or wrong sums), or an empty string."""
     for row in rows:
         if not math.isfinite(row.value):
             return f"{row.metric} of {row.network} {row.layer} is not finite"
