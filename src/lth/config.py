@@ -33,6 +33,8 @@ CONNECTIVITY = ("parent", "methods", "rounds", "noise")
 """Which agents `analysis.connectivity` can compare."""
 REWOUND = ("optimizer", "normalizer", "temperature", "replay_buffer")
 """What can be put back beside the weights."""
+LAST_RUN = "last-run.yaml"
+"""In an output directory: the settings of its last `lth run`."""
 
 
 # What yaml.safe_load raises besides: of an impossible date or number, and of very deep nesting.
@@ -433,7 +435,8 @@ def _nearest_multiple(value: int, of: int, at_least: int = 1) -> int:
 def read_tree(path: Path | None, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
     """Read a YAML config and apply `key=value` overrides (`training.env_steps=5000`; the value is YAML).
 
-    Without a path, `config.yaml` of the working directory is read; without one there, overrides stand beside the defaults.
+    Without a path, `config.yaml` of the working directory is read; without one there, overrides stand beside the defaults. An
+    output directory stands for the settings of its last `lth run`, with that directory as `output_dir`.
 
     Returns:
         Nested dicts, whose settings are not checked yet, and what to call them in messages.
@@ -449,7 +452,7 @@ def read_tree(path: Path | None, overrides: Sequence[str] = ()) -> tuple[dict[st
                 "beside which all else is at its default (lth run tasks=Pendulum-v1)"
             )
         path = usual if usual.is_file() else None
-    tree = {} if path is None else _read_yaml(path)
+    tree = {} if path is None else _read_folder(path) if path.is_dir() else _read_yaml(path)
     for override in overrides:
         _apply_override(tree, override)
     return tree, " with ".join(filter(None, [str(path or "the defaults"), " ".join(overrides)]))
@@ -458,9 +461,15 @@ def read_tree(path: Path | None, overrides: Sequence[str] = ()) -> tuple[dict[st
 _MOST_BYTES, _MOST_VALUES = 1_000_000, 100_000
 
 
+def _read_folder(path: Path) -> dict[str, Any]:
+    if not (path / LAST_RUN).exists():
+        raise InputError(
+            f"{path} is a folder without {LAST_RUN}, which `lth run` writes into its output_dir; name the config file instead"
+        )
+    return {**_read_yaml(path / LAST_RUN), "output_dir": str(path)}
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
-    if path.is_dir():
-        raise InputError(f"{path} is a folder, and a config file is needed, such as {path / 'config.yaml'}")
     if not path.is_file():
         raise InputError(f"{path} is no file" if path.exists() else f"there is no config file {path}")
     try:

@@ -32,6 +32,9 @@ EVALUATION_SEED = 1_000_000
 
 LONGEST_EPISODE = 100_000
 
+TELL_EVERY = 1.0
+"""Seconds between two calls of `train`'s `tell`."""
+
 _ENVIRONMENTS, _ACTIONS, _UPDATES = 0, 1, 2
 
 
@@ -141,6 +144,7 @@ def train(
     again: bool = False,
     native: bool = False,
     step_timeout: float | None = None,
+    tell: Callable[[int], None] | None = None,
 ) -> Iterator[Segment]:
     """Train from where `state` stands to environment step `until`, segment by segment.
 
@@ -155,6 +159,7 @@ def train(
         again: draw everything anew: other starts of episodes, exploration and batches than a run of this seed has.
         native: compute updates with the native kernel, which does the work of the kept weights only.
         step_timeout: seconds that the environment may take for a step or reset; then the process ends (`envs.make`).
+        tell: called with the environment step about once a second within a segment; changes nothing.
 
     Yields:
         A Segment after each, whose state and replay buffer are good until the next is asked for.
@@ -172,7 +177,7 @@ def train(
             started = time.perf_counter()
             seed_of = functools.partial(segment_seed, seed, number, again=again)
             state, replay, metrics = _train_segment(
-                algorithm, training, vector, seed_of, state, replay, env_steps, end, native
+                algorithm, training, vector, seed_of, state, replay, env_steps, end, native, tell
             )
             env_steps = end
             yield Segment(state, replay, env_steps, metrics, time.perf_counter() - started)
@@ -190,6 +195,7 @@ def _train_segment(
     env_steps: int,
     end: int,
     native: bool,
+    tell: Callable[[int], None] | None,
 ) -> tuple[AgentState, ReplayState, dict[str, float]]:
     spaces, num_envs = algorithm.spaces, training.num_envs
     action_rng, update_rng = (np.random.default_rng(seed_of(stream)) for stream in (_ACTIONS, _UPDATES))
@@ -217,6 +223,7 @@ def _train_segment(
         return noise, draw(algorithm, update_rng, due, training.batch_size, size) if due else None
 
     noise, draws = chance(env_steps)
+    told = time.monotonic()
     while env_steps < end:
         if pending and env_steps - num_envs < training.start_steps <= env_steps:
             # The policy acts for the first time: with what the normalizer has seen until now.
@@ -266,6 +273,9 @@ def _train_segment(
             finished_returns.extend(running_return[done])
             running_return[done] = 0.0
         env_steps += num_envs
+        if tell and env_steps < end and time.monotonic() - told >= TELL_EVERY:
+            tell(env_steps)
+            told = time.monotonic()
         noise, draws = chance(env_steps)
         if flat is not None:
             policy = read_policy(np.asarray(flat))

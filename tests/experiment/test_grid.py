@@ -144,7 +144,7 @@ def test_a_grid_killed_at_random_moments_gives_the_bytes_of_one_left_alone(alone
     rest, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     # With retries=0 a failure would have ended it: a kill is none.
-    assert "its process was ended by SIGKILL; it is started again" in printed + rest
+    assert "its process was ended by SIGKILL; retrying" in printed + rest
     assert differences(alone, tmp_path) == []
     assert not list(tmp_path.rglob(journal.FAILURES))
 
@@ -211,7 +211,7 @@ def test_failures_are_recorded_tried_again_and_stop_nothing_else(grid, alone, tm
     words = [str(grid), tasks, f"output_dir={tmp_path / 'out'}"]
     assert main(["run", *words, "retries=1"]) == 1
     printed, errors = capsys.readouterr()
-    assert printed.count("it is started again") == 2
+    assert printed.count("; retrying") == 2
     assert errors.count("failed: ") == 2
     assert errors.count("skipped: ") == 8
     raised = "the environment raised ValueError at step 349: the gripper is stuck"
@@ -376,9 +376,18 @@ def test_status_show_and_clean(grid, alone, tmp_path, capsys):
     (ticket,) = folder.glob("*/*/ticket-taylor-*")
     assert main(["show", str(ticket)]) == 0
     printed = capsys.readouterr().out
-    for words_of_it in ("Pendulum-v1 seed 0 taylor 0.8", "env_steps: 1000", "jax:", "attempts:", "replay_buffer.pkl"):
+    for words_of_it in (
+        "Pendulum-v1 seed 0 taylor 0.8: finished",
+        "training.env_steps=1000",
+        "jax 0.",
+        "replay_buffer.pkl",
+    ):
         assert words_of_it in printed
     assert "failures" not in printed
+    assert main(["show", str(ticket), "--all"]) == 0
+    everything = capsys.readouterr().out
+    assert everything.startswith(printed)
+    assert all(words_of_it in everything for words_of_it in ("env_steps: 1000", "jax:", "attempts:", "bytes"))
 
     moved = tmp_path / ticket.name
     ticket.rename(moved)

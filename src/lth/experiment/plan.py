@@ -28,6 +28,11 @@ class Row(NamedTuple):
     dense: DenseSpec  # what it is judged against
 
 
+def label(method: str, control: str) -> str:
+    """Name a row for people: `taylor`, `random (control)`, `taylor + reinit`, `random-erk`."""
+    return f"{method} (control)" if method in CONTROL_METHODS else " + ".join(filter(None, (method, control)))
+
+
 @dataclass(frozen=True)
 class Plan:
     """All that a config asks for. Nothing in it depends on what is on the disk."""
@@ -59,7 +64,7 @@ class Plan:
         wanted = {spec for spec, path in paths.items() if fnmatchcase(path, pattern) or pattern in path}
         if not wanted:
             raise InputError(
-                f"--only {pattern}: no run's path matches. Paths look like {paths[self.specs[-1]]!r}: see `lth status --paths`"
+                f"--only {pattern}: no run's path matches. `lth status --paths` lists all; the last is {paths[self.specs[-1]]!r}"
             )
         for spec in reversed(self.specs):
             if spec in wanted:

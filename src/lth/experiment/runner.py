@@ -1,4 +1,4 @@
-"""All runs of a config, side by side, each after those that it needs; what is finished is not done again."""
+"""All runs of a config, side by side, each after those that it needs; finished runs are skipped."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -64,7 +64,7 @@ def _run_all(plan: Plan, options: RunOptions, display: Display, ended: Callable[
             continue
         if made_before:
             journal.remove_leftovers(plan.root / spec.path)
-            end(Outcome(spec, "kept", 0.0))
+            end(Outcome(spec, "kept", journal.read_timings(plan.root / spec.path).get("total", 0.0)))
         elif spec.task in plan.broken and isinstance(spec, DenseSpec):
             end(Outcome(spec, "failed", 0.0, plan.broken[spec.task]))
         else:
@@ -83,7 +83,7 @@ def _run_all(plan: Plan, options: RunOptions, display: Display, ended: Callable[
                 news = False
                 for spec in [spec for spec in waiting if lost & set(spec.needs())]:
                     waiting.remove(spec)
-                    end(Outcome(spec, "skipped", 0.0, "what it starts from failed"))
+                    end(Outcome(spec, "skipped", 0.0, "a run that it depends on failed"))
                     news = True
                 for spec in [spec for spec in waiting if made.issuperset(spec.needs())][: pool.free]:
                     waiting.remove(spec)
@@ -119,7 +119,7 @@ def _run_all(plan: Plan, options: RunOptions, display: Display, ended: Callable[
                     end(Outcome(event.spec, "failed", event.data.get("seconds", 0.0), message))
                 else:
                     waiting.insert(0, event.spec)
-                    display.note(event.spec, f"{message}; it is started again")
+                    display.note(event.spec, f"{message}; retrying")
     finally:
         pool.close()
     return outcomes

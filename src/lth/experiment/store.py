@@ -18,7 +18,7 @@ import numpy as np
 from ..algorithms.base import Agent, AgentState
 from ..algorithms.checkpoint import dump_agent, load_agent, load_agent_and_more
 from ..algorithms.tickets import masks_of
-from ..config import Sparsity, replay_capacity
+from ..config import LAST_RUN, Sparsity, replay_capacity
 from ..errors import InputError
 from ..files import csv_bytes, dump_pickle, load_pickle, read_json, read_rows, write_sealed, write_whole
 from ..precision import in_float32
@@ -30,11 +30,13 @@ from .journal import (
     CONNECTIVITY,
     FAILURES,
     LOCK,
+    METRICS,
     PROGRESS,
     RESUME,
     SPEC,
     TIMINGS,
     VERIFIED,
+    MetricRow,
     check_spec,
     checkpoint_file,
     mask_name,
@@ -45,13 +47,12 @@ from .journal import (
 from .provenance import provenance
 from .spec import SPEC_VERSION, DenseSpec, FileMask, MaskSpec, Spec, TicketSpec, parse_spec
 
-METRICS = "metrics.csv"
 ANALYSIS = "analysis.csv"
 PROVENANCE = "provenance.json"
 EVENTS = "events"
 TABLE_MEMORY = ".tidy.json"
-CLOCK_FILES = (TIMINGS, ATTEMPTS, FAILURES, PROGRESS, LOCK, VERIFIED, EVENTS, TABLE_MEMORY)
-"""What depends on the clock or on what befell a run; all else repeats to the byte."""
+CLOCK_FILES = (LAST_RUN, TIMINGS, ATTEMPTS, FAILURES, PROGRESS, LOCK, VERIFIED, EVENTS, TABLE_MEMORY)
+"""What depends on the clock, on how the command was given, or on what happened to a run; all else repeats to the byte."""
 
 
 class Run(NamedTuple):
@@ -195,14 +196,6 @@ def load_resume(run: Path, spec: DenseSpec | TicketSpec) -> Resume | None:
         raise InputError(
             f"{run / RESUME} is no state to go on from ({error}); delete it to start the run anew"
         ) from None
-
-
-class MetricRow(NamedTuple):
-    """One number that a run measured while it trained."""
-
-    env_steps: int
-    metric: str
-    value: float
 
 
 class AnalysisRow(NamedTuple):
