@@ -45,7 +45,9 @@ def faults(text: str) -> list[tuple[int, str]]:
 def test_code_and_documentation_use_plain_words():
     paths = [*(ROOT / "src" / "lth").rglob("*.py"), *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
     names = sorted(str(path.relative_to(ROOT)) for path in paths)
-    checked = [name for name in names if not any(name == skip or name.startswith(f"{skip}/") for skip in AS_GIVEN + TO_DO)]
+    checked = [
+        name for name in names if not any(name == skip or name.startswith(f"{skip}/") for skip in AS_GIVEN + TO_DO)
+    ]
     assert "src/lth/config.py" in checked
     wrong = [f"{name}:{line}: {words!r}" for name in checked for line, words in faults((ROOT / name).read_text())]
     assert not wrong, "rewrite in plain words:\n" + "\n".join(wrong)

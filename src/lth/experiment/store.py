@@ -18,7 +18,7 @@ import numpy as np
 from ..algorithms.base import Agent, AgentState
 from ..algorithms.checkpoint import dump_agent, load_agent, load_agent_and_more
 from ..algorithms.tickets import masks_of
-from ..config import Sparsity, replay_capacity
+from ..config import LAST_RUN, Sparsity, replay_capacity
 from ..errors import InputError
 from ..files import csv_bytes, dump_pickle, load_pickle, read_json, read_rows, write_sealed, write_whole
 from ..precision import in_float32
@@ -30,11 +30,13 @@ from .journal import (
     CONNECTIVITY,
     FAILURES,
     LOCK,
+    METRICS,
     PROGRESS,
     RESUME,
     SPEC,
     TIMINGS,
     VERIFIED,
+    MetricRow,
     check_spec,
     checkpoint_file,
     mask_name,
@@ -46,13 +48,12 @@ from .provenance import provenance
 from .question import QUESTION_FILE
 from .spec import SPEC_VERSION, DenseSpec, FileMask, MaskSpec, Spec, TicketSpec, parse_spec
 
-METRICS = "metrics.csv"
 ANALYSIS = "analysis.csv"
 PROVENANCE = "provenance.json"
 EVENTS = "events"
 TABLE_MEMORY = ".tidy.json"
-CLOCK_FILES = (QUESTION_FILE, TIMINGS, ATTEMPTS, FAILURES, PROGRESS, LOCK, VERIFIED, EVENTS, TABLE_MEMORY)
-"""Files that depend on time or on interruptions; all others are reproducible to the byte."""
+CLOCK_FILES = (QUESTION_FILE, LAST_RUN, TIMINGS, ATTEMPTS, FAILURES, PROGRESS, LOCK, VERIFIED, EVENTS, TABLE_MEMORY)
+"""Files that depend on time, on the command or on interruptions; all others are reproducible to the byte."""
 
 
 class Run(NamedTuple):
@@ -196,14 +197,6 @@ def load_resume(run: Path, spec: DenseSpec | TicketSpec) -> Resume | None:
         raise InputError(
             f"'{run / RESUME}' is not a usable resume file ({error}); delete it to restart the run"
         ) from None
-
-
-class MetricRow(NamedTuple):
-    """A metric of a run during training."""
-
-    env_steps: int
-    metric: str
-    value: float
 
 
 class AnalysisRow(NamedTuple):

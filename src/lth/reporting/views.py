@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from ..analysis.interpolation import line_barriers
 from ..analysis.overlap import compare
 from ..analysis.stability import LEAST_SHARED
-from ..config import CONTROL_METHODS
+from ..experiment.journal import RETURN, SUCCESS
 from ..experiment.measurements import READS
+from ..experiment.plan import label as label
 from ..experiment.tidy import DENSE, TidyRow
 from ..files import csv_bytes, write_whole
 
@@ -25,8 +26,6 @@ OVERLAP_FILE = "overlap.csv"
 LINES_FILE = "lines.csv"
 BARRIERS_FILE = "barriers.csv"
 
-RETURN = "evaluation/return"
-SUCCESS = "evaluation/success"
 _NO_LAYER = (
     "evaluation",
     "random_policy",
@@ -40,11 +39,6 @@ _NO_LAYER = (
     "value_other",
 )
 """What metrics that are not about a network or a layer begin with."""
-
-
-def label(method: str, control: str) -> str:
-    """Name what was done, for people: `taylor`, `random (control)`, `taylor + reinit`, `random-erk`."""
-    return f"{method} (control)" if method in CONTROL_METHODS else " + ".join(filter(None, (method, control)))
 
 
 class RunRow(NamedTuple):
@@ -297,8 +291,8 @@ def unstable_masks(rows: Iterable[TidyRow]) -> list[str]:
     """Say which masks depend on the draw of their gradient batches more than docs/analysis.md takes for sound."""
     return [
         f"{row.run}: two halves of its gradient batches agree on {row.value:.0%} of the weights that the "
-        f"{row.metric.partition('/')[2]} keeps; below {LEAST_SHARED:.0%} the mask is a matter of the draw. Raise "
-        "pruning.num_gradient_batches."
+        f"{row.metric.partition('/')[2]} keeps; below {LEAST_SHARED:.0%} agreement the mask depends on which batches were drawn. "
+        "Raise pruning.num_gradient_batches."
         for row in rows
         if row.metric.startswith("saliency_shared/") and _is_mask(row.run) and row.value < LEAST_SHARED
     ]
