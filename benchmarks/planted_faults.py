@@ -132,9 +132,9 @@ FAULTS = {
         "jax.random.randint(key, (n,), 0, state.rows.shape[0], jnp.int32)",
         "sac gradients",
     ),
-    "Holm's correction stops after the first": Fault(
-        "largest = max(largest, min((len(p) - rank) * float(p[i]), 1.0))",
-        "largest = min((len(p) - rank) * float(p[i]), 1.0)",
+    "a level is decided without the sets that it is in": Fault(
+        "found[i] = max(found[i], p)",
+        "found[i] = p",
         "stats",
     ),
     "the spec's version is not hashed": Fault(

@@ -9,7 +9,6 @@ import re
 import signal
 import sys
 import tempfile
-import threading
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
@@ -203,10 +202,9 @@ def _interrupt_again(unraisable: Any) -> None:
     has such callbacks, and roughly one Ctrl-C in six falls into one of them.
     """
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
-        main = threading.main_thread().ident or 0
-        later = threading.Timer(INTERRUPT_AGAIN_AFTER, signal.pthread_kill, (main, signal.SIGINT))
-        later.daemon = True
-        later.start()
+        # Not a thread: starting one waits, and the interruption could fall into this hook, where it would be dropped too.
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, INTERRUPT_AGAIN_AFTER)
     else:
         sys.__unraisablehook__(unraisable)
 

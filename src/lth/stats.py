@@ -283,6 +283,45 @@ def smallest_p(pairs: int) -> float:
     return min(2.0 ** (1 - pairs), 1.0) if pairs <= MOST_EXACT else 1.0 / (FLIPS + 1)
 
 
+def seeds_needed(
+    effect: float, spread: float, power: float = 0.8, greater: bool = False, most: int = 1000
+) -> int | None:
+    """Return how many seeds it takes to decide a mean difference of `effect` with a probability of `power`.
+
+    The power is that of the t test at LEVEL, two-sided unless `greater` asks for one side, which the sign-flip test comes close to;
+    the smallest possible p has to be within LEVEL too, and there are at least FEWEST seeds.
+
+    >>> seeds_needed(0.2, 0.2), seeds_needed(0.2, 0.2, greater=True)
+    (10, 8)
+
+    Args:
+        effect: the true mean difference, above 0.
+        spread: the standard deviation of the difference over seeds, in the same units.
+        power: in (0, 1).
+        greater: whether the test is one-sided.
+        most: the largest number that is tried.
+
+    Returns:
+        None where more than `most` would be needed.
+    """
+    side = LEVEL if greater else LEVEL / 2
+    fewest = next(n for n in range(FEWEST, 100) if 2.0**-n <= side)
+
+    def enough(n: int) -> bool:
+        if spread <= 1e-9 * effect:
+            return True
+        critical, shift = stats.t.isf(side, n - 1), effect / spread * np.sqrt(n)
+        return bool(stats.nct.sf(critical, n - 1, shift) >= power)
+
+    low, high = fewest, most
+    if not enough(high):
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle + 1, high)
+    return low
+
+
 def _together(scores: Scores) -> np.ndarray:
     return np.concatenate([np.asarray(s, np.float64) for s in scores], axis=-1)
 

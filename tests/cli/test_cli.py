@@ -101,7 +101,7 @@ def test_lth_report_writes_a_page_of_the_same_numbers(finished, run_command):
     assert len(last) == 2 + 10
     text = (path.parent / "results" / "report.html").read_text()
     assert "all 22 runs finished" in text
-    assert "2 seeds cannot show any difference here" in text or "learned nothing to speak of" in text
+    assert "fewer than 5 seeds give no test" in text or "learned too little" in text
 
 
 def test_the_same_seed_gives_the_same_bytes_in_another_process(finished, run_command, tmp_path):
@@ -219,7 +219,7 @@ def test_load_gives_everything_back(finished):
 def test_lth_eval_repeats_the_last_evaluation_and_films(finished, run_command, tmp_path):
     path, _ = finished
     (run,) = (path.parent / "results").glob("Pendulum-v1/seed0/ticket-taylor*")
-    done = run_command("-m", "lth.cli", "eval", run, "--episodes", "1")
+    done = run_command("-m", "lth.cli", "eval", run, "--episodes", "2")
     assert done.returncode == 0, done.stderr
     assert f"return {store.last_evaluation(run)['evaluation/return']:.1f}" in done.stdout
     pytest.importorskip("pygame", reason="drawing Pendulum needs pygame: pip install 'lth[video]'")

@@ -12,7 +12,7 @@ from lth.experiment.plan import plan
 from lth.experiment.spec import FileMask
 
 HALF = Sparsity(actor=0.5, critic=0.5)
-GOLDEN = ["bed2e79b", "d0190cef", "82c469fb", "2d934493", "51a63101", "299219c6"]
+GOLDEN = ["b17dbe5b", "00206850", "d3d7e042", "4fd4bab7", "95dc6016", "45834526"]
 
 
 def test_golden_hashes():
