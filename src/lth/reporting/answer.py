@@ -39,7 +39,9 @@ class Answer(NamedTuple):
     decided_on_tasks: list[str]
     """The same for single tasks, where there are several."""
     undecided: list[str]
-    """Comparisons in which they show none, and those that are not tested for want of seeds; undecided is not equal."""
+    """Comparisons in which they show none; undecided is not equal."""
+    untested: list[str]
+    """Comparisons of too few seeds for a test."""
     notes: list[str]
     """What limits all of it: dense agents that failed, untrained networks that do as well as trained ones."""
 
@@ -87,7 +89,8 @@ def answer(runs: Runs, found: Families, declared: Declared) -> Answer:
         _question(found, declared),
         [_compared(runs, c) for c in main],
         [_compared(runs, c) for c in decided if c not in main],
-        [_compared(runs, c) for c in others if not c.differs],
+        [_compared(runs, c) for c in others if c.corrected > stats.LEVEL],
+        [_compared(runs, c) for c in others if c.corrected != c.corrected],
         _notes(runs, tasks),
     )
 
@@ -111,15 +114,15 @@ def _primary(runs: Runs, found: Families) -> str:
     mean = f" on average over {levels} sparsities" if levels > 1 else ""
     if c.corrected != c.corrected:
         return sentence(
-            f"{first} scores above {second} on {c.wins} of {seeds(c.seeds)}{where}; the mean difference is {number(c.difference)}. "
-            f"Fewer than {stats.FEWEST} seeds give no test."
+            f"{first} scores above {second} on {c.wins} of {seeds(c.seeds)}{where}; the mean difference is {number(c.difference)}; "
+            f"fewer than {stats.FEWEST} seeds give no test."
         )
     shown = f"({evidence(c, c.corrected)}, {seeds(c.seeds)})"
     if not c.differs:
         return sentence(f"{first} against {second} is undecided{where}: {first} scores {_distance(c)}{mean} {shown}.")
     better, worse = (first, second) if c.difference > 0 else (second, first)
     size = number(abs(c.difference), digits_of(c))
-    return sentence(f"{better} tickets score {size} higher than {worse} tickets{where}{mean} {shown}.")
+    return sentence(f"{better} tickets do better than {worse} tickets{where}, by {size} of dense{mean} {shown}.")
 
 
 def _distance(c: Comparison) -> str:

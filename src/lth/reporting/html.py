@@ -9,8 +9,8 @@ from ..text import plain
 
 
 def text(words: Any) -> str:
-    """Escape what is no HTML."""
-    return html.escape(plain(words), quote=True)
+    """Escape what is no HTML; no line ends between a number and its per cent sign."""
+    return html.escape(plain(words), quote=True).replace(" %", "\u00a0%")
 
 
 def anchor(title: str) -> str:
@@ -46,7 +46,10 @@ def fold(summary: str, body: str, kind: str = "", opened: bool = False) -> str:
 
 def charts(section: str, title: str, words: str) -> str:
     """Make the place where page.js draws a section's charts, each under this title and its own."""
-    return f'{note(words)}\n<div class="charts" data-section="{section}" data-title="{text(title)}"></div>'
+    without = (
+        "<noscript>These charts are drawn by JavaScript; their numbers are in tidy.csv beside this page.</noscript>"
+    )
+    return f'{note(words)}\n<div class="charts" data-section="{section}" data-title="{text(title)}">{without}</div>'
 
 
 def figure(title: str, finding: str, body: str, data: str = "", whole: str = "") -> str:
@@ -63,16 +66,20 @@ def figure(title: str, finding: str, body: str, data: str = "", whole: str = "")
 def table(name: str, words: int, caption: str, rows: Iterable[Mapping[str, str]], optional: Iterable[str] = ()) -> str:
     """Lay out rows, which map columns to text; the first `words` columns are words, not numbers.
 
-    Columns that are the same in all of several rows are left out and said in the caption; those in `optional` where they are
-    empty throughout.
+    Columns that are the same in all of several rows are left out and said in the caption, a column of words also where some rows
+    have none (dense agents have no sparsity). Those in `optional` are left out where they are empty throughout.
     """
     rows = list(rows)
     header = [c for c in (rows[0] if rows else ()) if c not in optional or any(row[c] for row in rows)]
-    numbers = header[0:0] if not rows else [c for i, c in enumerate(rows[0]) if i >= words]
-    same = {c: rows[0][c] for c in header if len(rows) > 1 and len({row[c] for row in rows}) == 1}
+    numbers = [c for i, c in enumerate(rows[0]) if i >= words] if rows else []
+    same = {}
+    for column in header:
+        values = {row[column] for row in rows} - ({""} if column not in numbers else set())
+        if len(rows) > 1 and len(values) <= 1:
+            same[column] = next(iter(values), "")
     header = [c for c in header if c not in same]
     said = "; ".join(f"{c}: {value}" for c, value in same.items() if value)
-    caption += f" Same in all rows: {said}." if said else ""
+    caption += f" Throughout: {said}." if said else ""
     heads = _line(header, numbers, "th scope=col", "th")
     body = "\n".join(_line([row[c] for c in header], numbers, "td", "td", header) for row in rows)
     return (

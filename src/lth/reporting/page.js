@@ -256,10 +256,17 @@ for (const figure of document.querySelectorAll("figure[data-title]"))
 const cards = [], heading = {};
 for (const place of document.querySelectorAll(".charts")) {
   heading[place.dataset.section] = place.dataset.title;
+  const single = element("div", { className: "charts" });
   for (const chart of data.charts.filter((one) => one.section === place.dataset.section)) {
     const made = card(chart);
-    place.append(made);
+    (chart.folded ? single : place).append(made);
     cards.push(made);
+  }
+  if (single.children.length) {
+    const words = `${heading[place.dataset.section] || "Shares kept, other tasks and sparsities"}: ${single.children.length} more charts`;
+    const fold = element("details", { className: "single" }, element("summary", { textContent: words }), single);
+    fold.addEventListener("toggle", () => fold.open && [...single.children].forEach((made) => made.draw()));
+    place.after(fold);
   }
 }
 function legend() {
@@ -281,7 +288,7 @@ function toggle(name) {
 
 function show() {
   legend();
-  cards.forEach((made) => made.draw());
+  cards.filter((made) => made.offsetParent).forEach((made) => made.draw());
 }
 
 document.getElementById("tidy").onclick = async () => {
@@ -290,6 +297,14 @@ document.getElementById("tidy").onclick = async () => {
   save("tidy.csv", await new Response(stream).blob());
 };
 document.getElementById("config-save").onclick = () => save("report.yaml", document.getElementById("config-text").textContent, "text/yaml");
+
+// On paper nothing is folded.
+const folds = () => document.querySelectorAll("details.single:not([open])");
+addEventListener("beforeprint", () => folds().forEach((fold) => {
+  fold.open = fold.dataset.printed = true;
+  fold.querySelectorAll("figure").forEach((made) => made.draw());
+}));
+addEventListener("afterprint", () => document.querySelectorAll("details[data-printed]").forEach((fold) => (fold.open = false)));
 
 let width = 0;
 new ResizeObserver(() => {

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from ..algorithms import ALGORITHMS
 from ..experiment import journal, store
 from ..experiment.plan import Plan
 from ..experiment.question import Declared, declared_question
@@ -17,7 +18,7 @@ from ..experiment.spec import Spec
 from ..experiment.tidy import TidyRow
 from ..files import csv_bytes
 from . import charts
-from .answer import answer
+from .answer import answer, sentence
 from .charts import Chart, Picture, Point
 from .families import families
 from .findings import finding, finding_of_picture
@@ -25,7 +26,7 @@ from .html import anchor, fold, table, text
 from .html import charts as chart_place
 from .placement import WHAT_TICKETS_ARE, Source, place
 from .savings import by_time, savings
-from .scores import Runs, results
+from .scores import ALL_TASKS, Runs, results
 from .sections import (
     answer_section,
     comparisons_section,
@@ -42,6 +43,8 @@ from .styles import Style, styles
 REPORT_FILE = "report.html"
 NO_RESULT = ("output_dir", "workers", "executor", "ray", "retries", "tensorboard")
 """Settings that change no result; the page leaves them out."""
+MOST_PICTURES = 4
+"""Pictures of shares kept that are not folded."""
 
 
 def page(plan: Plan, tidy: Sequence[TidyRow], finished: Sequence[Spec]) -> str:
@@ -52,7 +55,7 @@ def page(plan: Plan, tidy: Sequence[TidyRow], finished: Sequence[Spec]) -> str:
     said, saved = answer(runs, tested, declared), savings(runs)
     drawn = {
         "time": by_time(runs),
-        "sparsity": charts.against_sparsity(runs),
+        "sparsity": [chart for chart in charts.against_sparsity(runs) if len(chart.ticks) > 1],
         "curves": charts.curves(runs),
         "profiles": charts.profiles(runs),
     }
@@ -62,7 +65,9 @@ def page(plan: Plan, tidy: Sequence[TidyRow], finished: Sequence[Spec]) -> str:
     first = answer_section(said, runs, tested, looks)
     toggled = {
         "What it saves": savings_section(runs, tested, saved) + chart_place("time", "Return by time", _TIME),
-        "Return against sparsity": chart_place("sparsity", "Return against sparsity", _SPARSITY),
+        "Return against sparsity": chart_place("sparsity", "Return against sparsity", _SPARSITY)
+        if drawn["sparsity"]
+        else "",
         "Learning curves": chart_place("curves", "Learning curves", _CURVES),
         "Performance profiles": chart_place("profiles", "Performance profile", _PROFILES) if drawn["profiles"] else "",
     }
@@ -153,28 +158,37 @@ def _data(
             return None if value != value else float(f"{value:.6g}")
         return value
 
+    several = any(one.title.startswith(ALL_TASKS) for some in drawn.values() for one in some)
+
     def chart(section: str, one: Chart) -> dict[str, Any]:
         about = {"section": section, **{k: v for k, v in one._asdict().items() if k != "points"}}
         body = [[p.series, p.x if one.kind != "time" else rounded(p.x), *map(rounded, p[2:])] for p in one.points]
-        return {**about, "finding": finding(one, looks), "columns": Point._fields, "rows": body}
+        folded = several and not one.title.startswith(ALL_TASKS)  # single tasks, where there are several
+        return {**about, "folded": folded, "finding": finding(one, looks), "columns": Point._fields, "rows": body}
 
-    def picture(one: Picture) -> dict[str, Any]:
+    def picture(i: int, one: Picture) -> dict[str, Any]:
         about = {"section": "pictures", "kind": "picture", "title": one.title, "finding": finding_of_picture(one)}
-        return {**about, "columns": charts.Cell._fields, "rows": [[rounded(v) for v in cell] for cell in one.cells]}
+        return {
+            **about,
+            "folded": i >= MOST_PICTURES,
+            "columns": charts.Cell._fields,
+            "rows": [[rounded(v) for v in cell] for cell in one.cells],
+        }
 
     shown = ("name", "path", "dash", "hollow")
     return {
         "series": {name: {k: getattr(s, k) for k in shown} for name, s in looks.items()},
         "charts": [
             *(chart(section, one) for section, some in drawn.items() for one in some),
-            *(picture(one) for one in pictures),
+            *(picture(i, one) for i, one in enumerate(pictures)),
         ],
         "tidy": base64.b64encode(gzip.compress(csv_bytes(TidyRow._fields, tidy), mtime=0)).decode(),
     }
 
 
 def _made(plan: Plan, finished: Sequence[Spec]) -> str:
-    settings = {k: v for k, v in plan.config.model_dump(mode="json").items() if k not in NO_RESULT}
+    other = {*ALGORITHMS, "agent"} - {plan.config.algorithm if plan.config.algorithm in ALGORITHMS else "agent"}
+    settings = {k: v for k, v in plan.config.model_dump(mode="json").items() if k not in {*NO_RESULT, *other}}
     if settings["pruning"]["rate"] is None:
         del settings["pruning"]["rate"]
     else:
@@ -218,26 +232,21 @@ def _footer(plan: Plan, declared: Declared, finished: Sequence[Spec]) -> str:
         for attempt in journal.read_lines(plan.root / spec.path / journal.ATTEMPTS)
         if isinstance(attempt, dict) and "time" in attempt
     )
-    versions = {name: "; ".join(_versions(plan, finished).get(name, {})) for name in ("lth", "jax", "python")}
+    versions = {name: "; ".join(_versions(plan, finished).get(name.lower(), {})) for name in ("lth", "JAX", "Python")}
     made = ", ".join(f"{name} {value}" for name, value in versions.items() if value)
     dates = [f"question declared {declared.time[:10]}"] if declared.time else []
     if begun:
         first, last = begun[0][:10], begun[-1][:10]
         dates.append(f"runs made {first}" + (f" to {last}" if last != first else ""))
     links = _links()
-    home = links.get("Repository", "")
-    parts = [
-        f"<p>{text(text_of)}.</p>" for text_of in ("; ".join(filter(None, [*dates, made])).capitalize(),) if text_of
-    ]
-    parts.append(f"<p>Written by lth {text(__version__)}.")
-    parts += [f' <a href="{text(url)}">{text(name)}</a>.' for name, url in links.items()]
-    cited = (
-        f"The lth authors. lth: winning lottery tickets for deep reinforcement learning, version {__version__}. {home}"
-    )
-    parts.append(f"</p><p>To cite: {text(cited.strip())} Statistics: Agarwal et al. 2021, ")
-    parts.append('<a href="https://arxiv.org/abs/2108.13264">arXiv:2108.13264</a>.')
-    parts.append(" Charts: Observable Plot and D3 (ISC license).</p>")
-    return "".join(parts)
+    known = "; ".join([*dates, *([f"made with {made}"] if made else [])])
+    cited = f"The lth authors. lth: winning lottery tickets for deep reinforcement learning, version {__version__}."
+    addresses = "".join(f' <a href="{text(url)}">{text(name)}</a>.' for name, url in links.items())
+    return f"""<p>{text(sentence(known))}{"." if known else ""}</p>
+<p>Written by lth {text(__version__)}.{addresses}</p>
+<p>To cite: {text(cited)} {text(links.get("Repository", ""))}</p>
+<p>Statistics: Agarwal et al. 2021, <a href="https://arxiv.org/abs/2108.13264">Deep Reinforcement Learning at the Edge of the
+Statistical Precipice</a>. Charts: Observable Plot and D3 (ISC license).</p>"""
 
 
 def _links() -> dict[str, str]:

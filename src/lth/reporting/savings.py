@@ -92,14 +92,16 @@ def saved(runs: Runs, found: Families, some: list[Saving]) -> list[str]:
 def _saved(runs: Runs, s: Saving, several: bool) -> str:
     ticket = f"{'on ' + s.task + ' ' if several else ''}a {percent(s.sparsity)} ticket"
     times = s.dense_seconds / s.seconds if s.seconds else np.nan
+    took, dense = quantity(s.seconds), quantity(s.dense_seconds)
     if times >= LEAST_TIMES:
-        text = f"{ticket} trained in {quantity(s.seconds)} s where dense took {quantity(s.dense_seconds)} s ({times:.2g} times)"
+        text = f"{ticket} trained in {took} s where dense took {dense} s ({times:.2g} times faster)"
     else:
-        text = f"{ticket} trained in {quantity(s.seconds)} s, dense in {quantity(s.dense_seconds)} s: no time was saved"
+        text = f"{ticket} trained in {took} s, dense in {dense} s: no time was saved"
     if round(s.env_steps) != round(s.dense_env_steps):
         text += f"; it trained for {s.env_steps:,.0f} environment steps, dense for {s.dense_env_steps:,.0f}"
     if s.bytes == s.bytes and s.dense_bytes == s.dense_bytes:
-        text += f". Exported it takes {_bytes(s.bytes)}, dense {_bytes(s.dense_bytes)} ({s.dense_bytes / s.bytes:.2g} times)"
+        smaller = f"{s.dense_bytes / s.bytes:.2g} times smaller"
+        text += f". Exported it takes {_bytes(s.bytes)}, dense {_bytes(s.dense_bytes)} ({smaller})"
     return f"{sentence(text)}."
 
 

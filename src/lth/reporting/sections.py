@@ -1,10 +1,11 @@
 """The report's sections: what is said of the numbers, the pictures that need no program, and the tables."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from ..analysis.stability import LEAST_SHARED
 from . import dots
-from .answer import Answer, claim
+from .answer import Answer, claim, rewound
 from .families import NOT_JUDGED, Families, Verdict, main_scope
 from .html import anchor, figure, fold, items, note, table, text
 from .numbers import bounds, number, p_value, quantity, share
@@ -14,6 +15,8 @@ from .styles import Style
 from .tickets import barriers, costs, gradient_masks, overlaps, tickets
 from .views import RETURN, SUCCESS
 
+MOST_OPEN, MOST_PRINTED = 12, 60
+"""Rows of a table up to which it is not folded on the screen, and shown on paper."""
 BY = {RETURN: "return", SUCCESS: "success"}
 
 
@@ -34,7 +37,7 @@ def answer_section(said: Answer, runs: Runs, found: Families, looks: Mapping[str
     ]  # return and success of a level side by side
     return f"""<div class="headline">{"".join(map(_stated, said.headline))}</div>
 {note(text(said.question))}
-{"".join(f'<p class="warn">{text(s)}</p>' for s in said.notes)}
+{"".join(map(_warning, said.notes))}
 <div class="verdicts">{grids}</div>
 <div class="panels">{"".join(_panel(panel, looks, len(runs.tasks) > 1) for panel in by_level)}</div>
 {_legend(found)}"""
@@ -46,6 +49,11 @@ def _stated(sentence: str) -> str:
     if bracket and evidence.endswith("seeds)."):
         return f"<p>{text(head)} <small>({text(evidence)}</small></p>"
     return f"<p>{text(sentence)}</p>"
+
+
+def _warning(sentence: str) -> str:
+    words = re.sub("`([^`]+)`", r"<code>\1</code>", text(sentence))
+    return f'<p class="warn">{words}</p>'
 
 
 def _metrics(found: Families) -> list[str]:
@@ -62,44 +70,31 @@ def _legend(found: Families) -> str:
 
 
 def grid(runs: Runs, found: Families, scope: str, metric: str, looks: Mapping[str, Style]) -> str:
-    """Return the grid of verdicts of a metric on a task or over all: methods by sparsity, at each rewind point."""
+    """Return the verdicts of a metric on a task or over all, methods by sparsity: a table for each rewind point."""
     here = {v.condition: v for v in found.verdicts if (v.scope, v.metric) == (scope, metric)}
-    levels = [level for level in runs.levels() if any((c.rewind, c.sparsity) == level for c in here)]
-    rewinds = list(dict.fromkeys(rewind for rewind, _ in levels))
-    names = list(dict.fromkeys((c.method, c.control) for c in sorted(here, key=lambda c: not c.is_ticket)))
-    head = "".join(f"<th scope=col>{text(percent(sparsity))}</th>" for _, sparsity in levels)
-    top = ""
-    if len(rewinds) > 1:
-        spans = [(_back(rewind), sum(r == rewind for r, _ in levels)) for rewind in rewinds]
-        top = (
-            "<tr><td></td>"
-            + "".join(f"<th scope=colgroup colspan={n}>{text(name)}</th>" for name, n in spans)
-            + "</tr>"
-        )
-    rows = []
-    for method, control in names:
-        cells = ""
-        for rewind in rewinds:
-            whole = here.get(Condition(method, control, "", rewind))  # what is pruned nowhere
-            mine = [sparsity for r, sparsity in levels if r == rewind]
-            if whole:
-                cells += _cell(whole, len(mine))
-            else:
-                cells += "".join(_cell(here.get(Condition(method, control, sparsity, rewind))) for sparsity in mine)
-        label = Condition(method, control, "", "").label
-        rows.append(f"<tr><th scope=row><span>{_swatch(looks[label])}{text(label)}</span></th>{cells}</tr>")
+    rewinds = list(dict.fromkeys(c.rewind for c in here))
     where = f" on {scope}" if scope != ALL_TASKS and len(runs.tasks) > 1 else ""
-    caption = f"Does a ticket match dense by {BY[metric]}{where}?"
-    name = f"grid-{BY[metric]}-{anchor(scope)}"
-    tall = " tall" * (len(levels) > 2)
-    return (
-        f'<div class="scroll"><table class="grid{tall}" data-name="{name}"><caption>{text(caption)}</caption>'
-        f"<thead>{top}<tr><th scope=col>pruned</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
-
-
-def _back(rewind: str) -> str:
-    return "fine-tuned" if rewind == "none" else f"rewound to step {rewind}"
+    made = []
+    for rewind in rewinds:
+        sparsities = [sparsity for r, sparsity in runs.levels() if r == rewind]
+        mine = sorted((c for c in here if c.rewind == rewind), key=lambda c: not c.is_ticket)
+        rows = []
+        for method, control in dict.fromkeys((c.method, c.control) for c in mine):
+            whole = here.get(Condition(method, control, "", rewind))  # what is pruned nowhere
+            each = [here.get(Condition(method, control, sparsity, rewind)) for sparsity in sparsities]
+            cells = _cell(whole, len(sparsities)) if whole else "".join(map(_cell, each))
+            label = mine[0]._replace(method=method, control=control).label
+            rows.append(f"<tr><th scope=row><span>{_swatch(looks[label])}{text(label)}</span></th>{cells}</tr>")
+        back = f", {rewound(rewind)}" if len(rewinds) > 1 else ""
+        caption = f"Does a ticket match dense by {BY[metric]}{where}{back}?"
+        name = anchor(f"grid-{BY[metric]}-{scope}-{rewind}")
+        head = "".join(f"<th scope=col>{text(percent(sparsity))}</th>" for sparsity in sparsities)
+        made.append(
+            f'<div class="scroll"><table class="grid{" tall" * (len(sparsities) > 2)}" data-name="{name}">'
+            f"<caption>{text(caption)}</caption><thead><tr><th scope=col>pruned</th>{head}</tr></thead>"
+            f"<tbody>{''.join(rows)}</tbody></table></div>"
+        )
+    return "".join(made)
 
 
 def _cell(v: Verdict | None, span: int = 1) -> str:
@@ -145,23 +140,24 @@ def _seeds(panel: dots.Panel, title: str) -> str:
 
 def differences_section(said: Answer) -> str:
     """Return which comparisons are decided, and in a fold those that are not."""
-    parts = [items(said.decided, "b")] if said.decided else ["<p>No difference between two methods is decided.</p>"]
-    parts[:0] = [
+    parts = [
         note(
             "Differences are of scores: 0 is the random policy, 1 is dense. The interval inverts the test whose p stands beside "
             "it; p is corrected within its family. Undecided is not equal."
         )
     ]
+    if said.decided:
+        parts.append(items(said.decided, "b"))
+    else:
+        tested = said.undecided or said.decided_on_tasks
+        parts.append(f"<p>{'No difference between two methods is decided.' if tested else 'Nothing is tested.'}</p>")
     if said.decided_on_tasks:
-        parts.append(
-            fold(
-                f"{_count(said.decided_on_tasks, 'decided')} on single tasks",
-                items(said.decided_on_tasks, "b"),
-                "printed",
-            )
-        )
-    if said.undecided:
-        parts.append(fold(_count(said.undecided, "undecided"), items(said.undecided), "printed"))
+        summary = f"{_count(said.decided_on_tasks, 'decided')} on single tasks"
+        parts.append(_long(summary, len(said.decided_on_tasks), items(said.decided_on_tasks, "b")))
+    for sentences, what in ((said.undecided, "undecided"), (said.untested, "untested")):
+        if sentences:
+            kind = "printed" if len(sentences) <= MOST_PRINTED else ""
+            parts.append(fold(_count(sentences, what), items(sentences), kind))
     return "\n".join(parts)
 
 
@@ -178,10 +174,9 @@ def tasks_section(runs: Runs, found: Families, looks: Mapping[str, Style]) -> st
         metrics = [m for m in _metrics(found) if any((v.scope, v.metric) == (task, m) for v in found.verdicts)]
         shown = [panel for m in metrics for panel in dots.panels(runs, found, task, [task], m)]
         grids = "".join(grid(runs, found, task, m, looks) for m in metrics)
-        parts.append(
-            f'<h3>{text(task)}</h3><div class="task"><div class="verdicts">{grids}</div>'
-            f'<div class="panels">{"".join(_panel(panel, looks, True) for panel in shown)}</div></div>'
-        )
+        seeds = f'<div class="panels">{"".join(_panel(panel, looks, True) for panel in shown)}</div>'
+        parts.append(f'<h3>{text(task)}</h3><div class="verdicts">{grids}</div>')
+        parts.append(fold(f"Seeds on {task}: {len(shown)} charts", seeds, "printed"))
     return "".join(parts)
 
 
@@ -206,8 +201,8 @@ def verdicts_section(found: Families) -> str:
 
 
 def _long(summary: str, rows: int, body: str) -> str:
-    """Fold what is long; it is printed in any case."""
-    return fold(summary, body, "printed", opened=rows <= 12)
+    """Fold what is long; on paper it is shown up to MOST_PRINTED rows."""
+    return fold(summary, body, "printed" if rows <= MOST_PRINTED else "", opened=rows <= MOST_OPEN)
 
 
 def results_section(found: Sequence[Result]) -> str:
