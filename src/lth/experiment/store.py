@@ -7,7 +7,7 @@ last. Whatever depends on the clock stays in `timings.json`, so that all other f
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -280,7 +280,14 @@ def evaluations(run: Path) -> list[MetricRow]:
     Raises:
         InputError: they cannot be read, or there are none.
     """
-    rows = read_rows(run / METRICS, "the metrics", MetricRow, _ANEW.format(run))
+    return _evaluations(run, _metrics(run))
+
+
+def _metrics(run: Path) -> list[MetricRow]:
+    return read_rows(run / METRICS, "the metrics", MetricRow, _ANEW.format(run))
+
+
+def _evaluations(run: Path, rows: Sequence[MetricRow]) -> list[MetricRow]:
     found = [row for row in rows if row.metric.startswith("evaluation/")]
     if not found:
         raise InputError(f"{run / METRICS} holds no evaluation. {_ANEW.format(run)}")
@@ -289,19 +296,25 @@ def evaluations(run: Path) -> list[MetricRow]:
     return found
 
 
-def evaluations_of(root: Path, spec: DenseSpec | TicketSpec) -> list[MetricRow]:
-    """Return what the evaluations of a finished run measured.
+def metrics_of(root: Path, spec: DenseSpec | TicketSpec) -> list[MetricRow]:
+    """Return what a finished run's evaluations measured, then what was measured of its learning when they were made.
+
+    The latter (`train/...`: losses, Q values, SAC's temperature and entropy) are means over the segment before an evaluation.
+    Those that are not finite are left out, and so is the return of exploring episodes.
 
     Raises:
-        InputError: as `evaluations`; or they do not reach the run's end.
+        InputError: as `evaluations`; or the evaluations do not reach the run's end.
     """
     run, end = root / spec.path, spec.dense.training.env_steps
-    found = evaluations(run)
+    rows = _metrics(run)
+    found = _evaluations(run, rows)
     if max(row.env_steps for row in found) != end or any(row.env_steps < spec.start for row in found):
         raise InputError(
             f"{run / METRICS} is not of this run, whose last evaluation is at step {end}. {_ANEW.format(run)}"
         )
-    return found
+    times = {row.env_steps for row in found}
+    learning = (row for row in rows if row.metric.startswith("train/") and row.metric != "train/return")
+    return found + [row for row in learning if row.env_steps in times and math.isfinite(row.value)]
 
 
 def last_evaluation(run: Path) -> dict[str, float]:
