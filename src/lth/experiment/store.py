@@ -7,7 +7,7 @@ Only `CLOCK_FILES` depend on time, so all other files are reproducible to the by
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -274,7 +274,14 @@ def evaluations(run: Path) -> list[MetricRow]:
     Raises:
         InputError: they are missing or unreadable.
     """
-    rows = read_rows(run / METRICS, "the metrics", MetricRow, _RECREATE.format(run))
+    return _evaluations(run, _metrics(run))
+
+
+def _metrics(run: Path) -> list[MetricRow]:
+    return read_rows(run / METRICS, "the metrics", MetricRow, _RECREATE.format(run))
+
+
+def _evaluations(run: Path, rows: Sequence[MetricRow]) -> list[MetricRow]:
     found = [row for row in rows if row.metric.startswith("evaluation/")]
     if not found:
         raise InputError(f"'{run / METRICS}' contains no evaluation. {_RECREATE.format(run)}")
@@ -283,19 +290,25 @@ def evaluations(run: Path) -> list[MetricRow]:
     return found
 
 
-def evaluations_of(root: Path, spec: DenseSpec | TicketSpec) -> list[MetricRow]:
-    """Return the evaluation metrics of a finished run.
+def metrics_of(root: Path, spec: DenseSpec | TicketSpec) -> list[MetricRow]:
+    """Return the evaluation metrics of a finished run, then its training metrics at the same steps.
+
+    The training metrics (`train/...`: losses, Q values, SAC's temperature and entropy) are means over the segment before an
+    evaluation. Values that are not finite, and the return of exploring episodes, are left out.
 
     Raises:
         InputError: see `evaluations`; or the evaluation at the end of the run is missing.
     """
     run, end = root / spec.path, spec.dense.training.env_steps
-    found = evaluations(run)
+    rows = _metrics(run)
+    found = _evaluations(run, rows)
     if max(row.env_steps for row in found) != end or any(row.env_steps < spec.start for row in found):
         raise InputError(
             f"'{run / METRICS}' belongs to another run: the last evaluation should be at step {end}. {_RECREATE.format(run)}"
         )
-    return found
+    times = {row.env_steps for row in found}
+    learning = (row for row in rows if row.metric.startswith("train/") and row.metric != "train/return")
+    return found + [row for row in learning if row.env_steps in times and math.isfinite(row.value)]
 
 
 def last_evaluation(run: Path) -> dict[str, float]:

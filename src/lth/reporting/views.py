@@ -13,7 +13,7 @@ from ..analysis.interpolation import line_barriers
 from ..analysis.overlap import compare
 from ..analysis.stability import LEAST_SHARED
 from ..experiment.journal import RETURN, SUCCESS
-from ..experiment.measurements import READS
+from ..experiment.measurements import READS, SCORES
 from ..experiment.plan import label as label
 from ..experiment.tidy import DENSE, TidyRow
 from ..files import csv_bytes, write_whole
@@ -29,6 +29,7 @@ BARRIERS_FILE = "barriers.csv"
 _NO_LAYER = (
     "evaluation",
     "random_policy",
+    "train",
     "cost",
     "overlap",
     "overlap_by_chance",
@@ -203,7 +204,7 @@ def layer_rows(rows: Iterable[TidyRow]) -> list[LayerRow]:
     for row in rows:
         metric, _, rest = row.metric.partition("/")
         copied = metric.startswith("saliency") and not _is_mask(row.run)
-        if metric in _NO_LAYER or metric.startswith(READS) or copied:
+        if metric in _NO_LAYER or metric.startswith((READS, SCORES)) or copied:
             continue
         network, _, layer = rest.partition("/")
         found.setdefault((row.run, row.metric), LayerRow(row.run, network, layer, metric, row.value))
