@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from .errors import InputError, UnwritableError, brief
 from .pickles import read_pickle
@@ -207,6 +205,8 @@ def dump_tensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) 
     The metadata is one string under one key, because several keys would be written in random order; and every array is
     copied to C order, because safetensors writes non-contiguous ones wrongly without a word.
     """
+    import safetensors.numpy  # here, since pruning works without
+
     plain = {name: np.array(array, order="C") for name, array in arrays.items()}
     text = json.dumps(metadata, sort_keys=True, allow_nan=False)
     return safetensors.numpy.save(plain, {_METADATA_KEY: text})
@@ -220,6 +220,8 @@ def load_tensors(
     Raises:
         InputError: the file is missing, altered, cut short, without its checksum, or not of this format.
     """
+    import safetensors.numpy
+
     data = read_sealed(path, what) if sealed else read_whole(path, what, needs_checksum)
     try:
         arrays = safetensors.numpy.load(data)
