@@ -107,7 +107,7 @@ class FileFuzzer:
             data = damage_file(rng, name, whole, others)
         config, unfinished = name == "c.yaml", name in OF_UNFINISHED_RUNS and rng.random() < 0.7
         calls = rng.sample(
-            [["status"], ["status", "--paths"], ["run", "--dry-run"], ["clean", "--dry-run"], ["show"]], 3
+            [["status"], ["status", "--paths"], ["table"], ["run", "--dry-run"], ["clean", "--dry-run"], ["show"]], 3
         )
         if not config and rng.random() < 0.15:
             calls.append(["report"])

@@ -10,6 +10,7 @@ from .config import Config, load_config, parse_config
 from .errors import InputError, TrainingError
 from .experiment.backend import recorded, resolve_backend
 from .experiment.build import allocation_of
+from .experiment.last_run import record_config
 from .experiment.plan import Plan, plan
 from .experiment.question import declare_question
 from .experiment.spec import Spec
@@ -17,7 +18,7 @@ from .experiment.status import Display, Outcome, State, states
 from .experiment.tasks import check_tasks, record_tasks
 
 if TYPE_CHECKING:
-    from .experiment.costs import Planned
+    from .experiment.costs import Estimate
     from .experiment.tidy import TidyRow
     from .reporting.views import TableRow
 
@@ -36,12 +37,12 @@ class Results(NamedTuple):
 
     @property
     def failed(self) -> list[Outcome]:
-        """The runs that failed, or were skipped because one that they need failed."""
+        """The runs that failed, or were skipped because a run that they depend on failed."""
         return [outcome for outcome in self.outcomes if outcome.status in ("failed", "skipped")]
 
 
 def read_config(config: Config | str | Path | Mapping[str, Any] | None = None, *overrides: str) -> Config:
-    """Return a config from a file, nested dicts, or as it is; None is `config.yaml` of the working directory.
+    """Return a config from a file, an output directory (its last run's), nested dicts, or as it is; None is `config.yaml` here.
 
     Raises:
         InputError: a key is unknown or a value cannot be used; or overrides are given for something else than a file.
@@ -84,6 +85,7 @@ def prepare(config: Config) -> tuple[Plan, str]:
     found, spaces = check_config(config)
     resolved, line = resolve_backend(config)
     record_tasks(config.output_dir, {task: known for task, known in spaces.items() if task not in found.broken})
+    record_config(config)
     return found if resolved == found.config else plan(resolved, spaces.__getitem__, found.broken, found.notes), line
 
 
@@ -99,7 +101,7 @@ def run(
     >>> [(row.method, row.sparsity, row.ticket_return) for row in results.table]  # doctest: +SKIP
 
     Args:
-        config: a file, nested dicts, or a Config; None is `config.yaml` of the working directory.
+        config: a file, an output directory, nested dicts, or a Config; None is `config.yaml` of the working directory.
         overrides: `key=value`, on top of a file.
         only: make the runs whose path matches this pattern or contains it, and those that they need; write no tables.
         display: what is told of the runs while they are made; nothing if None.
@@ -174,11 +176,11 @@ def planned_runs(config: Config) -> Plan:
     return plan(recorded(config))
 
 
-def dry_run(config: Config) -> "tuple[Plan, list[Planned]]":
-    """Return the plan of a config, and what each of its runs would cost; nothing is written.
+def dry_run(config: Config, only: str | None = None) -> "tuple[Plan, Estimate]":
+    """Return the plan of a config, or with `only` a part of it as in `run`, and what its runs would cost; nothing is written.
 
     Raises:
-        InputError: the config cannot be used.
+        InputError: the config cannot be used, or `only` matches no run.
         TrainingError: a task cannot be trained on.
     """
     from .experiment.costs import estimate
@@ -186,7 +188,21 @@ def dry_run(config: Config) -> "tuple[Plan, list[Planned]]":
     found, spaces = check_config(config)
     if found.broken:
         raise TrainingError("; ".join(found.broken.values()))
-    return found, estimate(found, spaces)
+    part = found if only is None else found.only(only)
+    return part, estimate(part, spaces)
+
+
+def last_table(root: Path) -> "list[TidyRow]":
+    """Return the rows of `tidy.csv` in an output directory: all that its last `lth run` measured. Runs and writes nothing.
+
+    Raises:
+        InputError: there is no such file, because no ticket is finished, or it is damaged.
+    """
+    from .experiment.tidy import TIDY_FILE, read_tidy
+
+    if not (root / TIDY_FILE).exists():
+        raise InputError(f"{root} has no {TIDY_FILE}, which `lth run` writes when its first run is finished")
+    return read_tidy(root / TIDY_FILE)
 
 
 def status(config: Config | str | Path | Mapping[str, Any] | None = None, *overrides: str) -> list[State]:

@@ -35,6 +35,8 @@ CONNECTIVITY = ("parent", "methods", "rounds", "noise")
 """The comparisons of `analysis.connectivity`."""
 REWOUND = ("optimizer", "normalizer", "temperature", "replay_buffer")
 """State that can be rewound together with the weights."""
+LAST_RUN = "last-run.yaml"
+"""The settings of the last `lth run` in an output directory."""
 
 
 # yaml.safe_load also raises ValueError and OverflowError for invalid dates and numbers, RecursionError for deep nesting.
@@ -500,7 +502,8 @@ def _nearest_multiple(value: int, of: int, at_least: int = 1) -> int:
 def read_tree(path: Path | None, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
     """Read a YAML config and apply `key=value` overrides (`training.env_steps=5000`; the value is YAML).
 
-    Without a path, reads `config.yaml` in the working directory if it exists; otherwise the overrides apply to the defaults.
+    Without a path, reads `config.yaml` in the working directory if it exists; otherwise the overrides apply to the defaults. For an
+    output directory, reads the settings of its last `lth run`, with that directory as `output_dir`.
 
     Returns:
         Nested dicts of unchecked settings, and their source for messages.
@@ -516,7 +519,7 @@ def read_tree(path: Path | None, overrides: Sequence[str] = ()) -> tuple[dict[st
                 "settings (lth run tasks=Pendulum-v1); all others keep their defaults"
             )
         path = usual if usual.is_file() else None
-    tree = {} if path is None else _read_yaml(path)
+    tree = {} if path is None else _read_folder(path) if path.is_dir() else _read_yaml(path)
     for override in overrides:
         _apply_override(tree, override)
     return tree, " with ".join(filter(None, [str(path or "the defaults"), " ".join(overrides)]))
@@ -525,9 +528,15 @@ def read_tree(path: Path | None, overrides: Sequence[str] = ()) -> tuple[dict[st
 _MOST_BYTES, _MOST_VALUES = 1_000_000, 100_000
 
 
+def _read_folder(path: Path) -> dict[str, Any]:
+    if not (path / LAST_RUN).exists():
+        raise InputError(
+            f"{path} is a folder without {LAST_RUN}, which `lth run` writes into its output_dir; name the config file instead"
+        )
+    return {**_read_yaml(path / LAST_RUN), "output_dir": str(path)}
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
-    if path.is_dir():
-        raise InputError(f"'{path}' is a folder; name a config file, such as '{path / 'config.yaml'}'")
     if not path.is_file():
         raise InputError(
             f"'{path}' is not a regular file" if path.exists() else f"the config file '{path}' does not exist"

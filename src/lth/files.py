@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from .errors import FIX_FOLDER, InputError, UnwritableError, brief
 from .pickles import read_pickle
@@ -208,6 +206,8 @@ def dump_tensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) 
     The metadata is one string under one key, because safetensors writes several keys in random order. Every array is copied to
     C order, because safetensors silently writes non-contiguous arrays wrongly.
     """
+    import safetensors.numpy  # here, since pruning works without
+
     plain = {name: np.array(array, order="C") for name, array in arrays.items()}
     text = json.dumps(metadata, sort_keys=True, allow_nan=False)
     return safetensors.numpy.save(plain, {_METADATA_KEY: text})
@@ -221,6 +221,8 @@ def load_tensors(
     Raises:
         InputError: the file is missing, altered, truncated, without its checksum, or in another format.
     """
+    import safetensors.numpy
+
     data = read_sealed(path, what) if sealed else read_whole(path, what, needs_checksum)
     try:
         arrays = safetensors.numpy.load(data)

@@ -14,7 +14,6 @@ import jax
 from .errors import InputError
 from .pruning.prune import prune
 from .replay import ReplayBuffer
-from .saliency import batch_gradients, gradient_statistics
 from .types import AgentLike, Batch, Mask, Params
 
 
@@ -45,6 +44,8 @@ def compute_gradients_from_batch(
     Raises:
         InputError: the batch does not fit the agent, or the agent does not have an actor and critics.
     """
+    from .saliency import batch_gradients  # needs Flax and pydantic, and pruning does not
+
     _check_actor_critic(agent, "compute_gradients_from_batch")
     return _pair(batch_gradients(agent, batch, normalize_obs, key))
 
@@ -72,6 +73,8 @@ def accumulate_gradient_statistics(
     Raises:
         InputError: see `lth.gradient_statistics`; or the agent does not have an actor and critics.
     """
+    from .saliency import gradient_statistics
+
     _check_actor_critic(agent, "accumulate_gradient_statistics")
     return _pair(gradient_statistics(agent, replay_buffer, num_batches, batch_size, normalize_obs, key))
 

@@ -3,7 +3,9 @@
 import io
 import os
 import re
+import shutil
 import sys
+import textwrap
 from typing import Any, TextIO
 
 # Control characters except line feeds and tabs, and lone surrogates, which cannot be encoded.
@@ -20,8 +22,27 @@ def plain(text: Any) -> str:
 
 
 def say(text: Any, stream: TextIO | None = None) -> None:
-    """Print escaped text to standard output or `stream`."""
-    print(plain(text), file=stream or sys.stdout, flush=True)
+    """Print escaped text to standard output or `stream`; on a terminal long lines are wrapped between words."""
+    stream, text = stream or sys.stdout, plain(text)
+    if stream.isatty():
+        text = wrapped(text, shutil.get_terminal_size().columns)
+    print(text, file=stream, flush=True)
+
+
+def wrapped(text: str, width: int) -> str:
+    r"""Wrap lines longer than `width` between words, indented as they were; words, such as paths, are left whole.
+
+    >>> wrapped("error: a/long/path.csv is\n  damaged", 16)
+    'error:\na/long/path.csv\nis\n  damaged'
+    """
+    lines = []
+    for line in text.split("\n"):
+        indent = line[: len(line) - len(line.lstrip())]
+        folded = textwrap.wrap(
+            line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, expand_tabs=False
+        )
+        lines += folded if len(line) > width else [line]
+    return "\n".join(lines)
 
 
 def make_streams_forgiving() -> None:

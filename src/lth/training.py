@@ -32,6 +32,9 @@ EVALUATION_SEED = 1_000_000
 
 LONGEST_EPISODE = 100_000
 
+TELL_EVERY = 1.0
+"""Seconds between two calls of `train`'s `tell`."""
+
 _ENVIRONMENTS, _ACTIONS, _UPDATES = 0, 1, 2
 
 
@@ -155,6 +158,7 @@ def train(
     fresh_noise: bool = False,
     native: bool = False,
     step_timeout: float | None = None,
+    tell: Callable[[int], None] | None = None,
 ) -> Iterator[Segment]:
     """Train from `state` to environment step `until`, segment by segment.
 
@@ -169,6 +173,7 @@ def train(
         fresh_noise: use other random numbers for resets, exploration and batches than the seed's standard run.
         native: compute updates with the native kernel, which skips pruned weights.
         step_timeout: time limit in seconds for an environment step or reset; exceeding it ends the process (`envs.make`).
+        tell: called with the environment step about once a second within a segment; changes no result.
 
     Yields:
         A Segment after each segment. Its state and replay buffer are valid until the next one is requested.
@@ -186,7 +191,7 @@ def train(
             started = time.perf_counter()
             seed_of = functools.partial(segment_seed, seed, number, fresh_noise=fresh_noise)
             state, replay, metrics = _train_segment(
-                algorithm, training, vector, seed_of, state, replay, env_steps, end, native
+                algorithm, training, vector, seed_of, state, replay, env_steps, end, native, tell
             )
             env_steps = end
             yield Segment(state, replay, env_steps, metrics, time.perf_counter() - started)
@@ -204,6 +209,7 @@ def _train_segment(
     env_steps: int,
     end: int,
     native: bool,
+    tell: Callable[[int], None] | None,
 ) -> tuple[AgentState, ReplayState, dict[str, float]]:
     spaces, num_envs = algorithm.spaces, training.num_envs
     action_rng, update_rng = (np.random.default_rng(seed_of(stream)) for stream in (_ACTIONS, _UPDATES))
@@ -231,6 +237,7 @@ def _train_segment(
         return noise, draw(algorithm, update_rng, due, training.batch_size, size) if due else None
 
     noise, draws = random_numbers(env_steps)
+    told = time.monotonic()
     while env_steps < end:
         if pending and env_steps - num_envs < training.start_steps <= env_steps:
             # The policy acts for the first time, with the normalizer's statistics up to now.
@@ -280,6 +287,9 @@ def _train_segment(
             finished_returns.extend(running_return[done])
             running_return[done] = 0.0
         env_steps += num_envs
+        if tell and env_steps < end and time.monotonic() - told >= TELL_EVERY:
+            tell(env_steps)
+            told = time.monotonic()
         noise, draws = random_numbers(env_steps)
         if flat is not None:
             policy = read_policy(np.asarray(flat))

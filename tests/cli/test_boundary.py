@@ -51,10 +51,14 @@ def there(finished, tmp_path):
 def calls(folder, all_of_them):
     config = str(folder / "c.yaml")
     runs = sorted(path.parent for path in (folder / "r").glob("*/*/*/checkpoint.safetensors"))
-    show = [["show", str(path)] for path in (folder / "r").glob("*/*/*") if path.is_dir()]
+    show = [
+        ["show", str(path), *more] for path in (folder / "r").glob("*/*/*") if path.is_dir() for more in ([], ["--all"])
+    ]
     return [
         ["status", config],
         ["status", "--paths", config],
+        ["status", str(folder / "r")],
+        ["table", config],
         ["run", "--dry-run", config],
         ["clean", "--dry-run", config],
         *show,

@@ -140,7 +140,7 @@ def test_evaluations_are_finite_and_reach_the_end(root, dense, rows):
     spec = dense[0]
     (root / spec.path / "metrics.csv").write_text(f"env_steps,metric,value\n{rows}\n")
     with pytest.raises(lth.InputError, match=r"metrics\.csv"):
-        store.evaluations_of(root, spec)
+        store.metrics_of(root, spec)
 
 
 def test_two_ways_to_one_sparsity_are_two_rows():

@@ -376,9 +376,18 @@ def test_status_show_and_clean(grid, alone, tmp_path, capsys):
     (ticket,) = folder.glob("*/*/ticket-taylor-*")
     assert main(["show", str(ticket)]) == 0
     printed = capsys.readouterr().out
-    for words_of_it in ("Pendulum-v1 seed 0 taylor 0.8", "env_steps: 1000", "jax:", "attempts:", "replay_buffer.pkl"):
+    for words_of_it in (
+        "Pendulum-v1 seed 0 taylor 0.8: finished",
+        "training.env_steps=1000",
+        "jax 0.",
+        "replay_buffer.pkl",
+    ):
         assert words_of_it in printed
     assert "failures" not in printed
+    assert main(["show", str(ticket), "--all"]) == 0
+    everything = capsys.readouterr().out
+    assert everything.startswith(printed)
+    assert all(words_of_it in everything for words_of_it in ("env_steps: 1000", "jax:", "attempts:", "bytes"))
 
     moved = tmp_path / ticket.name
     ticket.rename(moved)

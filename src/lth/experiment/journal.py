@@ -8,10 +8,10 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import FIX_FOLDER, InputError, UnwritableError
-from ..files import parse_json, read_json, read_text, read_whole
+from ..files import parse_json, read_json, read_rows, read_text, read_whole
 from .spec import SPEC_VERSION, ConnectivitySpec, DenseSpec, MaskSpec, Spec, takes_gradients
 
 SPEC = "spec.json"
@@ -20,6 +20,7 @@ REPLAY_BUFFER = "replay_buffer.pkl"
 CONNECTIVITY = "connectivity.csv"
 MASK = "mask.pkl"
 MASK_GRADIENT = "mask_gradient.pkl"
+METRICS = "metrics.csv"
 TIMINGS = "timings.json"
 RESUME = "resume.safetensors"
 VERIFIED = ".verified.json"
@@ -27,6 +28,8 @@ ATTEMPTS = "attempts.jsonl"
 FAILURES = "failures.jsonl"
 PROGRESS = "progress.json"
 LOCK = ".lock"
+RETURN, SUCCESS = "evaluation/return", "evaluation/success"
+"""The metrics of an evaluation."""
 
 
 def checkpoint_file(run: Path, env_steps: int | None = None) -> Path:
@@ -207,6 +210,28 @@ def read_timings(run: Path) -> dict[str, float]:
     except (OSError, ValueError, TypeError, OverflowError):
         return {}
     return found if all(map(math.isfinite, found.values())) else {}
+
+
+class MetricRow(NamedTuple):
+    """One number that a run measured while it trained."""
+
+    env_steps: int
+    metric: str
+    value: float
+
+
+def read_evaluations(run: Path) -> dict[str, dict[int, float]]:
+    """Return what a run's evaluations measured by metric (`evaluation/return`) and environment step, in order.
+
+    Empty if there is nothing, or nothing that can be read; for whoever needs to be told what is wrong there is
+    `store.evaluations`.
+    """
+    found: dict[str, dict[int, float]] = {}
+    with contextlib.suppress(InputError):
+        for row in read_rows(run / METRICS, "the metrics", MetricRow, ""):
+            if row.metric.startswith("evaluation/") and math.isfinite(row.value):
+                found.setdefault(row.metric, {})[row.env_steps] = row.value
+    return found
 
 
 _HELD: set[Any] = set()

@@ -20,7 +20,7 @@ from ..pruning.prune import check_collapse
 from ..replay import ReplayBuffer
 from . import store
 from .journal import check_spec, checkpoint_file, is_finished, last_file, mask_name, replay_file
-from .masking import create_masks
+from .masking import gather_statistics, select_masks
 from .measurements import rows_of_mask
 from .spec import DenseSpec, MaskSpec, TicketSpec
 from .start import check_mask_file, initial_agent, load_source, rewound_buffer, ticket_start
@@ -68,12 +68,13 @@ def make_mask(root: Path, spec: MaskSpec, name: str | None = None) -> Path:
         check_spec(run, spec)
         return run
     agent, buffer = load_source(root, spec), functools.partial(_source_buffer, root, spec)
-    masks = create_masks(agent, buffer, spec)
+    gathered = gather_statistics(agent, buffer, spec)
+    masks = select_masks(agent, spec, gathered)
     for network, mask in masks.items():
         check_collapse(mask, what=spec.title(), whose=f"the {network}'s ")
     total = time.perf_counter() - started
     store.open_run(root, spec)
-    store.save_analysis(run, rows_of_mask(masks, agent, buffer, spec))
+    store.save_analysis(run, rows_of_mask(masks, agent, buffer, spec, gathered))
     store.save_timings(run, {"total": total, "analysis": time.perf_counter() - started - total})
     store.finish_mask(root, spec, masks, name)
     return run

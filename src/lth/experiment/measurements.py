@@ -1,8 +1,9 @@
 """The analysis of each run: `analysis.csv` with tidy rows of network, layer, metric, value."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,13 +18,15 @@ from ..replay import ReplayBuffer
 from ..types import Mask
 from . import store
 from .journal import last_file, replay_file
-from .masking import saliency_stability
+from .masking import Scores, gather_statistics, saliency_stability, score_histograms
 from .spec import DenseSpec, MaskSpec, TicketSpec, takes_gradients
 from .start import load_source
 from .store import AnalysisRow
 
 READS = "reads"
 """The metric of an input: `reads[3]` is the number of effective first-layer weights of input 3."""
+SCORES = "scores_"
+"""The prefix of histogram metrics: `scores_kept[-2.4]` counts the kept weights with a score of 10^-2.4 to 10^-2.2."""
 
 
 def mask_rows(masks: dict[str, Mask]) -> list[AnalysisRow]:
@@ -88,11 +91,37 @@ def stability_rows(found: dict[str, Stability]) -> list[AnalysisRow]:
     ]
 
 
+def score_rows(found: dict[str, Scores]) -> list[AnalysisRow]:
+    """Lay out how many weights with such scores each network keeps and loses, and where it cuts."""
+    rows = []
+    for network, scores in found.items():
+        for low, pruned, kept in scores.bins:
+            for name, count in (("pruned", pruned), ("kept", kept)):
+                if count:
+                    rows.append(AnalysisRow(network, "", f"{SCORES}{name}[{low:.1f}]", count))
+        if scores.threshold is not None:
+            rows.append(AnalysisRow(network, "", "score_threshold", scores.threshold))
+    return rows
+
+
 def rows_of_mask(
-    masks: dict[str, Mask], agent: Agent, buffer: Callable[[], ReplayBuffer], spec: MaskSpec
+    masks: dict[str, Mask],
+    agent: Agent,
+    buffer: Callable[[], ReplayBuffer],
+    spec: MaskSpec,
+    gathered: Mapping[str, Any] | None = None,
 ) -> list[AnalysisRow]:
-    """Return `mask_rows`, and the stability of the ranking if the method uses gradients; only then is `buffer` called."""
-    rows = mask_rows(masks)
+    """Return `mask_rows`, the score histograms, and the stability of the ranking if the method uses gradients.
+
+    Args:
+        masks: the masks by network.
+        agent: the agent that they were made from.
+        buffer: returns its replay buffer; called only if the method uses gradients.
+        spec: the spec of the mask.
+        gathered: the result of `gather_statistics`; computed if None.
+    """
+    gathered = gather_statistics(agent, buffer, spec) if gathered is None else gathered
+    rows = mask_rows(masks) + score_rows(score_histograms(agent, spec, gathered, masks))
     if takes_gradients(spec.method) and spec.num_gradient_batches > 1:
         rows += stability_rows(saliency_stability(agent, buffer(), spec))
     return rows
@@ -111,7 +140,7 @@ def measured(root: Path, spec: DenseSpec | MaskSpec | TicketSpec) -> list[Analys
             agent, source = load_source(root, spec), root / (spec.previous or spec.dense).path
             masks = store.load_mask(last_file(root, spec))
             rows = mask_rows(masks)
-            if replay_file(source).exists():
+            if replay_file(source).exists() or not takes_gradients(spec.method):
                 rows = rows_of_mask(masks, agent, lambda: store.load_replay_buffer(source), spec)
         else:
             rows = agent_rows(store.load(run).agent)

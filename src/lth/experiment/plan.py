@@ -28,6 +28,11 @@ class Row(NamedTuple):
     dense: DenseSpec  # the baseline
 
 
+def label(method: str, control: str) -> str:
+    """Name a row for people: `taylor`, `random (control)`, `taylor + reinit`, `random-erk`."""
+    return f"{method} (control)" if method in CONTROL_METHODS else " + ".join(filter(None, (method, control)))
+
+
 @dataclass(frozen=True)
 class Plan:
     """All runs of a config. Does not depend on files on disk."""

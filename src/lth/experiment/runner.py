@@ -64,7 +64,7 @@ def _run_all(plan: Plan, options: RunOptions, display: Display, ended: Callable[
             continue
         if made_before:
             journal.remove_leftovers(plan.root / spec.path)
-            end(Outcome(spec, "kept", 0.0))
+            end(Outcome(spec, "kept", journal.read_timings(plan.root / spec.path).get("total", 0.0)))
         elif spec.task in plan.broken and isinstance(spec, DenseSpec):
             end(Outcome(spec, "failed", 0.0, plan.broken[spec.task]))
         else:
@@ -83,7 +83,7 @@ def _run_all(plan: Plan, options: RunOptions, display: Display, ended: Callable[
                 news = False
                 for spec in [spec for spec in waiting if lost & set(spec.needs())]:
                     waiting.remove(spec)
-                    end(Outcome(spec, "skipped", 0.0, "a run it depends on failed"))
+                    end(Outcome(spec, "skipped", 0.0, "a run that it depends on failed"))
                     news = True
                 for spec in [spec for spec in waiting if made.issuperset(spec.needs())][: pool.free]:
                     waiting.remove(spec)

@@ -7,7 +7,7 @@ Only `CLOCK_FILES` depend on time, so all other files are reproducible to the by
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ import numpy as np
 from ..algorithms.base import Agent, AgentState
 from ..algorithms.checkpoint import dump_agent, load_agent, load_agent_and_more
 from ..algorithms.tickets import masks_of
-from ..config import Sparsity, replay_capacity
+from ..config import LAST_RUN, Sparsity, replay_capacity
 from ..errors import InputError
 from ..files import csv_bytes, dump_pickle, load_pickle, read_json, read_rows, write_sealed, write_whole
 from ..precision import in_float32
@@ -30,11 +30,13 @@ from .journal import (
     CONNECTIVITY,
     FAILURES,
     LOCK,
+    METRICS,
     PROGRESS,
     RESUME,
     SPEC,
     TIMINGS,
     VERIFIED,
+    MetricRow,
     check_spec,
     checkpoint_file,
     mask_name,
@@ -46,13 +48,12 @@ from .provenance import provenance
 from .question import QUESTION_FILE
 from .spec import SPEC_VERSION, DenseSpec, FileMask, MaskSpec, Spec, TicketSpec, parse_spec
 
-METRICS = "metrics.csv"
 ANALYSIS = "analysis.csv"
 PROVENANCE = "provenance.json"
 EVENTS = "events"
 TABLE_MEMORY = ".tidy.json"
-CLOCK_FILES = (QUESTION_FILE, TIMINGS, ATTEMPTS, FAILURES, PROGRESS, LOCK, VERIFIED, EVENTS, TABLE_MEMORY)
-"""Files that depend on time or on interruptions; all others are reproducible to the byte."""
+CLOCK_FILES = (QUESTION_FILE, LAST_RUN, TIMINGS, ATTEMPTS, FAILURES, PROGRESS, LOCK, VERIFIED, EVENTS, TABLE_MEMORY)
+"""Files that depend on time, on the command or on interruptions; all others are reproducible to the byte."""
 
 
 class Run(NamedTuple):
@@ -198,14 +199,6 @@ def load_resume(run: Path, spec: DenseSpec | TicketSpec) -> Resume | None:
         ) from None
 
 
-class MetricRow(NamedTuple):
-    """A metric of a run during training."""
-
-    env_steps: int
-    metric: str
-    value: float
-
-
 class AnalysisRow(NamedTuple):
     """An analysis result of a run; `layer` is empty for the whole network (docs/analysis.md)."""
 
@@ -281,7 +274,14 @@ def evaluations(run: Path) -> list[MetricRow]:
     Raises:
         InputError: they are missing or unreadable.
     """
-    rows = read_rows(run / METRICS, "the metrics", MetricRow, _RECREATE.format(run))
+    return _evaluations(run, _metrics(run))
+
+
+def _metrics(run: Path) -> list[MetricRow]:
+    return read_rows(run / METRICS, "the metrics", MetricRow, _RECREATE.format(run))
+
+
+def _evaluations(run: Path, rows: Sequence[MetricRow]) -> list[MetricRow]:
     found = [row for row in rows if row.metric.startswith("evaluation/")]
     if not found:
         raise InputError(f"'{run / METRICS}' contains no evaluation. {_RECREATE.format(run)}")
@@ -290,19 +290,25 @@ def evaluations(run: Path) -> list[MetricRow]:
     return found
 
 
-def evaluations_of(root: Path, spec: DenseSpec | TicketSpec) -> list[MetricRow]:
-    """Return the evaluation metrics of a finished run.
+def metrics_of(root: Path, spec: DenseSpec | TicketSpec) -> list[MetricRow]:
+    """Return the evaluation metrics of a finished run, then its training metrics at the same steps.
+
+    The training metrics (`train/...`: losses, Q values, SAC's temperature and entropy) are means over the segment before an
+    evaluation. Values that are not finite, and the return of exploring episodes, are left out.
 
     Raises:
         InputError: see `evaluations`; or the evaluation at the end of the run is missing.
     """
     run, end = root / spec.path, spec.dense.training.env_steps
-    found = evaluations(run)
+    rows = _metrics(run)
+    found = _evaluations(run, rows)
     if max(row.env_steps for row in found) != end or any(row.env_steps < spec.start for row in found):
         raise InputError(
             f"'{run / METRICS}' belongs to another run: the last evaluation should be at step {end}. {_RECREATE.format(run)}"
         )
-    return found
+    times = {row.env_steps for row in found}
+    learning = (row for row in rows if row.metric.startswith("train/") and row.metric != "train/return")
+    return found + [row for row in learning if row.env_steps in times and math.isfinite(row.value)]
 
 
 def last_evaluation(run: Path) -> dict[str, float]:

@@ -35,7 +35,7 @@ def check_tasks(config: Config) -> Checked:
         InputError: a task is unknown, or the algorithm does not support its actions.
     """
     tasks = dict.fromkeys((*config.tasks, *config.pruning.transfer_from))
-    found = {task: spaces for task, spaces in _recorded(config.output_dir).items() if task in tasks}
+    found = {task: spaces for task, spaces in recorded_spaces(config.output_dir).items() if task in tasks}
     broken: dict[str, str] = {}
     notes: list[str] = []
     for task, probed in probe(task for task in tasks if task not in found).items():
@@ -59,7 +59,7 @@ def check_tasks(config: Config) -> Checked:
 
 def record_tasks(root: Path, spaces: dict[str, Spaces]) -> None:
     """Record the result of `check_tasks` in the output directory, so that enumerating its runs starts no simulator."""
-    known = _recorded(root)
+    known = recorded_spaces(root)
     if not spaces.items() <= known.items():
         with contextlib.suppress(OSError, InputError):  # the runs report a folder that is not writable
             fields = {task: found._asdict() for task, found in sorted((known | spaces).items())}
@@ -74,10 +74,11 @@ def spaces_of_task(root: Path, task: str) -> Spaces:
     """
     from .. import envs
 
-    return _recorded(root).get(task) or envs.task_spaces(task)
+    return recorded_spaces(root).get(task) or envs.task_spaces(task)
 
 
-def _recorded(root: Path) -> dict[str, Spaces]:
+def recorded_spaces(root: Path) -> dict[str, Spaces]:
+    """Return the spaces of the tasks that an output directory has seen; empty if it has seen none."""
     try:
         fields = read_json(root / TASKS)
         found = {str(task): Spaces(**spaces) for task, spaces in fields.items()}

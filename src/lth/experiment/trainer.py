@@ -21,7 +21,7 @@ from .spec import DenseSpec, TicketSpec
 from .start import initial_agent
 
 Progress = Callable[[int, dict[str, float]], None]
-"""Called with the environment step and the latest metrics after every segment."""
+"""Called with the environment step and the latest metrics after every segment, and about once a second within one."""
 
 
 def _quiet(env_steps: int, metrics: dict[str, float]) -> None:
@@ -114,6 +114,7 @@ def train_to_end(
         fresh_noise,
         use_kernel(dense, options.threads),
         options.step_timeout,
+        lambda env_steps: options.progress(env_steps, latest),
     )
     for number, segment in enumerate(segments, 1):
         state, buffer.state = segment.state, segment.replay
