@@ -401,8 +401,8 @@ def test_a_falling_learning_rate_stands_where_the_ticket_starts(tmp_path):
     [
         ({"statistic": "mean_abbs"}, "unknown statistic 'mean_abbs'; choose from .*did you mean 'mean_abs'"),
         ({"first": 9}, "first=9 and step=1 select none of the 4 batches"),
-        ({"step": 0}, "step 0"),
-        ({"step": -1}, "step -1"),
+        ({"step": 0}, "step=0"),
+        ({"step": -1}, "step=-1"),
     ],
 )
 def test_statistics_of_nothing_are_refused(given, says):

@@ -52,11 +52,11 @@ def test_files_of_another_run_are_refused(root, config, dense):
     for step in (None, 0, 200):
         with pytest.raises(lth.InputError, match=rf"the run {spec.sha256[:8]}.*seed 1 .*\({other.sha256[:8]}\)"):
             store.read_agent(root, other, step)
-    with pytest.raises(lth.InputError, match=f"replay buffer .* is of the run {spec.sha256[:8]}"):
+    with pytest.raises(lth.InputError, match=f"replay buffer .* belongs to the run {spec.sha256[:8]}"):
         store.load_replay_buffer(root / other.path, spec=other)
-    with pytest.raises(lth.InputError, match="is of the run"):
+    with pytest.raises(lth.InputError, match="belongs to the run"):
         lth.load(root / other.path)
-    with pytest.raises(lth.InputError, match="is of the run"):
+    with pytest.raises(lth.InputError, match="belongs to the run"):
         lottery.make_mask(root, mask_spec(config, other, "taylor", HALF))
     assert lth.load(root / spec.path).agent.config == spec.agent
     shutil.copy(journal.checkpoint_file(root / spec.path, 200), journal.checkpoint_file(root / spec.path, 0))

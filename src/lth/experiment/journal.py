@@ -213,7 +213,7 @@ def read_timings(run: Path) -> dict[str, float]:
 
 
 class MetricRow(NamedTuple):
-    """One number that a run measured while it trained."""
+    """A metric of a run during training."""
 
     env_steps: int
     metric: str
@@ -221,10 +221,9 @@ class MetricRow(NamedTuple):
 
 
 def read_evaluations(run: Path) -> dict[str, dict[int, float]]:
-    """Return what a run's evaluations measured by metric (`evaluation/return`) and environment step, in order.
+    """Return a run's evaluations by metric (`evaluation/return`) and environment step, in order.
 
-    Empty if there is nothing, or nothing that can be read; for whoever needs to be told what is wrong there is
-    `store.evaluations`.
+    Empty if there are none or they are unreadable; `store.evaluations` raises an error instead.
     """
     found: dict[str, dict[int, float]] = {}
     with contextlib.suppress(InputError):
