@@ -8,6 +8,7 @@ from scipy import stats as scipy_stats
 
 from .. import stats
 from .families import main_scope
+from .numbers import share
 from .scores import DENSE_AGENT, Condition, Runs
 
 ASSUMED = (0.05, 0.1, 0.2, 0.4)
@@ -46,7 +47,7 @@ def seeds_needed(
     """
     found = []
     tests = [(f"{question[0]} against {question[1]}", effect, False)] if question else []
-    tests.append((f"a ticket within {margin:.0%} of dense", margin, True))
+    tests.append((f"a ticket within {share(margin)} of dense", margin, True))
     for what, size, greater in tests:
         pilots = _pilots(runs, question if not greater else None) if runs else []
         for spread, low, high, count in pilots or [(sd, sd, sd, 0) for sd in ASSUMED]:
