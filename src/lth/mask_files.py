@@ -17,14 +17,22 @@ _FORMAT = "lth-mask-1"
 
 
 def save_mask(path: str | Path, mask: Mask) -> Path:
-    """Write the mask of any network as a safetensors file, which `load_mask` reads; whole, or not at all.
+    """Write the mask of any network as a safetensors file, which `load_mask` reads. The file is written whole or not at all.
+
+    >>> import tempfile
+    >>> path = save_mask(tempfile.mkdtemp() + "/mask.safetensors", {"w": jnp.array([[1.0, 0.0]])})
+    >>> load_mask(path)["w"].tolist()
+    [[1.0, 0.0]]
 
     Args:
-        path: where to; by custom `.safetensors`. Folders are made.
+        path: the file, usually `.safetensors`. Its folders are made.
         mask: a pytree of 0 (pruned) and 1 (kept), as `prune` returns it.
 
+    Returns:
+        The path.
+
     Raises:
-        InputError: another value is in it (naming leaf and position), or the file cannot be written.
+        InputError: the mask has other values than 0 and 1 (naming leaf and position), or the file cannot be written.
     """
     path = Path(path)
     check_mask_values(mask, "the mask")
@@ -39,16 +47,20 @@ def save_mask(path: str | Path, mask: Mask) -> Path:
 def load_mask(path: str | Path, like: Params | None = None) -> Mask:
     """Read a mask: a file of `save_mask`, or a mask.pkl of lth or of any program that pickled nested dicts of NumPy arrays.
 
+    No file can run code: a pickle is read without unpickling it.
+
+    >>> mask = lth.load_mask("mask.safetensors", like=params)  # doctest: +SKIP
+
     Args:
         path: the file.
         like: the parameters that the mask is for. The mask comes back as such a tree (an Equinox module, a Flax NNX state, a
-            tuple, ...), checked leaf by leaf; without, as nested dicts.
+            tuple, ...), checked leaf by leaf; without it, as nested dicts.
 
     Returns:
         The mask as JAX arrays, 1 kept and 0 pruned, in the dtypes it was saved with; in those of `like` where that is given.
 
     Raises:
-        InputError: the file is missing, damaged or hostile, or no mask; or it does not fit `like` (naming the leaf and both
+        InputError: the file is missing, damaged, hostile or not a mask; or it does not fit `like` (naming the leaf and both
             shapes).
     """
     path = Path(path)

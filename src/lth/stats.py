@@ -33,17 +33,34 @@ def iqm(scores: Scores) -> np.ndarray:
 
     >>> float(iqm([np.array([0.0, 1.0, 2.0, 9.0])]))
     1.5
+
+    Args:
+        scores: one array (..., runs) for each task.
     """
     return np.asarray(stats.trim_mean(_together(scores), 0.25, axis=-1))
 
 
 def mean(scores: Scores) -> np.ndarray:
-    """Return the mean over tasks of each task's mean over runs."""
+    """Return the mean over tasks of each task's mean over runs.
+
+    >>> float(mean([np.array([0.0, 2.0]), np.array([4.0])]))
+    2.5
+
+    Args:
+        scores: one array (..., runs) for each task.
+    """
     return np.mean(_task_means(scores), axis=-1)
 
 
 def median(scores: Scores) -> np.ndarray:
-    """Return the median over tasks of each task's mean over runs; with one task that is its mean."""
+    """Return the median over tasks of each task's mean over runs; with one task that is its mean.
+
+    >>> float(median([np.array([0.0, 2.0]), np.array([4.0]), np.array([9.0])]))
+    4.0
+
+    Args:
+        scores: one array (..., runs) for each task.
+    """
     return np.median(_task_means(scores), axis=-1)
 
 
@@ -52,12 +69,24 @@ def optimality_gap(scores: Scores, target: float = 1.0) -> np.ndarray:
 
     >>> float(optimality_gap([np.array([0.5, 3.0])]))
     0.25
+
+    Args:
+        scores: one array (..., runs) for each task.
+        target: the score that counts as reached.
     """
     return np.mean([np.mean(np.maximum(target - s, 0.0), axis=-1) for s in scores], axis=0)
 
 
 def profile(scores: Scores, thresholds: Any) -> np.ndarray:
-    """Return the share of runs with a score above each threshold, (..., thresholds): the mean over tasks."""
+    """Return the share of runs with a score above each threshold, (..., thresholds): the mean over tasks.
+
+    >>> profile([np.array([0.2, 0.9, 1.1])], [0.0, 0.5, 1.0]).round(2).tolist()
+    [1.0, 0.67, 0.33]
+
+    Args:
+        scores: one array (..., runs) for each task.
+        thresholds: the scores at which shares are taken, (thresholds,).
+    """
     thresholds = np.asarray(thresholds, np.float64)
     shares = [np.mean(np.asarray(s)[..., None] > thresholds, axis=-2) for s in scores]
     return np.asarray(np.mean(shares, axis=0))
@@ -70,6 +99,10 @@ def probability_of_improvement(scores: Scores, others: Scores) -> np.ndarray:
 
     >>> float(probability_of_improvement([np.array([1.0, 3.0])], [np.array([2.0, 3.0])]))
     0.375
+
+    Args:
+        scores: one array (..., runs) for each task.
+        others: the same of the second condition, for the same tasks.
     """
     found = []
     for mine, theirs in zip(scores, others, strict=True):
@@ -85,6 +118,10 @@ def interval(
 
     Runs are drawn anew, with replacement, within each task (and group) and never across, so one task is resampled like
     many. Indices come from `rng.integers(0, runs, (resamples, runs))`, task after task. NaN where no task has two runs.
+
+    >>> low, high = interval(iqm, [np.array([1.0, 2.0, 3.0, 4.0])], rng=np.random.default_rng(0))
+    >>> float(low), float(high)
+    (1.0, 4.0)
 
     Args:
         statistic: of one or more groups of scores, reducing the last axis.
@@ -122,6 +159,9 @@ def sign_flip_test(differences: Any) -> float:
     >>> sign_flip_test([1.0, 2.0, 3.0])
     0.25
 
+    Args:
+        differences: (pairs,).
+
     Raises:
         InputError: a difference is not finite.
     """
@@ -149,15 +189,25 @@ def _signed_sums(values: np.ndarray) -> np.ndarray:
 
 
 def smallest_p(pairs: int) -> float:
-    """Return the smallest p that `sign_flip_test` can give for so many pairs."""
+    """Return the smallest p that `sign_flip_test` can give for so many pairs.
+
+    >>> smallest_p(5)
+    0.0625
+
+    Args:
+        pairs: the number of pairs.
+    """
     return min(2.0 ** (1 - pairs), 1.0) if pairs <= MOST_EXACT else 1.0 / (FLIPS + 1)
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Correct p values for being many (Holm 1979): at LEVEL, the chance of any false alarm among them is at most LEVEL.
+    """Return p values corrected for being many (Holm 1979): at LEVEL, the chance of any false alarm among them is at most LEVEL.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
+
+    Args:
+        p: the p value of each test.
     """
     corrected, largest = [0.0] * len(p), 0.0
     for rank, i in enumerate(np.argsort(p, kind="stable")):
@@ -172,6 +222,14 @@ def pairs_needed(differences: Any, comparisons: int = 1, most: int = 1000) -> in
     Takes mean and standard deviation of the differences for the true ones, and the level for the first step of Holm's
     correction, LEVEL / comparisons; the power is that of the t test, which the sign-flip test comes close to, and the
     smallest possible p has to be within the level. None: more than `most`, or no difference is seen, or there is one pair.
+
+    >>> pairs_needed([1.0, 2.0, 3.0, 2.5], comparisons=10)
+    9
+
+    Args:
+        differences: the paired differences seen, (pairs,).
+        comparisons: how many comparisons are corrected for together.
+        most: the largest number that is tried.
     """
     d = np.asarray(differences, np.float64)
     level = LEVEL / comparisons

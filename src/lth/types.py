@@ -16,11 +16,16 @@ class Batch(NamedTuple):
     `terminated` is 1.0 where the task itself ended (nothing more to gain) and 0.0 otherwise, time limits included.
     """
 
-    observations: Array  # (n, observation_dim) float32
-    actions: Array  # (n, action_dim) float32 in [-1, 1]; or (n, 1), the numbers of discrete actions
-    rewards: Array  # (n,) float32
-    next_observations: Array  # (n, observation_dim) float32
-    terminated: Array  # (n,) float32
+    observations: Array
+    """(n, observation_dim) float32."""
+    actions: Array
+    """(n, action_dim) float32 in [-1, 1]; or (n, 1), the numbers of discrete actions."""
+    rewards: Array
+    """(n,) float32."""
+    next_observations: Array
+    """(n, observation_dim) float32."""
+    terminated: Array
+    """(n,) float32."""
 
 
 class AgentLike(Protocol):

@@ -17,8 +17,11 @@ class Spaces(NamedTuple):
     """What an algorithm needs to know of an environment."""
 
     observation_dim: int
-    action_dim: int  # the length of a continuous action, or the number of discrete actions
+    """The length of an observation."""
+    action_dim: int
+    """The length of a continuous action, or the number of discrete actions."""
     discrete: bool = False
+    """Whether actions are discrete."""
 
     @property
     def action_width(self) -> int:
@@ -38,15 +41,24 @@ class Head(NamedTuple):
 class Network(NamedTuple):
     """One multilayer perceptron with ReLU, or several (`members`) on the same input with one output each."""
 
-    inputs: tuple[str, ...]  # the fields of a Batch that it reads, side by side
+    inputs: tuple[str, ...]
+    """The fields of a Batch that it reads, side by side."""
     hidden: tuple[int, ...]
+    """The sizes of the hidden layers."""
     outputs: int
+    """The number of outputs."""
     learning_rate: float
+    """Adam's learning rate."""
     members: tuple[str, ...] = ()
+    """The names of an ensemble's members; empty: one network."""
     layer_norm: bool = False
-    target: bool = False  # whether a slowly moving copy of it exists
-    period: int = 1  # it takes a gradient step at every `period`-th update of the agent
-    decay_steps: int | None = None  # its steps over which the learning rate falls linearly to 0
+    """Whether each hidden layer has layer normalization."""
+    target: bool = False
+    """Whether a slowly moving copy of it exists."""
+    period: int = 1
+    """It takes a gradient step at every `period`-th update of the agent."""
+    decay_steps: int | None = None
+    """Its steps over which the learning rate falls linearly to 0."""
 
     @property
     def copies(self) -> int:

@@ -35,14 +35,22 @@ class Normalizer(NamedTuple):
 class AgentState(NamedTuple):
     """Everything that training needs and a checkpoint holds, for every algorithm."""
 
-    params: dict[str, Params]  # by network: what can be pruned
-    targets: dict[str, Params]  # the slowly moving copies of some of them
-    values: dict[str, jax.Array]  # numbers that are learned besides, such as the temperature
-    opts: dict[str, Any]  # by network, a MaskedState; and by learned number
+    params: dict[str, Params]
+    """By network: what can be pruned."""
+    targets: dict[str, Params]
+    """The slowly moving copies of some of them."""
+    values: dict[str, jax.Array]
+    """Numbers that are learned besides, such as the temperature."""
+    opts: dict[str, Any]
+    """By network, a MaskedState; and by learned number."""
     normalizer: Normalizer
-    key: jax.Array | None  # the agent's own, which training leaves as it is; saliency draws its batches by it
-    env_steps: jax.Array  # int32
-    grad_steps: jax.Array  # int32
+    """The running mean and variance of observations."""
+    key: jax.Array | None
+    """The agent's own, which training leaves as it is; saliency draws its batches by it."""
+    env_steps: jax.Array
+    """Environment steps so far, int32."""
+    grad_steps: jax.Array
+    """Gradient steps so far, int32."""
 
     @property
     def actor_params(self) -> Params:
@@ -222,7 +230,19 @@ def normalize(normalizer: Normalizer, observations: jax.Array) -> jax.Array:
 
 
 def moved_target(params: Params, target: Params, opt: MaskedState, tau: float) -> Params:
-    """Return a target moved towards its network by `tau` (Polyak averaging); what is pruned there stays exactly 0.0."""
+    """Return a target moved towards its network by `tau` (Polyak averaging); what is pruned there stays exactly 0.0.
+
+    >>> params = {"w": jnp.ones((1, 2))}
+    >>> opt = keep_pruned_at_zero(optax.sgd(1.0)).init(params)
+    >>> moved_target(params, {"w": jnp.zeros((1, 2))}, opt, 0.25)["w"].tolist()
+    [[0.25, 0.25]]
+
+    Args:
+        params: the network's parameters.
+        target: a tree like `params`.
+        opt: the state of the network's optimizer, which holds the mask.
+        tau: the share that is moved, in [0, 1]; 1.0 copies the network.
+    """
     return pruned_target(optax.incremental_update(params, target, tau), opt)
 
 
@@ -234,9 +254,12 @@ def pruned_target(target: Params, opt: MaskedState) -> Params:
 class Agent(NamedTuple):
     """A trained agent: configuration, state and, where it was kept, the replay buffer it learned from."""
 
-    config: Any  # an AgentConfig
+    config: Any
+    """The settings, an AgentConfig."""
     state: AgentState
+    """Networks, targets, optimizers and counters."""
     replay_buffer: ReplayBuffer | None = None
+    """What it learned from; None where that was deleted."""
     task: str = ""
     """The task it was trained on, which says what its actions mean; empty where that is not known."""
 

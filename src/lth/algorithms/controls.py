@@ -21,7 +21,7 @@ Start = Callable[["Algorithm", "AgentState", dict[str, "Mask"], dict[str, Any]],
 
 
 class Control(NamedTuple):
-    """A row of `CONTROLS`."""
+    """A condition that tickets are compared with: what is trained, under which mask, from which start. An entry of `CONTROLS`."""
 
     each: Literal["method", "sparsity", "rewind"] = "method"
     """How often it is run: once for each ticket, or once for all methods at a sparsity or at a rewind point."""

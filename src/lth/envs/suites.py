@@ -15,7 +15,7 @@ def _unnamed(task: str) -> list[str]:
 
 
 class Suite(NamedTuple):
-    """A row of `SUITES`."""
+    """How the environments of a suite of tasks are made. An entry of `SUITES`."""
 
     make: Callable[[str, int, bool, str | None], Any]
     """(task, seed, held_out, render_mode) -> a `gymnasium.Env` with a flat Box observation; its action is a bounded Box or

@@ -59,7 +59,9 @@ class Run(NamedTuple):
 
     agent: Agent
     replay_buffer: ReplayBuffer | None
+    """None where it was deleted."""
     masks: dict[str, Mask]
+    """By network, 1 kept and 0 pruned; a dense run's are all ones."""
 
 
 def open_run(root: Path, spec: Spec) -> Path:
@@ -387,6 +389,9 @@ def load(run: str | Path, env_steps: int | None = None) -> Run:
     Args:
         run: the run's directory.
         env_steps: a rewind point that was kept (0, or `pruning.rewind_steps`); None is the end of training.
+
+    Returns:
+        A named tuple (agent, replay_buffer, masks). `masks` are by network, 1 kept and 0 pruned; a dense run's are all ones.
 
     Raises:
         InputError: there is no such run, it is unfinished, or a file was altered.

@@ -364,7 +364,12 @@ def save_tidy(root: Path, rows: Sequence[TidyRow]) -> Path:
 
 
 def read_tidy(path: Path) -> list[TidyRow]:
-    """Read a file of `save_tidy`.
+    """Return the rows of a tidy.csv.
+
+    >>> rows = read_tidy(Path("results/quickstart/tidy.csv"))  # doctest: +SKIP
+
+    Args:
+        path: the file, as `lth run` and `lth report` write it.
 
     Raises:
         InputError: it is missing or unreadable.

@@ -63,6 +63,9 @@ def export_mlp(
             the inputs are normalized. None: the same chain in NumPy.
         quantize: as for `lth.export`.
 
+    Returns:
+        What was written, as for `lth.export`.
+
     Raises:
         InputError: this is not a chain of dense layers, or an argument does not fit it.
         ExportError: a program does not give the network's outputs; nothing is written.

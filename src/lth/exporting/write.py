@@ -62,6 +62,10 @@ def export(
         episodes: how many evaluation episodes the agent and each program are driven for; 0: none.
         env: of another library's agent: makes its environment. None: Gymnasium's of the same id, where it has one.
 
+    Returns:
+        What was written: `folder`, `files`, `rows` (bytes, microseconds and return of each program), `not_needed`
+        (observations that do not matter) and `contract`. It prints as a table.
+
     Raises:
         InputError: there is no such run or format, or a compiler or package that it needs is missing.
         ExportError: a program does not choose the agent's actions; nothing is written.

@@ -69,6 +69,9 @@ def adopt(
         output_dir: where the run and config.yaml are written.
         seed: the number of the run.
 
+    Returns:
+        `config`, the file for `lth run`; `run`, the directory of the dense run; and `notes`.
+
     Raises:
         InputError: the model is of another kind, does not fit the task, or has not learned; or its replay buffer cannot be read.
     """

@@ -55,11 +55,14 @@ def drawn(_: Array, uniform: Array) -> Array:
 
 
 class Criterion(NamedTuple):
-    """A row of `CRITERIA`."""
+    """How weights are scored; the weights with the lowest scores are pruned. An entry of `CRITERIA`."""
 
     score: Callable[[Array, Array], Array]
-    statistic: str | None  # a row of `gradients.STATISTICS`; "uniform": drawn from a key; None: the weights are enough
-    rounds: int = 1  # on the way to the sparsity, each scoring what the one before left
+    """(weights, statistic of their gradients) -> scores, three arrays of one shape."""
+    statistic: str | None
+    """A row of `gradients.STATISTICS`; "uniform": drawn from a key; None: the weights are enough."""
+    rounds: int = 1
+    """Rounds on the way to the sparsity, each scoring what the one before left."""
 
     @property
     def takes_gradients(self) -> bool:

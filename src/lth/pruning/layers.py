@@ -45,7 +45,9 @@ class Layer(NamedTuple):
     layer: str
     """The layer's name: `q1/layer_0`."""
     shape: tuple[int, ...]
+    """The leaf's shape."""
     prunable: bool
+    """Whether it may be pruned."""
     why: str
     """Why it can be pruned, or not."""
     stack_axes: tuple[int, ...] = ()
@@ -53,7 +55,9 @@ class Layer(NamedTuple):
     window_axes: tuple[int, ...] = ()
     """The axes of a convolution's window."""
     input_axes: tuple[int, ...] = ()
+    """The axes of the inputs."""
     output_axes: tuple[int, ...] = ()
+    """The axes of the outputs."""
     doubt: str = ""
     """What was assumed of its axes, where the tree does not tell."""
 
@@ -197,7 +201,7 @@ def layers(
     prunable: Prunable | None = None,
     stack_axes: StackAxes | None = None,
 ) -> Layers:
-    """Say what each leaf of a network's parameters is, as `prune` takes it. Print it before you prune.
+    """Return what each leaf of a network's parameters is taken for, one row a leaf. Print it before you prune.
 
     >>> body = {"kernel": np.ones((3, 8, 8)), "bias": np.ones((3, 8))}
     >>> print(layers({"body": body, "head": {"kernel": np.ones((8, 2))}}, exclude=["head"]))
@@ -218,6 +222,9 @@ def layers(
             or `w`; where nothing is named so, every matrix.
         stack_axes: which axes count stacked layers, as vmap's `in_axes`: 0, or (0, 1), of all that can be pruned; or by
             layers' names, {"body": 0}. `()` says that there are none.
+
+    Returns:
+        One row a leaf, in tree order; prints as a table.
 
     Raises:
         InputError: there is nothing to prune, a leaf is no array of numbers, a name is no layer's, or a leaf has no such axis.

@@ -159,10 +159,22 @@ def _array(leaf: Any) -> Array:
 
 
 def apply_mask(params: Params, mask: Mask) -> Params:
-    """Set the pruned weights to exactly 0.0. By selection, not multiplication: NaN * 0 would be NaN, -1 * 0 is -0.0.
+    """Return the parameters with pruned weights set to exactly 0.0.
+
+    By selection, not multiplication: NaN * 0 would be NaN, and -1 * 0 is -0.0.
+
+    >>> apply_mask({"w": jnp.array([1.0, jnp.nan])}, {"w": jnp.array([1.0, 0.0])})["w"].tolist()
+    [1.0, 0.0]
+
+    Args:
+        params: a pytree of arrays.
+        mask: a tree with the same structure and shapes, 1 kept and 0 pruned.
+
+    Returns:
+        A tree like `params`, with the same dtypes.
 
     Raises:
-        InputError: the mask is no tree like `params` (naming the first leaf that differs).
+        InputError: the mask does not have the structure or shapes of `params` (naming the first leaf that differs).
     """
     try:
         return jax.tree.map(lambda m, p: jnp.where(jnp.asarray(m) != 0, p, jnp.zeros_like(p)), mask, params)
@@ -197,6 +209,10 @@ def compute_sparsity(mask: Mask, exclude: Sequence[str] = ()) -> float:
     >>> import jax.numpy as jnp
     >>> compute_sparsity({"layer": {"kernel": jnp.array([[1., 0.], [0., 0.]]), "bias": jnp.ones(2)}})
     0.75
+
+    Args:
+        mask: a mask of one network, 1 kept and 0 pruned.
+        exclude: layers that are left out of the count, by any part of their path.
     """
     counts = pruned_counts(mask, exclude).values()
     total = sum(size for _, size in counts)
@@ -261,17 +277,34 @@ class MaskedState(NamedTuple):
 
 
 def keep_pruned_at_zero(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Wrap an optimiser so that it never sees, and never moves, a pruned weight.
+    """Wrap an optimizer so that it never sees, and never moves, a pruned weight.
 
-    The mask lives in the state and not in the code, so one compilation serves all masks, a mask of ones included. It is
-    applied on the way in, so that moments and clipping see the kept weights only, and on the way out. What else `update`
-    is given (`value`, `grad`, `value_fn`, ...) goes on to the inner optimiser.
+    The mask is part of the state and not of the code, so one compilation serves all masks, a mask of ones included. It is
+    applied to the gradients, so that moments and clipping see the kept weights only, and to the updates. Whatever else `update`
+    is given (`value`, `grad`, `value_fn`, ...) is passed on to the inner optimizer.
 
-    With a schedule in the state (`tx.init(params)._replace(schedule=...)`, see `schedules`) the mask changes at its
-    updates: what is pruned then becomes 0.0 with all that the optimiser remembers of it, and what grows starts from there.
+    With a schedule in the state (`tx.init(params)._replace(schedule=...)`, see `schedules`) the mask changes at the schedule's
+    updates: weights pruned then become 0.0 together with their optimizer state, and weights that grow start from 0.0.
+
+    >>> params, mask = {"w": jnp.array([[1.0, 2.0]])}, {"w": jnp.array([[1.0, 0.0]])}
+    >>> tx = keep_pruned_at_zero(optax.sgd(0.5))
+    >>> params = apply_mask(params, mask)
+    >>> state = set_mask(tx.init(params), mask, params)
+    >>> updates, state = tx.update({"w": jnp.ones((1, 2))}, state, params)
+    >>> optax.apply_updates(params, updates)["w"].tolist()
+    [[0.5, 0.0]]
+
+    Args:
+        inner: any optax optimizer.
+
+    Returns:
+        An optax transformation whose state is a `MaskedState` around the inner state.
+
+    Raises:
+        InputError: there is a schedule, and `update` is called without `params`.
 
     Warns:
-        UserWarning: an update finds neither a mask that `set_mask` set nor a schedule, so nothing is held at zero.
+        UserWarning: an update finds neither a mask set by `set_mask` nor a schedule, so nothing is held at zero.
     """
     inner = optax.with_extra_args_support(inner)
 
@@ -316,14 +349,28 @@ def keep_pruned_at_zero(inner: optax.GradientTransformation) -> optax.GradientTr
 
 
 def set_mask(state: Any, mask: Mask, params: Params) -> Any:
-    """Put a mask into the state of `keep_pruned_at_zero` and zero the pruned weights' share of the inner state.
+    """Return an optimizer state that holds a mask, with the optimizer state of pruned weights set to zero.
 
-    The state is found wherever it lies in an optimizer's: in optax.chain, MultiSteps, inject_hyperparams, multi_transform,
-    masked, apply_if_finite, ... Masked is every array of the inner state whose path ends in a parameter's and whose shape is
-    that parameter's: Adam's two moments. Counters are not, nor the sums over rows and columns of Adafactor.
+    The state of `keep_pruned_at_zero` is found wherever it is nested: in optax.chain, MultiSteps, inject_hyperparams,
+    multi_transform, masked, apply_if_finite, ... Masked is every array of the inner state whose path ends in a parameter's path
+    and whose shape is that parameter's, such as Adam's two moments. Counters are not, nor Adafactor's sums over rows and columns.
+
+    >>> params = {"w": jnp.ones((1, 2))}
+    >>> state = set_mask(keep_pruned_at_zero(optax.adam(1e-3)).init(params), {"w": jnp.array([[1.0, 0.0]])}, params)
+    >>> state.mask["w"].tolist()
+    [[True, False]]
+
+    Args:
+        state: an optimizer's state, as its `init` or `update` returns it.
+        mask: a tree like `params`, 1 kept and 0 pruned.
+        params: the parameters that the optimizer updates.
+
+    Returns:
+        A state like the one given. Pass the parameters through `apply_mask` too.
 
     Raises:
-        InputError: there is no such state; or what is pruned is not all in the hands of one; or the mask does not fit.
+        InputError: there is no `keep_pruned_at_zero` in the optimizer; or a pruned weight is updated by another part of the
+            optimizer; or the mask does not fit the parameters.
     """
     check_same_structure(mask, params, "the mask", "the parameters'")
 

@@ -33,7 +33,7 @@ def n_of_m_mask(
     prunable: Prunable | None = None,
     stack_axes: StackAxes | None = None,
 ) -> Mask:
-    """Keep the `n` weights with the highest scores of every `m` consecutive ones; ties: the earlier stays.
+    """Return a mask that keeps the `n` weights with the highest scores of every `m` consecutive ones; ties: the earlier stays.
 
     A layer whose axis `m` does not divide stays dense, and is named in a warning.
 
@@ -50,6 +50,9 @@ def n_of_m_mask(
         exclude: layers that stay dense, by any part of their path.
         prunable: as for `prune`.
         stack_axes: as for `prune`.
+
+    Returns:
+        A mask with the structure, shapes and dtypes of `params`: 1 kept, 0 pruned.
 
     Raises:
         InputError: not 0 <= n <= m, a layer has no such axis, the scores do not fit, or as `layers`.
@@ -82,11 +85,19 @@ def n_of_m_mask(
 
 
 def neuron_masks(chain: Chain, sparsity: float, scores: Sequence[Array] | None = None) -> list[tuple[Array, Array]]:
-    """Prune the hidden units of the chain that score lowest, `round(sparsity * units)` of each hidden layer.
+    """Return masks that prune the hidden units with the lowest scores, `round(sparsity * units)` of each hidden layer.
 
-    A pruned unit loses its inputs, its bias and its outputs. Its score is the sum of `scores` over its inputs; of |w| if
-    none are given (Li et al. 2017, https://arxiv.org/abs/1608.08710). Ties: the earlier stays. At least one unit of each
-    layer does too.
+    A pruned unit loses its inputs, its bias and its outputs. At least one unit of each layer stays.
+
+    >>> chain = [(jnp.array([[1.0, 0.1]]), jnp.zeros(2)), (jnp.ones((2, 1)), jnp.zeros(1))]
+    >>> [kernel.tolist() for kernel, _ in neuron_masks(chain, 0.5)]
+    [[[1.0, 0.0]], [[1.0], [0.0]]]
+
+    Args:
+        chain: (kernel (inputs, outputs), bias (outputs,)) of each dense layer, in the order in which they are applied.
+        sparsity: the fraction of the hidden units to remove, in [0, 1].
+        scores: a score for each weight, an array like each kernel; a unit's score is the sum over its inputs, ties: the earlier
+            stays. None: |w| (Li et al. 2017, https://arxiv.org/abs/1608.08710).
 
     Returns:
         Masks like the chain, 1 kept and 0 pruned.

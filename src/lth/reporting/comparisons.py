@@ -45,7 +45,13 @@ def compared(conditions: Sequence[Condition]) -> list[tuple[Condition, Condition
 
 
 def comparisons(runs: Runs) -> list[Comparison]:
-    """Compare what there is to compare, on each task and over all; Holm's correction is over everything together."""
+    """Return every comparison that the report makes, on each task and over all; Holm's correction is over all of them together.
+
+    >>> [(c.first.label, c.second.label, c.corrected) for c in comparisons(runs) if c.differs]  # doctest: +SKIP
+
+    Args:
+        runs: the tidy rows of finished runs, `Runs(read_tidy(path))`.
+    """
     todo = []
     for scope, tasks in runs.scopes().items():
         if not set(tasks) <= set(runs.scored):

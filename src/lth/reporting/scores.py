@@ -165,7 +165,13 @@ class Result(NamedTuple):
 
 
 def results(runs: Runs) -> list[Result]:
-    """Aggregate every condition, dense agents included, on each task and over all."""
+    """Return the aggregates of every condition, dense agents included, on each task and over all tasks.
+
+    >>> [(row.condition.label, row.score.value) for row in results(runs)]  # doctest: +SKIP
+
+    Args:
+        runs: the tidy rows of finished runs, `Runs(read_tidy(path))`.
+    """
     found = []
     for scope, tasks in runs.scopes().items():
         for condition in runs.conditions:

@@ -39,12 +39,15 @@ class Pattern(NamedTuple):
     """
 
     layout: Layout
-    table: np.ndarray  # int32, what kernel.h reads; its length follows from the layout
-    places: (
-        np.ndarray
-    )  # (kept,) int32: where each stands among all parameters, raveled one leaf after the other, or beyond them
-    shapes: tuple[tuple[int, ...], ...]  # of the leaves
+    """What decides the shapes of arrays: masks with equal counts share one compilation."""
+    table: np.ndarray
+    """What kernel.h reads, int32; its length follows from the layout."""
+    places: np.ndarray
+    """(kept,) int32: where each stands among all parameters, raveled one leaf after the other, or beyond them."""
+    shapes: tuple[tuple[int, ...], ...]
+    """The shapes of the mask's leaves."""
     treedef: Any
+    """The structure of the mask."""
 
     def __repr__(self) -> str:
         total = sum(int(np.prod(shape)) for shape in self.shapes)
@@ -58,7 +61,11 @@ _FEWEST_UNITS = 4  # of a dense block: a tile of fewer rows loads as much as row
 
 
 def make_pattern(mask: Mask, instruction_set: str | None = None, room: int = 0) -> Pattern:
-    """Make the pattern of a mask.
+    """Return the layout of the weights that a mask keeps, which `pack`, `unpack` and `sparse_mlp` take.
+
+    >>> mask = {"output": {"kernel": np.array([[1.0], [0.0]]), "bias": np.ones(1)}}
+    >>> make_pattern(mask, "x86-64-v3")
+    Pattern(2-1, 2 of 3 parameters kept)
 
     Args:
         mask: dense layers `{"layer_0": {"kernel": (inputs, outputs), "bias": (outputs,)}, ..., "output": ...}`, applied in
@@ -156,7 +163,16 @@ def _blocks(kernel: np.ndarray, inputs: Any, units: Any, dense_from: float) -> l
 
 
 def obstacle(mask: Mask) -> str:
-    """Say why a network cannot be computed by the kernel, or nothing if it can."""
+    """Return why the kernel cannot compute a network; an empty string if it can.
+
+    >>> obstacle({"output": {"kernel": np.ones((3, 2)), "bias": np.ones(2)}})
+    ''
+    >>> obstacle({"output": {"kernel": np.ones((3, 2)), "bias": np.ones(4)}})
+    'output has a kernel (3, 2) and a bias (4,), and 3 inputs'
+
+    Args:
+        mask: as for `make_pattern`; only names and shapes are read.
+    """
     shapes = {path_name(path): np.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(mask)}
     names = sorted(shapes)
     networks = list(_networks(mask)) if isinstance(mask, dict) else []
@@ -230,10 +246,19 @@ def _table_length(layout: Layout) -> int:
 
 
 def pack(pattern: Pattern, params: Params) -> jax.Array:
-    """Gather the kept weights of `params` as the vector theta, (kept,), in the order of the pattern.
+    """Return the kept weights of `params` as one vector theta, (kept,) float32, in the order of the pattern.
+
+    >>> mask = {"output": {"kernel": np.array([[1.0], [0.0]]), "bias": np.ones(1)}}
+    >>> params = {"output": {"kernel": np.array([[2.0], [3.0]]), "bias": np.array([4.0])}}
+    >>> pack(make_pattern(mask, "x86-64-v3"), params).tolist()
+    [2.0, 4.0]
+
+    Args:
+        pattern: which weights are kept.
+        params: a tree of the mask's structure and shapes.
 
     Raises:
-        InputError: `params` is not a tree of the mask's shapes.
+        InputError: `params` does not have the structure or shapes of the mask.
     """
     if (
         jax.tree.structure(params) != pattern.treedef
@@ -246,10 +271,18 @@ def pack(pattern: Pattern, params: Params) -> jax.Array:
 
 
 def unpack(pattern: Pattern, theta: jax.Array) -> Params:
-    """Put the kept weights back in their places; pruned ones are 0.0. The inverse of `pack`.
+    """Return the parameters of a vector of kept weights, with 0.0 where a weight is pruned. The inverse of `pack`.
+
+    >>> pattern = make_pattern({"output": {"kernel": np.array([[1.0], [0.0]]), "bias": np.ones(1)}}, "x86-64-v3")
+    >>> unpack(pattern, jnp.array([2.0, 4.0]))["output"]["kernel"].tolist()
+    [[2.0], [0.0]]
+
+    Args:
+        pattern: which weights are kept.
+        theta: (kept,) float32.
 
     Raises:
-        InputError: theta is no vector of as many weights as the pattern keeps.
+        InputError: theta is not a vector of as many weights as the pattern keeps.
     """
     if jnp.shape(theta) != (pattern.layout.kept,):
         raise InputError(f"theta has shape {jnp.shape(theta)}, and the pattern keeps {pattern.layout.kept} weights")

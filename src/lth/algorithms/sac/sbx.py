@@ -43,6 +43,8 @@ def prune_sbx(
     Gradients are those of SBX's losses, actor's and critics', over batches of its replay buffer. What is pruned already
     stays pruned.
 
+    >>> masks = lth.sbx.prune_sbx(model, 0.9, "taylor")  # doctest: +SKIP
+
     Args:
         model: an `sbx.SAC`.
         sparsity: of both networks, or {"actor": a, "critic": c}.
@@ -52,6 +54,9 @@ def prune_sbx(
         seed: of the batches, and of the criterion random.
         pool: prune both networks as one, to one sparsity.
         how: more of what `prune` takes: allocation, exclude, rounds, invert, collapse.
+
+    Returns:
+        Masks like the parameters of the actor and of the critics, 1 kept and 0 pruned.
 
     Raises:
         InputError: as `prune`; or the replay buffer is empty or of a kind that is not understood.
@@ -80,7 +85,13 @@ def prune_sbx(
 
 
 def masks_of(model: Any) -> dict[str, Mask]:
-    """Return the masks under which an SBX agent learns; all ones if none was set."""
+    """Return the masks under which an SBX agent learns, `{"actor": ..., "critic": ...}`; all ones if none was set.
+
+    >>> lth.compute_sparsity(lth.sbx.masks_of(model)["actor"])  # doctest: +SKIP
+
+    Args:
+        model: an `sbx.SAC`.
+    """
 
     def mask_of(state: Any) -> Mask:
         inner = state.opt_state.inner_state
@@ -93,6 +104,13 @@ def masks_of(model: Any) -> dict[str, Mask]:
 
 def set_masks(model: Any, masks: Mapping[str, Mask]) -> None:
     """Put masks on an SBX agent: pruned weights, their targets and their moments become 0.0, and stay so in `model.learn`.
+
+    >>> lth.sbx.set_masks(model, masks)  # doctest: +SKIP
+    >>> model.learn(50_000, reset_num_timesteps=False)  # doctest: +SKIP
+
+    Args:
+        model: an `sbx.SAC`, which is changed in place.
+        masks: one for each network, `{"actor": ..., "critic": ...}`, as `prune_sbx` returns them.
 
     Raises:
         InputError: a mask does not fit its network, or `param_resets` would undo it.
