@@ -1,4 +1,4 @@
-"""The config that `lth init` writes: the quickstart, with every other key and its default as a comment. Imports no JAX."""
+"""The config that `lth init` writes: the quickstart, and every other key with its default as a comment. Does not import JAX."""
 
 import textwrap
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from .files import write_whole
 
 QUICKSTART: dict[str, Any] = {
     "tasks": ["Pendulum-v1"],
-    "seeds": [0, 1],
+    "seeds": [0, 1, 2, 3, 4, 5, 6, 7],
     "output_dir": "results/quickstart",
     "workers": 2,
     "training": {"env_steps": 8000, "start_steps": 500, "segment_steps": 1000, "batch_size": 64},
@@ -29,24 +29,25 @@ QUICKSTART: dict[str, Any] = {
     "evaluation": {"every": 2000, "episodes": 10},
     "pruning": {
         "methods": ["magnitude", "gradient", "taylor", "random", "shuffled"],
-        "sparsity": [0.9, 0.95],
+        "sparsity": 0.95,
         "exclude": ["output"],
         "num_gradient_batches": 100,
         "gradient_batch_size": 256,
     },
+    "report": {"primary": ["taylor", "magnitude"], "margin": 0.1},
 }
 """A few minutes on two cores."""
 _WIDTH = 116
 
 
 def template() -> str:
-    """Return the config: keys of the quickstart set, all others commented out at their defaults, each under its meaning."""
+    """Return the config text: quickstart keys are set, all others are commented out with their defaults and descriptions."""
     defaults = Config().model_dump(mode="json")
     fields = Config.model_fields.items()
     sections = [name for name, field in fields if hasattr(field.annotation, "model_fields")]
     lines = [
         "# The experiment of the quickstart: a few minutes on 2 cores. `lth run` with this file's name runs it,",
-        "# `lth run FILE --dry-run` says what that would do. What stands behind a # is at its default.",
+        "# `lth run FILE --dry-run` lists the planned runs. Keys behind a # show their defaults.",
         "",
     ]
     lines += _keys(((n, f) for n, f in fields if n not in sections), defaults, QUICKSTART, "")
@@ -83,11 +84,11 @@ def _yaml(value: Any) -> str:
 
 
 def write_template(path: Path) -> None:
-    """Write `template` to a file that is not there yet.
+    """Write `template` to a new file.
 
     Raises:
-        InputError: it is there, or cannot be written.
+        InputError: the file exists or cannot be written.
     """
     if path.exists() or path.is_symlink():
-        raise InputError(f"{path} is there already. Name another file: lth init my.yaml")
+        raise InputError(f"'{path}' already exists; name another file, as in `lth init my.yaml`")
     write_whole(path, template().encode(), checksum=False)

@@ -1,8 +1,9 @@
 """The field's statistics (Agarwal et al. 2021, https://arxiv.org/abs/2108.13264), and the test that decides.
 
 Scores are one array for each task, (..., runs) float; tasks may differ in their number of runs. Aggregates reduce the last
-axis, so that they take resamples as they take data. Intervals describe: percentile intervals on few seeds call equal
-things different far too often. Whether two conditions differ is decided by `sign_flip_test` and `holm`.
+axis, so that they take resamples as they take data. Bootstrap intervals describe: on few seeds they call equal things
+different far too often. What differs is decided by exact sign-flip tests of paired differences and their corrections:
+`closed_test`, `fixed_sequence` and `max_t_test`.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,10 +21,16 @@ RESAMPLES = 2000
 CONFIDENCE = 0.95
 LEVEL = 0.05
 """Conditions are called different where the corrected p is at most this."""
-POWER = 0.8
 MOST_EXACT = 36
 """Pairs up to which all flips of signs are counted, 2^36 of them; beyond, so many are drawn:"""
 FLIPS = 100_000
+MOST_SUBSETS, SUBSETS = 20, 200_000
+"""The same for the subsets of an interval."""
+MOST_FLIPPED = 14
+"""Seeds up to which all flips are made for many comparisons together."""
+MOST_LEVELS = 8
+FEWEST = 5
+"""Seeds below which nothing is tested: 2^-5 is the first p of a one-sided test below LEVEL."""
 
 
 def iqm(scores: Scores) -> np.ndarray:
@@ -33,34 +40,17 @@ def iqm(scores: Scores) -> np.ndarray:
 
     >>> float(iqm([np.array([0.0, 1.0, 2.0, 9.0])]))
     1.5
-
-    Args:
-        scores: one array (..., runs) for each task.
     """
     return np.asarray(stats.trim_mean(_together(scores), 0.25, axis=-1))
 
 
 def mean(scores: Scores) -> np.ndarray:
-    """Return the mean over tasks of each task's mean over runs.
-
-    >>> float(mean([np.array([0.0, 2.0]), np.array([4.0])]))
-    2.5
-
-    Args:
-        scores: one array (..., runs) for each task.
-    """
+    """Return the mean over tasks of each task's mean over runs."""
     return np.mean(_task_means(scores), axis=-1)
 
 
 def median(scores: Scores) -> np.ndarray:
-    """Return the median over tasks of each task's mean over runs; with one task that is its mean.
-
-    >>> float(median([np.array([0.0, 2.0]), np.array([4.0]), np.array([9.0])]))
-    4.0
-
-    Args:
-        scores: one array (..., runs) for each task.
-    """
+    """Return the median over tasks of each task's mean over runs; with one task that is its mean."""
     return np.median(_task_means(scores), axis=-1)
 
 
@@ -69,24 +59,12 @@ def optimality_gap(scores: Scores, target: float = 1.0) -> np.ndarray:
 
     >>> float(optimality_gap([np.array([0.5, 3.0])]))
     0.25
-
-    Args:
-        scores: one array (..., runs) for each task.
-        target: the score that counts as reached.
     """
     return np.mean([np.mean(np.maximum(target - s, 0.0), axis=-1) for s in scores], axis=0)
 
 
 def profile(scores: Scores, thresholds: Any) -> np.ndarray:
-    """Return the share of runs with a score above each threshold, (..., thresholds): the mean over tasks.
-
-    >>> profile([np.array([0.2, 0.9, 1.1])], [0.0, 0.5, 1.0]).round(2).tolist()
-    [1.0, 0.67, 0.33]
-
-    Args:
-        scores: one array (..., runs) for each task.
-        thresholds: the scores at which shares are taken, (thresholds,).
-    """
+    """Return the share of runs with a score above each threshold, (..., thresholds): the mean over tasks."""
     thresholds = np.asarray(thresholds, np.float64)
     shares = [np.mean(np.asarray(s)[..., None] > thresholds, axis=-2) for s in scores]
     return np.asarray(np.mean(shares, axis=0))
@@ -99,10 +77,6 @@ def probability_of_improvement(scores: Scores, others: Scores) -> np.ndarray:
 
     >>> float(probability_of_improvement([np.array([1.0, 3.0])], [np.array([2.0, 3.0])]))
     0.375
-
-    Args:
-        scores: one array (..., runs) for each task.
-        others: the same of the second condition, for the same tasks.
     """
     found = []
     for mine, theirs in zip(scores, others, strict=True):
@@ -118,10 +92,6 @@ def interval(
 
     Runs are drawn anew, with replacement, within each task (and group) and never across, so one task is resampled like
     many. Indices come from `rng.integers(0, runs, (resamples, runs))`, task after task. NaN where no task has two runs.
-
-    >>> low, high = interval(iqm, [np.array([1.0, 2.0, 3.0, 4.0])], rng=np.random.default_rng(0))
-    >>> float(low), float(high)
-    (1.0, 4.0)
 
     Args:
         statistic: of one or more groups of scores, reducing the last axis.
@@ -149,36 +119,156 @@ def interval(
     return low, high
 
 
-def sign_flip_test(differences: Any) -> float:
-    """Return the two-sided p of paired differences, (pairs,), under the hypothesis that each is as likely as its negative.
+def sign_flip_test(differences: Any, greater: bool = False) -> float:
+    """Return the p of paired differences, (pairs,), under the hypothesis that each is as likely as its negative.
 
-    The share of the 2^n ways to flip their signs whose |sum| is at least the observed one. All are counted, by halves:
-    each sum is one of 2^(n/2) sums of the first half plus one of the second. So n pairs give no p below 2^(1 - n). Beyond
-    MOST_EXACT pairs, FLIPS flips are drawn from a fixed seed and the observed one is counted with them.
+    The share of the 2^n ways to flip their signs whose |sum| (or sum, where `greater` asks for one side) is at least the
+    observed one. All are counted, by halves: each sum is one of 2^(n/2) sums of the first half plus one of the second. So n
+    pairs give no p below 2^(1 - n), one-sided 2^-n. Beyond MOST_EXACT pairs, FLIPS flips are drawn from a fixed seed and the
+    observed one is counted with them.
 
-    >>> sign_flip_test([1.0, 2.0, 3.0])
-    0.25
-
-    Args:
-        differences: (pairs,).
+    >>> sign_flip_test([1.0, 2.0, 3.0]), sign_flip_test([1.0, 2.0, 3.0], greater=True)
+    (0.25, 0.125)
 
     Raises:
         InputError: a difference is not finite.
     """
-    d = np.asarray(differences, np.float64)
+    d = _finite(differences)
     if d.size == 0:
         return 1.0
+    slack = 1e-9 * np.abs(d).sum()  # sums that differ only by rounding are tied
+    least = (d.sum() if greater else abs(d.sum())) - slack
+    if d.size > MOST_EXACT:
+        sums = (2.0 * _drawn_signs(d.size) - 1.0) @ d
+        return float((np.sum((sums if greater else np.abs(sums)) >= least) + 1) / (FLIPS + 1))
+    first, second = _signed_sums(d[: d.size // 2]), np.sort(_signed_sums(d[d.size // 2 :]))
+    counted = second.size - np.searchsorted(second, least - first, side="left")
+    if not greater:
+        counted = counted + np.searchsorted(second, -least - first, side="right")
+    return float(min(np.sum(counted) / 2.0**d.size, 1.0))
+
+
+def sign_flip_interval(differences: Any, confidence: float = CONFIDENCE) -> tuple[float, float, float]:
+    """Return the interval of the mean difference that inverts `sign_flip_test`, and its exact confidence.
+
+    A shift is inside where the two-sided test of the differences less that shift does not reject it at 1 - confidence. Its ends
+    are the k-th smallest and largest of the means of all 2^n - 1 nonempty subsets of the pairs, with k the whole part of
+    (1 - confidence) / 2 * 2^n (Hartigan 1969, Using subsample values as typical values). Where k would be 0, as with 5 pairs at
+    95 %, it is 1, and the confidence is that of the widest interval that there is, 1 - 2 / 2^n. Beyond MOST_SUBSETS pairs,
+    SUBSETS subsets are drawn from a fixed seed.
+
+    >>> sign_flip_interval([1.0, 2.0, 3.0])
+    (1.0, 3.0, 0.75)
+
+    Raises:
+        InputError: a difference is not finite, or there is none.
+    """
+    d = _finite(differences)
+    if d.size == 0:
+        raise InputError("an interval needs at least one difference")
+    if d.size <= MOST_SUBSETS:
+        sums, counts = np.zeros(1), np.zeros(1)
+        for value in d:
+            sums, counts = np.concatenate([sums, sums + value]), np.concatenate([counts, counts + 1.0])
+        means, ways = sums[1:] / counts[1:], 2.0**d.size
+    else:
+        chosen = np.random.default_rng(0).integers(0, 2, (SUBSETS, d.size), dtype=np.int8).astype(np.float64)
+        chosen = chosen[chosen.any(axis=1)]
+        means = (chosen @ d) / chosen.sum(axis=1)
+        ways = means.size + 1.0
+    means.sort()
+    k = max(int((1.0 - confidence) / 2.0 * ways + 1e-9), 1)
+    return float(means[k - 1]), float(means[-k]), 1.0 - 2.0 * k / ways
+
+
+def closed_test(levels: Any) -> tuple[float, list[float]]:
+    """Test the mean over levels, then each level, so that any false alarm among all of it has at most the level's chance.
+
+    The closed procedure of Marcus, Peritz and Gabriel (1976): a level's p is the largest of the two-sided sign-flip tests of all
+    sets of levels that it is in, of each seed's mean over the set. The set of all levels is among them, so no level can be
+    decided where the mean over all is not. Beyond MOST_LEVELS levels their p is the larger of the overall one and of `max_t_test`,
+    which keeps the same promise.
+
+    Args:
+        levels: differences, (seeds, levels); signs are flipped by seed.
+
+    Returns:
+        The p of the mean over all levels, and the p of each level.
+    """
+    d = np.asarray(levels, np.float64)
+    count, overall = d.shape[1], sign_flip_test(d.mean(axis=1))
+    if count > MOST_LEVELS:
+        return overall, [max(overall, p) for p in max_t_test(d)]
+    found = [0.0] * count
+    for subset in range(1, 2**count):
+        members = [i for i in range(count) if subset >> i & 1]
+        p = sign_flip_test(d[:, members].mean(axis=1))
+        for i in members:
+            found[i] = max(found[i], p)
+    return overall, found
+
+
+def fixed_sequence(p: Sequence[float]) -> list[float]:
+    """Return the p values of hypotheses that are tested one after the other, as long as each is rejected.
+
+    The order is fixed beforehand, and the chance of any false alarm is at most the level, without a correction (Maurer, Hothorn
+    and Lehmacher 1995).
+
+    >>> fixed_sequence([0.01, 0.2, 0.02])
+    [0.01, 0.2, 0.2]
+    """
+    return [float(value) for value in np.maximum.accumulate(np.asarray(p, np.float64))] if len(p) else []
+
+
+def max_t_test(differences: Any, greater: bool = False) -> list[float]:
+    """Correct the sign-flip tests of many comparisons by the distribution of the largest statistic (Westfall and Young 1993).
+
+    The statistic of a comparison is sum(d) / sqrt(sum(d^2)), whose absolute value counts unless `greater` asks for one side. All
+    signs of a seed are flipped together, so the dependence between comparisons is kept; step-down, so that what was rejected no
+    longer counts. The smallest p is 2^(1 - n) (one-sided 2^-n) however many comparisons there are.
+
+    Args:
+        differences: (seeds, comparisons).
+        greater: test whether the differences are above 0, not whether they are different from it.
+
+    Returns:
+        The corrected p of each comparison.
+
+    Raises:
+        InputError: a difference is not finite.
+    """
+    d = _finite(differences)
+    seeds, count = d.shape
+    if not count or not seeds:
+        return [1.0] * count
+    if seeds <= MOST_FLIPPED:
+        flips = 1.0 - 2.0 * ((np.arange(2**seeds)[:, None] >> np.arange(seeds)) & 1)
+    else:
+        flips = np.concatenate([np.ones((1, seeds)), 2.0 * _drawn_signs(seeds) - 1.0])
+    size = np.sqrt(np.sum(d * d, axis=0))
+    scaled = np.divide(d, size, out=np.zeros_like(d), where=size > 0)
+    statistics = flips @ scaled
+    if not greater:
+        np.abs(statistics, out=statistics)
+    observed = statistics[0].copy()
+    order = np.argsort(-observed, kind="stable")
+    # The largest statistic among this comparison and all less extreme ones, flip by flip.
+    largest = np.maximum.accumulate(statistics[:, order[::-1]], axis=1)[:, ::-1]
+    p = np.mean(largest >= observed[order] - 1e-9, axis=0)
+    found = np.empty(count)
+    found[order] = np.maximum.accumulate(p)
+    return [float(value) for value in found]
+
+
+def _finite(differences: Any) -> np.ndarray:
+    d = np.asarray(differences, np.float64)
     if not np.isfinite(d).all():
         raise InputError("a difference is NaN or infinite, so no test can be made: one of the runs was lost")
-    least = abs(d.sum()) - 1e-9 * np.abs(d).sum()  # sums that differ only by rounding are tied
-    if d.size > MOST_EXACT:
-        signs = np.random.default_rng(0).integers(0, 2, (FLIPS, d.size), dtype=np.int8)
-        sums = (2.0 * signs - 1.0) @ d
-        return float((np.sum(np.abs(sums) >= least) + 1) / (FLIPS + 1))
-    first, second = _signed_sums(d[: d.size // 2]), np.sort(_signed_sums(d[d.size // 2 :]))
-    above = second.size - np.searchsorted(second, least - first, side="left")
-    below = np.searchsorted(second, -least - first, side="right")
-    return float(min(np.sum(above + below) / 2.0**d.size, 1.0))
+    return d
+
+
+def _drawn_signs(pairs: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 2, (FLIPS, pairs), dtype=np.int8)
 
 
 def _signed_sums(values: np.ndarray) -> np.ndarray:
@@ -189,64 +279,41 @@ def _signed_sums(values: np.ndarray) -> np.ndarray:
 
 
 def smallest_p(pairs: int) -> float:
-    """Return the smallest p that `sign_flip_test` can give for so many pairs.
-
-    >>> smallest_p(5)
-    0.0625
-
-    Args:
-        pairs: the number of pairs.
-    """
+    """Return the smallest p that `sign_flip_test` can give for so many pairs."""
     return min(2.0 ** (1 - pairs), 1.0) if pairs <= MOST_EXACT else 1.0 / (FLIPS + 1)
 
 
-def holm(p: Sequence[float]) -> list[float]:
-    """Return p values corrected for being many (Holm 1979): at LEVEL, the chance of any false alarm among them is at most LEVEL.
+def seeds_needed(
+    effect: float, spread: float, power: float = 0.8, greater: bool = False, most: int = 1000
+) -> int | None:
+    """Return how many seeds it takes to decide a mean difference of `effect` with a probability of `power`.
 
-    >>> holm([0.01, 0.04, 0.03])
-    [0.03, 0.06, 0.06]
+    The power is that of the t test at LEVEL, two-sided unless `greater` asks for one side, which the sign-flip test comes close to;
+    the smallest possible p has to be within LEVEL too, and there are at least FEWEST seeds.
 
-    Args:
-        p: the p value of each test.
-    """
-    corrected, largest = [0.0] * len(p), 0.0
-    for rank, i in enumerate(np.argsort(p, kind="stable")):
-        largest = max(largest, min((len(p) - rank) * float(p[i]), 1.0))
-        corrected[i] = largest
-    return corrected
-
-
-def pairs_needed(differences: Any, comparisons: int = 1, most: int = 1000) -> int | None:
-    """Return how many pairs it takes to call such differences different with a probability of POWER.
-
-    Takes mean and standard deviation of the differences for the true ones, and the level for the first step of Holm's
-    correction, LEVEL / comparisons; the power is that of the t test, which the sign-flip test comes close to, and the
-    smallest possible p has to be within the level. None: more than `most`, or no difference is seen, or there is one pair.
-
-    >>> pairs_needed([1.0, 2.0, 3.0, 2.5], comparisons=10)
-    9
+    >>> seeds_needed(0.2, 0.2), seeds_needed(0.2, 0.2, greater=True)
+    (10, 8)
 
     Args:
-        differences: the paired differences seen, (pairs,).
-        comparisons: how many comparisons are corrected for together.
+        effect: the true mean difference, above 0.
+        spread: the standard deviation of the difference over seeds, in the same units.
+        power: in (0, 1).
+        greater: whether the test is one-sided.
         most: the largest number that is tried.
+
+    Returns:
+        None where more than `most` would be needed.
     """
-    d = np.asarray(differences, np.float64)
-    level = LEVEL / comparisons
-    if smallest_p(MOST_EXACT + 1) > level:  # more pairs than are counted can never do
-        most = min(most, MOST_EXACT)
-    fewest = next((n for n in range(1, most) if smallest_p(n) <= level), None)
-    if d.size < 2 or d.mean() == 0.0 or fewest is None:
-        return None
-    spread = d.std(ddof=1)
-    if spread <= 1e-9 * abs(d.mean()):
-        return fewest
+    side = LEVEL if greater else LEVEL / 2
+    fewest = next(n for n in range(FEWEST, 100) if 2.0**-n <= side)
 
     def enough(n: int) -> bool:
-        critical, shift = stats.t.isf(level / 2, n - 1), abs(d.mean()) / spread * np.sqrt(n)
-        return bool(stats.nct.sf(critical, n - 1, shift) >= POWER)
+        if spread <= 1e-9 * effect:
+            return True
+        critical, shift = stats.t.isf(side, n - 1), effect / spread * np.sqrt(n)
+        return bool(stats.nct.sf(critical, n - 1, shift) >= power)
 
-    low, high = max(fewest, 2), most
+    low, high = fewest, most
     if not enough(high):
         return None
     while low < high:

@@ -27,15 +27,18 @@ from .costs import spent
 from .journal import TIMINGS, is_finished, last_file, write_quick
 from .measurements import READS, measured
 from .plan import Plan, Row
+from .random_policy import random_policy_file, read_random_policy
 from .spec import ConnectivitySpec, DenseSpec, MaskSpec, Spec, TicketSpec
 from .status import Outcome
 from .store import AnalysisRow
 
 TIDY_FILE = "tidy.csv"
-_VERSION = 1
+_VERSION = 2
 """To be raised where the rows of a run change."""
 DENSE = "dense"
 """The method of a dense agent's rows, whose control, sparsity and rewind point are empty."""
+RANDOM_POLICY = "random-policy"
+"""The method of the rows about the uniform random policy, which belong to a task and have seed 0."""
 
 
 class TidyRow(NamedTuple):
@@ -88,6 +91,8 @@ class Collector:
                 self.left_out[spec] = str(error)
                 there.discard(spec)
 
+        for task in dict.fromkeys(spec.task for spec in finished):
+            found += self._random_policy(task)
         for spec, row in self._order:
             if spec in there and (row is None or row.dense in there):
                 about = (row.method, row.control, row.sparsity, row.rewind) if row else _about(spec)
@@ -106,6 +111,11 @@ class Collector:
     ) -> Iterator[TidyRow]:
         return _laid_out(spec, about, self._measured(spec, is_result))
 
+    def _random_policy(self, task: str) -> Iterator[TidyRow]:
+        path = random_policy_file(self.root, task).parent.relative_to(self.root)
+        for metric, value in read_random_policy(self.root, task).items():
+            yield TidyRow(task, 0, RANDOM_POLICY, "", "", "", str(path), 0, metric, value)
+
     def _read_mask(self, spec: MaskSpec) -> list[TidyRow]:
         self._kept(spec)
         return []
@@ -116,7 +126,7 @@ class Collector:
             end, analysis = spec.dense.training.env_steps, self._analysis(spec)
             numbers: Numbers = []
             if is_result and not isinstance(spec, MaskSpec):
-                numbers += store.evaluations_of(self.root, spec)
+                numbers += store.metrics_of(self.root, spec)
                 analysis = self._costs(spec, analysis) | analysis
                 if isinstance(spec, TicketSpec) and isinstance(spec.mask, MaskSpec) and not spec.control:
                     analysis |= {k: v for k, v in self._analysis(spec.mask).items() if k.startswith("saliency")}
@@ -346,7 +356,10 @@ def _fingerprint(plan: Plan, finished: Sequence[Spec]) -> str:
     ]
     rows = [(*row[:4], row.run.sha256, row.dense.sha256) for row in plan.rows]
     order = [spec.sha256 for spec in plan.specs]
-    return hashlib.sha256(repr((_VERSION, TidyRow._fields, order, rows, sorted(stamps, key=str))).encode()).hexdigest()
+    zeros = [_stamp(random_policy_file(plan.root, task)) for task in dict.fromkeys(spec.task for spec in finished)]
+    return hashlib.sha256(
+        repr((_VERSION, TidyRow._fields, order, rows, zeros, sorted(stamps, key=str))).encode()
+    ).hexdigest()
 
 
 def _stamp(path: Path) -> list[int]:
@@ -364,12 +377,7 @@ def save_tidy(root: Path, rows: Sequence[TidyRow]) -> Path:
 
 
 def read_tidy(path: Path) -> list[TidyRow]:
-    """Return the rows of a tidy.csv.
-
-    >>> rows = read_tidy(Path("results/quickstart/tidy.csv"))  # doctest: +SKIP
-
-    Args:
-        path: the file, as `lth run` and `lth report` write it.
+    """Read a file of `save_tidy`.
 
     Raises:
         InputError: it is missing or unreadable.

@@ -1,11 +1,12 @@
 """From the tidy table to numbers: scores, aggregates, comparisons, charts, costs. Pure: rows in, rows out.
 
-A score is (R - U) / (D - U) for a return R: U is the mean return of the task's untrained agents (the dense runs' evaluation at
-step 0) and D the mean of its dense agents' last evaluations. So 0 is what an untrained agent does and 1 is dense, whatever the
-signs; a plain ratio to dense would call a return of -300 twice as good as -150. Where dense agents gained no more than their
-spread over seeds, there is no score.
+A score is (R - U) / (D - U) for a return (or success rate) R: U is the mean of a uniform random policy over 200 episodes, and D
+the mean of the task's dense agents' last evaluations. So 0 is a random policy and 1 is dense, whatever the signs; a plain ratio to
+dense would call a return of -300 twice as good as -150. Where dense agents gained no more than their spread over seeds, there is
+no score.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from .. import stats
 from ..config import CONTROL_METHODS, SALIENCY_METHODS
-from ..experiment.tidy import DENSE, TidyRow
+from ..experiment.tidy import DENSE, RANDOM_POLICY, TidyRow
 from .views import RETURN, SUCCESS, label
 
 ALL_TASKS = "all tasks"
@@ -38,19 +39,40 @@ class Condition(NamedTuple):
         return self.method not in (*CONTROL_METHODS, DENSE, "") and not self.control
 
 
+DENSE_AGENT = Condition(DENSE, "", "", "")
+_RANDOM = Condition(RANDOM_POLICY, "", "", "")
+
+
 class Reference(NamedTuple):
-    """What scores of a task are measured by."""
+    """What scores of a task are measured by, in units of the metric."""
 
     task: str
+    metric: str
     seeds: int
-    untrained: float
-    dense: float
-    spread: float  # sample standard deviation of the dense agents over seeds; 0 for one seed
+    random: float  # the uniform random policy's mean; NaN where it was not measured
+    random_error: float  # its standard error
+    untrained: tuple[float, ...]  # of the dense agents' networks at step 0, by seed
+    trained: tuple[float, ...]  # of the dense agents at their last evaluation, by seed
+
+    @property
+    def dense(self) -> float:
+        """The mean of the dense agents."""
+        return float(np.mean(self.trained)) if self.trained else np.nan
+
+    @property
+    def spread(self) -> float:
+        """The sample standard deviation of the dense agents over seeds; 0 for one seed."""
+        return float(np.std(self.trained, ddof=1)) if len(self.trained) > 1 else 0.0
 
     @property
     def usable(self) -> bool:
         """Whether the dense agents learned enough for scores to mean anything."""
-        return self.dense - self.untrained > self.spread
+        return self.dense - self.random > max(self.spread, 2.0 * self.random_error)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether an untrained network of one seed does as well as a trained dense agent of another."""
+        return bool(self.trained) and max(self.untrained) >= min(self.trained)
 
 
 class Estimate(NamedTuple):
@@ -75,19 +97,24 @@ class Runs:
         for task, condition, metric in self.values:
             self.metrics.setdefault((task, condition), []).append(metric)
         self.conditions = sorted(dict.fromkeys(c for _, c, m in self.values if m == RETURN), key=_order)
-        self.references = {task: self._reference(task) for task in self.tasks}
+        self.references = {task: self.reference(task) for task in self.tasks}
         self.scored = [task for task in self.tasks if self.references[task].usable]
 
-    def _reference(self, task: str) -> Reference:
-        dense = self.values.get((task, Condition(DENSE, "", "", ""), RETURN), {})
-        last = [steps[max(steps)] for steps in dense.values()]
-        start = [steps[min(steps)] for steps in dense.values()]
-        spread = float(np.std(last, ddof=1)) if len(last) > 1 else 0.0
-        return Reference(task, len(last), float(np.mean(start)), float(np.mean(last)), spread)
+    def reference(self, task: str, metric: str = RETURN) -> Reference:
+        """Return what scores of a metric on a task are measured by."""
+        dense = sorted(self.values.get((task, DENSE_AGENT, metric), {}).items())
+        name = f"random_policy/{metric.removeprefix('evaluation/')}"
+        random, error = (
+            self.values.get((task, _RANDOM, n), {}).get(0, {}).get(0, np.nan) for n in (name, f"{name}_error")
+        )
+        start = tuple(steps[min(steps)] for _, steps in dense)
+        last = tuple(steps[max(steps)] for _, steps in dense)
+        return Reference(task, metric, len(dense), random, error, start, last)
 
-    def scopes(self) -> dict[str, list[str]]:
+    def scopes(self, metric: str = RETURN) -> dict[str, list[str]]:
         """Return the tasks behind each thing that is said: of all that have scores, if these are several, and of each."""
-        several = {ALL_TASKS: self.scored} if len(self.scored) > 1 else {}
+        scored = self.scored if metric == RETURN else [t for t in self.tasks if self.reference(t, metric).usable]
+        several = {ALL_TASKS: scored} if len(scored) > 1 else {}
         return {**several, **{task: [task] for task in self.tasks}}
 
     def last(self, task: str, condition: Condition, metric: str = RETURN) -> dict[int, float]:
@@ -95,10 +122,23 @@ class Runs:
         found = self.values.get((task, condition, metric), {})
         return {seed: steps[max(steps)] for seed, steps in sorted(found.items())}
 
-    def score(self, task: str, returns: Any) -> np.ndarray:
-        """Turn returns into scores."""
-        reference = self.references[task]
-        return (np.asarray(returns) - reference.untrained) / (reference.dense - reference.untrained)
+    def score(self, task: str, values: Any, metric: str = RETURN) -> np.ndarray:
+        """Turn returns (or success rates) into scores."""
+        reference = self.references[task] if metric == RETURN else self.reference(task, metric)
+        return (np.asarray(values) - reference.random) / (reference.dense - reference.random)
+
+    def differences(
+        self, tasks: Sequence[str], first: Condition, second: Condition, metric: str = RETURN
+    ) -> dict[int, float]:
+        """Return the difference of scores by seed, the mean over tasks; of the seeds that have both on every task."""
+        found: list[dict[int, float]] = []
+        for task in tasks:
+            mine, other = (self.last(task, condition, metric) for condition in (first, second))
+            seeds = [seed for seed in mine if seed in other]
+            scores = (self.score(task, [side[seed] for seed in seeds], metric) for side in (mine, other))
+            found.append(dict(zip(seeds, np.subtract(*scores).tolist(), strict=True)))
+        common = set.intersection(*(set(one) for one in found)) if found else set()
+        return {seed: float(np.mean([one[seed] for one in found])) for seed in sorted(common)}
 
     def scores(
         self, tasks: Sequence[str], condition: Condition, seeds: Sequence[list[int]] | None = None
@@ -165,13 +205,7 @@ class Result(NamedTuple):
 
 
 def results(runs: Runs) -> list[Result]:
-    """Return the aggregates of every condition, dense agents included, on each task and over all tasks.
-
-    >>> [(row.condition.label, row.score.value) for row in results(runs)]  # doctest: +SKIP
-
-    Args:
-        runs: the tidy rows of finished runs, `Runs(read_tidy(path))`.
-    """
+    """Aggregate every condition, dense agents included, on each task and over all."""
     found = []
     for scope, tasks in runs.scopes().items():
         for condition in runs.conditions:
@@ -204,11 +238,17 @@ def level_name(runs: Runs, rewind: str, sparsity: str) -> str:
 
 
 def percent(sparsity: str) -> str:
-    """Say a sparsity's label in per cent where it is one number."""
+    """Write a sparsity's label in per cent where it is one number: as many digits as tell what is left to three.
+
+    >>> percent("0.95"), percent("0.864279"), percent("0.9975"), percent("actor 0.9, critic 0.5")
+    ('95 %', '86.4 %', '99.75 %', 'actor 0.9, critic 0.5')
+    """
     try:
-        return f"{round(100 * float(sparsity), 4):g} %"
+        value = float(sparsity)
     except ValueError:
         return sparsity
+    left = 100.0 * (1.0 - value)
+    return f"{round(100.0 * value, 2 - math.floor(math.log10(left)) if left > 0 else 0):g} %"
 
 
 def shares(runs: Runs, task: str, condition: Condition, metric: str, of: str = "weights") -> dict[str, float]:

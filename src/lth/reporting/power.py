@@ -1,0 +1,80 @@
+"""`lth plan`: how many seeds it takes to decide an effect, from pilot runs where there are some."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats as scipy_stats
+
+from .. import stats
+from .families import main_scope
+from .scores import DENSE_AGENT, Condition, Runs
+
+ASSUMED = (0.05, 0.1, 0.2, 0.4)
+"""Standard deviations over seeds that are tried where there are no pilot runs, as shares of dense."""
+FEWEST_PILOTS = 3
+SURE = 0.8
+"""The confidence of the range of a standard deviation that pilot runs give."""
+
+
+class Needed(NamedTuple):
+    """The seeds that a test takes; None where more than 1,000 would be needed."""
+
+    what: str
+    effect: float
+    spread: float
+    """The standard deviation over seeds of the paired difference of scores."""
+    pilots: int
+    """Seeds that it was taken from; 0 where it is assumed."""
+    seeds: int | None
+    fewest: int | None
+    """With the lower and the upper end of the 80 % range of the standard deviation."""
+    most: int | None
+
+
+def seeds_needed(
+    runs: Runs | None, question: Sequence[str] | None, margin: float, effect: float, power: float
+) -> list[Needed]:
+    """Return the seeds that the primary question takes, and those that it takes to call a ticket as good as dense a winner.
+
+    Args:
+        runs: pilot runs, or None.
+        question: the two methods of the primary question, or None.
+        margin: of winning; the ticket is taken to be as good as dense.
+        effect: the difference that the primary question is to find, as a share of dense.
+        power: the probability of finding it.
+    """
+    found = []
+    tests = [(f"{question[0]} against {question[1]}", effect, False)] if question else []
+    tests.append((f"a ticket within {margin:.0%} of dense", margin, True))
+    for what, size, greater in tests:
+        pilots = _pilots(runs, question if not greater else None) if runs else []
+        for spread, low, high, count in pilots or [(sd, sd, sd, 0) for sd in ASSUMED]:
+            needed = [stats.seeds_needed(size, sd, power, greater) for sd in (spread, low, high)]
+            found.append(Needed(what, size, spread, count, *needed))
+    return found
+
+
+def _pilots(runs: Runs, question: Sequence[str] | None) -> list[tuple[float, float, float, int]]:
+    """Return the standard deviation of a test's differences with its range; of tickets beside dense that of the median ticket."""
+    scope, tasks = main_scope(runs)
+    if not scope or not set(tasks) <= set(runs.scored):
+        return []
+    if question:
+        found = []
+        for rewind, sparsity in runs.levels():
+            first, second = (Condition(method, "", sparsity, rewind) for method in question)
+            found.append(runs.differences(tasks, first, second))
+        seeds = set.intersection(*map(set, found)) if found else set()
+        samples = [[float(np.mean([d[seed] for d in found])) for seed in sorted(seeds)]]
+    else:
+        tickets = [c for c in runs.conditions if c.is_ticket]
+        samples = [[*runs.differences(tasks, c, DENSE_AGENT).values()] for c in tickets]
+    samples = [d for d in samples if len(d) >= FEWEST_PILOTS]
+    if not samples:
+        return []
+    one = sorted(samples, key=lambda d: float(np.std(d, ddof=1)))[len(samples) // 2]
+    spread, free = float(np.std(one, ddof=1)), len(one) - 1
+    tails = scipy_stats.chi2.ppf([(1 + SURE) / 2, (1 - SURE) / 2], free)
+    low, high = (spread * float(np.sqrt(free / tail)) for tail in tails)
+    return [(spread, low, high, len(one))]

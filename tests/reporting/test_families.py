@@ -1,0 +1,196 @@
+"""The families of tests on made-up studies whose answer is known, and on null studies, where they have to keep silent."""
+
+import numpy as np
+import pytest
+
+from lth import stats
+from lth.experiment.question import Declared
+from lth.experiment.tidy import TidyRow
+from lth.reporting.answer import answer
+from lth.reporting.families import NOT_JUDGED, TOO_FEW, UNDECIDED, WINNING, WORSE, families
+from lth.reporting.scores import Condition, Runs
+
+RETURN, SUCCESS = "evaluation/return", "evaluation/success"
+QUESTION = ("taylor", "magnitude")
+BEFORE = Declared("2026-01-01T00:00:00+0000", False, ())
+
+
+def study(tickets, dense, tasks=("task",), random=0.0, error=0.0, metric=RETURN, untrained=0.0):
+    """Return tidy rows: `tickets` maps (method, control, sparsity) to values by seed, the same on each task."""
+
+    def rows(task, method, control, sparsity, values):
+        rewind = "0" if sparsity else ""
+        for seed, value in enumerate(values):
+            if method == "dense":
+                yield TidyRow(task, seed, method, control, sparsity, rewind, "", 0, metric, untrained)
+            yield TidyRow(task, seed, method, control, sparsity, rewind, "", 1, metric, float(value))
+
+    found = []
+    name = metric.removeprefix("evaluation/")
+    for task in tasks:
+        for what, value in ((name, random), (f"{name}_error", error)):
+            found.append(TidyRow(task, 0, "random-policy", "", "", "", "", 0, f"random_policy/{what}", value))
+        found += rows(task, "dense", "", "", dense)
+        for (method, control, sparsity), values in tickets.items():
+            found += rows(task, method, control, sparsity, values)
+    return found
+
+
+def around(center, seeds=8, spread=0.02):
+    """Values whose mean is the center, spread symmetrically."""
+    return center + spread * np.linspace(-1.0, 1.0, seeds)
+
+
+def judged(rows, margin=0.1):
+    found = families(Runs(rows), QUESTION, margin)
+    return {(v.condition.method, v.condition.sparsity): v.verdict for v in found.verdicts}
+
+
+def test_scores_start_at_the_random_policy_and_end_at_dense():
+    runs = Runs(study({("taylor", "", "0.9"): [-60.0]}, [-100.0, 0.0], random=-150.0, error=1.0))
+    assert runs.references["task"].dense == -50.0
+    assert runs.scores(["task"], Condition("taylor", "", "0.9", "0"))[0].tolist() == [0.9]
+    assert runs.scores(["task"], Condition("dense", "", "", ""))[0].tolist() == [0.5, 1.5]
+
+
+def test_a_ticket_wins_within_the_margin_and_is_worse_beyond_it():
+    dense = around(1.0, spread=0.05)
+    tickets = {
+        ("magnitude", "", "0.9"): dense - 0.05,
+        ("gradient", "", "0.9"): dense - 0.3,
+        ("taylor", "", "0.9"): dense + np.array([0.4, -0.4] * 4) - 0.1,
+    }
+    verdicts = judged(study(tickets, dense))
+    assert verdicts == {("magnitude", "0.9"): WINNING, ("gradient", "0.9"): WORSE, ("taylor", "0.9"): UNDECIDED}
+    # The margin decides: half as wide, a ticket that is 5 % below is exactly at it.
+    assert judged(study(tickets, dense), margin=0.04)["magnitude", "0.9"] == WORSE
+
+
+def test_a_sparser_ticket_wins_only_where_the_less_sparse_ones_do():
+    dense = around(1.0, spread=0.05)
+    lost = dense - 0.05 + np.array([0.4, -0.4] * 4)
+    rows = study({("taylor", "", "0.9"): lost, ("taylor", "", "0.95"): dense}, dense)
+    assert judged(rows) == {("taylor", "0.9"): UNDECIDED, ("taylor", "0.95"): UNDECIDED}
+    rows = study({("taylor", "", "0.9"): dense, ("taylor", "", "0.95"): lost}, dense)
+    assert judged(rows) == {("taylor", "0.9"): WINNING, ("taylor", "0.95"): UNDECIDED}
+
+
+def test_below_five_seeds_nothing_is_tested():
+    dense = around(1.0, 4)
+    found = families(Runs(study({(m, "", "0.9"): dense for m in QUESTION}, dense)), QUESTION, 0.1)
+    assert {v.verdict for v in found.verdicts} == {TOO_FEW}
+    assert [v.within for v in found.verdicts] == [4, 4]
+    assert all(np.isnan(v.low) for v in found.verdicts)
+    assert np.isnan(found.primary.overall.p)
+    assert not found.primary.overall.differs
+
+
+def test_where_dense_agents_fail_nothing_wins():
+    dense = np.array([0.0, 3.0, 0.1, -2.0, 0.3, 0.2, 0.0, -0.1])
+    found = families(Runs(study({(m, "", "0.9"): dense for m in QUESTION}, dense)), QUESTION, 0.1)
+    assert {v.verdict for v in found.verdicts} == {NOT_JUDGED}
+    assert found.primary is None
+    assert found.controls == found.exploratory == []
+    said = answer(Runs(study({(m, "", "0.9"): dense for m in QUESTION}, dense)), found, BEFORE)
+    assert any("learned too little" in note for note in said.notes)
+
+
+def test_without_the_random_policy_there_are_no_scores():
+    rows = [r for r in study({("taylor", "", "0.9"): around(1.0)}, around(1.0)) if r.method != "random-policy"]
+    found = families(Runs(rows), QUESTION, 0.1)
+    assert {v.verdict for v in found.verdicts} == {NOT_JUDGED}
+
+
+def test_the_primary_question_is_one_test_of_each_seeds_mean_over_levels_and_tasks():
+    rng = np.random.default_rng(0)
+    dense = around(1.0)
+    tickets = {(m, "", level): rng.normal(0.9, 0.1, 8) for m in QUESTION for level in ("0.9", "0.95", "0.98")}
+    runs = Runs(study(tickets, dense, tasks=("one", "two")))
+    found = families(runs, QUESTION, 0.1)
+    assert found.primary.overall.scope == "all tasks"
+    d = np.array([tickets["taylor", "", s] - tickets["magnitude", "", s] for s in ("0.9", "0.95", "0.98")])
+    assert found.primary.overall.difference == pytest.approx(d.mean())
+    assert found.primary.overall.seeds == 8  # not 16: runs of one seed on two tasks count once
+    assert found.primary.overall.p == pytest.approx(stats.sign_flip_test(d.mean(axis=0)))
+    assert [c.corrected for c in found.primary.levels] == pytest.approx(stats.closed_test(d.T)[1])
+    assert all(c.corrected >= found.primary.overall.corrected for c in found.primary.levels)
+
+
+def test_a_seed_that_lacks_a_level_is_left_out():
+    dense = around(1.0)
+    tickets = {(m, "", level): around(0.9) for m in QUESTION for level in ("0.9", "0.95")}
+    tickets["taylor", "", "0.95"] = around(0.9)[:7]
+    assert families(Runs(study(tickets, dense)), QUESTION, 0.1).primary.overall.seeds == 7
+
+
+def test_tickets_are_compared_with_their_own_controls():
+    dense = around(1.0)
+    tickets = {
+        ("taylor", "", "0.9"): dense,
+        ("magnitude", "", "0.9"): dense,
+        ("taylor", "reinit", "0.9"): dense - around(0.2, spread=0.1),
+        ("random", "", "0.9"): dense - around(0.5, spread=0.1),
+        ("", "small-dense", "0.9"): dense + around(0.1, spread=0.01),
+    }
+    found = families(Runs(study(tickets, dense)), QUESTION, 0.1)
+    pairs = {(c.first.label, c.second.label): c for c in found.controls}
+    assert set(pairs) == {
+        ("taylor", "taylor + reinit"),
+        ("taylor", "random (control)"),
+        ("taylor", "small-dense"),
+        ("magnitude", "random (control)"),
+        ("magnitude", "small-dense"),
+    }
+    assert pairs["taylor", "random (control)"].differs
+    assert pairs["taylor", "random (control)"].p == 2.0**-8
+    # Flipped, the lead of small-dense is as extreme, so one flip more of 256 is.
+    assert pairs["taylor", "random (control)"].corrected == 2.0**-7
+    assert not pairs["taylor", "small-dense"].differs  # the control is better, which is not what is tested
+
+
+def test_what_the_primary_question_answers_is_not_tested_twice():
+    dense = around(1.0)
+    tickets = {(m, "", "0.9"): around(0.9) for m in (*QUESTION, "gradient")}
+    found = families(Runs(study(tickets, dense)), QUESTION, 0.1)
+    assert {frozenset((c.first.method, c.second.method)) for c in found.exploratory} == {
+        frozenset(("taylor", "gradient")),
+        frozenset(("magnitude", "gradient")),
+    }
+    assert len(families(Runs(study(tickets, dense)), None, 0.1).exploratory) == 3
+
+
+def test_success_is_judged_too_where_tasks_define_it():
+    dense = around(1.0)
+    tickets = {(m, "", "0.9"): dense for m in QUESTION}
+    success = {("magnitude", "", "0.9"): [1.0] * 8, ("taylor", "", "0.9"): [0.5] * 8}
+    rows = study(tickets, dense) + study(success, [1.0] * 8, metric=SUCCESS)
+    found = families(Runs(rows), QUESTION, 0.1)
+    verdicts = {(v.metric, v.condition.method): v.verdict for v in found.verdicts}
+    assert verdicts[RETURN, "taylor"] == verdicts[SUCCESS, "magnitude"] == WINNING
+    assert verdicts[SUCCESS, "taylor"] == WORSE
+
+
+def test_headlines_give_the_primary_answer_first():
+    dense = around(1.0)
+    tickets = {("taylor", "", "0.9"): dense, ("magnitude", "", "0.9"): dense - around(0.2, spread=0.05)}
+    runs = Runs(study(tickets, dense))
+    said = answer(runs, families(runs, QUESTION, 0.1), BEFORE)
+    assert said.headline[0].startswith("Taylor tickets do better than magnitude tickets")
+    assert "p = 0.008" in said.headline[0]
+    assert "before the first run" in said.question
+
+
+@pytest.mark.parametrize("dying", [0.0, 0.2])
+def test_null_studies_raise_few_alarms(dying):
+    """benchmarks/false_alarms.py does this at length, at 3, 5 and 10 seeds."""
+    rng, studies, alarms = np.random.default_rng(0), 150, 0
+
+    def scores():
+        return np.where(rng.random(6) >= dying, rng.normal(1.0, 0.2, 6), rng.normal(0.0, 0.2, 6))
+
+    for _ in range(studies):
+        tickets = {(m, "", s): scores() for m in (*QUESTION, "random") for s in ("0.9", "0.95")}
+        found = families(Runs(study(tickets, scores())), QUESTION, 0.1)
+        alarms += found.primary is not None and found.primary.overall.differs
+        alarms += any(c.differs and c.first.method == "taylor" for c in found.controls)
+    assert alarms / (2 * studies) <= 0.05 + 2.6 * np.sqrt(0.05 * 0.95 / (2 * studies))
