@@ -441,7 +441,7 @@ def _init(arguments: argparse.Namespace) -> int:
 
     write_template(arguments.file)
     named = "" if arguments.file == Path("config.yaml") else f" {arguments.file}"
-    say(f"Saved: {arguments.file}. `lth run{named} --dry-run` says what it asks for, `lth run{named}` makes it.")
+    say(f"Saved: {arguments.file}. Next: `lth run{named} --dry-run` prints what it costs, `lth run{named}` runs it.")
     return 0
 
 
