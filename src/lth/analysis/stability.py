@@ -33,12 +33,17 @@ def rank_correlation(a: Array, b: Array) -> float:
     >>> round(rank_correlation([1.0, 2.0, 3.0, 4.0], [10.0, 30.0, 20.0, 40.0]), 3)
     0.8
     """
-    from scipy.stats import rankdata  # half a second, which workers that take no gradients need not wait for
-
-    ranks = [rankdata(np.ravel(np.asarray(x))) for x in (a, b)]
+    ranks = [_ranks(np.ravel(np.asarray(x))) for x in (a, b)]
     first, second = (r - r.mean() for r in ranks)
     scale = np.sqrt((first @ first) * (second @ second))
     return float(first @ second / scale) if scale > 0 else float("nan")
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    # `scipy.stats.rankdata`, without the second that importing scipy.stats takes.
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True, equal_nan=False)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]
+    return np.where(np.isnan(values).any(), np.nan, ranks)
 
 
 def stability(
