@@ -327,6 +327,8 @@ class ReportConfig(Settings):
     is asked where `pruning.methods` has both."""
     margin: Annotated[float, BeforeValidator(not_boolean), Field(gt=0, lt=1)] = 0.1
     """A ticket wins where its score is less than this below the dense agent's; scores are 0 for a random policy, 1 for dense."""
+    random_episodes: Annotated[Whole, Field(strict=True, ge=2, le=100_000)] = 200
+    """Episodes of the random policy, made once for each task of an output directory."""
 
 
 class RayConfig(Settings):

@@ -26,6 +26,7 @@ def update(
     return algorithm.update(state, batch, noise, apply or algorithm.applies())
 
 
+@functools.partial(jax.jit, static_argnums=0, inline=True)
 def flat_policy(algorithm: Algorithm, state: AgentState) -> jax.Array:
     """Lay out what acting needs as one float32 vector: the normaliser's mean and scale, then each layer's kernel and bias.
 
@@ -82,7 +83,7 @@ def learner(algorithm: Algorithm, patterns: Patterns | None = None) -> Learner:
     The call takes (state, replay, rows, draws) with rows (n, width) as from `pack_rows`, donates the first two, and returns
     both anew with the policy as one vector and the metrics of the last update. With `patterns` the state is a packed one.
     """
-    tables = None if patterns is None else {name: jnp.asarray(pattern.table) for name, pattern in patterns.items()}
+    tables = None if patterns is None else {name: jax.device_put(pattern.table) for name, pattern in patterns.items()}
     compiled = _learner(algorithm, None if patterns is None else layouts_of(patterns))
 
     def call(

@@ -7,6 +7,7 @@ import numpy as np
 
 from ..pruning.criteria import criterion_named
 from ..pruning.layers import is_weight, named_leaves
+from ..pruning.prune import scores_by
 from ..types import Array, Mask, Params
 from .overlap import overlap
 
@@ -62,12 +63,12 @@ def stability(
         method: a criterion that needs gradients.
         candidates: a mask of the weights that could be pruned; none: all kernels.
     """
-    weights, score = _kernels(params), criterion_named(method).score
+    weights, score = _kernels(params), scores_by(criterion_named(method).score)
     if candidates is None:
         candidates = jax.tree.map(np.ones_like, params)
     chosen = [np.asarray(mask) != 0 for mask in _kernels(candidates)]
     scores = [
-        np.concatenate([np.asarray(score(w, g))[c] for w, g, c in zip(weights, _kernels(half), chosen, strict=True)])
+        np.concatenate([np.asarray(s)[c] for s, c in zip(score(weights, _kernels(half)), chosen, strict=True)])
         for half in gradients
     ]
     found = overlap(*masks)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from ..algorithms.architecture import AgentConfig, Spaces
 from ..algorithms.base import Agent
@@ -53,7 +53,7 @@ def saliency_stability(agent: Agent, buffer: ReplayBuffer, spec: MaskSpec) -> di
         treedef: Any
         leaves, treedef = jax.tree.flatten(before)
         # What is excluded, or was pruned before, is no candidate.
-        candidates = treedef.unflatten([m * row.prunable for m, row in zip(leaves, rows, strict=True)])
+        candidates = treedef.unflatten([np.asarray(m) * row.prunable for m, row in zip(leaves, rows, strict=True)])
         found[network] = stability(
             agent.state.params[network],
             (gathered[0][network], gathered[1][network]),
@@ -86,7 +86,7 @@ def _select_masks(agent: Agent, spec: MaskSpec, gathered: dict[str, Any]) -> dic
             next(iter(spec.sparsity.networks.values())),
             criterion,
             loss=synaptic_flow,
-            batches=[jnp.ones(())],
+            batches=[np.ones((), np.float32)],
             gradients=gathered or None,
             allocation=by_layer or spec.allocation,  # type: ignore[arg-type]
             exclude=every,
@@ -101,7 +101,7 @@ def _select_masks(agent: Agent, spec: MaskSpec, gathered: dict[str, Any]) -> dic
                 spec.sparsity[network],
                 criterion,
                 loss=synaptic_flow,
-                batches=[jnp.ones(())],
+                batches=[np.ones((), np.float32)],
                 gradients=gathered.get(network),
                 key=keys[network],
                 allocation=allocation[network],
