@@ -157,7 +157,7 @@ def test_the_native_kernel_computes_the_same(name):
     try:
         native.load()
     except native.Unavailable as error:
-        pytest.skip(f"there is no native kernel here: {error}")
+        pytest.skip(f"the native kernel is not available: {error}")
     algorithm = build(name)
     start = algorithm.init(jax.random.key(0))
     ticket = make_ticket(start, masked(algorithm, start, 0.7))
@@ -256,7 +256,7 @@ def test_the_documents_pair_is_for_actor_and_critic(function):
 
 def test_actions_that_an_algorithm_does_not_take_are_refused_by_name():
     with pytest.raises(
-        lth.InputError, match=r"'CartPole-v1' has discrete actions, which SAC does not take.*algorithm=dqn"
+        lth.InputError, match=r"'CartPole-v1' has discrete actions, which SAC does not support.*algorithm=dqn"
     ):
         ALGORITHMS["sac"]().build(Spaces(4, 2, True), "CartPole-v1")
     with pytest.raises(lth.InputError, match=r"continuous actions, which DQN.*algorithm=sac or algorithm=td3"):
@@ -266,14 +266,16 @@ def test_actions_that_an_algorithm_does_not_take_are_refused_by_name():
 def test_a_buffer_of_another_number_of_actions_is_refused():
     few, many = build("dqn", action_dim=2), build("dqn", action_dim=4)
     agent = Agent(few.config, few.init(jax.random.key(0)))
-    with pytest.raises(lth.InputError, match=r"holds the action [23], the agent chooses from 2"):
+    with pytest.raises(lth.InputError, match=r"holds the action [23], but the agent has 2 actions"):
         lth.gradient_statistics(agent, buffer_of(many))
-    with pytest.raises(lth.InputError, match=r"the batch holds the action [23], the agent chooses from 2"):
+    with pytest.raises(lth.InputError, match=r"the batch holds the action [23], but the agent has 2 actions"):
         batch_gradients(agent, transitions(many, 50))
     sac = build("sac", action_dim=1)
     for one, other in ((few, sac), (sac, few)):
         agent = Agent(one.config, one.init(jax.random.key(0)))
-        with pytest.raises(lth.InputError, match=r"replay buffer holds (continuous|discrete) actions, the agent takes"):
+        with pytest.raises(
+            lth.InputError, match=r"replay buffer holds (continuous|discrete) actions, but the agent needs"
+        ):
             lth.gradient_statistics(agent, buffer_of(other))
 
 
@@ -286,7 +288,7 @@ def test_discrete_actions_survive_the_buffers_file():
     again = ReplayBuffer.load(saved)
     assert again.discrete
     assert raw(again.state) == raw(buffer.state)
-    with pytest.raises(lth.InputError, match="'actions' leaves"):
+    with pytest.raises(lth.InputError, match="'actions' has values outside"):
         ReplayBuffer.load({**saved, "actions": saved["actions"].astype(np.float32)})
 
 
@@ -332,19 +334,19 @@ def test_no_module_outside_algorithms_names_a_network_or_an_algorithm():
     [
         (
             "algorithm=dqn",
-            r"'Pendulum-v1' has continuous actions, which DQN does not take. Use algorithm=sac or algorithm=td3",
+            r"'Pendulum-v1' has continuous actions, which DQN does not support. Use algorithm=sac or algorithm=td3",
         ),
-        ("tasks=CartPole-v1", r"'CartPole-v1' has discrete actions, which SAC does not take. Use algorithm=dqn"),
+        ("tasks=CartPole-v1", r"'CartPole-v1' has discrete actions, which SAC does not support. Use algorithm=dqn"),
         ("algorithm=tdd3", r"unknown algorithm 'tdd3'; choose from sac, td3, dqn.*did you mean 'td3'"),
-        ("algorithm=[sac,td3]", r"algorithm: one name is needed, such as sac, and this is \['sac', 'td3'\]\n$"),
-        ("algorithm=td3 agent.tau=3", r"settings are td3\.\*, as in td3\.tau"),
+        ("algorithm=[sac,td3]", r"algorithm: expected one name, such as sac, but got \['sac', 'td3'\]\n$"),
+        ("algorithm=td3 agent.tau=3", r"set td3\.\*, as in td3\.tau"),
         ("algorithm=td3 td3.policy_dely=3", r"unknown key 'td3.policy_dely'; did you mean 'policy_delay'"),
         ("algorithm=dqn tasks=CartPole-v1 pruning.sparsity.actor=0.9", r"unknown network 'actor'; the algorithm has q"),
         ("pruning.sparsity={actor: 0.9, crtic: 0.8}", r"unknown network 'crtic'.*did you mean 'critic'"),
-        ("pruning.sparsity={actor: 0.9}", r"no sparsity for the network 'critic'"),
+        ("pruning.sparsity={actor: 0.9}", r"the sparsity of the network 'critic' is missing"),
         (
             "algorithm=dqn tasks=CartPole-v1 pruning.exclude=q/layer_7",
-            r"which is no layer of q;.*did you mean 'q/layer_1'",
+            r"unknown layer .* the layers of q are.*did you mean 'q/layer_1'",
         ),
     ],
 )
@@ -401,9 +403,9 @@ def test_a_falling_learning_rate_stands_where_the_ticket_starts(tmp_path):
     ("given", "says"),
     [
         ({"statistic": "mean_abbs"}, "unknown statistic 'mean_abbs'; choose from .*did you mean 'mean_abs'"),
-        ({"first": 9}, "first is 9 and step 1, which takes none of the 4 batches"),
-        ({"step": 0}, "step 0"),
-        ({"step": -1}, "step -1"),
+        ({"first": 9}, "first=9 and step=1 select none of the 4 batches"),
+        ({"step": 0}, "step=0"),
+        ({"step": -1}, "step=-1"),
     ],
 )
 def test_statistics_of_nothing_are_refused(given, says):
@@ -438,5 +440,5 @@ class Fixed(ALGORITHMS["dqn"]):
 def test_small_dense_needs_the_settings_that_it_changes():
     spaces = Spaces(4, 2, discrete=True)
     assert small_dense(DQNConfig(), spaces, {"q": 0.9}, ()).q_hidden < (256, 256)
-    with pytest.raises(lth.InputError, match="small-dense changes the settings value_hidden, which DQN does not have"):
+    with pytest.raises(lth.InputError, match="small-dense needs the settings value_hidden, which DQN does not have"):
         small_dense(Fixed(), spaces, {"value": 0.9}, ())

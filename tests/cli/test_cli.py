@@ -54,7 +54,7 @@ def test_lth_run_prints_and_saves_the_table(finished):
     ]
     assert "shuffled (control)" in printed
     assert "[22/22]" in printed
-    assert "nothing is tested" in printed
+    assert "tests nothing" in printed
     # Each number can be computed again from the runs' own metrics: the last evaluation, never the best.
     os.chdir(path.parent)
     config = load_config(path)
@@ -67,7 +67,7 @@ def test_lth_run_prints_and_saves_the_table(finished):
                 found.append(values[-1])
         assert float(row["ticket_return"]) == pytest.approx(np.mean(found))
         assert float(row["ticket_return_sd"]) == pytest.approx(np.std(found, ddof=1))
-        digits = 1 if abs(np.mean(found)) < 1000 else 0
+        digits = 1 if max(abs(np.mean(found)), np.std(found, ddof=1)) < 1000 else 0
         assert f"{np.mean(found):.{digits}f} ±" in printed
     assert (folder / "returns.png").read_bytes().startswith(b"\x89PNG")
     assert len((folder / "runs.csv").read_text().splitlines()) == 11
@@ -130,8 +130,9 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process(finished, run_com
 def test_a_dry_run_lists_and_makes_nothing(small_yaml, run_command, tmp_path):
     done = run_command("-m", "lth.cli", "run", small_yaml, "--dry-run", "pruning.sparsity=[0.5, 0.9]", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "13 of 13 runs to do: 4,200 environment steps, 3,500 updates" in done.stdout
-    assert re.search(r"Pendulum-v1 seed 0 taylor 0.9 +│ to do +│ +600 +│ +500 +│ +0.\d", done.stdout)
+    assert done.stdout.startswith("13 of 13 runs to do: about ")
+    assert "4,200 environment steps, 3,500 updates" in done.stdout
+    assert re.search(r"taylor 0.9 +1 +600 +0.\d +\d s", done.stdout)
     assert not (tmp_path / "results").exists()
 
 
@@ -167,7 +168,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(small_yaml, tmp_path,
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on from there" in errors
+    assert errors == "\nInterrupted. Finished runs are kept; run the same command to resume.\n"
     assert "Traceback" not in errors
     assert not list((tmp_path / "results").rglob("*.partial"))
     done = run_command(*command[1:], cwd=tmp_path)
@@ -233,8 +234,8 @@ def test_lth_eval_repeats_the_last_evaluation_and_films(finished, run_command, t
     [
         (["eval", "nowhere"], "there is no run at nowhere"),
         (["eval", "nowhere", "--episodes", "0"], "--episodes is 0"),
-        (["eval", "nowhere", "--video", "film.avi"], "films are written as .gif or .mp4"),
-        (["run", "nowhere.yaml"], "there is no config file nowhere.yaml"),
+        (["eval", "nowhere", "--video", "film.avi"], "unsupported format; use .gif or .mp4"),
+        (["run", "nowhere.yaml"], "the config file 'nowhere.yaml' does not exist"),
         (["run", "a.yaml", "b.yaml"], "one config file at a time"),
     ],
 )

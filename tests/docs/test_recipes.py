@@ -66,7 +66,7 @@ def test_an_algorithm_of_your_own_runs_as_ours_do(made):
 def test_its_agents_load_where_it_is_imported_and_nowhere_else(made, run_command):
     folder, _, _ = made
     run = next((folder / "results").glob("*/*/ticket-taylor-*"))
-    with pytest.raises(lth.InputError, match="defined outside of lth: `import my_algorithms` first"):
+    with pytest.raises(lth.InputError, match="a custom entry: run `import my_algorithms` first"):
         lth.load(run)
     code = f"""
 import my_algorithms, lth, numpy as np
@@ -130,7 +130,7 @@ def test_entries_of_your_own_work_in_a_grid_as_ours_do(entries):
     folder, done = entries
     for name, result in done.items():
         assert result.returncode == 0, (name, result.stderr)
-        assert "JAX was imported before" not in result.stderr
+        assert "JAX is already imported" not in result.stderr
     with (folder / "results" / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
     mine = "my_criteria:tempered_taylor"

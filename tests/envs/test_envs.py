@@ -268,7 +268,7 @@ def test_goals_of_training_differ_by_seed_and_those_of_evaluation_do_not():
 
 
 def test_the_evaluation_seed_cannot_be_trained_on():
-    with pytest.raises(InputError, match="held out for evaluation is also trained on"):
+    with pytest.raises(InputError, match="held-out evaluation goal is also a training goal"):
         envs.make("reach-v3", HELD_OUT_SEED, envs.EVALUATE)
 
 

@@ -144,7 +144,7 @@ def test_a_grid_killed_at_random_moments_gives_the_bytes_of_one_left_alone(alone
     rest, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     # With retries=0 a failure would have ended it: a kill is none.
-    assert "its process was ended by SIGKILL; it is started again" in printed + rest
+    assert "its process was killed by SIGKILL; retrying" in printed + rest
     assert differences(alone, tmp_path) == []
     assert not list(tmp_path.rglob(journal.FAILURES))
 
@@ -211,11 +211,11 @@ def test_failures_are_recorded_tried_again_and_stop_nothing_else(grid, alone, tm
     words = [str(grid), tasks, f"output_dir={tmp_path / 'out'}"]
     assert main(["run", *words, "retries=1"]) == 1
     printed, errors = capsys.readouterr()
-    assert printed.count("it is started again") == 2
+    assert printed.count("; retrying") == 2
     assert errors.count("failed: ") == 2
     assert errors.count("skipped: ") == 8
     raised = "the environment raised ValueError at step 349: the gripper is stuck"
-    blind = "the environment gave NaN or infinite observations or rewards at environment step 349"
+    blind = "the environment returned NaN or infinite observations or rewards at environment step 349"
     assert f"failed: wild_tasks:Stuck-v0 seed 0 dense: {raised}" in errors
     assert f"failed: wild_tasks:Blind-v0 seed 0 dense: {blind}" in errors
     assert "Traceback" not in errors
@@ -275,7 +275,7 @@ def test_a_run_whose_process_dies_for_ever_is_given_up(grid, tmp_path, monkeypat
     words = [str(grid), "tasks=[dying:Killed-v0, dying:Crashed-v0]", f"output_dir={tmp_path / 'out'}", "retries=0"]
     assert main(["run", *words]) == 1
     errors = capsys.readouterr().err
-    assert "failed: dying:Killed-v0 seed 0 dense: its process was ended by SIGKILL" in errors
+    assert "failed: dying:Killed-v0 seed 0 dense: its process was killed by SIGKILL" in errors
     assert "failed: dying:Crashed-v0 seed 0 dense: its process ended with status 3" in errors
     attempts = {
         task: [len(journal.read_lines(f)) for f in (tmp_path / "out" / f"dying_{task}-v0").rglob(journal.ATTEMPTS)]
@@ -294,7 +294,7 @@ def test_two_at_once_in_one_folder(grid, alone, start, tmp_path, capsys):
         assert main([*command, *words]) == 2
         errors = capsys.readouterr().err
         assert errors.startswith("error: an")
-        assert f"`lth run` is at work in {tmp_path}" in errors
+        assert f"`lth run` is using in {tmp_path}" in errors
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert differences(alone, tmp_path) == []
@@ -305,7 +305,7 @@ def test_shares_of_a_grid_side_by_side_give_the_same_bytes(grid, alone, start, t
     shares = [start(*words[1:], "--only", method) for method in ("magnitude", "*ticket-taylor*")]
     wait_for(shares[0], lambda: list(tmp_path.rglob(journal.ATTEMPTS)))
     assert main(["run", *words]) == 2
-    assert "another `lth run` is at work" in capsys.readouterr().err
+    assert "another `lth run` is using" in capsys.readouterr().err
     assert main(["status", *words]) == 0
     assert "1 running" in capsys.readouterr().out
     for process in shares:
@@ -376,9 +376,18 @@ def test_status_show_and_clean(grid, alone, tmp_path, capsys):
     (ticket,) = folder.glob("*/*/ticket-taylor-*")
     assert main(["show", str(ticket)]) == 0
     printed = capsys.readouterr().out
-    for words_of_it in ("Pendulum-v1 seed 0 taylor 0.8", "env_steps: 1000", "jax:", "attempts:", "replay_buffer.pkl"):
+    for words_of_it in (
+        "Pendulum-v1 seed 0 taylor 0.8: finished",
+        "training.env_steps=1000",
+        "jax 0.",
+        "replay_buffer.pkl",
+    ):
         assert words_of_it in printed
     assert "failures" not in printed
+    assert main(["show", str(ticket), "--all"]) == 0
+    everything = capsys.readouterr().out
+    assert everything.startswith(printed)
+    assert all(words_of_it in everything for words_of_it in ("env_steps: 1000", "jax:", "attempts:", "bytes"))
 
     moved = tmp_path / ticket.name
     ticket.rename(moved)

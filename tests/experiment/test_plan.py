@@ -91,7 +91,7 @@ def test_a_checkpoint_is_hashed_when_it_is_written_and_not_to_ask_whether_it_is_
     last = journal.last_file(config.output_dir, found.specs[0])
     data = last.read_bytes()
     last.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(InputError, match="altered or cut short"):
+    with pytest.raises(InputError, match="altered or truncated"):
         journal.is_finished(config.output_dir, found.specs[0])
     last.write_bytes(data)
     assert journal.is_finished(config.output_dir, found.specs[0])

@@ -68,11 +68,13 @@ def test_one_observation_a_batch_and_exploration(agent):
 
 
 def test_what_act_refuses(agent):
-    with pytest.raises(lth.InputError, match=r"takes \(3,\) or \(n, 3\); it was given float64 of shape \(4,\)"):
+    with pytest.raises(
+        lth.InputError, match=r"needs observations of shape \(3,\) or \(n, 3\), but got float64 of shape \(4,\)"
+    ):
         agent.act(np.zeros(4))
     with pytest.raises(lth.InputError, match="not finite at index 1"):
         agent.act(np.array([0.0, np.nan, 0.0]))
-    with pytest.raises(lth.InputError, match="does not know its task"):
+    with pytest.raises(lth.InputError, match="task is unknown"):
         agent._replace(task="").act(np.zeros(3))
 
 
@@ -184,7 +186,7 @@ def test_the_command_line(run, ticket, tmp_path, capsys):
     for words, message in (
         ([str(tmp_path / "nowhere")], "there is no run"),
         ([str(run), "--episodes", "-1"], "episodes=-1"),
-        ([str(run), "--to", "onnx", "--quantize", "int8"], "is of the C program"),
+        ([str(run), "--to", "onnx", "--quantize", "int8"], "needs the format c"),
         ([str(run), "--to", "numpy", "--episodes", "0", "--out", str(tmp_path / "x" / "policy.json")], "is a file"),
     ):
         assert main(["export", *words]) == 2

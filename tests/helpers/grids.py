@@ -10,14 +10,18 @@ from lth.config import parse_config
 from lth.experiment import store
 from lth.experiment.measurements import mask_rows, stability_rows
 from lth.experiment.plan import plan
+from lth.experiment.question import declare_question
+from lth.experiment.random_policy import Episode, random_policy_file
 from lth.experiment.spec import ConnectivitySpec, DenseSpec, MaskSpec
 from lth.experiment.store import AnalysisRow
 from lth.experiment.tidy import Collector
+from lth.files import csv_bytes, write_whole
 from lth.replay import ReplayBuffer, init_replay
 
 SIZES = {"Pendulum-v1": (3, 1), "drawer-close-v3": (39, 4), "door-close-v3": (39, 4), "HalfCheetah-v5": (17, 6)}
 BEST = {"Pendulum-v1": (-1500.0, -150.0)}
-"""Returns of the untrained and the dense agent."""
+"""Returns of the untrained and the dense agent; 10 and 1000 on other tasks."""
+OTHERS = (10.0, 1000.0)
 SKILL = {"magnitude": 0.85, "gradient": 0.6, "taylor": 0.9, "random": 0.3, "shuffled": 0.8}
 
 
@@ -52,6 +56,9 @@ def differences(one, other):
 def make_grid(tree, root, skip=()):
     """Write the runs of a config below `root`, but those whose path holds one of `skip`; returns the config."""
     config = parse_config({**tree, "output_dir": str(root)})
+    declare_question(config)
+    for task in config.tasks:
+        _random_policy(config, task)
     states, provenance = {}, store.provenance()
     store.provenance, kept = lambda: provenance, store.provenance
     try:
@@ -61,6 +68,17 @@ def make_grid(tree, root, skip=()):
     finally:
         store.provenance = kept
     return config
+
+
+def _random_policy(config, task):
+    """200 episodes a little below those of untrained agents; on a task with success one of them in 50 succeeds."""
+    untrained, best = BEST.get(task, OTHERS)
+    returns = untrained + 0.02 * (best - untrained) * (np.random.default_rng(len(task)).normal(0, 1, 200) - 1)
+    rows = [
+        Episode(i, float(value), float(i % 50 == 0) if task.endswith("-v3") else float("nan"))
+        for i, value in enumerate(returns)
+    ]
+    write_whole(random_policy_file(config.output_dir, task), csv_bytes(Episode._fields, rows), checksum=False)
 
 
 def _make(config, spec, states):
@@ -92,7 +110,7 @@ def _make(config, spec, states):
         store.save_analysis(run, rows)
         store.finish_mask(config.output_dir, spec, masks)
         return
-    untrained, best = BEST.get(dense.task, (10.0, 1000.0))
+    untrained, best = BEST.get(dense.task, OTHERS)
     skill = 1.0
     if mask:
         skill = SKILL.get(mask.method, 0.5) * (1.0 - 0.3 * mask.sparsity.actor**4)
@@ -106,7 +124,7 @@ def _make(config, spec, states):
         if dense.task.endswith("-v3"):
             rows.append((step, "evaluation/success", round(float(np.clip(skill * share, 0, 1)), 1)))
     store.save_metrics(run, rows)
-    store.save_timings(run, {"train": 5.0, "total": round(float(rng.uniform(5, 9)), 3)})
+    store.save_timings(run, {"train": 5.0, "total": round(float(rng.uniform(5, 9)) * (1.0 if masks else 3.0), 3)})
     if masks:
         flags = {n: jax.tree.map(lambda leaf: leaf != 0, mask) for n, mask in masks.items()}
         state = state._replace(opts={**state.opts, **{n: state.opts[n]._replace(mask=flags[n]) for n in flags}})

@@ -1,4 +1,4 @@
-"""Masks on an agent's state: tickets, and the controls that move weights about."""
+"""Apply masks to an agent's state: tickets, and controls that permute weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,20 +17,18 @@ from .base import AgentState
 
 @in_float32
 def make_ticket(state: AgentState, masks: Mapping[str, Mask]) -> AgentState:
-    """Put masks on a state: pruned weights, their targets and their Adam moments become 0.0 and stay so in training.
+    """Apply masks to a state: pruned weights, their targets and their Adam moments become 0.0 and stay 0.0 in training.
 
     Args:
         state: an agent's state.
-        masks: one for each network, `{"actor": ..., "critic": ...}`.
+        masks: one mask per network, `{"actor": ..., "critic": ...}`.
 
     Raises:
-        InputError: a network has no mask, or a mask does not fit its network (naming the leaf and both shapes).
+        InputError: a network has no mask, or a mask does not fit its network (names the leaf and both shapes).
     """
     if not isinstance(masks, Mapping) or set(masks) != set(state.params):
         given = sorted(masks) if isinstance(masks, Mapping) else type(masks).__name__
-        raise InputError(
-            f"make_ticket takes a dict with one mask for each of {sorted(state.params)}, and was given {given}"
-        )
+        raise InputError(f"make_ticket needs a dict with one mask for each of {sorted(state.params)}, but got {given}")
     for name, params in state.params.items():
         check_same_structure(masks[name], params, f"the {name}'s mask", f"the {name}'s")
     return state._replace(
@@ -44,7 +42,7 @@ def make_ticket(state: AgentState, masks: Mapping[str, Mask]) -> AgentState:
 
 
 def permuted_ticket(state: AgentState, keys: Mapping[str, jax.Array]) -> AgentState:
-    """Permute a ticket's kept weights within each layer, with their targets and moments (`permute_kept`); a key a network."""
+    """Permute a ticket's kept weights within each layer, with their targets and moments (`permute_kept`); one key per network."""
     params, targets, opts = dict(state.params), dict(state.targets), dict(state.opts)
     for name, tree in state.params.items():
         treedef: Any = jax.tree.structure(tree)
@@ -68,9 +66,9 @@ def permuted_ticket(state: AgentState, keys: Mapping[str, jax.Array]) -> AgentSt
 
 
 def align_learning_rates(state: AgentState, networks: Mapping[str, Network]) -> AgentState:
-    """Set the step count of every learning-rate schedule to the state's own `grad_steps`.
+    """Set the step count of every learning-rate schedule to the state's `grad_steps`.
 
-    An optimizer that was drawn anew, or taken from the end of training, has the count of another moment.
+    An optimizer state that was reinitialized, or taken from the end of training, has a different count.
     """
 
     def is_count(node: Any) -> bool:
@@ -88,7 +86,7 @@ def align_learning_rates(state: AgentState, networks: Mapping[str, Network]) -> 
 
 
 def masks_of(state: AgentState) -> dict[str, Mask]:
-    """Return the masks under which a state trains, by network; all ones for a dense agent."""
+    """Return the masks of a state by network; all ones for a dense agent."""
     return _in_types_of({name: state.opts[name].mask for name in state.params}, state.params)
 
 

@@ -1,4 +1,4 @@
-"""How far a ranking of weights depends on the batches from which it was computed."""
+"""The stability of a ranking of weights against the draw of the batches."""
 
 from typing import NamedTuple
 
@@ -12,15 +12,15 @@ from ..types import Array, Mask, Params
 from .overlap import overlap
 
 LEAST_SHARED = 0.8
-"""Below this share of kept weights in common between two halves of the batches a mask is called unstable."""
+"""A mask is unstable if the masks of two halves of the batches share less than this fraction of the kept weights."""
 
 
 class Stability(NamedTuple):
-    """How well the rankings of two halves of the batches agree, over all weights of one network that could be pruned."""
+    """The agreement of the rankings from two halves of the batches, over all candidate weights of one network."""
 
-    spearman: float  # rank correlation of the scores, in [-1, 1]; NaN if the scores of a half are all equal
-    shared: float  # share of the weights that one half's mask keeps which the other's keeps too, in [0, 1]
-    expected: float  # the share by chance, given how many weights of each layer the two masks keep
+    spearman: float  # rank correlation of the scores, in [-1, 1]; NaN if all scores of a half are equal
+    shared: float  # the share of one half's kept weights that the other half also keeps, in [0, 1]
+    expected: float  # the share by chance, given the number of kept weights in each layer
 
     @property
     def stable(self) -> bool:
@@ -58,10 +58,10 @@ def stability(
 
     Args:
         params: the weights that are scored.
-        gradients: what the criterion needs of each half, as from `gradient_halves`.
-        masks: the mask that was made from each half.
+        gradients: the criterion's statistic for each half, as from `gradient_halves`.
+        masks: the mask made from each half.
         method: a criterion that needs gradients.
-        candidates: a mask of the weights that could be pruned; none: all kernels.
+        candidates: a mask of the weights that can be pruned; None: all kernels.
     """
     weights, score = _kernels(params), scores_by(criterion_named(method).score)
     if candidates is None:

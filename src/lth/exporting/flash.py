@@ -1,4 +1,4 @@
-"""`lth flash`: return against bytes of flash, for the runs of a grid: dense agents, tickets by method and sparsity, and 8 bits."""
+"""`lth flash`: return versus flash size for the runs of a grid: dense agents, tickets by method and sparsity, and int8."""
 
 import io
 import statistics
@@ -40,19 +40,19 @@ class FlashRow(NamedTuple):
     """`cortex-m4`: code and constants, compiled with -Os; `constants`: without a cross compiler."""
     multiply_adds: int
     not_needed: int
-    """How many observations do not bear on the actions."""
+    """The number of observations that do not affect the actions."""
     episodes: int
     value: float
-    """The mean return: of float32 the run's last evaluation, of int8 the same episodes driven by the rounded weights."""
+    """The mean return: for float32 of the run's last evaluation, for int8 of the same episodes with the rounded weights."""
 
 
 def save(plan: Plan, episodes: int | None = None, told: Callable[[str], None] = lambda line: None) -> list[Path]:
-    """Write flash.csv and flash.png into the output directory of a grid, from its finished runs; returns their paths.
+    """Write flash.csv and flash.png for the finished runs of a grid into its output directory; returns their paths.
 
     Args:
-        plan: the grid's.
-        episodes: how many the rounded weights are driven for; None: as many as its last evaluation has.
-        told: what is called with a line for each run.
+        plan: the plan of the grid.
+        episodes: evaluation episodes for the rounded weights; None: as many as in the last evaluation.
+        told: called with one line per run.
 
     Raises:
         InputError: no run is finished, or a file is damaged.
@@ -66,7 +66,9 @@ def save(plan: Plan, episodes: int | None = None, told: Callable[[str], None] = 
                 rows += _rows(plan.root / spec.path, method, sparsity, episodes or spec.dense.evaluation.last_episodes)
                 told(f"{spec.title()}: {rows[-2].bytes:,} bytes, int8 {rows[-1].bytes:,}")
     if not rows:
-        raise InputError(f"no run of this config is finished in {plan.root}; `lth run` with the same words makes them")
+        raise InputError(
+            f"no run of this config is finished in '{plan.root}'; run `lth run` with the same arguments first"
+        )
     table, figure = plan.root / CSV, plan.root / FIGURE
     write_whole(table, csv_bytes((*FlashRow._fields[:-1], "return"), rows), checksum=False)
     write_whole(figure, picture(rows), checksum=False)
@@ -115,7 +117,7 @@ def _bytes(network: Network, observations: Sequence[str], actions: Sequence[str]
 
 
 def picture(rows: Sequence[FlashRow]) -> bytes:
-    """Draw rows as a PNG: a panel for each task, a line for each method over its sparsities, 8 bits hollow; means over seeds."""
+    """Plot rows as a PNG: one panel per task, one line per method over its sparsities, int8 hollow; means over seeds."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 

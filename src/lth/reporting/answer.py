@@ -1,6 +1,6 @@
 """What the tests say, in sentences: the headline, what is decided, and what is not. One statistic a sentence, the tested one."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from .. import stats
@@ -16,12 +16,15 @@ from .families import (
     Verdict,
     main_scope,
 )
-from .scores import ALL_TASKS, Estimate, Runs, level_name
+from .numbers import number, p_value, share
+from .scores import ALL_TASKS, Condition, Runs, level_name, percent
 from .tickets import MaskCost
-from .views import RETURN, SUCCESS, label
+from .views import RETURN, SUCCESS
 
 CLAIMED_SECONDS = 30.0
 """What docs/saliency-pruning.md expects a mask with 100 batches to add for each task and seed."""
+MOST_LEVELS = 3
+"""Sparsities up to which the headline has a sentence for each; beyond, it has one for each group of methods."""
 
 
 class Answer(NamedTuple):
@@ -32,36 +35,15 @@ class Answer(NamedTuple):
     question: str
     """What was asked, and whether it was asked before the first run."""
     decided: list[str]
-    """Differences that the tests carry, besides the headline's."""
+    """Differences that the tests show, over all tasks together (or on the only one)."""
+    decided_on_tasks: list[str]
+    """The same for single tasks, where there are several."""
     undecided: list[str]
-    """Comparisons that they do not; undecided is not equal."""
+    """Comparisons in which they show none; undecided is not equal."""
+    untested: list[str]
+    """Comparisons of too few seeds for a test."""
     notes: list[str]
     """What limits all of it: dense agents that failed, untrained networks that do as well as trained ones."""
-
-
-def number(value: float, digits: int = 2) -> str:
-    """Write a number with so many digits behind the point, without a sign on zero."""
-    text = f"{value:.{digits}f}"
-    return text.removeprefix("-") if not float(text) else text
-
-
-def bounds(estimate: Estimate, digits: int = 2) -> str:
-    """Write an estimate with its interval: `0.97 [0.91, 1.02]`; without one where one run gives none."""
-    value = number(estimate.value, digits)
-    if estimate.low != estimate.low:
-        return value
-    return f"{value} [{number(estimate.low, digits)}, {number(estimate.high, digits)}]"
-
-
-def signed(value: float, digits: int = 2) -> str:
-    """Write a difference with its sign: `+0.12`."""
-    text = number(value, digits)
-    return text if text.startswith("-") or not float(text) else f"+{text}"
-
-
-def p_value(p: float) -> str:
-    """Write a p: three digits behind the point, or the power of ten."""
-    return f"{p:.3f}".rstrip("0").rstrip(".") if p >= 0.001 else f"{p:.0e}"
 
 
 def names(some: Iterable[str]) -> str:
@@ -70,152 +52,257 @@ def names(some: Iterable[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def between(c: Comparison) -> str:
-    """Write the interval of a comparison: `95 % interval 0.02 to 0.31`; empty below FEWEST seeds."""
-    if c.low != c.low:
-        return ""
-    return f"{100 * c.confidence:.3g} % interval {number(c.low)} to {number(c.high)}"
-
-
 def seeds(count: int) -> str:
     """Write a number of seeds."""
     return f"{count} seed{'s' * (count != 1)}"
 
 
+def evidence(c: Comparison, p: float) -> str:
+    """Write what a comparison rests on: `95.3 % interval 0.02 to 0.31, p = 0.008`."""
+    digits = digits_of(c)
+    interval = f"{100 * c.confidence:.3g} % interval {number(c.low, digits)} to {number(c.high, digits)}"
+    return f"{interval}, {'p' if c.p == p else 'corrected p'} = {p_value(p)}"
+
+
+def digits_of(c: Comparison) -> int:
+    """Return the digits that a difference is written with: two, three where its interval is narrow."""
+    return 3 if c.high - c.low < 0.1 else 2
+
+
+def sentence(text: str) -> str:
+    """Begin with a capital."""
+    return text[:1].upper() + text[1:]
+
+
 def answer(runs: Runs, found: Families, declared: Declared) -> Answer:
     """Put the tests of a report in words."""
-    scope, tasks = main_scope(runs)
-    headline = []
-    if found.primary:
-        headline.append(_primary(found))
-    headline += _levels(runs, found, scope, RETURN)
-    if any(v.metric == SUCCESS for v in found.verdicts):
-        success_scope, _ = main_scope(runs, SUCCESS)
-        headline += [
-            f"By success: {line[0].lower()}{line[1:]}" for line in _levels(runs, found, success_scope, SUCCESS)
-        ]
+    _, tasks = main_scope(runs)
+    headline = [_primary(runs, found)] if found.primary else []
+    headline += _verdicts(runs, found)
     if not headline:
-        headline = ["No ticket is finished that a dense agent of the same seed stands beside."]
+        headline = ["No ticket has finished beside a dense agent of the same seed."]
     others = [*(found.primary.levels if found.primary else ()), *found.controls, *found.exploratory]
-    tested = [c for c in others if c.corrected == c.corrected]
+    decided = [c for c in others if c.differs]
+    main = [c for c in decided if _is_main(runs, c)]
     return Answer(
         headline,
         _question(found, declared),
-        [_decided(runs, c) for c in tested if c.differs],
-        [_undecided(runs, c) for c in tested if not c.differs],
+        [_compared(runs, c) for c in main],
+        [_compared(runs, c) for c in decided if c not in main],
+        [_compared(runs, c) for c in others if c.corrected > stats.LEVEL],
+        [_compared(runs, c) for c in others if c.corrected != c.corrected],
         _notes(runs, tasks),
     )
 
 
-def _primary(found: Families) -> str:
+def _is_main(runs: Runs, c: Comparison) -> bool:
+    return c.scope == main_scope(runs, c.metric)[0]
+
+
+def _where(runs: Runs, scope: str) -> str:
+    """Name the tasks of a statement, where a report has several: ` on drawer-close-v3`, ` over 3 tasks`."""
+    if scope == ALL_TASKS:
+        return f" over {len(runs.scored)} tasks"
+    return f" on {scope}" if len(runs.tasks) > 1 else ""
+
+
+def _primary(runs: Runs, found: Families) -> str:
     assert found.primary
-    c = found.primary.overall
+    c, levels = found.primary.overall, len(found.primary.levels)
     first, second = c.first.method, c.second.method
-    place = "" if c.scope == ALL_TASKS else f" on {c.scope}"
-    over = len(found.primary.levels)
-    mean = f", on average over {over} sparsities" if over > 1 else ""
+    where = _where(runs, c.scope)
+    mean = f" on average over {levels} sparsities" if levels > 1 else ""
     if c.corrected != c.corrected:
-        return _sentence(
-            f"{first} against {second}{place}: {first} is above on {c.wins} of {seeds(c.seeds)}, by {signed(c.difference)} "
-            f"of dense on average; fewer than {stats.FEWEST} seeds give no test."
+        return sentence(
+            f"{first} scores above {second} on {c.wins} of {seeds(c.seeds)}{where}; the mean difference is {number(c.difference)}; "
+            f"fewer than {stats.FEWEST} seeds give no test."
         )
-    evidence = f"{between(c)}, p = {p_value(c.p)}, {seeds(c.seeds)}"
+    shown = f"({evidence(c, c.corrected)}, {seeds(c.seeds)})"
     if not c.differs:
-        return (
-            f"Whether {first} tickets differ from {second} tickets{place} is undecided: the difference is "
-            f"{signed(c.difference)} of dense{mean} ({evidence})."
-        )
+        return sentence(f"{first} against {second} is undecided{where}: {first} scores {_distance(c)}{mean} {shown}.")
     better, worse = (first, second) if c.difference > 0 else (second, first)
-    return _sentence(
-        f"{better} tickets do better than {worse} tickets{place}, by {number(abs(c.difference))} of dense{mean} ({evidence})."
-    )
+    size = number(abs(c.difference), digits_of(c))
+    return sentence(f"{better} tickets do better than {worse} tickets{where}, by {size} of dense{mean} {shown}.")
 
 
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def _distance(c: Comparison) -> str:
+    """Write a difference: `0.12 higher`, `less than 0.01 lower`."""
+    digits = digits_of(c)
+    size = number(abs(c.difference), digits)
+    small = f"less than {10.0**-digits:g}" if c.difference and not float(size) else size
+    return f"{small} {'lower' if c.difference < 0 else 'higher'}"
 
 
-def _levels(runs: Runs, found: Families, scope: str, metric: str) -> list[str]:
-    lines = []
-    for rewind, sparsity in reversed(runs.levels()):
-        here = [
-            v
-            for v in found.verdicts
-            if (v.scope, v.metric) == (scope, metric)
-            and (v.condition.rewind, v.condition.sparsity) == (rewind, sparsity)
-            and not v.condition.control
-        ]
-        if here:
+def _verdicts(runs: Runs, found: Families) -> list[str]:
+    """Say how the tickets of each sparsity compare with dense; of many sparsities, how each group of methods does.
+
+    What holds by return and by success alike is said once.
+    """
+    shown = {metric: _main_verdicts(runs, found, metric) for metric in (RETURN, SUCCESS)}
+    judged = all(v.verdict not in (TOO_FEW, NOT_JUDGED) for some in shown.values() for v in some)
+    many = judged and len(runs.levels()) > MOST_LEVELS
+    rewinds = list(dict.fromkeys(rewind for rewind, _ in runs.levels()))
+    lines: dict[tuple[str, str], list[str]] = {}  # of which metric, and what is said -> the levels that it is said of
+    for rewind in rewinds:
+        for sparsity in [""] if many else [s for r, s in reversed(runs.levels()) if r == rewind]:
+            here = {
+                metric: [v for v in some if v.condition.rewind == rewind and (many or v.condition.sparsity == sparsity)]
+                for metric, some in shown.items()
+            }
+            same = [v[2:4] for v in here[RETURN]] == [v[2:4] for v in here[SUCCESS]]
+            said = {"by return and by success": [RETURN, SUCCESS]} if same else {"": [RETURN], "by success": [SUCCESS]}
             name = level_name(runs, rewind, sparsity).replace(" pruned", "", 1)
-            lines.append(f"At {name}, {_level(here, found.margin)}.")
-    return lines
+            if many:
+                name = rewound(rewind) if len(rewinds) > 1 else ""
+            for by, metrics in said.items():
+                some = here[metrics[0]]
+                if some:
+                    text = _by_method(some) if many else _level(some, found, _beaten(runs, found, metrics))
+                    lines.setdefault((by, text), []).append(name)
+    return [_line(some, by, text) for (by, text), some in lines.items()]
 
 
-def _level(here: Sequence[Verdict], margin: float) -> str:
-    tickets = [v for v in here if v.condition.is_ticket]
+def _main_verdicts(runs: Runs, found: Families, metric: str) -> list[Verdict]:
+    scope = main_scope(runs, metric)[0]
+    return [
+        v
+        for v in found.verdicts
+        if (v.scope, v.metric) == (scope, metric) and v.condition.sparsity and not v.condition.control
+    ]
+
+
+def _line(levels: Sequence[str], by: str, text: str) -> str:
+    head = ", ".join(filter(None, (names(levels), by)))
+    return f"{sentence(head)}: {text}." if head else f"{sentence(text)}."
+
+
+def rewound(rewind: str) -> str:
+    """Name a rewind point: `rewound to step 2000`, `fine-tuned`."""
+    return "fine-tuned" if rewind == "none" else f"rewound to step {rewind}"
+
+
+_SAID = {
+    WINNING: ("matches dense", "match dense"),
+    UNDECIDED: ("is undecided against dense", "are undecided against dense"),
+    WORSE: ("is worse than dense", "are worse than dense"),
+    TOO_FEW: ("has too few seeds", "have too few seeds"),
+}
+
+
+def _level(here: Sequence[Verdict], found: Families, shown: Mapping[Condition, Sequence[str]]) -> str:
+    """Say which conditions of a level match dense and which are worse, and what tickets are `shown` to beat."""
     if all(v.verdict == NOT_JUDGED for v in here):
         return "the dense agents learned too little for tickets to be judged"
     if all(v.verdict == TOO_FEW for v in here):
-        counts = ", ".join(f"{label(v.condition.method, '')} {v.within} of {v.seeds}" for v in here)
-        return f"seeds within {margin:.0%} of dense: {counts}"
-    within = f"within {margin:.0%}"
-    parts = []
-    for verdict, one, several in (
-        (WINNING, f"matches dense ({within})", f"match dense ({within})"),
-        (WORSE, "is worse than dense", "are worse than dense"),
-        (UNDECIDED, "is undecided", "are undecided"),
-        (TOO_FEW, "has too few seeds", "have too few seeds"),
-    ):
-        some = [v.condition.label for v in here if v.verdict == verdict]
-        if not some:
-            continue
-        if len(some) == len(here) > 1:
-            parts.append(
-                f"every method {one}, controls included" if len(here) > len(tickets) else f"every ticket {one}"
-            )
-        elif len(tickets) > 1 and [v.condition.label for v in tickets] == some:
-            parts.append(f"all {len(some)} methods {several}")
+        counts = names(f"{v.condition.label} {v.within} of {v.seeds}" for v in here)
+        return f"seeds within {share(found.margin)} of dense: {counts}"
+    tickets = [v.condition.label for v in here if v.condition.is_ticket]
+    beaten = {v.condition: tuple(shown.get(v.condition, ())) for v in here}
+    if len({v.verdict for v in here}) == 1 and len(here) > 1:
+        every = f"every method {_SAID[here[0].verdict][0]}" + ", controls included" * (len(here) > len(tickets))
+        winners = [(some, others) for some, others in _alike(here, beaten) if others]
+        return "; ".join([every, *(f"{names(some)} {_beat(some, others)}" for some, others in winners)])
+    of_tickets: list[str] = []
+    of_controls: list[str] = []
+    for verdict, said in _SAID.items():
+        for some, others in _alike([v for v in here if v.verdict == verdict], beaten):
+            who = names(some)
+            if some == tickets and len(some) > 1:
+                who = "both methods" if len(some) == 2 else f"all {len(some)} methods"
+            part = f"{who} {said[len(some) > 1]}{f' and {_beat(some, others)}' if others else ''}"
+            (of_tickets if {*some} & {*tickets} else of_controls).append(part)
+    return "; ".join(of_tickets + of_controls)
+
+
+def _alike(
+    some: Sequence[Verdict], beaten: Mapping[Condition, tuple[str, ...]]
+) -> list[tuple[list[str], tuple[str, ...]]]:
+    """Put those together that beat the same others."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for v in some:
+        groups.setdefault(beaten[v.condition], []).append(v.condition.label)
+    return [(labels, others) for others, labels in groups.items()]
+
+
+def _beat(some: Sequence[str], others: Sequence[str]) -> str:
+    return f"beat{'s' * (len(some) == 1)} {names(others)}"
+
+
+def _beaten(runs: Runs, found: Families, metrics: Sequence[str]) -> dict[Condition, list[str]]:
+    """Name what each ticket is shown to be better than by all of the metrics; its own controls by the control's name alone."""
+    won: dict[tuple[Condition, Condition], set[str]] = {}
+    for c in (*(found.primary.levels if found.primary else ()), *found.exploratory, *found.controls):
+        if c.differs and _is_main(runs, c):
+            won.setdefault((c.first, c.second) if c.difference > 0 else (c.second, c.first), set()).add(c.metric)
+    shown: dict[Condition, list[str]] = {}
+    for (better, worse), by in won.items():
+        if better.is_ticket and by >= {*metrics}:
+            own = worse.control and worse.method == better.method
+            shown.setdefault(better, []).append(f"its {worse.control} control" if own else worse.label)
+    return shown
+
+
+def _by_method(here: Sequence[Verdict]) -> str:
+    """Say up to which sparsity methods match dense, and from which on they are worse."""
+    groups: dict[str, list[str]] = {}
+    for condition in dict.fromkeys(v.condition._replace(sparsity="") for v in here):
+        mine = {v.condition.sparsity: v.verdict for v in here if v.condition._replace(sparsity="") == condition}
+        wins, loses = ([s for s, verdict in mine.items() if verdict == one] for one in (WINNING, WORSE))
+        if len(mine) > 1 and len(wins) == len(mine):
+            said = "match dense at every sparsity"
+        elif len(mine) > 1 and len(loses) == len(mine):
+            said = "are worse at every sparsity"
         else:
-            parts.append(f"{names(some)} {one if len(some) == 1 else several}")
-    return "; ".join(parts)
+            parts = [f"match dense {'up to' if len(mine) > 1 else 'at'} {percent(wins[-1])}"] if wins else []
+            parts += (
+                [f"are worse {f'from {percent(loses[0])} on' if len(mine) > 1 else f'at {percent(loses[0])}'}"]
+                if loses
+                else []
+            )
+            said = " and ".join(parts) or "are undecided throughout"
+        groups.setdefault(said, []).append(condition.label)
+    return "; ".join(f"{names(some)} {said if len(some) > 1 else _singular(said)}" for said, some in groups.items())
+
+
+def _singular(said: str) -> str:
+    return said.replace("match ", "matches ").replace("are ", "is ")
 
 
 def _question(found: Families, declared: Declared) -> str:
     asked = "No primary question was asked."
     if found.primary:
         c = found.primary.overall
-        asked = f"Question: do {c.first.method} tickets do better or worse than {c.second.method} tickets?"
-    margin = f" A ticket wins within {found.margin:.0%} of dense."
+        asked = f"Primary question: do {c.first.method} tickets score higher or lower than {c.second.method} tickets?"
     if declared.confirmatory:
-        return f"{asked}{margin} Declared on {declared.time[:10]}, before the first run."
-    if declared.changes:
-        return f"{asked}{margin} Exploratory: changed since it was declared ({'; '.join(declared.changes)})."
-    if declared.time:
-        return f"{asked}{margin} Exploratory: declared on {declared.time[:10]}, after the first run."
-    return f"{asked}{margin} Exploratory: it was not declared before the first run."
+        when = f"Declared on {declared.time[:10]}, before the first run."
+    elif declared.changes:
+        when = f"Exploratory: changed since it was declared ({'; '.join(declared.changes)})."
+    elif declared.time:
+        when = f"Exploratory: declared on {declared.time[:10]}, after the first run."
+    else:
+        when = "Exploratory: not declared before the first run."
+    return f"{asked} {when}"
 
 
 def _place(runs: Runs, c: Comparison) -> str:
     """Name where a comparison was made: `95 %, drawer-close-v3, success`."""
     parts = [level_name(runs, c.first.rewind, c.first.sparsity).replace(" pruned", "", 1)]
-    parts += [c.scope] if c.scope != main_scope(runs, c.metric)[0] else []
+    parts += [] if _is_main(runs, c) else [c.scope]
     parts += ["success"] if c.metric == SUCCESS else []
     return ", ".join(parts)
 
 
-def _decided(runs: Runs, c: Comparison) -> str:
-    better, worse = (c.first, c.second) if c.difference > 0 else (c.second, c.first)
-    return (
-        f"{_place(runs, c)}: {better.label} is better than {worse.label} by {number(abs(c.difference))} of dense "
-        f"(corrected p = {p_value(c.corrected)}, {c.family})."
-    )
+def _compared(runs: Runs, c: Comparison) -> str:
+    c = _turned(c) if c.differs and c.difference < 0 else c
+    if c.corrected != c.corrected:
+        above = f"above {c.second.label} on {c.wins} of {seeds(c.seeds)}; mean difference {number(c.difference)}"
+        return f"{_place(runs, c)}: {c.first.label} is {above}."
+    family = {"primary": "; primary question", "exploratory": "; exploratory"}.get(c.family, "")
+    return f"{_place(runs, c)}: {c.first.label} scores {_distance(c)} than {c.second.label} ({evidence(c, c.corrected)}{family})."
 
 
-def _undecided(runs: Runs, c: Comparison) -> str:
-    return (
-        f"{_place(runs, c)}: {c.first.label} and {c.second.label} differ by {signed(c.difference)} of dense "
-        f"({between(c)}; corrected p = {p_value(c.corrected)}, {c.family})."
-    )
+def _turned(c: Comparison) -> Comparison:
+    return c._replace(first=c.second, second=c.first, difference=-c.difference, low=-c.high, high=-c.low)
 
 
 def _notes(runs: Runs, tasks: Sequence[str]) -> list[str]:

@@ -1,20 +1,25 @@
 """Small pieces of HTML that the report's sections are made of."""
 
 import html
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..text import plain
 
 
 def text(words: Any) -> str:
-    """Escape what is no HTML."""
-    return html.escape(plain(words), quote=True)
+    """Escape what is no HTML; no line ends between a number and its per cent sign."""
+    return html.escape(plain(words), quote=True).replace(" %", "\u00a0%")
 
 
 def anchor(title: str) -> str:
-    """Return the name by which a section can be linked to."""
-    return title.lower().replace(" ", "-")
+    """Return the name by which something can be linked to, or saved.
+
+    >>> anchor("Return against sparsity: drawer-close-v3, 95 % pruned")
+    'return-against-sparsity-drawer-close-v3-95-pruned'
+    """
+    return re.sub(r"[^a-z0-9.]+", "-", title.lower()).strip("-")
 
 
 def note(words: str) -> str:
@@ -22,25 +27,73 @@ def note(words: str) -> str:
     return f'<p class="note">{words}</p>'
 
 
-def charts(section: str, words: str) -> str:
-    """Make the place where page.js draws a section's charts."""
-    return f'{note(words)}\n<div class="charts" data-section="{section}"></div>'
+def items(sentences: Iterable[str], tag: str = "") -> str:
+    """Return a list of sentences, each within a tag."""
+    opened, closed = (f"<{tag}>", f"</{tag}>") if tag else ("", "")
+    return "<ul>" + "".join(f"<li>{opened}{text(s)}{closed}</li>" for s in sentences) + "</ul>"
 
 
-def table(name: str, words: int, rows: Iterable[Mapping[str, str]], optional: Iterable[str] = ()) -> str:
+def fold(summary: str, body: str, kind: str = "", opened: bool = False) -> str:
+    """Return what is shown on demand; `body` is HTML. The kind `printed` is shown on paper in any case.
+
+    What follows `: ` in the summary of the kind `data` is read aloud and not shown, since it repeats the title above it.
+    """
+    words = text(summary)
+    if kind == "data":
+        words = re.sub(r"^(.*?)(: .*)$", r"\1<span class=aloud>\2</span>", words)
+    return f"<details{f' class={kind}' if kind else ''}{' open' * opened}><summary>{words}</summary>{body}</details>"
+
+
+def charts(section: str, title: str, words: str) -> str:
+    """Make the place where page.js draws a section's charts, each under this title and its own."""
+    without = (
+        "<noscript>These charts are drawn by JavaScript; their numbers are in tidy.csv beside this page.</noscript>"
+    )
+    return f'{note(words)}\n<div class="charts" data-section="{section}" data-title="{text(title)}">{without}</div>'
+
+
+def figure(title: str, finding: str, body: str, data: str = "", whole: str = "") -> str:
+    """Return a static picture with its title and what it shows; page.js adds its buttons. `body` and `data` are HTML.
+
+    The `whole` title, where the page shows a shorter one, is that of a saved file.
+    """
+    return (
+        f'<figure data-title="{text(whole or title)}"><figcaption><b>{text(title)}</b> {text(finding)}</figcaption>'
+        f'<div class="picture">{body}</div>{data}</figure>'
+    )
+
+
+def table(name: str, words: int, caption: str, rows: Iterable[Mapping[str, str]], optional: Iterable[str] = ()) -> str:
     """Lay out rows, which map columns to text; the first `words` columns are words, not numbers.
 
-    Columns in `optional` are left out where they are empty throughout.
+    Columns that are the same in all of several rows are left out and said in the caption, a column of words also where some rows
+    have none (dense agents have no sparsity). Those in `optional` are left out where they are empty throughout.
     """
     rows = list(rows)
     header = [c for c in (rows[0] if rows else ()) if c not in optional or any(row[c] for row in rows)]
-
-    def line(tag: str, cells: Iterable[str]) -> str:
-        parts = (f"<{tag}{' class=t' if i < words else ''}>{text(c)}</{tag}>" for i, c in enumerate(cells))
-        return f"<tr>{''.join(parts)}</tr>"
-
-    body = "\n".join(line("td", [row[column] for column in header]) for row in rows)
+    numbers = [c for i, c in enumerate(rows[0]) if i >= words] if rows else []
+    same = {}
+    for column in header:
+        values = {row[column] for row in rows} - ({""} if column not in numbers else set())
+        if len(rows) > 1 and len(values) <= 1:
+            same[column] = next(iter(values), "")
+    header = [c for c in header if c not in same]
+    said = "; ".join(f"{c}: {value}" for c, value in same.items() if value)
+    caption += f" Throughout: {said}." if said else ""
+    heads = _line(header, numbers, "th scope=col", "th")
+    body = "\n".join(_line([row[c] for c in header], numbers, "td", "td", header) for row in rows)
     return (
-        f'<div class="scroll"><table data-name="{name}"><thead>{line("th", header)}</thead>\n<tbody>\n{body}\n</tbody>'
-        "</table></div>"
+        f'<div class="scroll"><table class="sortable" data-name="{name}"><caption>{text(caption)}</caption>'
+        f"<thead>{heads}</thead>\n<tbody>\n{body}\n</tbody></table></div>"
     )
+
+
+def _line(
+    cells: Sequence[str], numbers: Sequence[str], tag: str, closed: str, header: Sequence[str] | None = None
+) -> str:
+    parts = []
+    for i, (column, cell) in enumerate(zip(header or cells, cells, strict=True)):
+        kind = "" if column in numbers else " class=t"
+        row = i == 0 and header is not None and kind  # its first column of words names a row
+        parts.append(f"<th scope=row{kind}>{text(cell)}</th>" if row else f"<{tag}{kind}>{text(cell)}</{closed}>")
+    return f"<tr>{''.join(parts)}</tr>"

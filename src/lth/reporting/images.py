@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Container, Sequence
+from collections.abc import Container
 
 import numpy as np
 
@@ -19,15 +19,17 @@ MOST_IMAGES = 400_000
 """Bytes that pictures of single masks may take."""
 
 
-def mask_images(plan: Plan, finished: Container[Spec]) -> str:
-    """Show the policy's masks of the first seed as they are: a dot is a weight that is kept."""
+def mask_images(plan: Plan, finished: Container[Spec]) -> list[tuple[str, str, str]]:
+    """Show the policy's masks of the first seed as they are: title, what is left out, and the pictures as HTML."""
     config = plan.config
     seed, size, policy = config.seeds[0], 0, config.agent_config.POLICY
-    parts: list[str] = []
+    found: list[tuple[str, str, str]] = []
+    seen: set[MaskSpec] = set()
     for row in plan.rows:
         mask = row.run.mask if isinstance(row.run, TicketSpec) and not row.control and row.dense.seed == seed else None
-        if not isinstance(mask, MaskSpec) or mask not in finished:
+        if not isinstance(mask, MaskSpec) or mask not in finished or mask in seen:
             continue
+        seen.add(mask)
         name = f"{row.dense.task}, {label(row.method, row.control)}, {percent(row.sparsity)}"
         images = ""
         for layer in layers(store.load_mask(last_file(plan.root, mask))[policy]):
@@ -41,19 +43,11 @@ def mask_images(plan: Plan, finished: Container[Spec]) -> str:
                 f'src="data:image/png;base64,{base64.b64encode(png).decode()}">'
             )
         if size > MOST_IMAGES:
-            return _image_section(parts, seed, policy, f" Only the first {len(parts)}; the page would get too large.")
-        parts.append(f"<figure>{images}<figcaption>{text(name)}</figcaption></figure>")
-    return _image_section(parts, seed, policy, "")
-
-
-def _image_section(parts: Sequence[str], seed: int, policy: str, more: str) -> str:
-    if not parts:
-        return ""
-    return (
-        f"<details><summary>The masks of the {policy}, weight by weight (seed {seed})</summary>"
-        f'<p class="note">A dot is a weight that is kept; rows are inputs, columns are units; the first layer on top.{more}</p>'
-        f'<div class="masks">{"".join(parts)}</div></details>'
-    )
+            title, _, body = found[-1]
+            found[-1] = (title, "The masks that follow are left out; the page would get too large.", body)
+            break
+        found.append((name, "", images))
+    return found
 
 
 def _png(kept: np.ndarray) -> bytes:

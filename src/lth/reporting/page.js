@@ -1,89 +1,106 @@
 "use strict";
-// Draws the charts from the page's own data. Everything that is said in words or tables is in the page already.
+// Draws the charts from the page's own data, sorts tables, and saves pictures. All that is said in words, tables and static pictures
+// is in the page already.
 const data = JSON.parse(document.getElementById("data").textContent);
 const hidden = new Set();
-const dark = matchMedia("(prefers-color-scheme: dark)");
-const styleOf = (name) => {
-  const style = data.series[name];
-  return dark.matches ? { ...style, color: d3.rgb(style.color).brighter(0.5).formatHex() } : style;
-};
 const shown = (rows) => rows.filter((row) => !hidden.has(row.series));
 const asRows = (item) => item.rows.map((row) => Object.fromEntries(item.columns.map((name, i) => [name, row[i]])));
-const text = (value) => (value === null ? "" : typeof value === "number" ? String(+value.toPrecision(6)) : value);
+const color = (name) => `var(--c-${data.series[name].name})`;
 const element = (tag, properties = {}, ...children) => {
   const made = Object.assign(document.createElement(tag), properties);
   made.append(...children);
   return made;
 };
+const number = (value) => (Math.abs(value) >= 1000 ? value.toLocaleString("en-US") : String(value));
+// Three digits are as many as these runs support.
+const text = (value) => (value === null ? "" : typeof value === "number" ? number(+value.toPrecision(3)) : value);
+const fileName = (title) => "lth-" + title.toLowerCase().replace(/[^a-z0-9.]+/g, "-").replace(/^-|-$/g, "");
+const tip = document.body.appendChild(element("div", { id: "tip", hidden: true }));
 
 function bySeries(rows) {
   return [...d3.group(shown(rows), (row) => row.series)];
 }
 
-function tips(rows, chart) {
-  const title = (d) =>
-    `${d.series}\n${chart.x}: ${chart.kind === "sparsity" ? chart.ticks[d.x] : text(d.x)}\n${chart.y}: ${text(d.y)}` +
-    (d.low === null ? "" : `\n95 %: ${text(d.low)} to ${text(d.high)}`) + `\nruns: ${d.runs}`;
-  return Plot.tip(rows, Plot.pointer({ x: (d) => d.at ?? d.x, y: "y", title, maxRadius: 60, lineWidth: 40 }));
-}
-
 function line(rows, name, options = {}) {
-  const s = styleOf(name);
-  return Plot.line(rows, { x: (d) => d.at ?? d.x, y: "y", stroke: s.color, strokeWidth: 2, strokeDasharray: s.dash.join(" "), ...options });
+  const dash = data.series[name].dash.join(" ");
+  return Plot.line(rows, { x: (d) => d.at ?? d.x, y: "y", stroke: color(name), strokeWidth: 2, strokeDasharray: dash, ...options });
 }
 
+// Markers are paths of our own, the same as in the static pictures.
 function dots(rows, name) {
-  const s = styleOf(name);
   const every = Math.ceil(rows.length / 8);
-  return Plot.dot(rows.filter((_, i) => i % every === 0 || i === rows.length - 1), {
-    x: (d) => d.at ?? d.x, y: "y", symbol: s.symbol, r: 4.5, stroke: s.color, strokeWidth: 1.8,
-    fill: s.hollow ? "var(--card)" : s.color,
-  });
+  const some = rows.filter((_, i) => i % every === 0 || i === rows.length - 1);
+  const render = (index, scales, values) => {
+    const g = d3.create("svg:g");
+    for (const i of index) g.append("g").attr("transform", `translate(${values.x[i]},${values.y[i]})`).html(marker(name));
+    return g.node();
+  };
+  return Plot.dot(some, { x: (d) => d.at ?? d.x, y: "y", render });
 }
 
+function marker(name) {
+  const s = data.series[name];
+  return `<path d="${s.path}" stroke="${color(name)}" stroke-width="1.5" fill="${s.hollow ? "var(--card)" : color(name)}"/>`;
+}
+
+// Many bands over each other are mud: dense's is drawn, and that of the series that the pointer is at.
 function band(rows, name, options = {}) {
   const some = rows.filter((d) => d.low !== null);
-  return Plot.areaY(some, { x: "x", y1: "low", y2: "high", fill: styleOf(name).color, fillOpacity: 0.16, ...options });
+  const className = `band${name === "dense" ? "" : " pointed"}`;
+  const mark = Plot.areaY(some, { x: "x", y1: "low", y2: "high", fill: color(name), fillOpacity: 0.18, ...options });
+  const draw = mark.render;
+  mark.render = function (...all) {
+    const node = draw.apply(this, all);
+    if (node) d3.select(node).attr("class", className).attr("data-series", name).attr("display", name === "dense" ? null : "none");
+    return node;
+  };
+  return mark;
+}
+
+function pointed(rows) {
+  return Plot.dot(rows, Plot.pointer({ x: (d) => d.at ?? d.x, y: "y", r: 8, stroke: "currentColor", maxRadius: 60 }));
 }
 
 const draw = {
   curve(chart, rows) {
     const groups = bySeries(rows);
     return {
-      x: { label: chart.x + " →", tickFormat: "~s", ticks: 5 },
-      marks: [...groups.map(([name, r]) => band(r, name)), ...groups.flatMap(([name, r]) => [line(r, name), dots(r, name)]), tips(shown(rows), chart)],
+      x: { label: chart.x + " →", tickFormat: number, ticks: 4 },
+      marks: [...groups.map(([name, r]) => band(r, name)), ...groups.flatMap(([name, r]) => [line(r, name), dots(r, name)]), pointed(shown(rows))],
     };
+  },
+  time(chart, rows) {
+    return draw.curve(chart, rows);
   },
   profile(chart, rows) {
     const curve = "step-after";
     const groups = bySeries(rows);
     return {
       x: { label: chart.x + " →" }, y: { domain: [0, 1] },
-      marks: [...groups.map(([name, r]) => band(r, name, { curve })), ...groups.map(([name, r]) => line(r, name, { curve })), tips(shown(rows), chart)],
+      marks: [...groups.map(([name, r]) => band(r, name, { curve })), ...groups.map(([name, r]) => line(r, name, { curve })), pointed(shown(rows))],
     };
   },
   sparsity(chart, rows) {
     const names = [...new Set(rows.map((row) => row.series))];
     const end = chart.ticks.length - 0.5;
-    const marks = [], pointed = [];
+    const marks = [], near = [];
     for (const [name, some] of bySeries(rows)) {
-      const s = styleOf(name);
       if (name === "dense") {
         const across = [-0.5, end].map((x) => ({ ...some[0], x }));
-        marks.unshift(band(across, name, { fillOpacity: 0.3 }), Plot.line(across, { x: "x", y: "y", stroke: s.color, strokeWidth: 2 }));
-        pointed.push(...some);
+        marks.unshift(band(across, name), line(across, name));
+        near.push(...some);
         continue;
       }
       const place = (names.indexOf(name) - (names.length - 1) / 2) * (0.5 / names.length);
       const moved = some.map((row) => ({ ...row, at: row.x + place }));
-      marks.push(Plot.ruleX(moved.filter((d) => d.low !== null), { x: "at", y1: "low", y2: "high", stroke: s.color, strokeWidth: 1.5 }));
-      marks.push(line(moved, name, { strokeOpacity: 0.6 }), dots(moved, name));
-      pointed.push(...moved);
+      marks.push(Plot.ruleX(moved.filter((d) => d.low !== null), { x: "at", y1: "low", y2: "high", stroke: color(name), strokeWidth: 1.5 }));
+      marks.push(line(moved, name), dots(moved, name));
+      near.push(...moved);
     }
     const ticks = d3.range(chart.ticks.length);
     return {
       x: { label: chart.x + " →", domain: [-0.5, end], ticks, tickFormat: (i) => chart.ticks[i] },
-      marks: [...marks, tips(pointed, chart)],
+      marks: [...marks, pointed(near)],
     };
   },
   picture(chart, rows) {
@@ -97,69 +114,123 @@ const draw = {
       y: { label: null, domain: names, grid: false },
       color: { scheme: "cividis", domain: [0, 1], label: "share kept" },
       marks: [
-        Plot.cell(some, { x: "series", y: "row", fill: "share", inset: 0.5, title: (d) => `${d.series}, ${d.row}: ${text(d.share)}`, tip: true }),
-        names.length > 60 ? null : Plot.text(some, { x: "series", y: "row", text: (d) => d.share.toFixed(2), fill: (d) => (d.share < 0.5 ? "white" : "black"), fontSize: 11 }),
+        Plot.cell(some, { x: "series", y: "row", fill: "share", inset: 0.5 }),
+        names.length > 60 ? null : Plot.text(some, { x: "series", y: "row", text: (d) => d.share.toFixed(2), fill: (d) => (d.share < 0.5 ? "white" : "black"), fontSize: 11, pointerEvents: "none" }),
+        Plot.cell(some, Plot.pointer({ x: "series", y: "row", stroke: "currentColor", strokeWidth: 2, fill: "none" })),
       ],
     };
   },
 };
 
+function told(d, chart) {
+  if (chart.kind === "picture") return `${d.series}, ${d.row}: ${text(d.share)}`;
+  const at = chart.kind === "sparsity" ? chart.ticks[d.x] : text(d.x);
+  const interval = d.low === null ? "" : `\n95 % interval: ${text(d.low)} to ${text(d.high)}`;
+  return `${d.series}\n${chart.x}: ${at}\n${chart.y}: ${text(d.y)}${interval}\nruns: ${d.runs}`;
+}
+
+// What the pointer is at: its band, and a note beside the pointer that stays on the screen.
+function follow(plot, chart) {
+  plot.addEventListener("input", () => {
+    const name = plot.value?.series;
+    d3.select(plot).selectAll("[data-series]").attr("display", function () {
+      return [name, "dense"].includes(this.dataset.series) ? null : "none";
+    });
+    tip.hidden = !name;
+    if (name) tip.textContent = told(plot.value, chart);
+  });
+  plot.addEventListener("pointermove", (event) => {
+    const { width, height } = tip.getBoundingClientRect();
+    const left = event.clientX + 14 + width > innerWidth ? event.clientX - 14 - width : event.clientX + 14;
+    tip.style.left = `${Math.max(8, Math.min(left, document.documentElement.clientWidth - width - 8))}px`;
+    tip.style.top = `${Math.max(8, event.clientY - height - 12)}px`;
+  });
+  plot.addEventListener("pointerleave", () => (tip.hidden = true));
+}
+
 function card(chart) {
   const rows = asRows(chart);
-  const place = element("div");
-  const details = element("details", {}, element("summary", { textContent: "Data" }));
-  const name = `lth-${chart.kind}-${chart.title}`.toLowerCase().replace(/[^a-z0-9]+/g, "-");
-  const made = element("figure", {},
-    element("figcaption", { textContent: chart.title }), place,
-    element("div", { className: "save" },
-      element("button", { type: "button", textContent: "Save SVG", onclick: () => save(name + ".svg", toSvg(place, chart)) }),
-      element("button", { type: "button", textContent: "Save PNG", onclick: () => savePng(name + ".png", toSvg(place, chart)) })),
-    details);
-  details.addEventListener("toggle", () => details.children.length > 1 || details.append(table(chart)));
+  const place = element("div", { className: "picture" });
+  const title = chart.kind === "picture" ? chart.title : `${heading[chart.section]}: ${chart.title}${chart.y.startsWith("success") ? ", by success" : ""}`;
+  const details = element("details", {}, element("summary", {}, "Data", element("span", { className: "aloud", textContent: `: ${title}` })));
+  const made = element("figure", {}, element("figcaption", {}, element("b", { textContent: title }), chart.finding), place, details);
+  buttons(made, title, chart.kind === "picture" ? [] : [...new Set(chart.rows.map((row) => row[0]))]);
+  details.addEventListener("toggle", () => details.children.length > 1 || details.append(table(chart, title)));
   made.draw = () => {
     const { marks, ...options } = draw[chart.kind](chart, rows);
     const plot = Plot.plot({
       width: Math.max(place.clientWidth, 280), height: 290, marginLeft: 58, marginBottom: 42,
       style: { background: "transparent", color: "var(--fg)", fontSize: "12px" },
-      ...options, y: { label: chart.kind === "picture" ? null : "↑ " + chart.y, grid: true, nice: true, ...options.y }, marks,
+      ...options, y: { label: chart.kind === "picture" ? null : "↑ " + chart.y, grid: true, nice: true, tickFormat: chart.kind === "picture" ? undefined : number, ...options.y }, marks,
     });
     plot.setAttribute("role", "img");
-    plot.setAttribute("aria-label", `${chart.title}; its data is in the table below`);
+    plot.setAttribute("aria-label", `${title}. ${chart.finding}`);
+    follow(plot, chart);
     place.replaceChildren(plot);
   };
   return made;
 }
 
-function table(chart) {
-  const cells = (tag, row) => row.map((value, i) => element(tag, { textContent: text(value), className: typeof chart.rows[0][i] === "string" ? "t" : "" }));
+function table(chart, title) {
+  const cells = (tag, row) => row.map((value, i) => element(tag, { textContent: text(value), className: typeof chart.rows[0][i] === "string" ? "t" : "", ...(tag === "th" ? { scope: "col" } : {}) }));
   const named = (row) => (chart.kind === "sparsity" ? row.map((v, i) => (chart.columns[i] === "x" ? chart.ticks[v] : v)) : row);
   const body = chart.rows.map((row) => element("tr", {}, ...cells("td", named(row))));
-  return element("div", { className: "scroll" }, element("table", {}, element("thead", {}, element("tr", {}, ...cells("th", chart.columns))), element("tbody", {}, ...body)));
+  const made = element("table", {}, element("caption", { textContent: title }), element("thead", {}, element("tr", {}, ...cells("th", chart.columns))), element("tbody", {}, ...body));
+  sortable(made);
+  return element("div", { className: "scroll" }, made);
+}
+
+function sortable(made) {
+  const heads = [...made.tHead.rows[0].cells];
+  const value = (row, i) => {
+    const words = row.cells[i].textContent;
+    const found = parseFloat(words.replace(/,/g, ""));
+    return Number.isNaN(found) ? words : found;
+  };
+  heads.forEach((head, i) => {
+    const button = element("button", { type: "button", textContent: head.textContent, title: "sort" });
+    button.onclick = () => {
+      const up = head.getAttribute("aria-sort") !== "ascending";
+      heads.forEach((one) => one.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", up ? "ascending" : "descending");
+      const rows = d3.sort([...made.tBodies[0].rows], (a, b) => (up ? 1 : -1) * d3.ascending(value(a, i), value(b, i)));
+      made.tBodies[0].append(...rows);
+    };
+    head.replaceChildren(button);
+  });
+}
+
+function buttons(figure, title, names) {
+  const svg = () => toSvg(figure.querySelector(".picture svg"), title, names);
+  const button = (kind, onclick) => element("button", { type: "button", textContent: `Save ${kind}`, ariaLabel: `Save ${kind}: ${title}`, onclick });
+  figure.insertBefore(
+    element("div", { className: "save" },
+      button("SVG", () => save(fileName(title) + ".svg", svg())),
+      button("PNG", () => savePng(fileName(title) + ".png", svg()))),
+    figure.querySelector("details"));
 }
 
 // A saved picture stands alone: colours as they are on the page, with title and legend.
-function toSvg(place, chart) {
+function toSvg(drawn, title, every) {
   const css = getComputedStyle(document.documentElement);
-  const svg = place.querySelector("svg").cloneNode(true);
-  const [width, height] = ["width", "height"].map((side) => +svg.getAttribute(side));
-  const names = chart.kind === "picture" ? [] : [...new Set(chart.rows.map((row) => row[0]))].filter((name) => !hidden.has(name));
+  const svg = drawn.cloneNode(true);
+  const { width, height } = drawn.getBoundingClientRect();
+  const names = every.filter((name) => !hidden.has(name));
   const columns = Math.max(1, Math.floor(width / 170));
-  const below = 24 * Math.ceil(names.length / columns), above = 26;
-  const legend = names.map((name, i) => `<g transform="translate(${12 + (i % columns) * 170},${height + 14 + 24 * Math.floor(i / columns)})">${swatch(name)}<text x="40" y="4">${escaped(name)}</text></g>`);
+  const below = 24 * Math.ceil(names.length / columns), above = 30, side = 12;
+  const legend = names.map((name, i) => `<g transform="translate(${side + (i % columns) * 170},${height + 14 + 24 * Math.floor(i / columns)})">${swatch(name)}<text x="40" y="4">${escaped(name)}</text></g>`);
   svg.removeAttribute("class");
-  svg.querySelectorAll("[aria-label=tip]").forEach((tip) => tip.remove());
-  const text = new XMLSerializer().serializeToString(svg).replace(/var\((--[a-z-]+)\)/g, (_, name) => css.getPropertyValue(name).trim() || "none");
-  const color = css.getPropertyValue("--fg").trim(), background = css.getPropertyValue("--bg").trim();
-  return `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height + above + below}" viewBox="0 ${-above} ${width} ${height + above + below}" font-family="system-ui, sans-serif" font-size="12" fill="${color}" color="${color}"><rect y="${-above}" width="100%" height="100%" fill="${background}"/><text x="8" y="-9" font-weight="600" font-size="13">${escaped(chart.title)}</text>${text}${legend.join("")}</svg>`;
+  svg.setAttribute("width", width);
+  svg.setAttribute("height", height);
+  const text = new XMLSerializer().serializeToString(svg);
+  const whole = `<svg xmlns="http://www.w3.org/2000/svg" width="${width + 2 * side}" height="${height + above + below}" viewBox="${-side} ${-above} ${width + 2 * side} ${height + above + below}" font-family="system-ui, sans-serif" font-size="12" fill="var(--fg)" color="var(--fg)"><rect x="${-side}" y="${-above}" width="100%" height="100%" fill="var(--bg)"/><text y="-12" font-weight="600" font-size="13">${escaped(title)}</text>${text}${legend.join("")}</svg>`;
+  return whole.replace(/var\((--[a-z-]+)(?:,[^)]*)?\)/g, (_, name) => css.getPropertyValue(name).trim() || "none");
 }
 
 const escaped = (words) => words.replace(/[&<>]/g, (c) => `&#${c.charCodeAt(0)};`);
 
 function swatch(name) {
-  const s = styleOf(name);
-  const path = d3.symbol(d3["symbol" + s.symbol[0].toUpperCase() + s.symbol.slice(1)], 50)();
-  const whole = ["asterisk", "times", "plus"].includes(s.symbol) || s.hollow;
-  return `<line x2="32" stroke="${s.color}" stroke-width="2" stroke-dasharray="${s.dash.join(" ")}"/><path d="${path}" transform="translate(16,0)" stroke="${s.color}" stroke-width="1.6" fill="${whole ? "none" : s.color}"/>`;
+  return `<line x2="32" stroke="${color(name)}" stroke-width="2" stroke-dasharray="${data.series[name].dash.join(" ")}"/><g transform="translate(16,0)">${marker(name)}</g>`;
 }
 
 function save(name, content, type = "image/svg+xml") {
@@ -178,33 +249,46 @@ function savePng(name, svg) {
   image.src = "data:image/svg+xml;charset=utf-8," + encodeURIComponent(svg);
 }
 
-const cards = [];
+document.querySelectorAll("table.sortable").forEach(sortable);
+for (const figure of document.querySelectorAll("figure[data-title]"))
+  if (figure.querySelector(".picture svg")) buttons(figure, figure.dataset.title, []);
+
+const cards = [], heading = {};
 for (const place of document.querySelectorAll(".charts")) {
+  heading[place.dataset.section] = place.dataset.title;
+  const single = element("div", { className: "charts" });
   for (const chart of data.charts.filter((one) => one.section === place.dataset.section)) {
     const made = card(chart);
-    place.append(made);
+    (chart.folded ? single : place).append(made);
     cards.push(made);
+  }
+  if (single.children.length) {
+    const words = `${heading[place.dataset.section] || "Shares kept, other tasks and sparsities"}: ${single.children.length} more charts`;
+    const fold = element("details", { className: "single" }, element("summary", { textContent: words }), single);
+    fold.addEventListener("toggle", () => fold.open && [...single.children].forEach((made) => made.draw()));
+    place.after(fold);
   }
 }
 function legend() {
-  const buttons = Object.keys(data.series).map((name) => {
+  const made = Object.keys(data.series).map((name) => {
     const button = element("button", { type: "button", title: "show or hide", onclick: () => toggle(name) });
     button.innerHTML = `<svg width="34" height="14" viewBox="-1 -7 34 14" aria-hidden="true">${swatch(name)}</svg>`;
     button.append(name);
     button.setAttribute("aria-pressed", String(!hidden.has(name)));
     return button;
   });
-  document.getElementById("series").replaceChildren(...buttons);
+  document.getElementById("series").replaceChildren(...made);
 }
 
 function toggle(name) {
   hidden.has(name) ? hidden.delete(name) : hidden.add(name);
   show();
+  [...document.querySelectorAll("#series button")].find((button) => button.textContent === name).focus();
 }
 
 function show() {
   legend();
-  cards.forEach((made) => made.draw());
+  cards.filter((made) => made.offsetParent).forEach((made) => made.draw());
 }
 
 document.getElementById("tidy").onclick = async () => {
@@ -214,6 +298,14 @@ document.getElementById("tidy").onclick = async () => {
 };
 document.getElementById("config-save").onclick = () => save("report.yaml", document.getElementById("config-text").textContent, "text/yaml");
 
+// On paper nothing is folded.
+const folds = () => document.querySelectorAll("details.single:not([open])");
+addEventListener("beforeprint", () => folds().forEach((fold) => {
+  fold.open = fold.dataset.printed = true;
+  fold.querySelectorAll("figure").forEach((made) => made.draw());
+}));
+addEventListener("afterprint", () => document.querySelectorAll("details[data-printed]").forEach((fold) => (fold.open = false)));
+
 let width = 0;
 new ResizeObserver(() => {
   if (document.body.clientWidth !== width) {
@@ -221,4 +313,3 @@ new ResizeObserver(() => {
     show();
   }
 }).observe(document.body);
-dark.addEventListener("change", show);

@@ -6,6 +6,7 @@ dense would call a return of -300 twice as good as -150. Where dense agents gain
 no score.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -237,11 +238,17 @@ def level_name(runs: Runs, rewind: str, sparsity: str) -> str:
 
 
 def percent(sparsity: str) -> str:
-    """Say a sparsity's label in per cent where it is one number."""
+    """Write a sparsity's label in per cent where it is one number: as many digits as tell what is left to three.
+
+    >>> percent("0.95"), percent("0.864279"), percent("0.9975"), percent("actor 0.9, critic 0.5")
+    ('95 %', '86.4 %', '99.75 %', 'actor 0.9, critic 0.5')
+    """
     try:
-        return f"{round(100 * float(sparsity), 4):g} %"
+        value = float(sparsity)
     except ValueError:
         return sparsity
+    left = 100.0 * (1.0 - value)
+    return f"{round(100.0 * value, 2 - math.floor(math.log10(left)) if left > 0 else 0):g} %"
 
 
 def shares(runs: Runs, task: str, condition: Condition, metric: str, of: str = "weights") -> dict[str, float]:

@@ -1,0 +1,238 @@
+"""The main chart: a dot for each seed, beside the dense agents and the random policy, as SVG that needs no program to be drawn.
+
+Positions are shares of the picture's width, so that it fits a phone and a wide screen with text of one size.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from .answer import names
+from .families import NOT_JUDGED, UNDECIDED, WINNING, WORSE, Families, Verdict
+from .html import text
+from .numbers import number, quantity, share
+from .scores import DENSE_AGENT, Condition, Runs, level_name
+from .styles import Style
+from .views import SUCCESS
+
+SHAPES = {WINNING: "▲", UNDECIDED: "◆", WORSE: "▼"}
+"""What a verdict is marked with besides its word."""
+LEFT, RIGHT = 30.0, 79.0
+"""Where the dots' axis begins and ends, in per cent of the width; names are left of it, counts right."""
+ROW, TOP, BOTTOM = 24, 20, 35
+LOWEST, HIGHEST = -1.0, 3.0
+"""Scores beyond these are drawn at the edge, as arrows, so that one lost run does not squeeze all others together."""
+
+
+Place: TypeAlias = Callable[[float], str]
+"""Where a value stands, in per cent of the width."""
+
+
+class Row(NamedTuple):
+    """The runs of one condition."""
+
+    condition: Condition
+    values: dict[int, float]  # by seed; the mean over tasks
+    verdict: Verdict | None  # None for the dense agents
+
+    @property
+    def mean(self) -> float:
+        """The mean over seeds."""
+        return float(np.mean([*self.values.values()]))
+
+
+class Panel(NamedTuple):
+    """One level on one task, or over all: dense agents first, then tickets, then controls."""
+
+    scope: str
+    metric: str
+    title: str
+    rows: list[Row]
+    zero: float  # what the random policy reaches on the axis; NaN where it was not measured
+    one: float  # the mean dense agent
+    margin: float  # NaN where there are no scores
+    raw: (
+        tuple[float, float] | None
+    )  # returns (success rates) of the random policy and the mean dense agent, on one task
+
+
+def panels(runs: Runs, found: Families, scope: str, tasks: Sequence[str], metric: str) -> list[Panel]:
+    """Return what is shown of a metric on a task or over all: one panel for each rewind point and sparsity.
+
+    The axis has scores, or where a task has none its returns (success rates).
+    """
+    references = [runs.reference(task, metric) for task in tasks]
+    scored = all(reference.usable for reference in references)
+    zero, one, margin = (0.0, 1.0, found.margin) if scored else (references[0].random, references[0].dense, math.nan)
+    raw = (references[0].random, references[0].dense) if scored and len(tasks) == 1 else None
+    verdicts = {v.condition: v for v in found.verdicts if (v.scope, v.metric) == (scope, metric)}
+    shown = []
+    for rewind, sparsity in runs.levels():
+        rows = []
+        for condition in (DENSE_AGENT, *sorted(runs.at(rewind, sparsity), key=lambda c: not c.is_ticket)):
+            by_task = [runs.last(task, condition, metric) for task in tasks]
+            seeds = sorted(set.intersection(*(set(one) for one in by_task))) if by_task else []
+            if seeds:
+                values = np.array([[one[seed] for seed in seeds] for one in by_task], float)
+                if scored:
+                    values = np.array([runs.score(t, v, metric) for t, v in zip(tasks, values, strict=True)])
+                by_seed = dict(zip(seeds, values.mean(axis=0).tolist(), strict=True))
+                rows.append(Row(condition, by_seed, verdicts.get(condition)))
+        if len(rows) > 1:
+            title = level_name(runs, rewind, sparsity) + (", by success" if metric == SUCCESS else "")
+            shown.append(Panel(scope, metric, title, rows, zero, one, margin, raw))
+    return shown
+
+
+def finding(panel: Panel) -> str:
+    """State which ticket is within the margin of dense on most seeds."""
+    if panel.margin != panel.margin:
+        return "The dense agents learned too little for scores; the axis has returns."
+    tickets = [row for row in panel.rows if row.condition.is_ticket and row.verdict]
+    if not tickets:
+        return ""
+    best = [row for row in tickets if _share(row) == max(map(_share, tickets))]
+    first = best[0].verdict
+    assert first
+    who = names(row.condition.label for row in best) if len(best) < 3 else f"{len(best)} methods"
+    if not first.within:
+        return f"No ticket is within {share(panel.margin)} of dense on any seed."
+    return f"Most seeds within {share(panel.margin)}: {who} ({first.within} of {first.seeds})."
+
+
+def _share(row: Row) -> float:
+    return row.verdict.within / row.verdict.seeds if row.verdict and row.verdict.seeds else 0.0
+
+
+def draw(panel: Panel, looks: Mapping[str, Style], name: str) -> str:
+    """Return a panel as SVG. `name` is a prefix for ids, different for each picture of a page."""
+    low, high = _domain(panel)
+
+    def x(value: float) -> str:
+        place = (min(max(value, low), high) - low) / (high - low)
+        return f"{LEFT + place * (RIGHT - LEFT):.2f}%"
+
+    height = TOP + ROW * len(panel.rows) + BOTTOM
+    end = height - BOTTOM
+    used = list(dict.fromkeys(row.condition.label for row in panel.rows))
+    marks = "".join(f'<g id="{name}-{i}">{_marker(looks[label])}</g>' for i, label in enumerate(used))
+    parts = [f"<defs>{marks}</defs>"]
+    parts += _references(panel, x, end)
+    for i, row in enumerate(panel.rows):
+        middle = TOP + ROW * i + ROW / 2
+        parts += _row(panel, row, f"{name}-{used.index(row.condition.label)}", middle, x, low, high)
+    parts += _axis(panel, x, low, high, end)
+    about = f'role="img" aria-labelledby="{name}-t" font-size="12" fill="currentColor"'
+    return (
+        f'<svg class="dots" width="100%" height="{height}" {about}>'
+        f'<title id="{name}-t">{text(panel.title)}: {text(finding(panel))}</title>{"".join(parts)}</svg>'
+    )
+
+
+def _domain(panel: Panel) -> tuple[float, float]:
+    values = [value for row in panel.rows for value in row.values.values()]
+    values += [value for value in (panel.zero, panel.one) if value == value]
+    low, high = min(values), max(values)
+    if panel.margin == panel.margin:
+        low, high = max(low, LOWEST), min(high, HIGHEST)
+    pad = 0.04 * (high - low) or 1.0
+    return low - pad, high + pad
+
+
+def _marker(style: Style) -> str:
+    fill = "none" if style.hollow else style.paint
+    return f'<path d="{style.path}" fill="{fill}" fill-opacity=".6" stroke="{style.paint}" stroke-width="1.4"/>'
+
+
+def _references(panel: Panel, x: Place, end: float) -> list[str]:
+    """The lines at the random policy and at dense, and the margin below dense."""
+    dense, soft = "var(--c-dense,#1a1a1a)", "var(--soft,#5b5b5b)"
+    parts, at, zero = [], float(x(panel.one)[:-1]), LEFT
+    if panel.zero == panel.zero:
+        zero = float(x(panel.zero)[:-1])
+        anchor = "middle" if at - zero > 25 else "end"
+        parts.append(f'<line x1="{zero}%" x2="{zero}%" y1="{TOP - 4}" y2="{end}" stroke="{soft}"/>')
+        parts.append(f'<text x="{zero}%" y="11" text-anchor="{anchor}">random policy</text>')
+    if panel.margin == panel.margin:
+        edge = x(panel.one - panel.margin)
+        parts.append(f'<line x1="{edge}" x2="{edge}" y1="{TOP}" y2="{end}" stroke="{dense}" stroke-dasharray="3 3"/>')
+        parts.append(
+            f'<text x="100%" y="{end + 16}" text-anchor="end" fill="{soft}">within {share(panel.margin)}</text>'
+        )
+    anchor = "middle" if at - zero > 25 else "start"
+    parts.append(f'<line x1="{at}%" x2="{at}%" y1="{TOP - 4}" y2="{end}" stroke="{dense}" stroke-width="2"/>')
+    parts.append(f'<text x="{at}%" y="11" text-anchor="{anchor}" font-weight="600">dense</text>')
+    return parts
+
+
+def _row(panel: Panel, row: Row, marker: str, middle: float, x: Place, low: float, high: float) -> list[str]:
+    label, digits = row.condition.label, 2 if panel.margin == panel.margin else 1
+    first, _, second = label.partition(" + ") if len(label) > 17 else (label, "", "")
+    if second:
+        parts = [
+            f'<text y="{middle - 2:g}">{text(first)}</text><text y="{middle + 11:g}">+ {text(second)}</text>',
+        ]
+    else:
+        parts = [f'<text y="{middle + 4:g}">{text(label)}</text>']
+    for seed, value, lift in _stacked(row.values, low, high):
+        y = middle + lift
+        told = f"<title>{text(label)}, seed {seed}: {number(value, digits)}</title>"
+        if low <= value <= high:
+            parts.append(f'<use href="#{marker}" x="{x(value)}" y="{y:g}">{told}</use>')
+        else:
+            arrow, anchor = ("◂", "start") if value < low else ("▸", "end")
+            parts.append(f'<text x="{x(value)}" y="{y + 4:g}" text-anchor="{anchor}">{arrow}{told}</text>')
+    mean = number(row.mean, digits)
+    parts.append(
+        f'<line x1="{x(row.mean)}" x2="{x(row.mean)}" y1="{middle - 10:g}" y2="{middle + 10:g}" stroke="currentColor" '
+        f'stroke-width="3"><title>{text(label)}, mean {mean}</title></line>'
+    )
+    if row.verdict and row.verdict.verdict != NOT_JUDGED:
+        shape = f"{SHAPES[row.verdict.verdict]} " if row.verdict.verdict in SHAPES else ""
+        counted = f"{shape}{row.verdict.within} of {row.verdict.seeds}"
+        parts.append(f'<text x="100%" y="{middle + 4:g}" text-anchor="end">{counted}</text>')
+    return parts
+
+
+def _stacked(values: Mapping[int, float], low: float, high: float) -> list[tuple[int, float, float]]:
+    """Return seed, value and height of each dot: those that would hide each other stand above one another."""
+    bins: dict[int, list[int]] = {}
+    for seed, value in sorted(values.items(), key=lambda item: item[1]):
+        place = (min(max(value, low), high) - low) / (high - low)
+        bins.setdefault(round(place * 45), []).append(seed)
+    found = []
+    for seeds in bins.values():
+        step = min(5.0, 16.0 / max(len(seeds) - 1, 1))
+        found += [(seed, values[seed], round((i - (len(seeds) - 1) / 2) * step, 1)) for i, seed in enumerate(seeds)]
+    return found
+
+
+def _axis(panel: Panel, x: Place, low: float, high: float, end: float) -> list[str]:
+    parts = [f'<line x1="{LEFT}%" x2="{RIGHT}%" y1="{end}" y2="{end}" stroke="var(--soft,#5b5b5b)"/>']
+    what = "success rate" if panel.metric == SUCCESS else "return"
+    scored = panel.margin == panel.margin
+    parts.append(f'<text y="{end + 16}" fill="var(--soft,#5b5b5b)">{"score" if scored else what}</text>')
+    if panel.raw:
+        parts.append(f'<text y="{end + 31}" fill="var(--soft,#5b5b5b)">{what}</text>')
+    ticks = [t / 2 for t in range(-2, 7)] if scored else [panel.zero, panel.one]
+    shown = [tick for tick in ticks if low <= tick <= high]
+    step = 2 if len(shown) > 5 else 1
+    for tick in shown if step == 1 else [t for t in shown if t == int(t)]:
+        parts.append(f'<line x1="{x(tick)}" x2="{x(tick)}" y1="{end}" y2="{end + 4}" stroke="var(--soft,#5b5b5b)"/>')
+        name = f"{tick:g}" if scored else quantity(tick)
+        parts.append(f'<text x="{x(tick)}" y="{end + 16}" text-anchor="middle">{name}</text>')
+        if panel.raw:
+            value = _rounded(panel.raw[0] + tick * (panel.raw[1] - panel.raw[0]), panel.raw[1] - panel.raw[0])
+            parts.append(
+                f'<text x="{x(tick)}" y="{end + 31}" text-anchor="middle" fill="var(--soft,#5b5b5b)">{value}</text>'
+            )
+    return parts
+
+
+def _rounded(value: float, span: float) -> str:
+    """Write a number on an axis as fine as a thousandth of what it spans."""
+    digits = 2 - math.floor(math.log10(abs(span))) if span else 0
+    found = round(value, digits) + 0.0
+    return f"{found:,.0f}" if digits <= 0 else f"{found:g}"

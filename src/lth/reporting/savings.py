@@ -1,0 +1,136 @@
+"""What a ticket saves beside its dense agent: seconds and FLOPs of training, bytes of the exported policy."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import stats
+from .answer import sentence
+from .charts import Chart, Point
+from .families import WINNING, Families
+from .numbers import quantity
+from .scores import ALL_TASKS, DENSE_AGENT, Condition, Runs, level_name, percent
+from .views import RETURN
+
+LEAST_TIMES = 1.1
+"""How many times as fast a ticket has to be for that to be called a saving."""
+
+
+class Saving(NamedTuple):
+    """The tickets of one level on one task, controls left out: means over methods and seeds, beside the dense agents'."""
+
+    task: str
+    rewind: str
+    sparsity: str
+    runs: int
+    env_steps: float
+    dense_env_steps: float
+    seconds: float
+    dense_seconds: float
+    flops: float
+    dense_flops: float
+    bytes: float  # NaN where they are not known
+    dense_bytes: float
+
+
+def savings(runs: Runs, sizes: Mapping[tuple[str, Condition], float] | None = None) -> list[Saving]:
+    """Average what tickets and dense agents took.
+
+    Args:
+        runs: the runs.
+        sizes: bytes of the exported policies, by task and condition.
+    """
+    sizes = sizes or {}
+    found = []
+    for task in runs.tasks:
+        for rewind, sparsity in runs.levels():
+            tickets = [c for c in runs.at(rewind, sparsity) if c.is_ticket and runs.has([task], c)]
+            if not tickets or not runs.has([task], DENSE_AGENT):
+                continue
+            kept = [sizes[task, c] for c in tickets if (task, c) in sizes]
+            whole = sizes.get((task, DENSE_AGENT), np.nan)
+
+            def cost(name: str, conditions: Sequence[Condition], task: str = task) -> float:
+                return float(np.mean([v for c in conditions for v in runs.last(task, c, f"cost/{name}").values()]))
+
+            found.append(
+                Saving(
+                    task,
+                    rewind,
+                    sparsity,
+                    runs=sum(len(runs.last(task, c)) for c in tickets),
+                    env_steps=cost("env_steps", tickets),
+                    dense_env_steps=cost("env_steps", [DENSE_AGENT]),
+                    seconds=cost("train_seconds", tickets),
+                    dense_seconds=cost("train_seconds", [DENSE_AGENT]),
+                    flops=cost("flops", tickets),
+                    dense_flops=cost("flops", [DENSE_AGENT]),
+                    bytes=float(np.mean(kept)) if kept else np.nan,
+                    dense_bytes=whole,
+                )
+            )
+    return found
+
+
+def saved(runs: Runs, found: Families, some: list[Saving]) -> list[str]:
+    """Say for each task what its sparsest winning tickets save; where none is winning, what its sparsest do."""
+    said = []
+    for task in runs.tasks:
+        here = [s for s in some if s.task == task]
+        winning = {
+            (v.condition.rewind, v.condition.sparsity)
+            for v in found.verdicts
+            if v.verdict == WINNING and v.condition.is_ticket and v.metric == RETURN and v.scope in (task, ALL_TASKS)
+        }
+        shown = [s for s in here if (s.rewind, s.sparsity) in winning] or here
+        if shown:
+            said.append(_saved(runs, shown[-1], len(runs.tasks) > 1))
+    return said
+
+
+def _saved(runs: Runs, s: Saving, several: bool) -> str:
+    ticket = f"{'on ' + s.task + ' ' if several else ''}a {percent(s.sparsity)} ticket"
+    times = s.dense_seconds / s.seconds if s.seconds else np.nan
+    took, dense = quantity(s.seconds), quantity(s.dense_seconds)
+    if times >= LEAST_TIMES:
+        text = f"{ticket} trained in {took} s where dense took {dense} s ({times:.2g} times faster)"
+    else:
+        text = f"{ticket} trained in {took} s, dense in {dense} s: no time was saved"
+    if round(s.env_steps) != round(s.dense_env_steps):
+        text += f"; it trained for {s.env_steps:,.0f} environment steps, dense for {s.dense_env_steps:,.0f}"
+    if s.bytes == s.bytes and s.dense_bytes == s.dense_bytes:
+        smaller = f"{s.dense_bytes / s.bytes:.2g} times smaller"
+        text += f". Exported it takes {_bytes(s.bytes)}, dense {_bytes(s.dense_bytes)} ({smaller})"
+    return f"{sentence(text)}."
+
+
+def _bytes(count: float) -> str:
+    return f"{quantity(count / 1000)} kB" if count >= 1000 else f"{count:.0f} bytes"
+
+
+def by_time(runs: Runs) -> list[Chart]:
+    """Return by seconds of training, at the evaluations; each run's seconds are spread evenly over its environment steps.
+
+    A ticket's clock starts with its own training; its dense agent's is not on it. Intervals are of the returns.
+    """
+    found = []
+    for task in runs.tasks:
+        for rewind, sparsity in runs.levels():
+            points = []
+            for condition in (DENSE_AGENT, *runs.at(rewind, sparsity)):
+                times, values = runs.curve(task, condition, RETURN)
+                seconds, steps = (
+                    runs.last(task, condition, f"cost/{name}").values() for name in ("train_seconds", "env_steps")
+                )
+                if len(times) and seconds:
+                    rate = float(np.mean(np.array([*seconds]) / np.maximum([*steps], 1.0)))
+                    low, high = stats.interval(stats.iqm, [values], rng=np.random.default_rng(0))
+                    for step, *y in zip(times, stats.iqm([values]), low, high, strict=True):
+                        value, least, most = map(float, y)
+                        at = rate * (step - times[0])
+                        points.append(Point(condition.label, at, value, least, most, values.shape[1]))
+            if points:
+                title = f"{task}, {level_name(runs, rewind, sparsity)}"
+                found.append(Chart("time", title, "seconds of training", "return (IQM)", points))
+    return found
