@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats as scipy_stats
+from scipy import special
 
 from .. import stats
 from .families import main_scope
@@ -76,6 +76,6 @@ def _pilots(runs: Runs, question: Sequence[str] | None) -> list[tuple[float, flo
         return []
     one = sorted(samples, key=lambda d: float(np.std(d, ddof=1)))[len(samples) // 2]
     spread, free = float(np.std(one, ddof=1)), len(one) - 1
-    tails = scipy_stats.chi2.ppf([(1 + SURE) / 2, (1 - SURE) / 2], free)
+    tails = special.chdtri(free, [(1 - SURE) / 2, (1 + SURE) / 2])  # of chi-squared; upper tails
     low, high = (spread * float(np.sqrt(free / tail)) for tail in tails)
     return [(spread, low, high, len(one))]
