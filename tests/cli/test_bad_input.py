@@ -52,7 +52,7 @@ TINY = {
     "seeds": [0],
     "training": {"env_steps": 300, "start_steps": 100, "segment_steps": 100, "batch_size": 16},
     "sac": {"actor_hidden": [8, 8], "critic_hidden": [8, 8]},
-    "evaluation": {"every": 300, "episodes": 1},
+    "evaluation": {"every": 300, "episodes": 1, "last_episodes": 1},
     "pruning": {"sparsity": 0.5, "rewind_steps": 100, "num_gradient_batches": 2, "gradient_batch_size": 16},
 }
 HALF = Sparsity(actor=0.5, critic=0.5)

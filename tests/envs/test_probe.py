@@ -97,7 +97,8 @@ TINY = {
     "retries": 0,
     "training": {"env_steps": 200, "start_steps": 50, "segment_steps": 100, "batch_size": 16},
     "sac": {"actor_hidden": [8], "critic_hidden": [8]},
-    "evaluation": {"every": 100, "episodes": 1},
+    "evaluation": {"every": 100, "episodes": 1, "last_episodes": 1},
+    "report": {"random_episodes": 5},
     "pruning": {"methods": ["magnitude"], "sparsity": [0.5]},
 }
 

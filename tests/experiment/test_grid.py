@@ -1,31 +1,18 @@
 """Grids of real processes that are killed, fail, meet each other and run out of disk."""
 
 import contextlib
-import csv
-import importlib.util
 import os
 import random
 import shutil
 import signal
 import subprocess
-import sys
-import time
 
 import pytest
-import yaml
 from helpers.grids import contents, differences
-from helpers.small import SMALL
+from helpers.processes import kill, wait_for, workers_of
 
 from lth.cli import main
 from lth.experiment import journal, runner, store
-
-GRID = {
-    **SMALL,
-    "training": {**SMALL["training"], "env_steps": 1000, "segment_steps": 100},
-    "pruning": {**SMALL["pruning"], "methods": ["magnitude", "taylor"]},
-    "retries": 0,
-}
-"""A dense agent of ten segments, two masks, two tickets."""
 
 TASKS = """
 import gymnasium
@@ -56,36 +43,6 @@ for made in (Stuck, Blind):
 """
 
 
-def workers_of(process):
-    """Return the live children of a process."""
-    found = subprocess.run(["pgrep", "-r", "DRS", "-P", str(process.pid)], capture_output=True, text=True)
-    return [int(word) for word in found.stdout.split()]
-
-
-def kill(*pids):
-    """End processes at once, if they are there still."""
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def wait_for(process, found):
-    """Look very often whether something is found that is no longer there a moment later."""
-    until = time.monotonic() + 120
-    while not found():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until
-        time.sleep(0.001)
-
-
-@pytest.fixture(scope="module")
-def grid(tmp_path_factory):
-    """The grid as a file."""
-    path = tmp_path_factory.mktemp("grid") / "grid.yaml"
-    path.write_text(yaml.safe_dump(GRID))
-    return path
-
-
 @pytest.fixture(scope="module")
 def alone(grid):
     """Where the grid was run by one worker, undisturbed."""
@@ -93,21 +50,6 @@ def alone(grid):
     assert main(["run", str(grid), f"output_dir={folder}"]) == 0
     assert not list(folder.rglob("*.partial"))
     return folder
-
-
-@pytest.fixture
-def start(grid):
-    """Start `lth run` on the grid in a process of its own; returns a Popen."""
-    with contextlib.ExitStack() as stack:
-
-        def call(*words):
-            command = [sys.executable, "-m", "lth.cli", "run", str(grid), *map(str, words)]
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-            stack.enter_context(process)
-            stack.callback(process.kill)
-            return process
-
-        yield call
 
 
 def test_workers_threads_checkpoints_and_event_files_change_no_bytes(grid, alone, tmp_path):
@@ -122,13 +64,16 @@ def test_workers_threads_checkpoints_and_event_files_change_no_bytes(grid, alone
     assert sorted(p.parent.name for p in tmp_path.rglob(store.EVENTS)) == sorted(run.name for run in trained)
 
 
-def test_a_grid_killed_at_random_moments_gives_the_bytes_of_one_left_alone(alone, start, tmp_path):
+@pytest.mark.parametrize(
+    "times", [1, pytest.param(3, marks=pytest.mark.full)]
+)  # benchmarks/kill.py kills a hundred times
+def test_a_grid_killed_at_random_moments_gives_the_bytes_of_one_left_alone(alone, start, tmp_path, times):
     chance = random.Random(0)
     words = [f"output_dir={tmp_path}", "workers=2", "training.checkpoint_every=1"]
     first = process = start(*words)
     wait_for(first, lambda: workers_of(first))
     printed = ""
-    for everything in (False, True, False, True):
+    for everything in (False, True) * times:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(chance.uniform(1.0, 5.0))
         if process.poll() is not None:
@@ -169,38 +114,6 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(grid, alone, start, tmp_p
     # The seconds of both attempts are counted, so the second began where the first was killed.
     assert journal.read_timings(run)["train"] > about["seconds"]["train"] > 0
     assert not list(tmp_path.rglob(journal.RESUME))
-
-
-OTHERS = {
-    "td3": ["algorithm=td3", "td3={actor_hidden: [16, 16], critic_hidden: [16, 16]}"],
-    "dqn": ["algorithm=dqn", "tasks=CartPole-v1", "dqn={q_hidden: [16, 16], target_every: 30}"],
-}
-
-
-@pytest.mark.filterwarnings("ignore")  # Ray's own
-@pytest.mark.parametrize("name", ["td3", pytest.param("dqn", marks=pytest.mark.full)])
-def test_a_killed_grid_of_another_algorithm_goes_on_to_the_same_bytes(name, grid, start, tmp_path):
-    pruning = ["pruning.methods=[taylor, rigl]", "pruning.mask_every=50", "pruning.rounds=2", "training.env_steps=600"]
-    words = [*OTHERS[name], *pruning, "pruning.controls=[small-dense, permuted]", "training.checkpoint_every=1"]
-    words += ["analysis.connectivity=rounds", "analysis.connectivity_points=3"]
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    assert main(["run", str(grid), f"output_dir={undisturbed}", *words]) == 0
-    process = start(f"output_dir={killed}", *words)
-    wait_for(process, lambda: list(killed.glob(f"*/*/ticket-*/{journal.RESUME}")))
-    kill(process.pid)
-    process.wait()
-    ray = (
-        ["executor=ray", "ray.address=local"] if importlib.util.find_spec("ray") else []
-    )  # where it goes on changes nothing
-    assert main(["run", str(grid), f"output_dir={killed}", *words, *ray]) == 0
-    assert differences(undisturbed, killed) == []
-    with (undisturbed / "table.csv").open() as file:
-        rows = [(row["method"], row["control"], row["sparsity"]) for row in csv.DictReader(file)]
-    first = f"{1 - 0.2**0.5:g}"  # two rounds of the same share reach 0.8
-    tickets = [("taylor", "", first), ("taylor", "", "0.8"), ("taylor", "permuted", "0.8"), ("rigl", "", "0.8")]
-    assert sorted(rows) == sorted([*tickets, ("", "small-dense", "0.8")])
-    assert (undisturbed / "barriers.csv").read_text().count("rounds") >= 1
-    assert main(["report", str(grid), f"output_dir={undisturbed}", *words]) == 0
 
 
 def test_failures_are_recorded_tried_again_and_stop_nothing_else(grid, alone, tmp_path, monkeypatch, capsys):
