@@ -6,10 +6,10 @@ The revision is checked out in a worktree and installed, at the versions of its 
 its own. Both sides then make the same four grids: native tickets with every control and every kind of connectivity; masks that
 change in training; iterative rounds with different sparsities by network; pooled masks, transfer between tasks of different
 shapes, layer normalization and two environments side by side. Every file that docs/files.md says repeats is compared
-byte for byte, and so are the CSV files of `lth run`. Of tidy.csv, all rows that do not measure time have to be there, unchanged
-and in their order; metrics that the revision did not have may lie between them. Files that it did not write are listed as
-`added`. The exit status is 1 if any file differs. Bytes differ between processors, so there is no list of hashes to compare
-with instead.
+byte for byte, and so are the CSV files of `lth run`. Of tables of metrics (tidy.csv, analysis.csv, layers.csv), all rows that
+do not measure time have to be there, unchanged and in their order; metrics that the revision did not have may lie between
+them. Files that it did not write are listed as `added`. The exit status is 1 if any file differs. Bytes differ between
+processors, so there is no list of hashes to compare with instead.
 
 With `--folder`, the worktree, the environment and the revision's results are kept there and reused by the next call.
 """
@@ -146,8 +146,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def same(name: str, before: bytes, after: bytes | None) -> bool:
-    """Return whether a file is the same; of tidy.csv whether all of its rows are still there, in their order."""
-    if after is None or Path(name).name != "tidy.csv":
+    """Return whether a file is the same; of a table of metrics whether all of its rows are still there, in their order."""
+    if after is None or Path(name).name not in ("tidy.csv", "analysis.csv", "layers.csv"):
         return before == after
     left = iter(after.splitlines())
     return all(row in left for row in before.splitlines())

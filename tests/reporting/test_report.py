@@ -19,10 +19,10 @@ from lth.config import parse_config
 from lth.errors import InputError
 from lth.experiment.plan import plan
 from lth.experiment.tidy import TidyRow, read_tidy
-from lth.reporting import charts, figures
 from lth.reporting.comparisons import comparisons
 from lth.reporting.page import page
 from lth.reporting.scores import Runs, results
+from lth.reporting.styles import style
 from lth.reporting.tickets import MaskCost
 
 GRID = {
@@ -307,19 +307,19 @@ def test_the_charts(read):
             pruned = chart["ticks"][x] if chart["kind"] == "sparsity" else level.removesuffix(" pruned")
             key = ("dense", "", "") if series == "dense" else (series, pruned, "0")
             source = by_run(again.rows, "evaluation/success") if "success" in chart["y"] else again.curves
-            statistic = mean if "success" in chart["y"] else iqm
+            statistic = mean if "success" in chart["y"] or chart["kind"] == "sparsity" else iqm
             if chart["kind"] == "curve":
                 samples = [np.array([s[x] for _, s in sorted(source[t, key].items())]) for t in tasks]
             else:
-                samples = [np.array(list(again.returns[t, key].values())) for t in tasks]
+                samples = [np.array(list(last(source)[t, key].values())) for t in tasks]
             if "score" in chart["x"] + chart["y"]:
                 samples = [again.scaled(t, s) for t, s in zip(tasks, samples, strict=True)]
             if chart["kind"] == "profile":
                 samples, statistic = [(s > x).astype(float) for s in samples], mean
             assert runs == sum(map(len, samples))
             assert [y, low, high] == pytest.approx(list(bounded(statistic, samples)), rel=1e-5)
-    # all tasks and each: curves at 2 sparsities (with success on the Meta-World task); profiles over all tasks.
-    assert kinds == {"curves": 2 * (1 + 1 + 2), "sparsity": 3, "profiles": 2, "pictures": 2 * 2 * 2}
+    # all tasks and each: curves at 2 sparsities, points over them (with success on the Meta-World task); profiles over all tasks.
+    assert kinds == {"curves": 2 * (1 + 1 + 2), "sparsity": 1 + 1 + 2, "profiles": 2, "pictures": 2 * 2 * 2}
 
 
 def test_the_pictures_of_masks(read):
@@ -580,7 +580,7 @@ def test_scores_are_right_where_returns_are_negative():
     assert taylor.score.value == pytest.approx(0.9)  # and not -285 / -150 = 1.9
 
 
-# --- files and figures -----------------------------------------------------------------------------------------------
+# --- files ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_same_runs_give_the_same_bytes_and_a_table_that_reads_back(made):
@@ -612,35 +612,6 @@ def test_a_report_of_nothing_is_refused(tmp_path, capsys):
     (tmp_path / "tidy.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match=r"the tidy table .* cannot be read"):
         read_tidy(tmp_path / "tidy.csv")
-
-
-@pytest.mark.parametrize("draw", [figures.learning_curves, figures.against_sparsity, figures.profiles, figures.masks])
-def test_figures_draw_what_the_page_draws(made, draw, tmp_path):
-    runs = Runs(read_tidy(made[0].output_dir / "tidy.csv"))
-    figure = draw(runs)
-    panels = [axis for axis in figure.axes if axis.get_visible()]
-    drawn = {
-        figures.learning_curves: charts.curves,
-        figures.against_sparsity: charts.against_sparsity,
-        figures.profiles: charts.profiles,
-        figures.masks: charts.pictures,
-    }[draw](runs)
-    assert [axis.get_title() for axis in panels] == [chart.title for chart in drawn]
-    if draw is figures.learning_curves:
-        line = next(one for one in panels[0].lines if one.get_label() == "taylor")
-        assert list(line.get_ydata()) == [p.y for p in drawn[0].points if p.series == "taylor"]
-    figure.savefig(tmp_path / "figure.pdf")
-    assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
-
-
-def test_series_differ_without_their_colour(made):
-    looks = figures.styles(Runs(read_tidy(made[0].output_dir / "tidy.csv")))
-    assert len({(s.marker, s.dash) for s in looks.values()}) == len(looks) == 6
-    assert [name for name, s in looks.items() if s.hollow] == [
-        "random (control)",
-        "magnitude + reinit",
-        "taylor + reinit",
-    ]
 
 
 # --- in a browser ----------------------------------------------------------------------------------------------------
@@ -692,7 +663,7 @@ def test_it_opens_at_two_widths(tab, read):
 
 def test_series_are_toggled_in_all_charts(tab):
     def lines():
-        return tab.locator("[data-section=curves] figure").first.locator("[stroke='#009E73']").count()
+        return tab.locator("[data-section=curves] figure").first.locator(f"[stroke='{style('taylor').color}']").count()
 
     before = lines()
     assert before > 1
