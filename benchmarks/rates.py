@@ -5,8 +5,8 @@
 Processor time of one thread, first quartiles, so that other work on the machine bears on them little. `update_ms` is the compiled
 call of an update that does next to no arithmetic; `gflops`, what is done of the dense agent's floating-point operations in a
 second besides, at Meta-World's sizes and batch 256 on XLA, and on the native kernel by sparsity (random masks, Erdos-Renyi-kernel):
-operations of pruned weights count, so that rates grow with sparsity. `step_us` is a step of each environment, `loop_us` what else
-the training loop does in a step, `compile_s` what a run takes before its first update has returned.
+operations of pruned weights count, so that rates grow with sparsity. `step_us` is a step of an environment, the mean over tasks of
+its simulator; `loop_us` what else the training loop does in a step; `compile_s` what a run takes until its first update is done.
 """
 
 import statistics
@@ -33,7 +33,11 @@ from src.lth.replay import init_replay, insert
 from src.lth.training import train
 
 SPACES, ROWS = Spaces(39, 4), 20_000
-TASKS = {"metaworld": "drawer-close-v3", "mujoco": "HalfCheetah-v5", "classic": "Pendulum-v1"}
+TASKS = {
+    "metaworld": ("drawer-close-v3", "door-close-v3"),
+    "mujoco": ("HalfCheetah-v5", "Hopper-v5", "Ant-v5", "Humanoid-v5"),
+    "classic": ("Pendulum-v1", "CartPole-v1"),
+}
 
 
 def quartile(seconds: list[float]) -> float:
@@ -70,9 +74,12 @@ def environment(task: str) -> float:
     """Return the seconds of one step of an environment under random actions."""
     vector, rng, seconds = envs.make_vector(task, 0, 1), np.random.default_rng(0), []
     vector.reset(0)
-    width = envs.spaces_of(vector.envs[0]).action_dim
+    spaces = envs.spaces_of(vector.envs[0])
     for _ in range(20):
-        actions = rng.uniform(-1, 1, (100, 1, width)).astype(np.float32)
+        size = (100, 1, 1 if spaces.discrete else spaces.action_dim)
+        actions = rng.uniform(-1, 1, size).astype(np.float32)
+        if spaces.discrete:
+            actions = rng.integers(spaces.action_dim, size=size[:2])
         started = time.process_time()
         for action in actions:
             vector.step(action)
@@ -86,11 +93,11 @@ def loop() -> float:
     config = SACConfig(actor_hidden=(64, 64), critic_hidden=(64, 64))
     spaces = envs.task_spaces("Pendulum-v1")
     algorithm = config.build(spaces)
-    training = TrainingConfig(env_steps=10**6, start_steps=64, segment_steps=500, batch_size=64)
+    training = TrainingConfig(env_steps=10**6, start_steps=64, segment_steps=2000, batch_size=64)
     state, replay = algorithm.init(jax.random.key(0)), init_replay(ROWS, spaces.observation_dim, spaces.action_width)
     segments = train(algorithm, training, "Pendulum-v1", 0, state, replay, 10**6, native=True)
     seconds = []
-    for _ in range(7):
+    for _ in range(6):
         started = time.process_time()
         next(segments)
         seconds.append((time.process_time() - started) / training.segment_steps)
@@ -110,7 +117,7 @@ def main() -> None:
         seconds, first, many = updates(256, 256, sparsity)
         results[f"gflops_native_{sparsity}"] = many / max(seconds - dense["native"], 1e-6) / 1e9
     results["compile_s"] = first
-    steps = {name: environment(TASKS[name]) for name in STEP_US}
+    steps = {name: statistics.mean(map(environment, TASKS[name])) for name in STEP_US}
     results |= {f"step_us_{name}": seconds * 1e6 for name, seconds in steps.items()}
     small, _, _ = updates(64, 64, 0.0)
     results["loop_us"] = (loop() - small - steps["classic"]) * 1e6

@@ -7,7 +7,7 @@ JAX is imported.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from . import sbx, sparse, stats

@@ -20,6 +20,8 @@ from .experiment.tasks import check_tasks, record_tasks
 if TYPE_CHECKING:
     from .experiment.costs import Estimate
     from .experiment.tidy import TidyRow
+    from .reporting.answer import Answer
+    from .reporting.power import Needed
     from .reporting.views import TableRow
 
 
@@ -190,6 +192,64 @@ def dry_run(config: Config, only: str | None = None) -> "tuple[Plan, Estimate]":
         raise TrainingError("; ".join(found.broken.values()))
     part = found if only is None else found.only(only)
     return part, estimate(part, spaces)
+
+
+class StudyPlan(NamedTuple):
+    """What a study takes."""
+
+    needed: "list[Needed]"
+    """The seeds of each test."""
+    seconds_a_seed: float
+    """Of all runs of one seed, one at a time."""
+    megabytes_a_seed: float
+    source: str
+    """What the times are estimated from."""
+
+
+def plan_study(config: Config, effect: float = 0.2, power: float = 0.8, pilot: Path | None = None) -> StudyPlan:
+    """Return how many seeds a config's tests take, and what a seed costs: `lth plan` from Python. Nothing is written.
+
+    Args:
+        config: the study.
+        effect: the difference of scores that the primary question is to find; 1 is what dense agents gain over a random policy.
+        power: the probability of finding it, in (0, 1).
+        pilot: an output directory with finished runs, from which the spread over seeds is taken; None: the config's own.
+
+    Raises:
+        InputError: effect or power cannot be used, there are no pilot runs in `pilot`, or the config cannot be used.
+        TrainingError: a task cannot be trained on.
+    """
+    from .experiment.tidy import TIDY_FILE
+    from .reporting.power import seeds_needed
+    from .reporting.scores import Runs
+
+    if not 0 < effect <= 10:
+        raise InputError(f"--effect is {effect:g}; give a share of dense above 0, such as 0.2")
+    if not 0 < power < 1:
+        raise InputError(f"--power is {power:g}; give a probability between 0 and 1, such as 0.8")
+    one = config.model_copy(update={"seeds": config.seeds[:1]})
+    _, estimated = dry_run(one)
+    folder = config.output_dir if pilot is None else pilot
+    there = pilot is not None or (folder / TIDY_FILE).exists()
+    runs = Runs(last_table(folder)) if there else None
+    return StudyPlan(
+        seeds_needed(runs, config.primary, config.report.margin, effect, power),
+        sum(run.seconds for run in estimated.runs),
+        sum(run.cost.megabytes for run in estimated.runs),
+        estimated.times.source,
+    )
+
+
+def conclude(config: Config, tidy: "list[TidyRow]") -> "Answer":
+    """Return the answer that a report of these results begins with."""
+    from .experiment.question import declared_question
+    from .reporting.answer import answer
+    from .reporting.families import families
+    from .reporting.scores import Runs
+
+    runs = Runs(tidy)
+    tested = families(runs, config.primary, config.report.margin)
+    return answer(runs, tested, declared_question(config.output_dir, config))
 
 
 def last_table(root: Path) -> "list[TidyRow]":

@@ -4,6 +4,7 @@ Imports nothing that loads JAX or NumPy until the number of threads is set.
 """
 
 import argparse
+import contextlib
 import os
 import re
 import shlex
@@ -69,6 +70,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Print the results table of the last `lth run`, or of one that is going on, without running anything.",
     )
     table.add_argument("config", **words)  # type: ignore[arg-type]
+    study = commands.add_parser(
+        "plan",
+        help="say how many seeds, hours and disk a study takes",
+        description="Say how many seeds it takes to decide an effect, and what they cost. Nothing is run.",
+    )
+    study.add_argument("config", **words)  # type: ignore[arg-type]
+    study.add_argument(
+        "--effect", type=float, default=0.2, metavar="D", help="difference to find, as a share of dense (default: 0.2)"
+    )
+    study.add_argument("--power", type=float, default=0.8, metavar="P", help="probability of finding it (default: 0.8)")
+    study.add_argument(
+        "--pilot", type=Path, metavar="DIR", help="take the spread over seeds from this output directory's runs"
+    )
     report = commands.add_parser(
         "report",
         help="write the results as one HTML page",
@@ -92,7 +106,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     evaluate = commands.add_parser("eval", help="evaluate a finished run, and film it")
     evaluate.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the directories of runs")
-    evaluate.add_argument("--episodes", type=int, default=10, metavar="N", help="how many episodes (default: 10)")
+    evaluate.add_argument(
+        "--episodes",
+        type=int,
+        metavar="N",
+        help="how many episodes (default: as many as the run's last evaluation has)",
+    )
     evaluate.add_argument(
         "--video", type=Path, metavar="FILE", help="film the first episode, several runs side by side: .mp4, or .gif"
     )
@@ -131,11 +150,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             metavar="MODULE:CLASS",
             help="the run's algorithm, where it is one of your own: it is imported",
         )
-    for command in (run, status, table, report, clean, init, show, evaluate, ship, flash):
+    for command in (run, status, table, study, report, clean, init, show, evaluate, ship, flash):
         command.add_argument("--debug", action="store_true", help="show the traceback of whatever goes wrong")
     # Settings may stand before and after options, which argparse does not see to where there are subcommands.
     arguments, rest = parser.parse_known_args(argv)
-    if arguments.command not in ("run", "status", "table", "report", "clean", "flash") or any(
+    if arguments.command not in ("run", "status", "table", "plan", "report", "clean", "flash") or any(
         word.startswith("-") for word in rest
     ):
         arguments = parser.parse_args(argv)
@@ -156,6 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "flash": _flash,
         "status": _status,
         "table": _table,
+        "plan": _plan,
         "report": _report,
         "clean": _clean,
         "init": _init,
@@ -288,7 +308,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if kept:
         console.say(f"{kept} of {len(results.outcomes)} runs were finished before and are kept.")
     if results.table:
-        _print_table(console, results.table, results.tidy)
+        _print_table(console, results.table, results.tidy, config)
         console.say(f"Saved in {config.output_dir}: {', '.join(path.name for path in results.files)}")
         console.say(f"Next: `lth report {shlex.quote(str(plan.root))}` writes {plan.root / 'report.html'}")
     for outcome in results.failed:
@@ -298,12 +318,16 @@ def _run(arguments: argparse.Namespace) -> int:
     return 1 if results.failed else 0
 
 
-def _print_table(console: "PlainConsole", table: "list[TableRow]", tidy: "list[TidyRow]") -> None:
+def _print_table(
+    console: "PlainConsole", table: "list[TableRow]", tidy: "list[TidyRow]", config: Config | None = None
+) -> None:
+    from . import api
     from .reporting import terminal
     from .reporting.views import unstable_masks
 
     console.print(terminal.results_table(table))
-    console.say(terminal.how_to_read(table))
+    for line in terminal.conclusion(api.conclude(config, tidy)) if config else ():
+        console.say(line)
     if unstable := unstable_masks(tidy):
         console.say(terminal.unstable_note(unstable), style="yellow")
 
@@ -337,9 +361,16 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _table(arguments: argparse.Namespace) -> int:
-    # A folder is enough: its table needs no settings.
     words, console = arguments.config, _console()
-    folder = Path(words[0]) if len(words) == 1 and os.path.isdir(words[0]) else parse_words(words).output_dir  # noqa: PTH112
+    config = None
+    if len(words) == 1 and os.path.isdir(words[0]):  # noqa: PTH112  (however long the word is)
+        # The table needs no settings; the conclusion below it does.
+        folder = Path(words[0])
+        with contextlib.suppress(InputError):
+            config = parse_words(words)
+    else:
+        config = parse_words(words)
+        folder = config.output_dir
     from . import api
     from .reporting.views import run_rows, summarize
 
@@ -347,7 +378,27 @@ def _table(arguments: argparse.Namespace) -> int:
     rows = run_rows(tidy)
     if not rows:
         raise InputError(f"no ticket is finished in {folder} yet; `lth status` shows how far its runs are")
-    _print_table(console, summarize(rows), tidy)
+    _print_table(console, summarize(rows), tidy, config)
+    return 0
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    config, console = parse_words(arguments.config), _console()
+    from . import api
+    from .reporting import terminal
+    from .reporting.display import duration
+
+    found = api.plan_study(config, arguments.effect, arguments.power, arguments.pilot)
+    console.print(terminal.needed_table(found.needed, arguments.power))
+    count = len(config.seeds)
+    total = [n.seeds for n in found.needed if n.seeds]
+    for seeds in dict.fromkeys([count, *total]):
+        time = duration(found.seconds_a_seed * seeds / config.workers)
+        console.say(
+            f"{seeds} seeds{' (this config)' * (seeds == count)}: about {time} with workers={config.workers}, "
+            f"{found.megabytes_a_seed * seeds:,.0f} MB of disk."
+        )
+    console.say(f"Times are estimated {found.source}.")
     return 0
 
 
@@ -390,7 +441,7 @@ def _init(arguments: argparse.Namespace) -> int:
 
     write_template(arguments.file)
     named = "" if arguments.file == Path("config.yaml") else f" {arguments.file}"
-    say(f"Saved: {arguments.file}. `lth run{named} --dry-run` says what it asks for, `lth run{named}` makes it.")
+    say(f"Saved: {arguments.file}. Next: `lth run{named} --dry-run` prints what it costs, `lth run{named}` runs it.")
     return 0
 
 
@@ -402,7 +453,7 @@ def _import_algorithm(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    if arguments.episodes < 1:
+    if arguments.episodes is not None and arguments.episodes < 1:
         raise InputError(f"--episodes is {arguments.episodes}, and has to be at least 1")
     from .evaluation import check_video_file, evaluate_run, film_runs, run_threads
 

@@ -362,6 +362,8 @@ class ReportConfig(Settings):
     margin: Annotated[float, BeforeValidator(not_boolean), Field(gt=0, lt=1)] = 0.1
     """A ticket is a winning ticket if its score is less than this below the dense agent's. A random policy scores 0, the dense
     agent 1."""
+    random_episodes: Annotated[Whole, Field(strict=True, ge=2, le=100_000)] = 200
+    """Episodes of the random policy, which is measured once per task and output directory."""
 
 
 class RayConfig(Settings):

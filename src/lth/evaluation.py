@@ -35,7 +35,7 @@ def run_threads(run: Path) -> int:
         return 1
 
 
-def evaluate_run(run: Path, episodes: int) -> str:
+def evaluate_run(run: Path, episodes: int | None = None) -> str:
     """Evaluate a run and return a one-line summary.
 
     Raises:
@@ -54,6 +54,7 @@ def evaluate_run(run: Path, episodes: int) -> str:
         raise InputError(
             f"'{run}': the observation or action space of its agent differs from {spec.task} as installed here"
         )
+    episodes = episodes or spec.evaluation.last_episodes
     result = evaluate(policy, env, episodes)
     spread = f" ± {statistics.stdev(result.returns):.1f} (mean ± sd over episodes)" if episodes > 1 else ""
     text = f"{spec.task}, {episodes} episode{'s' if episodes > 1 else ''}: return {result.return_mean:.1f}{spread}"

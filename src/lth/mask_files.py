@@ -55,11 +55,11 @@ def load_mask(path: str | Path, like: Params | None = None) -> Mask:
     tree = _nested(path) if _begins_as_safetensors(path) else load_pickle(path, "the mask")
     check_mask_values(tree, f"the mask {path}")
     if like is None:
-        return jax.tree.map(jnp.asarray, tree)
+        return jax.device_put(tree)
     check_same_leaves(tree, like, f"the mask {path}")
     found, wanted = named_leaves(tree), named_leaves(like)
-    leaves = [jnp.asarray(found[name], jnp.result_type(leaf)) for name, leaf in wanted.items()]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+    leaves = [np.asarray(found[name]).astype(jnp.result_type(leaf)) for name, leaf in wanted.items()]
+    return jax.device_put(jax.tree.unflatten(jax.tree.structure(like), leaves))
 
 
 def _begins_as_safetensors(path: Path) -> bool:

@@ -4,6 +4,7 @@ A transition is one row of a single array, `observation | action | reward | next
 256 rows from one array takes a fifth of the time of gathering from five. Observations and rewards are stored raw.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ class ReplayState(NamedTuple):
     size: jax.Array  # int32: the number of rows that hold a transition
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def init_replay(capacity: int, observation_dim: int, action_dim: int) -> ReplayState:
     """Return an empty buffer for `capacity` transitions; `action_dim` is 1 for discrete actions."""
     zero = jnp.zeros((), jnp.int32)
@@ -74,6 +76,11 @@ def take_rows(state: ReplayState, indices: Array) -> jax.Array:
 
 
 _sample_rows = jax.jit(sample_rows, static_argnums=2)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _with_room(rows: jax.Array, size: int, capacity: int) -> jax.Array:
+    return jnp.zeros((capacity, rows.shape[1]), jnp.float32).at[:size].set(rows[:size])
 
 
 class ReplayBuffer:
@@ -200,12 +207,9 @@ class ReplayBuffer:
                 f"{what}: capacity {capacity} and position {position} are inconsistent with its {rows} transitions"
             )
         batch = Batch(*(fields[name].astype(np.float32) for name in Batch._fields))
-        state = ReplayState(
-            jnp.asarray(pack_rows(batch)), jnp.asarray(position, jnp.int32), jnp.asarray(rows, jnp.int32)
-        )
+        state = ReplayState(*jax.device_put((pack_rows(batch), np.array(position, np.int32), np.array(rows, np.int32))))
         return cls(state, batch.observations.shape[1], seed, capacity, discrete)
 
     def full_state(self) -> ReplayState:
         """Return the state padded to `capacity` rows; a loaded buffer stores only its transitions."""
-        rows = jnp.zeros((self.capacity, self.state.rows.shape[1]), jnp.float32)
-        return self.state._replace(rows=rows.at[: len(self)].set(self.state.rows[: len(self)]))
+        return self.state._replace(rows=_with_room(self.state.rows, len(self), self.capacity))

@@ -198,7 +198,7 @@ def gradient_statistics(
         actions = unpack_rows(replay_buffer.state.rows[: len(replay_buffer)], spaces.observation_dim).actions
         _check_choices(np.asarray(actions), spaces.action_dim, "the replay buffer holds")
     gather = gradient_accumulator(algorithm, int(batch_size), normalize_obs, statistic)
-    n = jnp.asarray(num_batches, jnp.int32)
+    n = np.int32(num_batches)
     grads, first_bad = gather(agent.state, replay_buffer.state, _saliency_key(agent, key), n, first, step)
     bad = np.asarray(first_bad)
     if (bad < num_batches).any():

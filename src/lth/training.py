@@ -144,7 +144,7 @@ def _inserter(observation_dim: int) -> Callable[..., tuple[AgentState, ReplaySta
     return jax.jit(store, donate_argnums=(0, 1))
 
 
-_flat_policy = jax.jit(flat_policy, static_argnums=0)
+_copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
 
 def train(
@@ -181,7 +181,7 @@ def train(
     Raises:
         TrainingError: a loss is not finite, or the environment raised an exception.
     """
-    state, replay = jax.tree.map(jnp.copy, (state, replay))
+    state, replay = _copy((state, replay))
     env_steps = int(state.env_steps)
     vector = envs.make_vector(task, seed, training.num_envs, step_timeout)
     try:
@@ -221,7 +221,7 @@ def _train_segment(
     store, learn = _inserter(spaces.observation_dim), learner(algorithm, patterns)
     read_policy = policy_reader(algorithm, patterns)
     capacity, missing = replay.rows.shape[0], env_steps - int(replay.size)
-    policy = read_policy(np.asarray(_flat_policy(algorithm, state)))
+    policy = read_policy(np.asarray(flat_policy(algorithm, state)))
     pending: list[np.ndarray] = []
     metrics: dict[str, jax.Array] = {}
     running_return, finished_returns = np.zeros(num_envs), []
@@ -242,7 +242,7 @@ def _train_segment(
         if pending and env_steps - num_envs < training.start_steps <= env_steps:
             # The policy acts for the first time, with the normalizer's statistics up to now.
             state, replay = store(state, replay, np.concatenate(pending))
-            pending, policy = [], read_policy(np.asarray(_flat_policy(algorithm, state)))
+            pending, policy = [], read_policy(np.asarray(flat_policy(algorithm, state)))
         actions = noise if env_steps < training.start_steps else act(policy, observations, noise)
         try:
             after, rewards, terminated, truncated, info = vector.step(envs.to_environment(spaces, actions))
@@ -278,7 +278,7 @@ def _train_segment(
                 patterns, free = patterns_of(like), updates_until_change(like)
                 state = pack_state(patterns, like)
                 learn, read_policy = learner(algorithm, patterns), policy_reader(algorithm, patterns)
-                flat = _flat_policy(algorithm, state)
+                flat = flat_policy(algorithm, state)
 
         _check_rows(rows, observations, actions, env_steps, algorithm)
         observations = after

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from helpers.small import ROOT, SMALL
+from helpers.trees import copied, on_host
 
 import lth
 from lth.algorithms import ALGORITHMS, DQNConfig
@@ -61,9 +62,9 @@ def buffer_of(algorithm, n=200, seed=0):
 def learned(algorithm, state, updates=20, patterns=None, seed=1):
     """Return the state after some updates on the buffer of `buffer_of`, one new transition among them."""
     rng = np.random.default_rng(seed)
-    replay = jax.tree.map(jnp.copy, buffer_of(algorithm).state)
+    replay = copied(buffer_of(algorithm).state)
     draws = draw(algorithm, rng, updates, 32, 200)
-    start = jax.tree.map(jnp.copy, state if patterns is None else pack_state(patterns, state))
+    start = copied(state if patterns is None else pack_state(patterns, state))
     after, *_ = learner(algorithm, patterns)(start, replay, pack_rows(transitions(algorithm, 1, 7)), draws)
     return after if patterns is None else unpack_state(patterns, after, state)
 
@@ -102,16 +103,17 @@ def test_networks_are_as_described(name):
 def test_the_loss_of_a_network_moves_no_other_and_the_sum_has_its_gradient(name):
     algorithm = build(name, normalize_obs=False)
     state = learned(algorithm, algorithm.init(jax.random.key(0)))
-    batch = Batch(*map(jnp.asarray, transitions(algorithm, 32, 5)))
+    batch = transitions(algorithm, 32, 5)
     key = jax.random.key(9)
     noise = jax.random.normal(key, algorithm.noise_shape(32))
 
     def one(params, network):
         return algorithm.losses(state, params, batch, noise, algorithm.applies())[network]
 
-    whole = jax.grad(lambda params: network_loss(algorithm, state, params, batch, key))(state.params)
+    whole = jax.jit(jax.grad(lambda params: network_loss(algorithm, state, params, batch, key)))(state.params)
+    gradients_of = jax.jit(jax.grad(one), static_argnums=1)
     for network in state.params:
-        grads = jax.grad(one)(state.params, network)
+        grads = on_host(gradients_of(state.params, network))
         for other, tree in grads.items():
             flat = np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
             assert (flat == 0).all() if other != network else (flat != 0).any()
@@ -145,7 +147,7 @@ def test_pruned_weights_stay_exactly_zero_everywhere(name):
 def test_a_ticket_that_lost_nothing_is_the_dense_agent(name):
     algorithm = build(name)
     start = algorithm.init(jax.random.key(0))
-    ones = jax.tree.map(jnp.ones_like, start.params)
+    ones = jax.tree.map(np.ones_like, on_host(start.params))
     assert raw(make_ticket(start, ones)) == raw(start)
     assert raw(learned(algorithm, make_ticket(start, ones))) == raw(learned(algorithm, start))
 
@@ -175,8 +177,8 @@ def test_acting_in_numpy_is_the_network(name, normalize_obs):
     algorithm = build(name, normalize_obs=normalize_obs)
     state = learned(algorithm, algorithm.init(jax.random.key(0)))
     batch = transitions(algorithm, 40, 2)
-    seen = algorithm.prepare(state.normalizer, batch).observations
-    output = np.asarray(algorithm.applies()[algorithm.policy](state.params[algorithm.policy], jnp.asarray(seen)))
+    seen = jax.jit(algorithm.prepare)(state.normalizer, batch).observations
+    output = np.asarray(jax.jit(algorithm.applies()[algorithm.policy])(state.params[algorithm.policy], seen))
     actions = act(policy_of(Agent(algorithm.config, state)), batch.observations)
     np.testing.assert_allclose(actions, algorithm.act(output, None), atol=1e-5)
     assert actions.shape == (40, algorithm.spaces.action_width)
@@ -196,7 +198,7 @@ def test_a_policy_with_layer_normalization_acts_as_its_network_does():
     observations = transitions(algorithm, 30).observations
     policy = policy_of(Agent(algorithm.config, state))
     seen = (observations - policy.mean) * policy.scale
-    output = algorithm.applies()["q"](state.params["q"], jnp.asarray(np.clip(seen, -policy.clip, policy.clip)))
+    output = jax.jit(algorithm.applies()["q"])(state.params["q"], np.clip(seen, -policy.clip, policy.clip))
     np.testing.assert_allclose(policy.network(np.clip(seen, -policy.clip, policy.clip)), output, rtol=1e-4, atol=1e-5)
 
 
@@ -218,16 +220,17 @@ def test_gradient_statistics_are_the_mean_over_single_batches(name):
     agent, key = Agent(algorithm.config, state, buffer), jax.random.key(11)
     found = lth.gradient_statistics(agent, buffer, num_batches=6, batch_size=16, key=key)
     assert set(found) == set(state.params)
-    total = jax.tree.map(jnp.zeros_like, state.params)
+    total = jax.tree.map(np.zeros_like, on_host(state.params))
     for i in range(6):
         index_key, noise_key = jax.random.split(jax.random.fold_in(key, i))
         rows = jax.random.randint(index_key, (16,), 0, 200, jnp.int32)
-        batch = Batch(*(jnp.asarray(x)[rows] for x in transitions(algorithm, 200)))
-        total = jax.tree.map(lambda t, g: t + jnp.abs(g), total, batch_gradients(agent, batch, key=noise_key))
+        batch = Batch(*(x[np.asarray(rows)] for x in transitions(algorithm, 200)))
+        grads = on_host(batch_gradients(agent, batch, key=noise_key))
+        total = jax.tree.map(lambda t, g: t + np.abs(g), total, grads)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(total), strict=True):
         np.testing.assert_allclose(a, b / 6, rtol=1e-4, atol=1e-7)
     even, odd = gradient_halves(agent, buffer, 6, 16, key=key)
-    for half_a, half_b, whole in zip(*map(jax.tree.leaves, (even, odd, found)), strict=True):
+    for half_a, half_b, whole in zip(*map(jax.tree.leaves, on_host((even, odd, found))), strict=True):
         np.testing.assert_allclose((half_a + half_b) / 2, whole, rtol=1e-4, atol=1e-7)
     masks = {n: lth.prune(p, 0.75, "taylor", gradients=found[n]) for n, p in state.params.items()}
     assert all(abs(lth.compute_sparsity(mask) - 0.75) < 0.01 for mask in masks.values())
@@ -298,8 +301,8 @@ def test_parameters_of_an_ensemble_and_of_one_network():
     params = {m: {"layer_0": {"kernel": np.ones((5, 4)), "bias": np.zeros(4)}} for m in ("q1", "q2")}
     for m, scale in (("q1", 1.0), ("q2", 2.0)):
         params[m]["output"] = {"kernel": np.full((4, 1), scale), "bias": np.zeros(1)}
-    x = jnp.ones((7, 3)), jnp.ones((7, 2))
-    np.testing.assert_allclose(apply_of(two)(params, *x), np.broadcast_to([[20.0], [40.0]], (2, 7)))
+    x = np.ones((7, 3), np.float32), np.ones((7, 2), np.float32)
+    np.testing.assert_allclose(jax.jit(apply_of(two))(params, *x), np.broadcast_to([[20.0], [40.0]], (2, 7)))
 
 
 NAMES = re.compile(r"(?<![a-z])(actor|critic)(s|_|(?![a-z]))|SAC(Config|State)|\bTD3\b|\bDQN\b", re.IGNORECASE)

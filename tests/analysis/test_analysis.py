@@ -222,9 +222,9 @@ def test_layer_normalisation_is_where_the_critics_have_it():
     critic = module_of(SACConfig(critic_hidden=(4, 3), critic_layer_norm=True).networks(Spaces(2, 1))["critic"])
     rng = np.random.default_rng(0)
     observations, actions = rng.normal(size=(5, 2)), rng.normal(size=(5, 1))
-    params = critic.init(jax.random.key(0), observations, actions)["params"]
+    params = jax.jit(critic.init)(jax.random.key(0), observations, actions)["params"]
     params = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
-    values = critic.apply({"params": params}, observations, actions)
+    values = jax.jit(critic.apply)({"params": params}, observations, actions)
     for q, network in enumerate(("q1", "q2")):
         assert layers(params)[3 * q].name == f"{network}/layer_0"
         by_hand = forward({**params[network]}, np.concatenate([observations, actions], axis=1), norm=(0, 1))
@@ -242,9 +242,9 @@ def agent_of(actor_params, observations, normalize=False):
     config = SACConfig(actor_hidden=(3,), critic_hidden=(2,), normalize_obs=normalize)
     state = config.build(Spaces(d, 1)).init(jax.random.key(0))
     if actor_params is not None:
-        state = state._replace(params={**state.params, "actor": jax.tree.map(jnp.asarray, actor_params)})
+        state = state._replace(params={**state.params, "actor": jax.device_put(actor_params)})
     batch = Batch(observations, np.zeros((n, 1)), np.zeros(n), observations, np.zeros(n))
-    buffer = ReplayBuffer(insert(init_replay(n, d, 1), jnp.asarray(pack_rows(batch))), d)
+    buffer = ReplayBuffer(jax.jit(insert)(init_replay(n, d, 1), pack_rows(batch)), d)
     return Agent(config, state, buffer)
 
 

@@ -1,4 +1,4 @@
-"""docs/recipes.md, followed literally: in a folder outside of the checkout, in processes of their own."""
+"""docs/recipes.md and the tutorial's algorithm, followed literally: outside of the checkout, in processes of their own."""
 
 import csv
 import importlib.util
@@ -24,11 +24,19 @@ def block_with(text):
     return found
 
 
+def written_by(tutorial, file):
+    """Return the file that a cell of a tutorial writes."""
+    notebook = json.loads((ROOT / "docs" / "tutorials" / f"{tutorial}.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"]]
+    (found,) = [cell.split("\n", 1)[1] for cell in cells if cell.startswith(f"%%writefile {file}\n")]
+    return found
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, run_command):
-    """The grid of the recipe's algorithm, small, made by its command."""
+    """The grid of the tutorial's algorithm, small, made by its command."""
     folder = tmp_path_factory.mktemp("mine")
-    (folder / "my_algorithms.py").write_text(block_with("class DDPGConfig"))
+    (folder / "my_algorithms.py").write_text(written_by("algorithm", "my_algorithms.py"))
     config = {**SMALL, "output_dir": str(folder / "results"), "retries": 0}
     config["pruning"] = {
         **SMALL["pruning"],

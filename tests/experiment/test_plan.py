@@ -49,7 +49,7 @@ def test_small_dense_says_what_it_is_and_what_it_takes(tmp_path):
     (dense, *small) = [spec for spec in found.specs if isinstance(spec, DenseSpec) and spec.seed == 0]
     titles = [spec.title() for spec in (dense, *small)]
     assert titles == ["Pendulum-v1 seed 0 dense", *(f"Pendulum-v1 seed 0 small-dense {s}" for s in (0.5, 0.9))]
-    costs = {one.spec: one.cost for one in estimate(found, {"Pendulum-v1": Spaces(3, 1)})}
+    costs = {one.spec: one.cost for one in estimate(found, {"Pendulum-v1": Spaces(3, 1)}).runs}
     assert costs[small[1]].megabytes < costs[small[0]].megabytes < costs[dense].megabytes
     assert {costs[spec][:2] for spec in (dense, *small)} == {(600, 500)}
 

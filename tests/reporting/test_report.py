@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from helpers.grids import make_grid, tidy_rows
+from lth.reporting.comparisons import comparisons
 from scipy import stats as scipy_stats
 
 import lth
@@ -20,7 +21,6 @@ from lth.errors import InputError
 from lth.experiment.plan import plan
 from lth.experiment.tidy import TidyRow, read_tidy
 from lth.reporting import charts, figures
-from lth.reporting.comparisons import comparisons
 from lth.reporting.page import page
 from lth.reporting.scores import Runs, results
 from lth.reporting.tickets import MaskCost

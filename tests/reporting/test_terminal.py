@@ -122,7 +122,9 @@ def test_bars_fit_the_terminal_and_names_stay_apart(live, width):
 
 def test_what_all_names_share_is_left_out():
     config = parse_config({**GRID, "tasks": ["Pendulum-v1"], "pruning": {**GRID["pruning"], "rewind_steps": 500}})
-    names = display.short_titles(plan(config).specs)
+    specs = plan(config).specs
+    shared = display.shared_words(specs)
+    names = {spec: display.short_title(spec, shared) for spec in specs}
     assert {"seed 10 dense", "seed 1 taylor 0.95", "seed 1 taylor 0.95 reinit"} <= set(names.values())
     assert len({names[spec] for spec in names if not isinstance(spec, MaskSpec)}) == sum(
         not isinstance(spec, MaskSpec) for spec in names

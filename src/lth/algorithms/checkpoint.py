@@ -136,5 +136,6 @@ def load_agent_and_more(
             raise InputError(
                 f"{what} '{path}': array {name!r} contains NaN or infinity, so the training that wrote it failed"
             )
-        leaves.append(jax.random.wrap_key_data(jnp.asarray(have)) if _is_key(leaf) else jnp.asarray(have))
+        have = jax.device_put(have)
+        leaves.append(jax.random.wrap_key_data(have) if _is_key(leaf) else have)
     return config, jax.tree.unflatten(jax.tree.structure(template), leaves), about, arrays

@@ -26,6 +26,7 @@ def update(
     return algorithm.update(state, batch, noise, apply or algorithm.applies())
 
 
+@functools.partial(jax.jit, static_argnums=0, inline=True)
 def flat_policy(algorithm: Algorithm, state: AgentState) -> jax.Array:
     """Return the policy as one float32 vector: the normalizer's mean and scale, then each layer's kernel and bias.
 
@@ -82,7 +83,7 @@ def learner(algorithm: Algorithm, patterns: Patterns | None = None) -> Learner:
     The function takes (state, replay, rows, draws), with rows (n, width) from `pack_rows`, and donates state and replay. It returns
     the new state and replay, the policy as one vector, and the metrics of the last update. With `patterns`, the state is packed.
     """
-    tables = None if patterns is None else {name: jnp.asarray(pattern.table) for name, pattern in patterns.items()}
+    tables = None if patterns is None else {name: jax.device_put(pattern.table) for name, pattern in patterns.items()}
     compiled = _learner(algorithm, None if patterns is None else layouts_of(patterns))
 
     def call(

@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from ..errors import InputError
 from ..precision import in_float32
 from ..pruning.controls import permute_kept
 from ..pruning.masks import apply_mask, check_same_structure, set_mask
-from ..types import Mask, Params
+from ..types import Mask
 from .architecture import Network
 from .base import AgentState
 
@@ -56,7 +55,7 @@ def permuted_ticket(state: AgentState, keys: Mapping[str, jax.Array]) -> AgentSt
         moments = [i for i, node in enumerate(nodes) if like_params(node)]
         own = [tree, *([targets[name]] if name in targets else [])]
         moved = permute_kept([*own, *(nodes[i] for i in moments)], opts[name].mask, keys[name])
-        moved = jax.tree.map(jnp.asarray, moved)
+        moved = jax.device_put(moved)
         for i, node in zip(moments, moved[len(own) :], strict=True):
             nodes[i] = node
         params[name] = moved[0]
@@ -88,8 +87,9 @@ def align_learning_rates(state: AgentState, networks: Mapping[str, Network]) -> 
 
 def masks_of(state: AgentState) -> dict[str, Mask]:
     """Return the masks of a state by network; all ones for a dense agent."""
+    return _in_types_of({name: state.opts[name].mask for name in state.params}, state.params)
 
-    def like(mask: Mask, params: Params) -> Mask:
-        return jax.tree.map(lambda m, p: m.astype(p.dtype), mask, params)
 
-    return {name: like(state.opts[name].mask, params) for name, params in state.params.items()}
+@jax.jit
+def _in_types_of(tree: Any, like: Any) -> Any:
+    return jax.tree.map(lambda leaf, other: leaf.astype(other.dtype), tree, like)

@@ -7,6 +7,7 @@ import numpy as np
 
 from ..pruning.criteria import criterion_named
 from ..pruning.layers import is_weight, named_leaves
+from ..pruning.prune import scores_by
 from ..types import Array, Mask, Params
 from .overlap import overlap
 
@@ -33,12 +34,17 @@ def rank_correlation(a: Array, b: Array) -> float:
     >>> round(rank_correlation([1.0, 2.0, 3.0, 4.0], [10.0, 30.0, 20.0, 40.0]), 3)
     0.8
     """
-    from scipy.stats import rankdata  # takes half a second, so import it only if needed
-
-    ranks = [rankdata(np.ravel(np.asarray(x))) for x in (a, b)]
+    ranks = [_ranks(np.ravel(np.asarray(x))) for x in (a, b)]
     first, second = (r - r.mean() for r in ranks)
     scale = np.sqrt((first @ first) * (second @ second))
     return float(first @ second / scale) if scale > 0 else float("nan")
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    # `scipy.stats.rankdata`, without the second that importing scipy.stats takes.
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True, equal_nan=False)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]
+    return np.where(np.isnan(values).any(), np.nan, ranks)
 
 
 def stability(
@@ -57,12 +63,12 @@ def stability(
         method: a criterion that needs gradients.
         candidates: a mask of the weights that can be pruned; None: all kernels.
     """
-    weights, score = _kernels(params), criterion_named(method).score
+    weights, score = _kernels(params), scores_by(criterion_named(method).score)
     if candidates is None:
         candidates = jax.tree.map(np.ones_like, params)
     chosen = [np.asarray(mask) != 0 for mask in _kernels(candidates)]
     scores = [
-        np.concatenate([np.asarray(score(w, g))[c] for w, g, c in zip(weights, _kernels(half), chosen, strict=True)])
+        np.concatenate([np.asarray(s)[c] for s, c in zip(score(weights, _kernels(half)), chosen, strict=True)])
         for half in gradients
     ]
     found = overlap(*masks)

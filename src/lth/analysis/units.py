@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..algorithms.base import Agent, AgentState, Algorithm
@@ -48,8 +47,11 @@ def spread_batch(buffer: ReplayBuffer, transitions: int = TRANSITIONS) -> Batch:
     if size == 0:
         raise InputError("the replay buffer is empty; train the agent first")
     n = min(size, transitions)
-    rows = take_rows(buffer.state, (np.arange(n, dtype=np.int64) * size // n).astype(np.int32))
+    rows = np.asarray(_take_rows(buffer.state, (np.arange(n, dtype=np.int64) * size // n).astype(np.int32)))
     return unpack_rows(rows, buffer.observation_dim)
+
+
+_take_rows = jax.jit(take_rows)
 
 
 def hidden_units(agent: Agent, batch: Batch) -> dict[str, dict[str, Units]]:
@@ -59,7 +61,7 @@ def hidden_units(agent: Agent, batch: Batch) -> dict[str, dict[str, Units]]:
     https://arxiv.org/abs/2302.12902); h is the output of the ReLU. All scores are 0 in a layer that is
     zero everywhere. Networks that read actions get the actions of the transitions.
     """
-    outputs = _relu_outputs(agent.algorithm)(agent.state, Batch(*(jnp.asarray(x) for x in batch)))
+    outputs = _relu_outputs(agent.algorithm)(agent.state, batch)
     return {
         name: {layer: units_of(np.asarray(values)) for layer, values in found.items()}
         for name, found in outputs.items()

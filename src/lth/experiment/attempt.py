@@ -83,7 +83,7 @@ def make(root: Path, spec: Spec, options: RunOptions) -> Path:
         return make_mask(root, spec)
     if isinstance(spec, ConnectivitySpec):
         return connect(root, spec)
-    measure_random_policy(root, spec.task, options.step_timeout)
+    measure_random_policy(root, spec.task, options.random_episodes, options.step_timeout)
     if isinstance(spec, DenseSpec):
         return train_dense(root, spec, options)
     return train_ticket(root, spec, options=options)

@@ -58,7 +58,7 @@ class RayPool:
 
     def start(self, spec: Spec) -> None:
         """Submit a run to the cluster."""
-        options = [list(self.options.rewind_points), *self.options[1:4]]
+        options = [list(self.options.rewind_points), *self.options[1:5]]
         reference = self._remote.remote(str(self.root.absolute()), spec.model_dump(mode="json"), options)
         self._running[reference] = spec
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..algorithms.architecture import AgentConfig, Spaces
@@ -20,7 +19,7 @@ from ..pruning.criteria import criterion_named
 from ..pruning.layers import layer_names, layers, named_leaves
 from ..pruning.masks import apply_mask
 from ..pruning.names import check_layer_names, holds_layer
-from ..pruning.prune import prune
+from ..pruning.prune import prune, scores_by
 from ..replay import ReplayBuffer
 from ..saliency import gradient_halves, gradient_statistics, synaptic_flow
 from ..types import Mask
@@ -74,7 +73,7 @@ def _candidates(before: Mask, exclude: Sequence[str]) -> Mask:
     rows = layers(before, exclude)
     treedef: Any
     leaves, treedef = jax.tree.flatten(before)
-    candidates: Mask = treedef.unflatten([m * row.prunable for m, row in zip(leaves, rows, strict=True)])
+    candidates: Mask = treedef.unflatten([np.asarray(m) * row.prunable for m, row in zip(leaves, rows, strict=True)])
     return candidates
 
 
@@ -110,7 +109,8 @@ def score_histograms(
         statistics = named_leaves(gathered[network]) if gathered else weights
         kept = named_leaves(masks[network])
         chosen = {n: np.asarray(leaf) != 0 for n, leaf in named_leaves(_candidates(before, exclude[network])).items()}
-        scores = [np.asarray(row.score(w, statistics[n]))[chosen[n]] for n, w in weights.items()]
+        scored = scores_by(row.score)(weights, statistics)
+        scores = [np.asarray(scored[n])[chosen[n]] for n in weights]
         stays = [(np.asarray(kept[n]) != 0)[c] for n, c in chosen.items()]
         if any(len(s) for s in scores):
             found[network] = Scores(score_histogram(scores, stays), threshold(scores, stays))
@@ -139,7 +139,7 @@ def select_masks(agent: Agent, spec: MaskSpec, gathered: Mapping[str, Any]) -> d
             next(iter(spec.sparsity.networks.values())),
             criterion,
             loss=synaptic_flow,
-            batches=[jnp.ones(())],
+            batches=[np.ones((), np.float32)],
             gradients=dict(gathered) or None,
             allocation=by_layer or spec.allocation,  # type: ignore[arg-type]
             exclude=every,
@@ -154,7 +154,7 @@ def select_masks(agent: Agent, spec: MaskSpec, gathered: Mapping[str, Any]) -> d
                 spec.sparsity[network],
                 criterion,
                 loss=synaptic_flow,
-                batches=[jnp.ones(())],
+                batches=[np.ones((), np.float32)],
                 gradients=gathered.get(network),
                 key=keys[network],
                 allocation=allocation[network],

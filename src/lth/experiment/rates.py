@@ -135,11 +135,12 @@ class Rates:
         """Return the estimate for the kinds of some runs, with its source."""
         kinds = {kind_of(spec): spec for spec in specs}
         measured = sum(map(len, self._took.values()))
-        source = f"from rates measured on {PROCESSOR}"
+        rest = [kind for kind in kinds if kind not in self._took]
+        kernel = " with the native kernel" if any(kind.backend == "native" for kind in rest) else ""
+        source = f"from rates measured on {PROCESSOR}{kernel}"
         if measured:
-            source = f"from {measured} finished run{'s' * (measured > 1)} in this folder"
-            if not kinds.keys() <= self._took.keys():
-                source += f", for other kinds of runs scaled from rates measured on {PROCESSOR}"
+            folder = f"from {measured} finished run{'s' * (measured > 1)} in this folder"
+            source = f"{folder}, for other kinds of runs scaled {source}" if rest else folder
         return Times({kind: self.seconds(spec) for kind, spec in kinds.items()}, measured, source)
 
     def _modelled(self, kind: Kind, spec: Spec) -> float:

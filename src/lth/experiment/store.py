@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..algorithms.base import Agent, AgentState
@@ -190,8 +189,8 @@ def load_resume(run: Path, spec: DenseSpec | TicketSpec) -> Resume | None:
             raise ValueError(f"it is of environment step {steps}, which is not the end of a segment")
         full = np.zeros((capacity, rows.shape[1]), np.float32)
         full[: len(rows)] = rows
-        size = jnp.asarray(len(rows), jnp.int32)
-        replay = ReplayState(jnp.asarray(full), jnp.asarray(more["replay/position"]), size)
+        size = np.array(len(rows), np.int32)
+        replay = ReplayState(*jax.device_put((full, more["replay/position"], size)))
         return Resume(state, replay, [(int(a), str(b), float(c)) for a, b, c in about["rows"]], dict(about["seconds"]))
     except (KeyError, ValueError, TypeError, IndexError) as error:
         raise InputError(
@@ -327,7 +326,7 @@ def save_mask(run: Path, name: str, masks: dict[str, Mask]) -> Path:
 
 def load_mask(path: str | Path, state: AgentState | None = None) -> dict[str, Mask]:
     """Read masks by network as JAX arrays; see `read_mask`."""
-    return {network: jax.tree.map(jnp.asarray, mask) for network, mask in read_mask(path, state).items()}
+    return {network: jax.device_put(mask) for network, mask in read_mask(path, state).items()}
 
 
 def read_mask(path: str | Path, state: AgentState | None = None) -> dict[str, Mask]:

@@ -35,6 +35,7 @@ class RunOptions(NamedTuple):
     checkpoint_every: int = 10  # segments
     tensorboard: bool = False
     step_timeout: float | None = None  # seconds
+    random_episodes: int = 200  # of the random policy, on each task
     threads: int = 1  # of the native kernel
     progress: Progress = _quiet
 
@@ -43,7 +44,14 @@ def options_of(config: Config) -> RunOptions:
     """Return the run options of a config."""
     points = tuple(step for step in config.pruning.rewind_steps if step != "none")
     training = config.training
-    return RunOptions(points, training.checkpoint_every, config.tensorboard, training.step_timeout, training.threads)
+    return RunOptions(
+        points,
+        training.checkpoint_every,
+        config.tensorboard,
+        training.step_timeout,
+        config.report.random_episodes,
+        training.threads,
+    )
 
 
 def train_to_end(

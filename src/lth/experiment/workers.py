@@ -109,7 +109,7 @@ class LocalPool:
             worker.start()
             self._selector.register(worker.news, selectors.EVENT_READ, worker)
         fields = spec.model_dump(mode="json")
-        message = {"root": str(self.root.absolute()), "spec": fields, "options": list(self.options[:4])}
+        message = {"root": str(self.root.absolute()), "spec": fields, "options": list(self.options[:5])}
         # A process that just died is detected when its pipe is read.
         with contextlib.suppress(BrokenPipeError):
             _write_all(worker.jobs, json.dumps(message).encode() + b"\n")

@@ -147,7 +147,7 @@ def prune_lowest(
     mask, rest = [np.ones(leaf.shape, leaf.dtype) for leaf in leaves], iter(found)
     for i in chosen:
         mask[i] = join([next(rest) for _ in range(rows[i].copies if axes[i] else 1)], axes[i], rows[i].shape)
-    return treedef.unflatten([jnp.asarray(leaf) for leaf in mask])
+    return treedef.unflatten([jax.device_put(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in mask])
 
 
 def _array(leaf: Any) -> Array:
@@ -165,10 +165,21 @@ def apply_mask(params: Params, mask: Mask) -> Params:
         InputError: the mask does not have the structure of `params` (names the first leaf that differs).
     """
     try:
-        return jax.tree.map(lambda m, p: jnp.where(jnp.asarray(m) != 0, p, jnp.zeros_like(p)), mask, params)
+        return _masked(mask, params)
     except (ValueError, TypeError):
         check_same_structure(mask, params, "the mask", "the parameters'")
         raise
+
+
+# One program for a tree, as wherever trees are changed outside of jit: eager JAX compiles one for each operation and shape.
+@functools.partial(jax.jit, inline=True)
+def _masked(mask: Mask, params: Params) -> Params:
+    return jax.tree.map(lambda m, p: jnp.where(jnp.asarray(m) != 0, p, jnp.zeros_like(p)), mask, params)
+
+
+@jax.jit
+def _kept(leaves: list[Array]) -> list[jax.Array]:
+    return [leaf != 0 for leaf in leaves]
 
 
 def pruned_counts(
@@ -360,17 +371,20 @@ def _paths(tree: Any) -> list[tuple[Any, ...]]:
 
 def _with_mask(state: MaskedState, mask: Mask, params: Params) -> MaskedState:
     """Set the mask of one state, which may hold only a part of the parameters."""
-    kept = dict(zip(_paths(params), (jnp.asarray(m) != 0 for m in jax.tree.leaves(mask)), strict=True))
+    kept = dict(zip(_paths(params), _kept(jax.tree.leaves(mask)), strict=True))
     like = params if state.mask is None else state.mask
-
-    def masked(path: tuple[Any, ...], leaf: Any) -> Any:
-        ends = (path[i:] for i in range(len(path) + 1))
-        own = next((kept[end] for end in ends if end in kept), None)
-        return leaf if own is None or own.shape != jnp.shape(leaf) else apply_mask(leaf, own)
-
+    treedef: Any
+    found, treedef = jax.tree_util.tree_flatten_with_path(state.inner)
+    leaves, own = [leaf for _, leaf in found], {}
+    for i, (path, leaf) in enumerate(found):
+        ends = (path[j:] for j in range(len(path) + 1))
+        bits = next((kept[end] for end in ends if end in kept), None)
+        if bits is not None and bits.shape == jnp.shape(leaf):
+            own[i] = bits
+    for i, leaf in apply_mask({i: leaves[i] for i in own}, own).items():
+        leaves[i] = leaf
     own_mask = jax.tree_util.tree_map_with_path(lambda path, _: kept[path], like)
-    inner = jax.tree_util.tree_map_with_path(masked, state.inner)
-    return state._replace(mask=own_mask, inner=inner)
+    return state._replace(mask=own_mask, inner=treedef.unflatten(leaves))
 
 
 def check_same_leaves(tree: Any, params: Params, what: str, like: str = "the network's") -> None:

@@ -109,7 +109,7 @@ def prune(
     mask, pruned = prev_mask, _pruned(prev_mask, rows)
     for counts in counts_by_round(allocation, each, sparsity, int(rounds), names):
         left = params if mask is None else apply_mask(params, mask)
-        scores = _scores(row.score)(left, statistic(left))
+        scores = scores_by(row.score)(left, statistic(left))
         _check_scores(scores, criterion, rows, rising=row.statistic == "flow")
         if isinstance(counts, list) and isinstance(allocation, str):
             if pruned is None:
@@ -184,12 +184,17 @@ def random_scores(params: Params, key: jax.Array) -> Params:
     """Draw a random score for each weight, uniform in [0, 1)."""
     treedef: Any
     leaves, treedef = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    return treedef.unflatten([jax.random.uniform(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)])
+    return treedef.unflatten(_uniform(key, tuple(jnp.shape(leaf) for leaf in leaves)))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _uniform(key: jax.Array, shapes: tuple[tuple[int, ...], ...]) -> list[jax.Array]:
+    keys = jax.random.split(key, len(shapes))
+    return [jax.random.uniform(k, shape) for k, shape in zip(keys, shapes, strict=True)]
 
 
 @functools.cache
-def _scores(score: Callable[..., Any]) -> Callable[[Params, Params], Params]:
+def scores_by(score: Callable[..., Any]) -> Callable[[Params, Params], Params]:
     """Compile a criterion over whole trees. Half-precision products overflow, so scores are computed in at least float32."""
 
     def wide(leaf: Any) -> jax.Array:

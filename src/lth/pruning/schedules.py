@@ -284,7 +284,7 @@ def _leaves(rows: Layers) -> tuple[Array, Stacks]:
 
 
 def _on_device(schedule: Any) -> Any:
-    return jax.tree.map(jnp.asarray, schedule)
+    return jax.device_put(schedule)
 
 
 def _numbers(every: int, until: int, fraction: float) -> tuple[Array, Array, Array]:

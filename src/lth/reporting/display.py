@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -64,8 +64,7 @@ class GridDisplay(Display):
 
     def __init__(self, console: PlainConsole, plan: Plan, spaces: Mapping[str, Spaces] | None = None):
         self._console, self._workers = console, plan.config.workers
-        self._names = short_titles(plan.specs)
-        self._shorter = short_titles(plan.specs, abbreviated(plan.config.tasks))
+        self._shared, self._abbreviated = shared_words(plan.specs), abbreviated(plan.config.tasks)
         self._rates = Rates(spaces)
         self._total_runs, self._ended = len(plan.specs), 0
         self._running: dict[Spec, _Running] = {}
@@ -83,7 +82,7 @@ class GridDisplay(Display):
         # The bars are drawn by a thread, which holds locks of the console: nothing is printed while this one is held.
         self._lock = threading.Lock()
         self._live = None
-        if console.is_terminal:
+        if console.is_terminal and not console.is_dumb_terminal:
             self._live = Live(get_renderable=lambda: _Bars(self.rows()), console=console, transient=True)
 
     def __enter__(self) -> "GridDisplay":
@@ -190,8 +189,9 @@ class GridDisplay(Display):
             name = f"{self._ended} of {self._total_runs} runs"
             rows = [BarRow(name, name, self._whole_share(), now - self._began, [self._time_left()])]
             for spec, run in self._running.items():
-                names = self._names[spec], self._shorter[spec]
-                rows.append(BarRow(*names, self._share(spec), now - run.begun, _notes(spec, run)))
+                name = short_title(spec, self._shared)
+                shorter = short_title(spec, self._shared, self._abbreviated)
+                rows.append(BarRow(name, shorter, self._share(spec), now - run.begun, _notes(spec, run)))
             return rows
 
 
@@ -207,7 +207,7 @@ class BarRow(NamedTuple):
 
 def _notes(spec: Spec, run: _Running) -> list[str]:
     if isinstance(spec, MaskSpec):
-        return ["scoring weights"]
+        return ["making the mask"]
     if isinstance(spec, ConnectivitySpec):
         return ["evaluating"]
     if run.stepped is None:
@@ -258,25 +258,26 @@ class _Bars:
             yield Text(f"and {hidden} more")
 
 
-def short_titles(specs: Iterable[Spec], tasks: Mapping[str, str] | None = None) -> dict[Spec, str]:
-    """Return the titles of runs without `mask` and without what all share: the task, the seed, the tickets' rewind point.
+def shared_words(specs: Sequence[Spec]) -> set[str]:
+    """Return what the titles of all runs have in common: the task, the seed, the tickets' rewind point."""
+    tickets = [spec for spec in specs if isinstance(spec, TicketSpec)]
+    tasks, seeds = {spec.task for spec in specs}, {f"seed {spec.seed}" for spec in specs}
+    rewinds = {"finetune" if spec.rewind_steps == "none" else f"rewind{spec.rewind_steps}" for spec in tickets}
+    return {word for words in (tasks, seeds, rewinds) if len(words) == 1 for word in words}
+
+
+def short_title(spec: Spec, shared: Container[str], tasks: Mapping[str, str] | None = None) -> str:
+    """Return the title of a run without `mask` and without what all runs share.
 
     Args:
-        specs: the runs.
+        spec: the run.
+        shared: of `shared_words`.
         tasks: what tasks are called instead, if they are.
     """
-    words = {}
-    for spec in specs:
-        rest = spec.title().partition(f"seed {spec.seed}")[2].split()
-        words[spec] = [spec.task, f"seed {spec.seed}", *rest[isinstance(spec, MaskSpec) :]]
-    tickets = [found for spec, found in words.items() if isinstance(spec, TicketSpec)]
-    constant = _in_all(list(words.values()))
-    constant |= {word for word in _in_all(tickets) if word.startswith("rewind") or word == "finetune"}
-    called = dict(tasks or {})
-    return {
-        spec: " ".join(called.get(w, w) for w in found if w not in constant) or spec.title()
-        for spec, found in words.items()
-    }
+    seed = f"seed {spec.seed}"
+    words = spec.title().partition(seed)[2].split()[isinstance(spec, MaskSpec) :]
+    found = [word for word in (spec.task, seed, *words) if word not in shared]
+    return " ".join((tasks or {}).get(word, word) for word in found) or spec.title()
 
 
 def abbreviated(tasks: Sequence[str], least: int = 4) -> dict[str, str]:

@@ -25,8 +25,8 @@ def status_summary(plan: Plan, states: Sequence[State], spaces: Mapping[str, Spa
     text = f"{len(states)} runs: " + ", ".join(f"{counts[name]} {name}" for name in names if counts[name])
     text += f"; {sum(state.megabytes for state in states):,.1f} MB on disk"
     left = [state for state in states if state.state != "finished"]
-    times = estimate_times(plan, spaces, [state.spec for state in states if state.state == "finished"])
-    if left and times.measured:
+    finished = [state.spec for state in states if state.state == "finished"]
+    if left and finished and (times := estimate_times(plan, spaces, finished)).measured:
         runs = ((times.of(s.spec) * (1.0 - s.env_steps / s.total_steps if s.total_steps else 1.0), 1) for s in left)
         text += f"; about {duration(wall_seconds(runs, plan.config.workers))} left with workers={plan.config.workers}"
     return text

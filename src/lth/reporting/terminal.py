@@ -10,7 +10,9 @@ from ..config import Config
 from ..experiment.costs import Estimate, Planned
 from ..experiment.rates import wall_seconds
 from ..experiment.spec import Cost, DenseSpec, MaskSpec, Spec
+from .answer import Answer
 from .display import duration
+from .power import Needed
 from .progress import level_title
 from .views import TableRow, label
 
@@ -58,22 +60,27 @@ def _spread(mean: float | None, sd: float | None, digits: int | None = None) -> 
     return f"{mean:.{digits}f}" + ("" if sd is None else f" ± {sd:.{digits}f}")
 
 
-def how_to_read(rows: Sequence[TableRow]) -> str:
-    """Say what a table of so few seeds does and does not show."""
-    seeds = min(row.seeds for row in rows)
-    text = "Compare each ticket with 'dense' and with the controls. "
-    if seeds > 1:
-        text += (
-            f"With {seeds} seeds the table shows the spread and tests nothing: a difference within it means nothing."
-        )
-    else:
-        text += "One seed shows no spread, so no difference means anything yet; `seeds=[0,1,2,3,4]` adds seeds to these results."
-    if any(row.method == "shuffled" for row in rows):
-        text += (
-            " 'shuffled' keeps as many weights in each layer as magnitude, at random positions: a method that scores no higher "
-            "gains nothing from which weights it keeps."
-        )
-    return text
+def conclusion(said: Answer) -> list[str]:
+    """Return the answer of a grid as lines: the headline, the question, and what limits it."""
+    return [*said.headline, *([said.question] if said.question else []), *said.notes]
+
+
+def needed_table(needed: Sequence[Needed], power: float) -> Table:
+    """Lay out how many seeds tests take."""
+    title = f"Seeds to decide with a probability of {power:g}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("test")
+    for name in ("difference", "sd over seeds", "seeds", "80 % range"):
+        table.add_column(name, justify="right")
+
+    def count(seeds: int | None) -> str:
+        return f"{seeds}" if seeds else "> 1,000"
+
+    for one in needed:
+        spread = f"{one.spread:.2f}" + (f" ({one.pilots} pilot seeds)" if one.pilots else " (assumed)")
+        between = f"{count(one.fewest)} to {count(one.most)}" if one.pilots else ""
+        table.add_row(one.what, f"{one.effect:g}", spread, count(one.seeds), between)
+    return table
 
 
 def unstable_note(sentences: Sequence[str], most: int = 4) -> str:
