@@ -194,7 +194,7 @@ def test_the_command_line(run, ticket, tmp_path, capsys):
 
 
 def test_what_export_refuses(agent, monkeypatch, tmp_path):
-    with pytest.raises(lth.InputError, match="unknown format 'onx'.*did you mean 'onnx'"):
+    with pytest.raises(lth.InputError, match=r"unknown format 'onx'.*did you mean 'onnx'"):
         lth.export(agent, tmp_path, to="onx")
     with pytest.raises(lth.InputError, match="type dict cannot be exported"):
         lth.export({}, tmp_path)
