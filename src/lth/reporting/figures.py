@@ -83,22 +83,61 @@ def styles(runs: Runs) -> dict[str, Style]:
 
 
 def learning_curves(runs: Runs) -> Any:
-    """Draw the IQM of returns by environment step with 95 % bands, a panel for each task and level."""
+    """Draw the IQM of returns by environment step with 95 % bands, a panel for each task and level.
+
+    >>> learning_curves(runs).savefig("curves.pdf")  # doctest: +SKIP
+
+    Args:
+        runs: the tidy rows of finished runs, `Runs(read_tidy(path))`.
+
+    Returns:
+        A matplotlib figure.
+    """
     return _panels(runs, charts.curves(runs), _curve)
 
 
 def against_sparsity(runs: Runs) -> Any:
-    """Draw the IQM of the last returns by sparsity with 95 % intervals and the dense agents' band, a panel for each task."""
+    """Draw the IQM of the last returns by sparsity with 95 % intervals and the dense agents' band, a panel for each task.
+
+    >>> against_sparsity(runs).savefig("sparsity.pdf")  # doctest: +SKIP
+
+    Args:
+        runs: the tidy rows of finished runs, `Runs(read_tidy(path))`.
+
+    Returns:
+        A matplotlib figure.
+    """
     return _panels(runs, charts.against_sparsity(runs), _sparsity)
 
 
 def profiles(runs: Runs) -> Any:
-    """Draw the performance profiles, a panel for each level."""
+    """Draw the performance profiles, a panel for each level.
+
+    >>> profiles(runs).savefig("profiles.pdf")  # doctest: +SKIP
+
+    Args:
+        runs: the tidy rows of finished runs, `Runs(read_tidy(path))`.
+
+    Returns:
+        A matplotlib figure.
+    """
     return _panels(runs, charts.profiles(runs), _curve)
 
 
 def masks(runs: Runs) -> Any:
-    """Draw what the masks kept of each layer and of each observation's weights, a panel for each picture."""
+    """Draw what the masks kept of each layer and of each observation's weights, a panel for each picture.
+
+    >>> masks(runs).savefig("masks.pdf")  # doctest: +SKIP
+
+    Args:
+        runs: the tidy rows of finished runs, `Runs(read_tidy(path))`.
+
+    Returns:
+        A matplotlib figure.
+
+    Raises:
+        ValueError: the runs have no masks.
+    """
     found = charts.pictures(runs)
     if not found:
         raise ValueError("these runs have no masks")
