@@ -380,6 +380,14 @@ def save_tidy(root: Path, rows: Sequence[TidyRow]) -> Path:
 def read_tidy(path: Path) -> list[TidyRow]:
     """Read a file of `save_tidy`.
 
+    >>> rows = read_tidy(Path("results/quickstart/tidy.csv"))  # doctest: +SKIP
+
+    Args:
+        path: the file, as `lth run` and `lth report` write it.
+
+    Returns:
+        A TidyRow for each number.
+
     Raises:
         InputError: it is missing or unreadable.
     """

@@ -205,7 +205,16 @@ class Result(NamedTuple):
 
 
 def results(runs: Runs) -> list[Result]:
-    """Aggregate every condition, dense agents included, on each task and over all."""
+    """Aggregate every condition, dense agents included, on each task and over all.
+
+    >>> [(row.condition.label, row.score.value) for row in results(runs)]  # doctest: +SKIP
+
+    Args:
+        runs: the tidy rows of finished runs, `Runs(read_tidy(path))`.
+
+    Returns:
+        A row for each condition, on each task and over all; NaN bounds where there is one run.
+    """
     found = []
     for scope, tasks in runs.scopes().items():
         for condition in runs.conditions:
