@@ -100,9 +100,10 @@ def _judged(runs: Runs, metric: str, scored: bool = True) -> Iterable[tuple[str,
 
 
 def main_scope(runs: Runs, metric: str = RETURN) -> tuple[str, list[str]]:
-    """Return what a report's first statements are about: all tasks that have scores, or the only one."""
+    """Return what a report's first statements are about: all tasks that have scores by the metric, or the only one."""
     scopes = runs.scopes(metric)
-    name = ALL_TASKS if ALL_TASKS in scopes else next((t for t in runs.scored), next(iter(scopes), ""))
+    first = next((task for task in runs.tasks if runs.reference(task, metric).usable), next(iter(scopes), ""))
+    name = ALL_TASKS if ALL_TASKS in scopes else first
     return name, scopes.get(name, [])
 
 
