@@ -1,10 +1,10 @@
-"""Where the time goes: one environment step of dense training, and a whole dense run and a whole ticket.
+"""Profile one environment step of dense training, a whole dense run and a whole ticket.
 
     python benchmarks/account.py [--json] [--task HalfCheetah-v5] [--steps 2000] [--run_steps 10000]
 
-One environment step is timed inside the training loop itself, part by part, after a warm-up; inserting and gathering, which
-lie inside the compiled call, are timed in compiled loops of their own. `overhead_share` is the share of a step that is neither
-simulation nor update. The runs are made by processes of their own, from the start of the interpreter to its end.
+The parts of an environment step are timed inside the training loop after a warm-up. Inserting and gathering, which are part of the
+compiled call, are timed in separate compiled loops. `overhead_share` is the share of a step that is neither simulation nor update.
+Each run is timed in a separate process, from the start of the interpreter to its end.
 """
 
 import json
@@ -22,7 +22,9 @@ parser.add_argument("--task", default="HalfCheetah-v5")
 parser.add_argument("--steps", type=int, default=2000)
 parser.add_argument("--run_steps", type=int, default=10_000)
 parser.add_argument("--repeats", type=int, default=5)
-parser.add_argument("--run", nargs=3, metavar=("KIND", "FOLDER", "STARTED"), help="be one of the processes")
+parser.add_argument(
+    "--run", nargs=3, metavar=("KIND", "FOLDER", "STARTED"), help="internal: run as one of the processes"
+)
 options = parser.parse_args()
 
 import jax
@@ -61,7 +63,7 @@ def one_step() -> dict[str, float]:
         read_policy = policy_reader(*args)
 
         def read(flat):
-            # Whoever reads the policy has waited for the update: from its dispatch to here is the update's time.
+            # Reading the policy waits for the update, so the update takes from its dispatch to here.
             seconds["update"] += time.perf_counter() - called["dispatch"]
             return read_policy(flat)
 
@@ -120,7 +122,7 @@ def inside_the_call(config: SACConfig, spaces: Spaces) -> dict[str, float]:
 
 
 def one_run(kind: str, folder: Path, since: float) -> None:
-    """Make a dense run (and a mask), or a ticket, and print where its seconds went."""
+    """Make a dense run (and a mask), or a ticket, and print its time by part."""
     imported = time.time() - since
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(

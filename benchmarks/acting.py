@@ -1,8 +1,8 @@
-"""Choosing one action, in microseconds: NumPy on whole matrices, the native kernel on kept weights, a compiled JAX call.
+"""Time one action in microseconds: NumPy with whole matrices, the native kernel with kept weights, and a compiled JAX call.
 
     python benchmarks/acting.py [--json] [--width 256] [--repeats 9]
 
-Meta-World's sizes, masks by the Erdos-Renyi-kernel rule; the whole of `act`, from a raw observation to a sampled action.
+Uses Meta-World's sizes and Erdos-Renyi-kernel masks, and times all of `act`, from a raw observation to a sampled action.
 """
 
 from common import arguments, interleave, report

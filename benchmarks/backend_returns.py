@@ -1,4 +1,4 @@
-"""Do tickets on the native kernel learn what masked dense ones learn? The same grid on both, seed by seed.
+"""Compare the returns of tickets on the native and the dense backend, on the same grid, paired by seed.
 
     python benchmarks/backend_returns.py [--json] [--seeds 10] [--sparsity 0.9] [--output-dir DIR] [--config config.yaml]
 

@@ -1,4 +1,4 @@
-"""Run a benchmark beside the same benchmark at another revision of the repository."""
+"""Compare a benchmark with the same benchmark at another revision of the repository."""
 
 import json
 import os
@@ -14,7 +14,7 @@ ROUNDS = 3
 
 
 def compare(script: str, revision: str, words: list[str], prefix: str, as_json: bool) -> None:
-    """Print the medians of all figures whose names begin with `prefix`, here over there, and end the process."""
+    """Print the ratios of the medians of all figures whose names begin with `prefix`, and exit."""
     here = Path(script).resolve().parents[1]
     with tempfile.TemporaryDirectory() as place:
         there = Path(place) / "there"

@@ -1,12 +1,12 @@
-"""How long the commands take that train nothing: on 2,000 finished runs, and on a plan of 50,000.
+"""Time the commands that do not train: on 2,000 finished runs, and on a plan of 50,000 runs.
 
     python benchmarks/bookkeeping.py [--json] [--seeds 10] [--folder DIR]
 
-Makes the result files itself, with networks of the usual size (two hidden layers of 256) and made-up returns
-(tests/helpers/grids.py): one task, five methods, 20 sparsities and 10 seeds are 2,010 runs in 4 GB. Each figure is a whole
-process, start included: `lth status`; `lth run` where everything is finished, which writes the tables, the first time
-(`first_tables_seconds`: every run and every pair of masks is read, as `lth run` does while it makes them) and again; `lth report`;
-and `lth run --dry-run` of 50,250 planned runs of which none is made. With `--folder` the runs are kept there and used again.
+Writes result files with synthetic returns and networks of the usual size, two hidden layers of 256 (tests/helpers/grids.py): one
+task, five methods, 20 sparsities and 10 seeds give 2,010 runs in 4 GB. Each figure is a whole process, including its start:
+`lth status`; `lth run` with all runs finished, which writes the tables, for the first time (`first_tables_seconds` reads every run
+and every pair of masks) and a second time; `lth report`; and `lth run --dry-run` of 50,250 planned runs. With `--folder`, the runs
+are kept there and reused.
 """
 
 import os
@@ -20,7 +20,7 @@ from common import arguments, report
 
 parser = arguments(__doc__.splitlines()[0])
 parser.add_argument("--seeds", type=int, default=10)
-parser.add_argument("--folder", type=Path, help="keep the runs here, and use those that are there")
+parser.add_argument("--folder", type=Path, help="keep the runs here, and reuse existing ones")
 options = parser.parse_args()
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,7 +44,7 @@ GRID = {
 
 
 def seconds(*words: str) -> float:
-    """Return how long a command of lth takes."""
+    """Return the seconds that a command of lth takes."""
     started = time.perf_counter()
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run([sys.executable, "-m", "lth", *words], capture_output=True, text=True, env=environment)
@@ -54,7 +54,7 @@ def seconds(*words: str) -> float:
 
 
 def main(folder: Path) -> None:
-    """Make the runs, unless they are there, and time the commands."""
+    """Make the runs, unless they exist, and time the commands."""
     results, config = folder / "results", folder / "config.yaml"
     if not config.exists():
         made = make_grid(GRID, results)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: threads before JAX, interleaved repeats, one JSON line."""
+"""Shared code of the benchmarks: set threads before JAX is imported, interleave repeats, print results."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ from src.lth.threads import set_threads
 
 
 def arguments(description: str, threads: int = 1) -> argparse.ArgumentParser:
-    """Set the threads (so call it before JAX is imported) and return a parser with `--json`."""
+    """Set the number of threads and return a parser with `--json`. Call it before JAX is imported."""
     set_threads(threads)
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", action="store_true", help="print one line of JSON and nothing else")

@@ -1,11 +1,11 @@
-"""Environment steps a second of dense training, ours beside SBX's SAC.
+"""Compare the environment steps per second of dense training in lth and in SBX's SAC.
 
     python benchmarks/dense_vs_sbx.py [--json] [--task HalfCheetah-v5] [--steps 500] [--repeats 9]
 
-Both train two hidden layers of 256 with batches of 256, and act, step and update strictly in turn (SBX: train_freq=1,
-gradient_steps=1), each in processes of its own with 1 and 2 threads and the whole machine to itself while it is its turn.
-The processes are warmed up, then asked in turn for `--steps` steps each; the medians of each side's better number of threads
-are compared. `env_steps_ratio` is ours over SBX's.
+Both train two hidden layers of 256 with batches of 256, and alternate strictly between acting, stepping and updating (SBX:
+train_freq=1, gradient_steps=1). Each side runs in separate processes with 1 and 2 threads, and only one process works at a time.
+After a warm-up, the processes take turns of `--steps` steps. Compares the medians of each side's better number of threads;
+`env_steps_ratio` is lth over SBX.
 """
 
 from common import arguments, interleave, report

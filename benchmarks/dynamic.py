@@ -1,10 +1,10 @@
-"""Environment steps a second of RigL on the native kernel, beside RigL on XLA and dense training on XLA, on one core, in turn.
+"""Compare the environment steps per second of RigL on the native kernel, RigL on XLA and dense training on XLA, on one core.
 
     python benchmarks/dynamic.py [--json] [--task HalfCheetah-v5] [--sparsity 0.9] [--core 0] [--steps 500] [--repeats 9]
 
-The mask changes after every 100 updates, as in Evci et al. 2020. One update for each environment step, everything included:
-the simulator, acting, the update, and at a change a dense update and the kernel's new pattern. `vs_dense` and `vs_rigl_xla` are
-the rate on the kernel over the others', of medians.
+The mask changes every 100 updates, as in Evci et al. 2020. There is one update per environment step. The time includes the
+simulator, acting, the update, and at a mask change a dense update and the kernel's new pattern. `vs_dense` and `vs_rigl_xla` are
+the ratios of the median rates, kernel over the others.
 """
 
 from common import arguments, report

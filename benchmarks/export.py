@@ -1,10 +1,10 @@
-"""Exported policies: flash of a Cortex-M4 and microseconds a call, sparse beside dense, C beside ONNX Runtime and NumPy.
+"""Compare exported policies by flash size on a Cortex-M4 and time per call: sparse and dense C, ONNX Runtime and NumPy.
 
     python benchmarks/export.py [--json] [--repeats 5]
 
-A SAC actor of HalfCheetah-v5 (2 x 256) and the quickstart's (Pendulum-v1, 2 x 128), untrained, with 95 % of the prunable weights
-gone (Erdos-Renyi-kernel). Dense C is the same emitter on the same network with every weight kept: whole matrices, compiled alike
-(-O3; -Os for the Cortex-M4). Needs gcc, `lth[export]` and, for flash, arm-none-eabi-gcc.
+Uses untrained SAC actors of HalfCheetah-v5 (2 x 256) and of the quickstart (Pendulum-v1, 2 x 128), with 95 % of the prunable
+weights pruned (Erdos-Renyi-kernel). Dense C is generated for the same network with all weights kept, and compiled with the same
+flags (-O3; -Os for the Cortex-M4). Needs gcc, `lth[export]` and, for flash sizes, arm-none-eabi-gcc.
 """
 
 from common import arguments, report

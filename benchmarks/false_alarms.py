@@ -1,10 +1,10 @@
-"""How often the report's tests raise a false alarm, and how often they find what is there, on simulated studies.
+"""Measure the false-alarm rate and the power of the report's tests on simulated studies.
 
     python benchmarks/false_alarms.py [--json] [--studies 1000] [--power]
 
-Each study is a tidy table (random policy, dense agents, three tickets and a control at three sparsities) that goes through
-`lth.reporting.families` as a real one does. Nulls: returns are Gaussian; or 20 % of all runs die, dense agents included, and reach
-what the random policy does. The null of "winning" is that tickets are exactly the margin below dense.
+Each study is a tidy table (random policy, dense agents, three tickets and a control at three sparsities) that
+`lth.reporting.families` analyzes like a real study. Nulls: returns are Gaussian; or 20 % of all runs, including dense agents, fail
+and score like the random policy. The null of "winning" is that tickets are exactly the margin below dense.
 """
 
 import argparse
@@ -46,8 +46,8 @@ def study(rng: np.random.Generator, seeds: int, dying: float, shift: dict[tuple[
 
 
 def alarms(found: Families) -> dict[str, bool]:
-    """Return which families decided anything."""
-    asked = found.primary  # None where the dense agents happen to fail
+    """Return the families that rejected a null hypothesis."""
+    asked = found.primary  # None if the dense agents failed by chance
     by_method = {c.first.method for c in found.controls if c.differs}
     return {
         "primary": asked is not None and any(c.differs for c in (asked.overall, *asked.levels)),
@@ -59,7 +59,7 @@ def alarms(found: Families) -> dict[str, bool]:
 
 
 def rates(seeds: int, dying: float, studies: int) -> dict[str, float]:
-    """Return the share of null studies in which each family decided anything."""
+    """Return the share of null studies in which each family rejected a null hypothesis."""
     rng = np.random.default_rng(0)
     at_margin = {(m, level): -MARGIN * (1.0 - dying) for m in METHODS for level in LEVELS}
     counts: dict[str, int] = {}

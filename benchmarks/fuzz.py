@@ -1,11 +1,11 @@
-"""Fuzz what reads files: the pickle reader, and every command on a grid with a damaged small file.
+"""Fuzz the file readers: the pickle reader, and every command on a grid with a damaged small file.
 
     python benchmarks/fuzz.py pickles|files [--minutes 60] [--seed 0] [--folder FOLDER] [--json]
     python benchmarks/fuzz.py pickles|files --replay FINDING
 
-`pickles` (fuzzing/pickles.py) mutates pickles and checks that each is read as Python reads it, or refused, without running code and
-within bounds of time and memory. `files` (fuzzing/files.py) damages one file of a finished grid and calls commands, which have to
-keep the contract of tests/cli/test_boundary.py. Findings are saved in FOLDER; the exit status is 1 if there are any.
+`pickles` (fuzzing/pickles.py) mutates pickles and checks that each is read as Python reads it, or rejected, without running code
+and within limits of time and memory. `files` (fuzzing/files.py) damages one file of a finished grid and calls commands, which
+must keep the contract of tests/cli/test_boundary.py. Findings are saved in FOLDER; the exit status is 1 if there are any.
 """
 
 import json
@@ -26,7 +26,7 @@ parser.add_argument("--minutes", type=float, default=60)
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--folder", type=Path, default=Path("fuzz-findings"), help="where findings are saved")
 parser.add_argument("--replay", type=Path, metavar="FINDING", help="try a saved finding again")
-parser.add_argument("--worker", action="store_true", help="for the processes that this script starts")
+parser.add_argument("--worker", action="store_true", help="internal: run as a worker process")
 options = parser.parse_args()
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / place) for place in ("tests/cli", "tests", "src")]
@@ -40,7 +40,7 @@ folder.mkdir(parents=True, exist_ok=True)
 
 
 def work() -> None:
-    """Try inputs until the time is up, or the one of `--replay`."""
+    """Try inputs until the time is up, or only the input of `--replay`."""
     record = Record(folder, options.what, options.seed)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if options.what == "pickles":
@@ -65,7 +65,7 @@ def cpu_seconds(process: int) -> float:
 
 
 def wait_for(worker: subprocess.Popen) -> None:
-    """Wait for a worker, and kill it if it does not get to its next input."""
+    """Wait for a worker, and kill it if it does not reach its next input in time."""
     last, since = 0.0, (cpu_seconds(worker.pid), time.monotonic())
     while worker.poll() is None:
         time.sleep(0.5)
@@ -77,7 +77,7 @@ def wait_for(worker: subprocess.Popen) -> None:
 
 
 def watch() -> dict:
-    """Keep a worker at it. One that dies or hangs is a finding, and is followed by another."""
+    """Keep a worker running. A worker that dies or hangs is a finding, and is replaced."""
     began, total, found, number, slowest = time.monotonic(), Counter(), Counter(), 0, 0
     while (left := options.minutes - (time.monotonic() - began) / 60) > 0.05:
         command = [sys.executable, __file__, options.what, "--worker", "--folder", str(options.folder)]

@@ -1,4 +1,4 @@
-"""Gradient statistics in one compiled loop, against the same computation batch by batch.
+"""Compare gradient statistics in one compiled loop with the same computation batch by batch.
 
     python benchmarks/gradient_statistics.py [--json] [--batches 100] [--repeats 5]
 
@@ -6,7 +6,7 @@ The agent is 2x256 on Meta-World's sizes (39 observations, 4 actions), the repla
 drawer-close-v3 under random actions, 100 batches of 256. Sides, each warm, interleaved in one process:
 
 - compiled: `accumulate_gradient_statistics`;
-- loop: for each batch `replay_buffer.sample`, then jax.grad without jit, then |g| added up, as scripts of the field do;
+- loop: for each batch `replay_buffer.sample`, then jax.grad without jit, then a sum of |g|, as research scripts do;
 - jitted_loop: the same loop around the jitted gradients of one batch (`compute_gradients_from_batch`).
 
 `speedup_vs_loop` and `speedup_vs_jitted_loop` are their times over compiled's. `temporary_ratio` is the compiled program's

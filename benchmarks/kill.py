@@ -1,12 +1,12 @@
-"""A grid that is killed again and again ends in the bytes of one that was left in peace.
+"""Crash-recovery test: a grid that is killed repeatedly must end with the same bytes as an undisturbed grid.
 
     python benchmarks/kill.py [--json] [--kills 100] [--mean 30] [--seeds 3] [--steps 1500] [--folder DIR] [--seed 0]
 
-For each algorithm one task, three seeds, three methods, three sparsities, all controls and the lines between agents, two
-workers; every run trains under 10 seconds. Each grid is made once undisturbed. Then it is made again in another folder while
-SIGKILL ends, at random moments `--mean` seconds apart on average, either one of the worker processes or everything, whereupon
-the same command is given again; and so on, one algorithm after the other, until there were `--kills` kills. Every file but those
-that tell of the clock is compared byte for byte.
+Each algorithm has one grid: one task, three seeds, three methods, three sparsities, all controls and connectivity, with two
+workers; every run trains for less than 10 seconds. Each grid is first made undisturbed. Then it is made in another folder while
+SIGKILL ends either one worker process or all processes, at random times `--mean` seconds apart on average; after a kill of all
+processes, the same command is run again. This repeats, one algorithm after another, until there were `--kills` kills. All files
+except those that depend on time are compared byte by byte.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ parser.add_argument("--algorithms", nargs="+", default=["sac", "td3", "dqn"])
 parser.add_argument("--methods", nargs="+", default=["magnitude", "gradient", "taylor"])
 parser.add_argument("--sparsities", nargs="+", type=float, default=[0.5, 0.8, 0.95])
 parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
-parser.add_argument("--seed", type=int, default=0, help="of the kills")
+parser.add_argument("--seed", type=int, default=0, help="the seed of the kills")
 options = parser.parse_args()
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / place) for place in ("tests", "src")]
@@ -79,7 +79,7 @@ def grid(algorithm: str) -> dict:
 
 
 def start(folder: Path, algorithm: str) -> subprocess.Popen:
-    """Start `lth run` on an algorithm's grid, whose results go to a folder."""
+    """Start `lth run` on an algorithm's grid with a given output folder."""
     config = folder.with_suffix(".yaml")
     config.write_text(json.dumps({**grid(algorithm), "output_dir": str(folder)}))
     with folder.with_suffix(".log").open("a") as log:
@@ -100,13 +100,13 @@ def workers_of(process: subprocess.Popen) -> list[int]:
 
 
 def kill(pid: int) -> None:
-    """End a process at once, if it is still there: workers end by themselves when their parent is gone."""
+    """Kill a process, if it still exists; workers end when their parent does."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
 
 
 def disturbed(folder: Path, algorithm: str, rng: random.Random, counts: dict[str, int]) -> None:
-    """Make the grid in a folder, killing all the while."""
+    """Make the grid in a folder while killing processes."""
     process = start(folder, algorithm)
     next_kill = time.monotonic() + rng.expovariate(1 / options.mean)
     while True:

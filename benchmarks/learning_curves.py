@@ -1,10 +1,10 @@
-"""How well the dense agents learn, beside SBX's SAC and TD3 on HalfCheetah-v5, and on Meta-World; as CSV and as a plot.
+"""Plot learning curves of dense agents and of SBX's SAC and TD3 on HalfCheetah-v5, and of dense agents on Meta-World.
 
     python benchmarks/learning_curves.py [--output_dir results/curves] [--workers 2] [--only NAME ...] [--steps N]
 
-Every curve is three seeds, one thread each, two at a time. Finished runs are skipped, so an interrupted study is taken up by the
-same command. Both sides have two hidden layers of 256, batches of 256, 5,000 random steps, one update a step, and are evaluated
-by the policy's deterministic action on the same ten episodes. Both TD3s explore with Gaussian noise of 0.1. Writes
+Every curve has three seeds, with one thread each, two at a time. Finished runs are skipped, so the same command resumes an
+interrupted study. Both sides have two hidden layers of 256, batches of 256, 5,000 random steps and one update per step, and are
+evaluated with deterministic actions on the same ten episodes. Both TD3s explore with Gaussian noise of 0.1. Writes
 docs/learning_curves.{csv,png}, or with --only or --steps the same files in the output directory.
 """
 
@@ -43,12 +43,12 @@ options = parser.parse_args()
 
 
 def steps_of(name: str) -> int:
-    """Return how many environment steps a curve has."""
+    """Return the number of environment steps of a curve."""
     return options.steps or CURVES[name][1]
 
 
 def spec_of(name: str, seed: int):
-    """Describe a run of ours."""
+    """Return the spec of a run of lth."""
     from src.lth.algorithms import ALGORITHMS
     from src.lth.config import EvaluationConfig, TrainingConfig
     from src.lth.experiment.spec import DenseSpec
@@ -63,7 +63,7 @@ def spec_of(name: str, seed: int):
 
 
 def file_of(name: str, seed: int) -> Path:
-    """Return where a run's metrics lie."""
+    """Return the path of a run's metrics."""
     from src.lth.experiment import store
 
     task, _, algorithm, settings = CURVES[name]
@@ -88,7 +88,7 @@ def run_one(name: str, seed: int) -> None:
 
 
 def run_sbx(name: str, seed: int, say) -> None:
-    """Train SBX's agent as ours is trained, and write the same metrics."""
+    """Train SBX's agent like lth's, and write the same metrics."""
     import gymnasium
     import numpy as np
     import sbx
@@ -171,7 +171,7 @@ def draw(rows: list[dict], path: Path) -> None:
 
 
 def main() -> None:
-    """Run what is missing, then write the CSV and the plot."""
+    """Make missing runs, then write the CSV file and the plot."""
     todo = [(name, seed) for name in options.only for seed in SEEDS if not file_of(name, seed).exists()]
 
     def start(run: tuple[str, int]) -> int:

@@ -1,12 +1,12 @@
-"""What a mask costs: made once, of ten million weights, and kept while a network is trained.
+"""Measure the cost of a mask: making it for ten million weights, and applying it during training.
 
     python benchmarks/mask.py [--json] [--repeats 7] [--updates 50]
 
-- `ratio_to_sort`: `lth.prune` (magnitude, one-shot, global) of a tree of 10 million weights, with all its checks, over one
-  `jnp.sort` of the same scores as one array. Both warm, one thread, interleaved in one process; medians.
-- `training_overhead`: an update of the SAC agent at Meta-World's sizes (39 observations, 4 actions, 2x256, batch 256; see
-  benchmarks/sac_update.py) under a mask of 90 %, over the same update with plain Adam, minus 1. The plain program is the
-  same one without `keep_pruned_at_zero`. Many updates a call, the calls interleaved; the median of the ratios of neighbours.
+- `ratio_to_sort`: the time of `lth.prune` (magnitude, one-shot, global) for a tree of 10 million weights, including its checks,
+  over the time of one `jnp.sort` of the same scores as one array. Both warm, one thread, interleaved in one process; medians.
+- `training_overhead`: the time of an update of the SAC agent at Meta-World's sizes (39 observations, 4 actions, 2x256, batch 256;
+  see benchmarks/sac_update.py) with a mask of 90 %, over the same update with plain Adam, minus 1. The plain program differs only
+  in `keep_pruned_at_zero`. Many updates per call, interleaved calls; the median of the ratios of neighboring calls.
 """
 
 from common import arguments, interleave, report
@@ -38,7 +38,7 @@ OBSERVATION_DIM, ACTION_DIM, BATCH = 39, 4, 256
 
 
 def ratio_to_sort() -> dict[str, float]:
-    """Time a mask of ten million weights beside a sort of its scores."""
+    """Time a mask of ten million weights and a sort of its scores."""
     rng = np.random.default_rng(0)
     params = {
         f"layer_{i}": {"kernel": jnp.asarray(rng.normal(size=shape), jnp.float32), "bias": jnp.zeros(shape[1])}

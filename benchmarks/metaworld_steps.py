@@ -1,16 +1,15 @@
-"""Meta-World's step as lth makes it, against Meta-World's own: the numbers to the bit, and the time.
+"""Compare lth's Meta-World step with the original: bit-identical results, and time.
 
     python benchmarks/metaworld_steps.py [--json] [--tasks TASK ...] [--steps 1000] [--repeats 9]
 
-Each task is stepped by both classes side by side: `--steps` random actions, then as many actions of Meta-World's
-scripted policy with noise, which touches, grasps and succeeds. Every observation, reward and entry of `info`, and the
-first observation of every episode, is compared by its bytes and type. `tasks_equal` counts the tasks without a
-difference; the exit status is 1 if there is one.
+Both classes step each task in parallel: `--steps` random actions, then as many noisy actions of Meta-World's scripted policy,
+which touches, grasps and succeeds. Every observation, reward and entry of `info`, and the first observation of every episode, is
+compared by bytes and type. `tasks_equal` counts the tasks without a difference; the exit status is 1 if any task differs.
 
-`speedup` is the geometric mean over tasks of the plain step's time over the faster one's, in processor time of the
-thread; each is the median of blocks of 50 steps that are timed in turn. `simulator_share` is the part of a faster step
-that is spent in MuJoCo. `vector_speedup` is that of the step that training calls, wrappers included, over the plain
-class in Gymnasium's SyncVectorEnv.
+`speedup` is the geometric mean over tasks of the original step's time over the faster step's, in thread CPU time; each is the
+median of alternating blocks of 50 steps. `simulator_share` is the share of a faster step that is spent in MuJoCo.
+`vector_speedup` is the speedup of the step that training calls, including wrappers, over the original class in Gymnasium's
+SyncVectorEnv.
 """
 
 import math
@@ -46,7 +45,7 @@ def pair(task: str) -> tuple[list, list]:
 
 
 def reset(environments: list, goal) -> list[np.ndarray]:
-    """Start an episode on the same goal in all of them."""
+    """Start an episode on the same goal in all environments."""
     for env in environments:
         env.set_task(goal)
     return [env.reset()[0] for env in environments]
@@ -65,7 +64,7 @@ def same(a, b) -> bool:
 
 
 def differences(task: str) -> tuple[int, int]:
-    """Step both environments of a task; returns the steps that differ, and those that were compared."""
+    """Step both environments of a task; returns the numbers of different and of compared steps."""
     environments, goals = pair(task)
     rng, differing, steps = np.random.default_rng(0), 0, 0
     for scripted in (False, True):
@@ -117,7 +116,7 @@ def speed(task: str) -> tuple[float, float, float]:
 
 
 def vector_speedup(task: str) -> float:
-    """Return how much faster a step of training's environments is than without what lth does to be faster."""
+    """Return the speedup of a step of the training environments over Gymnasium's SyncVectorEnv with the original class."""
     from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
     mine = envs.make_vector(task, 0, 1)

@@ -1,11 +1,11 @@
-"""Plant faults in the source, one at a time, and see whether the tests catch them.
+"""Mutation test: plant faults in the source, one at a time, and check that the tests catch them.
 
     python benchmarks/planted_faults.py [REVISION] [--json] [--only NAME]
 
-Each fault is a small change of one line: an off-by-one in a count, a mask that is not applied to targets, a seed that is used
-again. The checkout (or a revision of it) is copied, the fault is planted there, and the test files that belong to it are run until
-one test fails. `caught` counts the faults for which one did; the others are listed, and the exit status is 1 if there are any.
-Lines that moved between revisions are given in each of their forms. It takes about half an hour.
+Each fault is a small change of one line: an off-by-one in a count, a mask that is not applied to targets, a seed that is reused.
+The fault is planted in a copy of the checkout (or of a revision), and its test files are run until one test fails. `caught` counts
+the detected faults; the others are listed, and the exit status is 1 if there are any. Lines that changed between revisions are
+listed in all their forms. Takes about half an hour.
 """
 
 import argparse
@@ -24,13 +24,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Fault(NamedTuple):
-    """A line, what becomes of it, and the test files (test_NAME.py) that should notice."""
+    """A line, its replacement, and the test files (test_NAME.py) that should detect the change."""
 
     old: str
     new: str
     tests: str
     also: tuple[tuple[str, str], ...] = ()
-    """The same fault in other revisions, where its line reads differently."""
+    """The same fault for other revisions, in which the line is different."""
 
 
 FAULTS = {
@@ -72,9 +72,15 @@ FAULTS = {
         "tickets",
     ),
     "every segment has the seed of the first": Fault(
-        "return np.random.SeedSequence([seed, segment, stream, *([1] if again else [])])",
-        "return np.random.SeedSequence([seed, 0, stream, *([1] if again else [])])",
+        "return np.random.SeedSequence([seed, segment, stream, *([1] if fresh_noise else [])])",
+        "return np.random.SeedSequence([seed, 0, stream, *([1] if fresh_noise else [])])",
         "sac envs",
+        (
+            (
+                "return np.random.SeedSequence([seed, segment, stream, *([1] if again else [])])",
+                "return np.random.SeedSequence([seed, 0, stream, *([1] if again else [])])",
+            ),
+        ),
     ),
     "truncation counts as the end of the task": Fault(
         "rows = pack_rows(Batch(observations, actions, rewards, next_observations, terminated))",
@@ -173,7 +179,7 @@ def plant(tree: Path, fault: Fault) -> str:
 
 
 def caught(tree: Path, fault: Fault) -> str:
-    """Return the first test that fails with the fault planted, or nothing."""
+    """Return the first test that fails with the fault planted, or an empty string."""
     names = fault.tests.split()
     files = [str(path) for name in names for path in sorted((tree / "tests").rglob(f"test_{name}.py"))]
     environment = {

@@ -1,10 +1,10 @@
-"""How large the page of a grid of 200 runs is, and how long `lth report` takes to write it.
+"""Measure the size of the report of a grid of 200 runs, and the time that `lth report` takes.
 
     python benchmarks/report.py [--json] [--seeds 5]
 
-Makes the result files itself, with networks of the usual size and made-up returns (tests/helpers/grids.py): 2 tasks, 5 methods, 4
-sparsities and 5 seeds are 210 training runs and their 200 masks. `seconds` is a whole process, start included, and
-`cpu_seconds` what of it was spent on a processor, which other work on the machine changes less; `megabytes` is the page.
+Writes result files with synthetic returns and networks of the usual size (tests/helpers/grids.py): 2 tasks, 5 methods, 4 sparsities
+and 5 seeds give 210 training runs and 200 masks. `seconds` is the wall time of a whole process, including its start, `cpu_seconds`
+its CPU time, which depends less on other load, and `megabytes` the size of the page.
 """
 
 import os

@@ -1,12 +1,12 @@
-"""The fused dense SAC update, on the native kernel and on XLA, as a share of what one core can do at the most.
+"""Measure the fused dense SAC update on the native kernel and on XLA, as a share of one core's peak performance.
 
     python benchmarks/sac_update.py [--json] [--batch 256] [--width 256] [--threads 1] [--updates 50] [--repeats 7]
 
-An update of the agent at Meta-World's sizes (39 observations, 4 actions, two hidden layers), in the call that training
-makes (draw, insert, gather, update), many updates a call. `share_of_peak` is its useful floating-point operations a second over
-the fused multiply-adds a second that the same core reaches in a loop without memory traffic (a few lines of C, compiled here:
-a C compiler is needed). All are measured in turn, in one process, and the medians compared. With `--threads N` the kernel's N
-threads are compared with one (`threads_speedup`).
+Times updates of the agent at Meta-World's sizes (39 observations, 4 actions, two hidden layers) in the call that training makes
+(draw, insert, gather, update), with many updates per call. `share_of_peak` is its useful floating-point operations per second over
+the fused multiply-adds per second of the same core in a loop without memory traffic (a few lines of C; needs a C compiler). All are
+measured alternately in one process, and medians are compared. With `--threads N`, the kernel's N threads are compared with one
+(`threads_speedup`).
 """
 
 from common import arguments, interleave, report
@@ -14,7 +14,7 @@ from common import arguments, interleave, report
 parser = arguments(__doc__.splitlines()[0])
 parser.add_argument("--batch", type=int, default=256)
 parser.add_argument("--width", type=int, default=256)
-parser.add_argument("--threads", type=int, default=1, help="of the native kernel, compared with one")
+parser.add_argument("--threads", type=int, default=1, help="threads of the native kernel, compared with one")
 parser.add_argument("--updates", type=int, default=50)
 parser.add_argument("--repeats", type=int, default=7)
 options = parser.parse_args()

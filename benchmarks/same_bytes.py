@@ -1,17 +1,17 @@
-"""Compare the bytes of a small study made by another revision with those of the checkout, on this machine.
+"""Check that another revision and the checkout produce identical bytes for a small study on this machine.
 
     python benchmarks/same_bytes.py REVISION [--json] [--folder DIR]
 
-The revision is checked out in a worktree and installed, at the versions of its constraints.txt, in a virtual environment of
-its own. Both sides then make the same four grids: native tickets with every control and every kind of connectivity; masks that
+The revision is checked out in a worktree and installed, at the versions of its constraints.txt, in a separate virtual
+environment. Both sides then make the same four grids: native tickets with every control and every kind of connectivity; masks that
 change in training; iterative rounds with different sparsities by network; pooled masks, transfer between tasks of different
-shapes, layer normalization and two environments side by side. Every file that docs/files.md says repeats is compared
-byte for byte, and so are the CSV files of `lth run`. Of tidy.csv, all rows that do not measure time have to be there, unchanged
-and in their order; metrics that the revision did not have may lie between them. Files that it did not write are listed as
-`added`. The exit status is 1 if any file differs. Bytes differ between processors, so there is no list of hashes to compare
-with instead.
+shapes, layer normalization and two environments side by side. All files that are reproducible according to docs/files.md
+are compared byte by byte, and so are the CSV files of `lth run`. In tables of metrics (tidy.csv, analysis.csv, layers.csv), all rows
+that do not measure time must be present, unchanged and in the same order; new metrics may be between them. Files that the revision
+does not write are listed as `added`. The exit status is 1 if any file differs. Bytes differ between processors, so a fixed list of
+hashes would not work.
 
-With `--folder`, the worktree, the environment and the revision's results are kept there and reused by the next call.
+With `--folder`, the worktree, the environment and the revision's results are kept there and reused.
 """
 
 import argparse
@@ -127,7 +127,7 @@ def prepare(revision: str, folder: Path) -> tuple[str, Path]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return what has to be equal, by path; what names the revision or measures time is left out."""
+    """Return the contents that must be equal, by path, without revisions and times."""
     found = {}
     for path in sorted(folder.rglob("*")):
         names = path.relative_to(folder).parts
@@ -146,8 +146,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def same(name: str, before: bytes, after: bytes | None) -> bool:
-    """Return whether a file is the same; of tidy.csv whether all of its rows are still there, in their order."""
-    if after is None or Path(name).name != "tidy.csv":
+    """Return whether a file is unchanged; for a table of metrics, whether all its rows still exist in the same order."""
+    if after is None or Path(name).name not in ("tidy.csv", "analysis.csv", "layers.csv"):
         return before == after
     left = iter(after.splitlines())
     return all(row in left for row in before.splitlines())

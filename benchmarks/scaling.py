@@ -1,11 +1,11 @@
-"""How time and memory grow with the width of the networks, the batch, the environments and the replay buffer.
+"""Measure how time and memory scale with network width, batch size, environments and replay buffer size.
 
     python benchmarks/scaling.py [--json] [--task HalfCheetah-v5] [--steps 320] [--repeats 3] [--docs]
 
-Around 2 hidden layers of 256, batch 256, 1 environment and 1e5 transitions, one of the four is varied at a time; one thread.
-Each setting is trained in a process of its own (a full replay buffer, one update an environment step), which reports the
-median seconds of a segment of `--steps` environment steps and the most memory that it ever held. `--docs` writes
-docs/scaling.csv and docs/scaling.png.
+Starting from 2 hidden layers of 256, batch 256, 1 environment and 1e5 transitions, one of the four is varied at a time, with one
+thread. Each setting is trained in a separate process (full replay buffer, one update per environment step), which reports the
+median time of a segment of `--steps` environment steps and its peak memory. `--docs` writes docs/scaling.csv and
+docs/scaling.png.
 """
 
 import csv
@@ -31,12 +31,12 @@ parser.add_argument("--task", default="HalfCheetah-v5")
 parser.add_argument("--steps", type=int, default=320)
 parser.add_argument("--repeats", type=int, default=3)
 parser.add_argument("--docs", action="store_true", help="write docs/scaling.csv and docs/scaling.png")
-parser.add_argument("--one", type=json.loads, metavar="JSON", help="measure one setting, in this process")
+parser.add_argument("--one", type=json.loads, metavar="JSON", help="internal: measure one setting in this process")
 options = parser.parse_args()
 
 
 def measure(setting: dict[str, int]) -> dict[str, float]:
-    """Train a little with one setting."""
+    """Train briefly with one setting."""
     import statistics
 
     import jax
@@ -72,7 +72,7 @@ def measure(setting: dict[str, int]) -> dict[str, float]:
 
 
 def plot(rows: list[dict], path: Path) -> None:
-    """Draw time and memory against each of the four."""
+    """Plot time and memory against each of the four settings."""
     import matplotlib
 
     matplotlib.use("Agg")

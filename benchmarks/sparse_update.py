@@ -1,13 +1,13 @@
-"""A ticket's whole SAC update on the native kernel, against the dense agent's, on one core.
+"""Compare the whole SAC update of tickets and of the dense agent on the native kernel, on one core.
 
     taskset -c 0 python benchmarks/sparse_update.py [--json] [--batch 256] [--width 256] [--masks erk|layer] [--repeats 9]
 
-Both are the calls that training makes (draw, insert, gather, update), many updates a call, at Meta-World's sizes (39 observations,
-4 actions, two hidden layers), measured in turn in one process; each ratio is the dense agent's median over the ticket's. Masks are
-random: `erk` by the Erdos-Renyi-kernel rule, which keeps small layers dense, or `layer`, the same share of each layer. `--lower`
-measures the sparsities around break-even instead, and `--profile 0.9` the kernel's calls of one update, in microseconds.
-`--beside REVISION` runs this script and that revision's in turn, each in processes of its own, and prints this one's time of a
-ticket's update over that one's.
+Both are the calls that training makes (draw, insert, gather, update), with many updates per call, at Meta-World's sizes (39
+observations, 4 actions, two hidden layers), measured alternately in one process. Each ratio is the dense agent's median over the
+ticket's. Masks are random: `erk` is Erdos-Renyi-kernel, which keeps small layers denser; `layer` prunes the same share of each
+layer. `--lower` measures sparsities around break-even, and `--profile 0.9` the kernel calls of one update in microseconds.
+`--beside REVISION` alternates between this script and the one of that revision, in separate processes, and prints this script's
+time of a ticket's update over the other's.
 """
 
 from common import arguments, interleave, report
@@ -54,7 +54,7 @@ def ticket(state, sparsity: float):
 
 
 def profile(state) -> None:
-    """Time each of the calls of the kernel that an update consists of, many of them in one compiled loop."""
+    """Time each kernel call of an update in a compiled loop."""
     calls = 200
     patterns = patterns_of(ticket(state, options.profile))
     packed = pack_state(patterns, ticket(state, options.profile))
@@ -73,7 +73,9 @@ def profile(state) -> None:
 
     def loop(call):
         def step(carry, _):
-            return call(observations + carry * 1e-30, actions).ravel()[0] * 1e-30, None  # so that nothing is hoisted
+            return call(observations + carry * 1e-30, actions).ravel()[
+                0
+            ] * 1e-30, None  # prevents hoisting out of the loop
 
         run = jax.jit(lambda: jax.lax.scan(step, jnp.float32(0), length=calls)[0])
         run().block_until_ready()

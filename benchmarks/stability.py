@@ -1,9 +1,9 @@
-"""How stable masks are against the draw of their batches, by the number of batches.
+"""Measure the stability of masks against the draw of the batches, by number of batches.
 
     python benchmarks/stability.py RUN [--sparsity 0.95] [--reference 2000] [--exclude output] [--json]
 
-RUN is a dense run with its replay buffer. For each number of batches: what lth records of two halves (`spearman`, `shared`),
-and `reference`, the share of the kept weights that a mask from `--reference` other batches keeps too.
+RUN is a dense run with its replay buffer. Prints for each number of batches lth's agreement of two halves (`spearman`, `shared`),
+and `reference`, the share of kept weights that a mask from `--reference` other batches also keeps.
 """
 
 from pathlib import Path

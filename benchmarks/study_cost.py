@@ -1,19 +1,17 @@
-"""What a whole ticket costs: seconds by part, beside the dense agent on XLA and beside another revision.
+"""Measure the cost of a whole ticket by part, compared with the dense agent on XLA and with another revision.
 
     python benchmarks/study_cost.py [--json] [--task drawer-close-v3] [--sparsity 0.95] [--steps 50000] [--beside REVISION]
                                     [--repeats 1] [--core 0]
 
-Each side trains the dense agent, makes a magnitude mask from it and trains the ticket on the native kernel, each in a
-process of its own on the same one core, evaluations (10 episodes every 5,000 steps) included. `ratio_to_dense` is the
-total of a dense agent on XLA over the ticket's. `--beside` checks the revision out in a temporary Git worktree and does the same
-there; `seconds_ratio` is this checkout's ticket over the revision's. With `--repeats` the tickets are trained that
-often, the revisions in turn, and the medians are reported. A dense agent of 50,000 steps takes minutes, and is trained
-once for each revision.
+Each side trains the dense agent, makes a magnitude mask and trains the ticket on the native kernel, in separate processes on the
+same core, including evaluations (10 episodes every 5,000 steps). `ratio_to_dense` is the total time of a dense agent on XLA over
+the ticket's. `--beside` checks the revision out in a temporary Git worktree and does the same there; `seconds_ratio` is this
+checkout's ticket over the revision's. With `--repeats`, the tickets are trained repeatedly, alternating between revisions, and
+medians are reported. A dense agent of 50,000 steps takes minutes, and is trained once per revision.
 
-Parts: `start`, imports and what a run does before it trains; `compile`, of the update; `simulate`, `act`, `update`
-(from the dispatch of the compiled call to its result) and `rest`, of the training loop; `evaluate`; `save`; `other`,
-everything else. `processor` is the process's processor time, of which `processor_ratio_to_dense` and
-`processor_seconds_ratio` are the same ratios: use these where the machine has other work.
+Parts: `start`, imports and preparation; `compile`, compilation of the update; `simulate`, `act`, `update` (from the dispatch of the
+compiled call to its result) and `rest` of the training loop; `evaluate`; `save`; `other`, everything else. `processor` is CPU time;
+`processor_ratio_to_dense` and `processor_seconds_ratio` are the same ratios in CPU time, for machines with other load.
 """
 
 import json
@@ -40,12 +38,14 @@ parser.add_argument("--steps", type=int, default=50_000)
 parser.add_argument("--repeats", type=int, default=1)
 parser.add_argument("--core", type=int, default=0)
 parser.add_argument("--beside", metavar="REVISION")
-parser.add_argument("--run", nargs=3, metavar=("KIND", "FOLDER", "STARTED"), help="be one of the processes")
+parser.add_argument(
+    "--run", nargs=3, metavar=("KIND", "FOLDER", "STARTED"), help="internal: run as one of the processes"
+)
 options = parser.parse_args()
 
 
 def timed_parts() -> dict[str, float]:
-    """Have the training loop add up the seconds of its parts."""
+    """Patch the training loop to sum the seconds of its parts."""
     import jax
 
     from src.lth import envs, training
@@ -115,7 +115,7 @@ def timed_parts() -> dict[str, float]:
 
 
 def one_run(kind: str, folder: Path, since: float) -> None:
-    """Make a dense run and its mask, or a ticket, and print where its seconds went."""
+    """Make a dense run and its mask, or a ticket, and print its time by part."""
     from src.lth.config import EvaluationConfig, SACConfig, Sparsity, TrainingConfig
     from src.lth.experiment import journal
     from src.lth.experiment.lottery import make_mask, train_dense, train_ticket
@@ -164,7 +164,7 @@ def checked_out(revision: str) -> Iterator[Path]:
 
 
 def seconds_of(tree: Path, kind: str, folder: Path) -> dict[str, float]:
-    """Make a run with the source of a checkout, in a process of its own."""
+    """Make a run with the source of a checkout, in a separate process."""
     script = tree / "benchmarks" / Path(__file__).name
     how = ["--task", options.task, "--sparsity", str(options.sparsity), "--steps", str(options.steps)]
     command = [sys.executable, str(script), *how, "--run", kind, str(folder), repr(time.time())]
@@ -174,7 +174,7 @@ def seconds_of(tree: Path, kind: str, folder: Path) -> dict[str, float]:
 
 
 def compare(trees: dict[str, Path]) -> dict[str, object]:
-    """Make the runs of each checkout, and lay out what they took."""
+    """Make the runs of each checkout, and return their times."""
     with tempfile.TemporaryDirectory() as folder:
         dense = {name: seconds_of(tree, "dense", Path(folder) / name) for name, tree in trees.items()}
         xla = seconds_of(ROOT, "xla", Path(folder) / "xla")

@@ -1,10 +1,10 @@
-"""Which loss the temperature of SAC should have: dense agents with `sac.temperature_loss` alpha and log_alpha, all else equal.
+"""Compare the temperature losses of SAC: dense agents with `sac.temperature_loss` alpha and log_alpha, all else equal.
 
     python benchmarks/temperature.py [--output_dir results/temperature] [--configs 1] [--workers 2] [--steps 50000] [--json]
 
-HalfCheetah-v5 with and without normalized observations, and drawer-close-v3, three seeds each; `--configs` of the six configs at a
-time, `--workers` seeds of each. Finished runs are skipped, so an interrupted study is taken up by the same command. Writes
-temperature.csv into the output directory, of which docs/temperature.csv is a copy, and prints the last evaluations.
+Trains on HalfCheetah-v5 with and without normalized observations, and on drawer-close-v3, with three seeds each. Runs `--configs`
+of the six configs at a time, with `--workers` seeds each. Finished runs are skipped, so the same command resumes an interrupted
+study. Writes temperature.csv to the output directory (docs/temperature.csv is a copy), and prints the last evaluations.
 """
 
 import csv
@@ -34,7 +34,7 @@ options = parser.parse_args()
 
 
 def config_of(setting: str, loss: str) -> dict:
-    """Describe one setting's dense agents."""
+    """Return the config of one setting's dense agents."""
     task, normalize_obs = SETTINGS[setting]
     return {
         "tasks": [task],
@@ -53,7 +53,7 @@ def config_of(setting: str, loss: str) -> dict:
 
 
 def make(setting: str, loss: str) -> None:
-    """Train one setting's dense agents, with `lth run` in a process of its own."""
+    """Train one setting's dense agents with `lth run` in a separate process."""
     path = options.output_dir / f"{setting}-{loss}.json"
     path.write_text(json.dumps(config_of(setting, loss)))  # JSON is YAML too
     command = [sys.executable, "-m", "lth", "run", str(path), "--only", "/dense-"]
@@ -62,7 +62,7 @@ def make(setting: str, loss: str) -> None:
 
 
 def collect() -> list[dict]:
-    """Read what the finished runs measured."""
+    """Read the evaluations of the finished runs."""
     from src.lth.api import planned_runs
     from src.lth.config import parse_config
 

@@ -1,12 +1,13 @@
-"""Processes that train a dense agent (native or XLA), a ticket, or SBX's SAC, for benchmarks that time them in turn.
+"""Processes that train a dense agent (native or XLA), a ticket, or SBX's or SB3's SAC, for benchmarks that time them in turn.
 
-    python benchmarks/trainers.py {dense,ticket,rigl,xla,rigl-xla,sbx} THREADS TASK STEPS [SPARSITY]
+    python benchmarks/trainers.py {dense,ticket,rigl,xla,rigl-xla,sbx,sb3} THREADS TASK STEPS [SPARSITY]
 
-All have two hidden layers of 256 and batches of 256, and act, step and update strictly in turn (SBX: train_freq=1,
+All have two hidden layers of 256 and batches of 256, and act, step and update strictly in turn (SBX and SB3: train_freq=1,
 gradient_steps=1). A process warms up (steps without learning, then compilation), writes "ready", and trains STEPS environment
 steps for each line that it reads.
 """
 
+import importlib
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from common import interleave
 from src.lth.threads import set_threads
 
 LONGEST = 10_000_000
+LIBRARIES = {"sbx": "sbx", "sb3": "stable_baselines3"}
 
 
 def ours(threads: int, task: str, steps: int, sparsity: float, native: bool, rigged: bool):
@@ -52,10 +54,13 @@ def ours(threads: int, task: str, steps: int, sparsity: float, native: bool, rig
     return lambda: next(segments)
 
 
-def sbx(task: str, steps: int):
-    """Return what trains SBX's SAC for some steps."""
+def theirs(library: str, task: str, steps: int):
+    """Return what trains the SAC of sbx or stable_baselines3 for some steps."""
     import gymnasium
-    from sbx import SAC
+    import torch
+
+    SAC = importlib.import_module(library).SAC
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
     model = SAC(
         "MlpPolicy",
@@ -112,9 +117,9 @@ def _expect(process: subprocess.Popen, word: str) -> None:
 
 def main() -> None:
     side, threads, task, steps, sparsity = sys.argv[1:]
-    set_threads(int(threads) if side in ("xla", "rigl-xla", "sbx") else 1)  # the kernel has threads of its own
-    if side == "sbx":
-        step = sbx(task, int(steps))
+    set_threads(int(threads) if side in ("xla", "rigl-xla", *LIBRARIES) else 1)  # the kernel has threads of its own
+    if side in LIBRARIES:
+        step = theirs(LIBRARIES[side], task, int(steps))
     else:
         share = 0.0 if side in ("dense", "xla") else float(sparsity)
         step = ours(int(threads), task, int(steps), share, "xla" not in side, "rigl" in side)

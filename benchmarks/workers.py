@@ -1,9 +1,9 @@
-"""How much faster two workers make the quickstart than one, each run with one thread.
+"""Measure the speedup of the quickstart with two workers over one, with one thread per run.
 
     python benchmarks/workers.py [--json] [--repeats 1] [KEY=VALUE ...]
 
-`speedup_2_workers` is the wall time of `lth run` with workers=1 over that with workers=2, in turn, medians; each begins
-with nothing there.
+`speedup_2_workers` is the median wall time of `lth run` with workers=1 over that with workers=2, measured alternately; each starts
+in an empty folder.
 """
 
 import subprocess
@@ -22,7 +22,7 @@ CONFIG = Path(__file__).resolve().parents[1] / "config.yaml"
 
 
 def quickstart(workers: int) -> None:
-    """Make the quickstart in a folder of its own."""
+    """Make the quickstart in a new folder."""
     with tempfile.TemporaryDirectory() as folder:
         words = [*options.words, f"workers={workers}", "training.threads=1", f"output_dir={folder}"]
         command = [sys.executable, "-m", "lth", "run", str(CONFIG), *words]

@@ -1,10 +1,10 @@
-"""Prune an agent whose parameters live in a Flax TrainState, as CleanRL's JAX agents do, go on training it, and export it as C.
+"""Prune an agent with a Flax TrainState, as in CleanRL's JAX agents, continue training, and export it as C.
 
     python examples/train_state.py
 
-A Q-network with a target network learns from random transitions; what matters is where the mask goes: the optimiser is wrapped
-once, where the state is created, and `under_mask` is all that pruning adds. `export` writes the C file
-(results/train_state/c), after comparing it with the network.
+A Q-network with a target network is trained on random transitions. Pruning needs two changes: the optimizer is wrapped once, when
+the state is created, and `under_mask` applies a mask to the state. `export` compares the C program with the network and writes it
+to results/train_state/c.
 """
 
 import flax.linen as nn
@@ -36,7 +36,7 @@ def td_loss(params, batch, target_params, apply_fn):
 
 
 def under_mask(state, mask):
-    """Put a mask on a TrainState whose optimiser is wrapped in `lth.keep_pruned_at_zero`."""
+    """Apply a mask to a TrainState whose optimizer is wrapped in `lth.keep_pruned_at_zero`."""
     return state.replace(
         params=lth.apply_mask(state.params, mask),
         target_params=lth.apply_mask(state.target_params, mask),
@@ -61,7 +61,7 @@ def sample(rng, size=128):
 
 
 def export(state, folder):
-    """Write the greedy policy of a TrainState as C: from an observation to the number of the best action."""
+    """Write the greedy policy of a TrainState as C: it maps an observation to the index of the best action."""
     names = ["cart position", "cart velocity", "pole angle", "pole angular velocity"]
     return lth.export_mlp(state.params, folder, "c", apply=state.apply_fn, squash="argmax", inputs=names)
 
@@ -71,7 +71,7 @@ def main(folder="results/train_state"):
     params = network.init(jax.random.key(0), jnp.zeros((1, 4)))
     tx = lth.keep_pruned_at_zero(optax.adam(1e-3))
     state = TrainState.create(apply_fn=network.apply, params=params, target_params=params, tx=tx)
-    state = under_mask(state, jax.tree.map(jnp.ones_like, params))  # dense until there is a mask
+    state = under_mask(state, jax.tree.map(jnp.ones_like, params))  # dense until pruning
     for _ in range(50):
         state = train_step(state, sample(rng))
 

@@ -1,4 +1,4 @@
-"""Train the dense agents of a config, one for each task and seed, and save their replay buffers."""
+"""Train one dense agent for each task and seed of a config, and save its replay buffer."""
 
 import pickle  # noqa: F401  (for the marked place below)
 import sys
@@ -15,8 +15,8 @@ from src.lth.scripts import dense_agents, save_replay_buffer
 
 def main() -> int:
     for output_dir, agent in dense_agents(config):
-        # The replay buffer is saved below. What docs/saliency-pruning.md says of it under
-        # 'Error: "No replay buffer found"' goes between these two lines:
+        # The replay buffer is saved below. Insert the code of docs/saliency-pruning.md under
+        # 'Error: "No replay buffer found"' between these two lines:
         # <<< docs/saliency-pruning.md, Troubleshooting
         # >>>
         save_replay_buffer(output_dir, agent.replay_buffer)

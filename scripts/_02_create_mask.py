@@ -1,4 +1,4 @@
-"""Create the magnitude masks of a config, as mask.pkl: one for each task, seed and sparsity."""
+"""Create the magnitude mask, mask.pkl, for each task, seed and sparsity of a config."""
 
 import sys
 from pathlib import Path
@@ -18,7 +18,7 @@ def main() -> int:
     for run, agent, replay_buffer, sparsity in dense_runs(config):  # noqa: B007  (replay_buffer: for the marked place)
         actor_mask = prune_kernels_by_magnitude(agent.state.actor_params, sparsity.actor, exclude=for_actor)
         critic_mask = prune_kernels_by_magnitude(agent.state.critic_params, sparsity.critic, exclude=for_critic)
-        # To use gradient saliency instead, option 2 of docs/saliency-pruning.md goes between these two lines:
+        # To use gradient saliency instead, insert option 2 of docs/saliency-pruning.md between these two lines:
         # <<< docs/saliency-pruning.md, Option 2
         # >>>
         save_mask(config, run, sparsity, actor_mask, critic_mask)

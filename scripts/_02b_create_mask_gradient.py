@@ -1,4 +1,4 @@
-"""Create the masks of a config by pruning.gradient_method, as mask_gradient.pkl, one for each task, seed and sparsity."""
+"""Create mask_gradient.pkl for each task, seed and sparsity of a config, by pruning.gradient_method."""
 
 import sys
 from pathlib import Path

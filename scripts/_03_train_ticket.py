@@ -1,4 +1,4 @@
-"""Train the tickets of a config under mask.pkl, or under the mask that --mask names."""
+"""Train the tickets of a config with mask.pkl, or with the mask given by --mask."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Train tickets on one task under masks found on another."""
+"""Train tickets on one task with masks made on another."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ from src.lth.cli import guard, script
 config, options = script(
     __doc__,
     {
-        "source": "the task the masks were found on (default: the config's first task)",
+        "source": "the task the masks were made on (default: the config's first task)",
         "target": "the task the tickets train on (default: the config's other tasks)",
         "mask": "mask.pkl (the default) or mask_gradient.pkl",
     },

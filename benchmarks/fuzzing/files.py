@@ -58,7 +58,7 @@ OF_UNFINISHED_RUNS = ("attempts.jsonl", "failures.jsonl", "progress.json", journ
 
 
 class TooLong(BaseException):
-    """Not an Exception, so that no code takes it for an error that it can handle."""
+    """Not a subclass of Exception, so that no error handler catches it."""
 
 
 def stop(*_: Any) -> None:
@@ -66,7 +66,7 @@ def stop(*_: Any) -> None:
 
 
 class FileFuzzer:
-    """Works on a copy of a finished grid, which is put right after each case."""
+    """Works on a copy of a finished grid, which is restored after each case."""
 
     def __init__(self, record: Record):
         self.record, self.rng = record, record.rng
@@ -95,7 +95,7 @@ class FileFuzzer:
         self._try(json.loads(data))
 
     def _new_case(self) -> dict[str, Any]:
-        """Choose a file, damage it, and choose what is called."""
+        """Choose a file, damage it, and choose a command."""
         rng = self.rng
         name = rng.choice(sorted({path.name for path in self.files}))
         path = rng.choice([path for path in self.files if path.name == name])
@@ -107,7 +107,7 @@ class FileFuzzer:
             data = damage_file(rng, name, whole, others)
         config, unfinished = name == "c.yaml", name in OF_UNFINISHED_RUNS and rng.random() < 0.7
         calls = rng.sample(
-            [["status"], ["status", "--paths"], ["run", "--dry-run"], ["clean", "--dry-run"], ["show"]], 3
+            [["status"], ["status", "--paths"], ["table"], ["run", "--dry-run"], ["clean", "--dry-run"], ["show"]], 3
         )
         if not config and rng.random() < 0.15:
             calls.append(["report"])
@@ -138,7 +138,7 @@ class FileFuzzer:
         self._restore()
 
     def _command(self, words: list[str], damaged: str) -> None:
-        """Call `lth`, and check how it ends and what it says."""
+        """Call `lth`, and check its exit status and output."""
         self.record.counts["commands"] += 1
         what, finding = f"of {words[0]} with a damaged {damaged}", self.record.finding
         out, err, started, status = io.StringIO(), io.StringIO(), time.monotonic(), None
@@ -170,7 +170,7 @@ class FileFuzzer:
             finding(f"a long line {what}", text + errors)
 
     def _read(self, path: Path, run: Path) -> None:
-        """Read the damaged file by the function that Python programs call."""
+        """Read the damaged file with the public Python function."""
         readers = {
             journal.RESUME: lambda: store.load_resume(run, store.spec_of(run)),
             "mask.safetensors": lambda: lth.load_mask(path),
@@ -197,7 +197,7 @@ class FileFuzzer:
                 self.record.finding(f"{good.name} was altered with a damaged {damaged.name}", str(calls))
 
     def _restore(self) -> None:
-        """Make the working copy what the template is; what no command touched is left alone."""
+        """Restore the working copy from the template; unchanged files are not copied."""
         self.work.mkdir(parents=True, exist_ok=True)
         for path in sorted(self.work.rglob("*"), reverse=True):
             if not (self.template / path.relative_to(self.work)).exists():
@@ -217,7 +217,7 @@ def stamp(path: Path) -> tuple[int, int]:
 
 
 def make_grid(place: Path) -> None:
-    """Make a finished grid, with the files that an unfinished or failed run has too."""
+    """Make a finished grid, with the additional files of unfinished and failed runs."""
     place.mkdir(parents=True)
     os.chdir(place)
     (place / "c.yaml").write_text(yaml.safe_dump(CONFIG))

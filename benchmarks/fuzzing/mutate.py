@@ -1,4 +1,4 @@
-"""Damage to files: of bytes, of pickles by opcodes, of JSON and YAML by values, of CSV by cells."""
+"""Damage files: raw bytes, opcodes of pickles, values of JSON and YAML, cells of CSV."""
 
 import copy
 import json
@@ -54,7 +54,7 @@ def damage_bytes(rng: random.Random, data: bytes, others: list[bytes]) -> bytes:
 
 
 def opcodes(data: bytes) -> list[bytes]:
-    """Cut a pickle into its operations, as far as it can be read."""
+    """Split a pickle into its operations, as far as it can be read."""
     starts = []
     try:
         for _, _, position in pickletools.genops(data):
@@ -66,7 +66,7 @@ def opcodes(data: bytes) -> list[bytes]:
 
 
 def random_opcode(rng: random.Random) -> bytes:
-    """Write any operation with an argument of its kind."""
+    """Return a random operation with a random argument of the right kind."""
     opcode = rng.choice(pickletools.opcodes)
     code, size = opcode.code.encode("latin1"), opcode.arg.n if opcode.arg else 0
     text = rng.choice(WORDS)
@@ -85,7 +85,7 @@ def _number(rng: random.Random, size: int) -> bytes:
 
 
 def damage_pickle(rng: random.Random, data: bytes, others: list[bytes]) -> bytes:
-    """Change operations: leave out, repeat, exchange, insert, or take from another pickle; or bytes."""
+    """Delete, repeat, swap or insert operations, copy them from another pickle, or change bytes."""
     parts = opcodes(data) if rng.random() < 0.75 else []
     if not parts:
         return damage_bytes(rng, data, others)
@@ -120,7 +120,7 @@ def places_of(node: Any) -> list[tuple[Any, Any]]:
 
 
 def damage_value(rng: random.Random, value: Any) -> Any:
-    """Change one value somewhere in a tree: another value, no key, another key, or one of the tree's own values."""
+    """Change one entry of a tree: replace its value, delete or rename its key, or copy another value of the tree."""
     places: list[tuple[Any, Any]] = []
 
     def walk(node: Any) -> None:
@@ -148,7 +148,7 @@ def damage_value(rng: random.Random, value: Any) -> Any:
 
 
 def damage_file(rng: random.Random, name: str, data: bytes, others: list[bytes]) -> bytes:
-    """Damage a file by what it holds, or a third of the time by bytes."""
+    """Damage a file by its content type, or in a third of cases by raw bytes."""
     try:
         if rng.random() < 0.35:
             return damage_bytes(rng, data, others)

@@ -1,4 +1,4 @@
-"""Fuzz the pickle reader: what it returns equals what Python's own pickle returns, and it does nothing else."""
+"""Fuzz the pickle reader: its result must equal that of Python's pickle, without side effects."""
 
 import io
 import pickle
@@ -27,7 +27,9 @@ LOUD = {"open", "exec", "compile", "import", "os", "subprocess", "pickle", "ctyp
 
 
 class Reference(pickle.Unpickler):
-    """Python's own pickle, for the globals that lth admits. `numpy.dtype` copies, or its state would change NumPy's own types."""
+    """Python's pickle, restricted to the globals that lth allows. Copies `numpy.dtype`, because its state would change NumPy's
+    types.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         if f"{module}.{name}" not in pickles._ADMITTED:
@@ -36,7 +38,7 @@ class Reference(pickle.Unpickler):
 
 
 class PickleFuzzer:
-    """Keeps the mutants that reach a new pair of opcodes or end in a new way, and mutates them further."""
+    """Keeps mutants that reach a new pair of opcodes or a new outcome, and mutates them further."""
 
     def __init__(self, record: Record):
         self.record, self.rng = record, record.rng
@@ -56,7 +58,7 @@ class PickleFuzzer:
         sys.addaudithook(lambda event, _: self.listens and event.split(".")[0] in LOUD and self.heard.append(event))
 
     def _watch_the_reader(self) -> None:
-        """Note the opcodes that are read, and dtypes whose odd state crashes NumPy, which cannot be compared with it."""
+        """Record the opcodes that are read, and dtype states that crash NumPy and so cannot be compared."""
         genops, fuzzer = pickles.pickletools.genops, self
 
         def watched(data: bytes) -> Any:
@@ -77,7 +79,7 @@ class PickleFuzzer:
         """Fuzz until a time of the monotonic clock."""
         for data in self.corpus:
             if self.replay(data) != "read" and data in self.valid:
-                self.record.finding("a valid pickle is refused")
+                self.record.finding("a valid pickle was rejected")
         ends: set[str] = set()
         while time.monotonic() < until:
             known = len(self.pairs)
@@ -98,7 +100,7 @@ class PickleFuzzer:
             return error
 
     def replay(self, data: bytes) -> str:
-        """Read one pickle, check all that is promised, and return how it ended."""
+        """Read one pickle, check all guarantees, and return the outcome."""
         finding = self.record.finding
         self.record.begin(data)
         self.heard.clear()
@@ -148,12 +150,12 @@ class PickleFuzzer:
 
 
 def megabytes() -> float:
-    """Return the most memory that this process has had."""
+    """Return the peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 
 def plain_tree(value: Any) -> Any:
-    """Return what two trees must have alike."""
+    """Return the parts of a tree that are compared."""
     if isinstance(value, dict):
         return {key: plain_tree(part) for key, part in value.items()}
     if not isinstance(value, np.ndarray | np.generic):
@@ -163,7 +165,7 @@ def plain_tree(value: Any) -> Any:
 
 
 def valid_pickles() -> list[bytes]:
-    """Return dicts of arrays of every dtype and order at every protocol, by NumPy 1's names and by NumPy 2's."""
+    """Return dicts of arrays of every dtype and order at every protocol, with the names of NumPy 1 and of NumPy 2."""
     codes = ["?", "i1", "u1", "i2", "<u2", ">i4", "<i8", "f2", "f4", ">f8"]
     leaves = {code: np.arange(6).reshape(2, 3).astype(code) for code in codes}
     odd = {
@@ -187,7 +189,7 @@ def valid_pickles() -> list[bytes]:
 
 
 def hostile_pickles(folder: Path) -> list[bytes]:
-    """Return those of the tests, but the largest."""
+    """Return the hostile pickles of the tests, except the largest."""
     tree, marker = pickle.loads(valid_pickles()[0]) | {"critic": {"q1": {}}}, str(folder / "marker")
     code = [make(tree, marker) for make, _ in hostile.CODE.values()]
     exhausting = [hostile.entry(value, 5) for value in hostile.EXHAUSTING.values()]

@@ -1,4 +1,4 @@
-"""What was tried and found."""
+"""Record inputs and findings."""
 
 import json
 import random
@@ -16,7 +16,7 @@ SAVED = 3
 
 
 class Record:
-    """Counts inputs and keeps findings, in a folder."""
+    """Counts inputs and saves findings in a folder."""
 
     def __init__(self, folder: Path, what: str, seed: int):
         self.folder, self.what, self.seed = folder, what, seed
@@ -25,18 +25,18 @@ class Record:
         self.kinds: Counter[str] = Counter()
 
     def begin(self, data: bytes) -> None:
-        """Write an input before it is tried, so that it is known if the process dies of it."""
+        """Save an input before it is tried, so that it is known if the process dies."""
         self.counts["inputs"] += 1
         (self.folder / "current").write_bytes(data)
         if self.counts["inputs"] % 200 == 0:
             self.keep_counts()
 
     def took(self, seconds: float) -> None:
-        """Note how long an input, or a command, took."""
+        """Record the time of an input or a command."""
         self.counts["slowest_ms"] = max(self.counts["slowest_ms"], round(seconds * 1000))
 
     def finding(self, kind: str, detail: str = "") -> None:
-        """Save the input that is being tried, and print how to try it again."""
+        """Save the current input, and print how to replay it."""
         self.kinds[kind] += 1
         if self.kinds[kind] <= SAVED:
             name = re.sub(r"[^a-zA-Z0-9]+", "-", kind)[:90]
@@ -46,12 +46,12 @@ class Record:
             print(f"FINDING {kind}\n  {plain(detail[-1200:])}\n  {again}", file=sys.stderr, flush=True)
 
     def keep_counts(self) -> None:
-        """Write the counts, for the process that adds them up."""
+        """Write the counts for the parent process."""
         counts = {"counts": self.counts, "findings": self.kinds}
         (self.folder / "counts.json").write_text(json.dumps(counts))
 
 
 def site(error: BaseException) -> str:
-    """Return the type of an error and the last line of lth that it came through."""
+    """Return the type of an error and the last line of lth in its traceback."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "/lth/" in f.filename]
     return f"{type(error).__name__} {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else repr(error)

@@ -1,13 +1,13 @@
 """lth: find, test and ship winning lottery tickets in deep reinforcement learning.
 
-The public names are loaded when they are first used, so that `import lth` is quick, and the command line can set the
-number of threads before JAX starts.
+Public names are loaded on first use, so that `import lth` is fast and the command line can set the number of threads before
+JAX is imported.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from . import sbx, sparse, stats
@@ -112,7 +112,16 @@ _MODULES = ("sbx", "sparse", "stats")
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+        try:
+            home = importlib.import_module(f".{_HOMES[name]}", __name__)
+        except ModuleNotFoundError as error:
+            if (error.name or __name__).split(".")[0] == __name__:
+                raise
+            raise ModuleNotFoundError(
+                f"lth.{name} needs {error.name}, which is not installed; `pip install lth` installs everything that lth needs",
+                name=error.name,
+            ) from error
+        return getattr(home, name)
     if name in _MODULES:
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module 'lth' has no attribute {name!r}")

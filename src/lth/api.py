@@ -10,6 +10,7 @@ from .config import Config, load_config, parse_config
 from .errors import InputError, TrainingError
 from .experiment.backend import recorded, resolve_backend
 from .experiment.build import allocation_of
+from .experiment.last_run import record_config
 from .experiment.plan import Plan, plan
 from .experiment.question import declare_question
 from .experiment.spec import Spec
@@ -17,8 +18,10 @@ from .experiment.status import Display, Outcome, State, states
 from .experiment.tasks import check_tasks, record_tasks
 
 if TYPE_CHECKING:
-    from .experiment.costs import Planned
+    from .experiment.costs import Estimate
     from .experiment.tidy import TidyRow
+    from .reporting.answer import Answer
+    from .reporting.power import Needed
     from .reporting.views import TableRow
 
 
@@ -36,12 +39,12 @@ class Results(NamedTuple):
 
     @property
     def failed(self) -> list[Outcome]:
-        """The runs that failed, or were skipped because one that they need failed."""
+        """The runs that failed, or were skipped because a run that they depend on failed."""
         return [outcome for outcome in self.outcomes if outcome.status in ("failed", "skipped")]
 
 
 def read_config(config: Config | str | Path | Mapping[str, Any] | None = None, *overrides: str) -> Config:
-    """Return a config from a file, nested dicts, or as it is; None is `config.yaml` of the working directory.
+    """Return a config from a file, an output directory (its last run's), nested dicts, or as it is; None is `config.yaml` here.
 
     Raises:
         InputError: a key is unknown or a value cannot be used; or overrides are given for something else than a file.
@@ -84,6 +87,7 @@ def prepare(config: Config) -> tuple[Plan, str]:
     found, spaces = check_config(config)
     resolved, line = resolve_backend(config)
     record_tasks(config.output_dir, {task: known for task, known in spaces.items() if task not in found.broken})
+    record_config(config)
     return found if resolved == found.config else plan(resolved, spaces.__getitem__, found.broken, found.notes), line
 
 
@@ -99,7 +103,7 @@ def run(
     >>> [(row.method, row.sparsity, row.ticket_return) for row in results.table]  # doctest: +SKIP
 
     Args:
-        config: a file, nested dicts, or a Config; None is `config.yaml` of the working directory.
+        config: a file, an output directory, nested dicts, or a Config; None is `config.yaml` of the working directory.
         overrides: `key=value`, on top of a file.
         only: make the runs whose path matches this pattern or contains it, and those that they need; write no tables.
         display: what is told of the runs while they are made; nothing if None.
@@ -128,7 +132,7 @@ def run_plan(planned: Plan, only: str | None = None, display: Display | None = N
     results = run_rows(rows)
     if not results:
         return Results(outcomes, rows, [], [])
-    files = [planned.root / TIDY_FILE, *save_tables(planned.root, rows), save_plot(planned.root, Runs(rows))]
+    files = [planned.root / TIDY_FILE, *save_tables(planned.root, rows), *save_plot(planned.root, Runs(rows))]
     return Results(outcomes, rows, summarize(results), files)
 
 
@@ -174,11 +178,11 @@ def planned_runs(config: Config) -> Plan:
     return plan(recorded(config))
 
 
-def dry_run(config: Config) -> "tuple[Plan, list[Planned]]":
-    """Return the plan of a config, and what each of its runs would cost; nothing is written.
+def dry_run(config: Config, only: str | None = None) -> "tuple[Plan, Estimate]":
+    """Return the plan of a config, or with `only` a part of it as in `run`, and what its runs would cost; nothing is written.
 
     Raises:
-        InputError: the config cannot be used.
+        InputError: the config cannot be used, or `only` matches no run.
         TrainingError: a task cannot be trained on.
     """
     from .experiment.costs import estimate
@@ -186,7 +190,79 @@ def dry_run(config: Config) -> "tuple[Plan, list[Planned]]":
     found, spaces = check_config(config)
     if found.broken:
         raise TrainingError("; ".join(found.broken.values()))
-    return found, estimate(found, spaces)
+    part = found if only is None else found.only(only)
+    return part, estimate(part, spaces)
+
+
+class StudyPlan(NamedTuple):
+    """What a study takes."""
+
+    needed: "list[Needed]"
+    """The seeds of each test."""
+    seconds_a_seed: float
+    """Of all runs of one seed, one at a time."""
+    megabytes_a_seed: float
+    source: str
+    """What the times are estimated from."""
+
+
+def plan_study(config: Config, effect: float = 0.2, power: float = 0.8, pilot: Path | None = None) -> StudyPlan:
+    """Return how many seeds a config's tests take, and what a seed costs: `lth plan` from Python. Nothing is written.
+
+    Args:
+        config: the study.
+        effect: the difference of scores that the primary question is to find; 1 is what dense agents gain over a random policy.
+        power: the probability of finding it, in (0, 1).
+        pilot: an output directory with finished runs, from which the spread over seeds is taken; None: the config's own.
+
+    Raises:
+        InputError: effect or power cannot be used, there are no pilot runs in `pilot`, or the config cannot be used.
+        TrainingError: a task cannot be trained on.
+    """
+    from .experiment.tidy import TIDY_FILE
+    from .reporting.power import seeds_needed
+    from .reporting.scores import Runs
+
+    if not 0 < effect <= 10:
+        raise InputError(f"--effect is {effect:g}; give a share of dense above 0, such as 0.2")
+    if not 0 < power < 1:
+        raise InputError(f"--power is {power:g}; give a probability between 0 and 1, such as 0.8")
+    one = config.model_copy(update={"seeds": config.seeds[:1]})
+    _, estimated = dry_run(one)
+    folder = config.output_dir if pilot is None else pilot
+    there = pilot is not None or (folder / TIDY_FILE).exists()
+    runs = Runs(last_table(folder)) if there else None
+    return StudyPlan(
+        seeds_needed(runs, config.primary, config.report.margin, effect, power),
+        sum(run.seconds for run in estimated.runs),
+        sum(run.cost.megabytes for run in estimated.runs),
+        estimated.times.source,
+    )
+
+
+def conclude(config: Config, tidy: "list[TidyRow]") -> "Answer":
+    """Return the answer that a report of these results begins with."""
+    from .experiment.question import declared_question
+    from .reporting.answer import answer
+    from .reporting.families import families
+    from .reporting.scores import Runs
+
+    runs = Runs(tidy)
+    tested = families(runs, config.primary, config.report.margin)
+    return answer(runs, tested, declared_question(config.output_dir, config))
+
+
+def last_table(root: Path) -> "list[TidyRow]":
+    """Return the rows of `tidy.csv` in an output directory: all that its last `lth run` measured. Runs and writes nothing.
+
+    Raises:
+        InputError: there is no such file, because no ticket is finished, or it is damaged.
+    """
+    from .experiment.tidy import TIDY_FILE, read_tidy
+
+    if not (root / TIDY_FILE).exists():
+        raise InputError(f"{root} has no {TIDY_FILE}, which `lth run` writes when its first run is finished")
+    return read_tidy(root / TIDY_FILE)
 
 
 def status(config: Config | str | Path | Mapping[str, Any] | None = None, *overrides: str) -> list[State]:

@@ -4,8 +4,10 @@ Imports nothing that loads JAX or NumPy until the number of threads is set.
 """
 
 import argparse
+import contextlib
 import os
 import re
+import shlex
 import signal
 import sys
 import tempfile
@@ -21,7 +23,9 @@ from .text import LastingOutput, close_output, make_streams_forgiving, plain, sa
 from .threads import library_threads, set_threads
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from .experiment.tidy import TidyRow
+    from .reporting.display import PlainConsole
+    from .reporting.views import TableRow
 
 INTERRUPTED = 130
 OUTPUT_CLOSED = 141
@@ -39,16 +43,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = commands.add_parser(
         "run",
         help="train dense agents, make masks, train tickets, print the table",
-        description="Train dense agents, make masks, train tickets, and print what came out. What is finished is not done again.",
+        description="Train dense agents, make masks, train tickets, and print the results. Finished runs are skipped.",
         epilog="lth run config.yaml training.env_steps=20000 'pruning.sparsity=[0.8, 0.95]'. docs/configuration.md has every key.",
     )
-    run.add_argument("config", nargs="*", metavar="[CONFIG.yaml] [KEY=VALUE ...]", help="config.yaml is the default")
-    run.add_argument("--dry-run", action="store_true", help="list the runs with their cost and disk, and stop")
-    run.add_argument("--only", metavar="PATTERN", help="those runs whose path is so, and what they need; no table")
-    words = {"nargs": "*", "metavar": "[CONFIG.yaml] [KEY=VALUE ...]", "help": "config.yaml is the default"}
-    status = commands.add_parser("status", help="show what of a grid is done, running, failed and left")
+    words = {
+        "nargs": "*",
+        "metavar": "[CONFIG] [KEY=VALUE ...]",
+        "help": "a config file, or an output directory for the settings of its last run (default: config.yaml)",
+    }
+    run.add_argument("config", **words)  # type: ignore[arg-type]
+    run.add_argument(
+        "--dry-run", action="store_true", help="print what the runs cost in time, steps and disk, and stop"
+    )
+    run.add_argument("--list", action="store_true", help="with --dry-run: list every run")
+    run.add_argument(
+        "--only",
+        metavar="PATTERN",
+        help="only runs whose path matches PATTERN (shell glob) and their dependencies; prints no table",
+    )
+    status = commands.add_parser("status", help="show the progress and the results of a grid")
     status.add_argument("config", **words)  # type: ignore[arg-type]
-    status.add_argument("--paths", action="store_true", help="list every run with its folder")
+    status.add_argument("--paths", action="store_true", help="list every run with its folder instead of the results")
+    table = commands.add_parser(
+        "table",
+        help="print the results table of the last run again",
+        description="Print the results table of the last `lth run`, or of one that is going on, without running anything.",
+    )
+    table.add_argument("config", **words)  # type: ignore[arg-type]
+    study = commands.add_parser(
+        "plan",
+        help="say how many seeds, hours and disk a study takes",
+        description="Say how many seeds it takes to decide an effect, and what they cost. Nothing is run.",
+    )
+    study.add_argument("config", **words)  # type: ignore[arg-type]
+    study.add_argument(
+        "--effect", type=float, default=0.2, metavar="D", help="difference to find, as a share of dense (default: 0.2)"
+    )
+    study.add_argument("--power", type=float, default=0.8, metavar="P", help="probability of finding it (default: 0.8)")
+    study.add_argument(
+        "--pilot", type=Path, metavar="DIR", help="take the spread over seeds from this output directory's runs"
+    )
     report = commands.add_parser(
         "report",
         help="write the results as one HTML page",
@@ -65,11 +99,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     clean = commands.add_parser("clean", help="remove what a finished grid no longer needs")
     clean.add_argument("config", **words)  # type: ignore[arg-type]
     clean.add_argument("--dry-run", action="store_true", help="list the files, and stop")
-    show = commands.add_parser("show", help="print a run's settings, versions, timings and files")
+    show = commands.add_parser("show", help="print a run's results, how it was made, and its settings")
     show.add_argument("run", type=Path, help="a run's directory")
+    show.add_argument(
+        "--all", action="store_true", help="add all settings, timings, attempts, failures and files, as YAML"
+    )
     evaluate = commands.add_parser("eval", help="evaluate a finished run, and film it")
     evaluate.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the directories of runs")
-    evaluate.add_argument("--episodes", type=int, default=10, metavar="N", help="how many episodes (default: 10)")
+    evaluate.add_argument(
+        "--episodes",
+        type=int,
+        metavar="N",
+        help="how many episodes (default: as many as the run's last evaluation has)",
+    )
     evaluate.add_argument(
         "--video", type=Path, metavar="FILE", help="film the first episode, several runs side by side: .mp4, or .gif"
     )
@@ -108,11 +150,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             metavar="MODULE:CLASS",
             help="the run's algorithm, where it is one of your own: it is imported",
         )
-    for command in (run, status, report, clean, init, show, evaluate, ship, flash):
+    for command in (run, status, table, study, report, clean, init, show, evaluate, ship, flash):
         command.add_argument("--debug", action="store_true", help="show the traceback of whatever goes wrong")
     # Settings may stand before and after options, which argparse does not see to where there are subcommands.
     arguments, rest = parser.parse_known_args(argv)
-    if arguments.command not in ("run", "status", "report", "clean", "flash") or any(
+    if arguments.command not in ("run", "status", "table", "plan", "report", "clean", "flash") or any(
         word.startswith("-") for word in rest
     ):
         arguments = parser.parse_args(argv)
@@ -132,6 +174,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "export": _export,
         "flash": _flash,
         "status": _status,
+        "table": _table,
+        "plan": _plan,
         "report": _report,
         "clean": _clean,
         "init": _init,
@@ -140,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guard(lambda: known[arguments.command](arguments), debug=arguments.debug)
 
 
-def guard(command: Callable[[], int], go_on: str = "the same command", debug: bool = False) -> int:
+def guard(command: Callable[[], int], debug: bool = False) -> int:
     """Call a command; turn whatever goes wrong into a sentence and an exit status. No exception passes.
 
     The status is 2 for a user's mistake, 1 for a failure (lth's own faults too, whose traceback is kept in a file), 141 where
@@ -155,7 +199,7 @@ def guard(command: Callable[[], int], go_on: str = "the same command", debug: bo
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
-        say(f"\nstopped. What is finished is kept; {go_on} goes on from there.", sys.stderr)
+        say("\nInterrupted. Finished runs are kept; run the same command to resume.", sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
         # Not by way of the interpreter's end: JAX's does not survive an interruption while it starts or compiles.
@@ -217,8 +261,8 @@ def _show_warning(message: Any, category: Any, filename: str, lineno: int, file:
 
 
 def parse_words(words: Sequence[str]) -> Config:
-    """Read `[config.yaml] [key=value ...]`, and set the threads before anything is imported that loads JAX."""
-    paths = [word for word in words if "=" not in word or os.path.isfile(word)]  # noqa: PTH113  (however long the word is)
+    """Read `[config.yaml or output directory] [key=value ...]`, and set the threads before anything is imported that loads JAX."""
+    paths = [word for word in words if "=" not in word or os.path.exists(word)]  # noqa: PTH110  (however long the word is)
     if len(paths) > 1:
         raise InputError(
             f"one config file at a time, please: {' '.join(paths)}. (A setting is key=value, as in training.env_steps=5000.)"
@@ -238,35 +282,35 @@ def _run(arguments: argparse.Namespace) -> int:
     output = LastingOutput()
     config, console = parse_words(arguments.config), _console(output)
     from . import api
+    from .experiment.tasks import recorded_spaces
     from .reporting import terminal
     from .reporting.display import GridDisplay
-    from .reporting.views import unstable_masks
 
     if arguments.dry_run:
-        plan, planned = api.dry_run(config)
+        plan, estimate = api.dry_run(config, arguments.only)
         for note in plan.notes:
-            console.print(f"Note: {note}", highlight=False, soft_wrap=True)
-        console.print(terminal.costs_table(planned))
-        console.print(terminal.costs_summary(planned), highlight=False)
-        console.print(terminal.growth(plan.config, planned), highlight=False)
+            console.say(f"Note: {note}")
+        console.say(terminal.planned_summary(estimate, config.workers))
+        console.print(terminal.planned_table(estimate, arguments.list))
+        if arguments.only is None:
+            console.say(terminal.growth(plan.config, estimate.runs))
         return 0
+    if arguments.list:
+        raise InputError("--list lists what --dry-run plans; give both, or neither")
     plan, how_computed = api.prepare(config)
-    console.print(how_computed, highlight=False)
+    console.say(how_computed)
     for note in plan.notes:
-        console.print(f"Note: {note}", highlight=False, soft_wrap=True)
-    with GridDisplay(console, (plan.only(arguments.only) if arguments.only is not None else plan).specs) as display:
+        console.say(f"Note: {note}")
+    part = plan.only(arguments.only) if arguments.only is not None else plan
+    with GridDisplay(console, part, recorded_spaces(plan.root)) as display:
         results = api.run_plan(plan, arguments.only, display)
     kept = sum(outcome.status == "kept" for outcome in results.outcomes)
     if kept:
-        console.print(f"{kept} of {len(results.outcomes)} runs were finished before and are kept.", highlight=False)
+        console.say(f"{kept} of {len(results.outcomes)} runs were finished before and are kept.")
     if results.table:
-        console.print(terminal.results_table(results.table))
-        console.print(terminal.how_to_read(results.table), highlight=False)
-        if unstable := unstable_masks(results.tidy):
-            console.print(terminal.unstable_note(unstable), style="yellow", highlight=False, soft_wrap=True)
-        names = ", ".join(path.name for path in results.files)
-        console.print(f"Saved in {config.output_dir}: {names}", highlight=False, soft_wrap=True)
-        console.print("`lth report` with the same words makes a page of it.", highlight=False)
+        _print_table(console, results.table, results.tidy, config)
+        console.say(f"Saved in {config.output_dir}: {', '.join(path.name for path in results.files)}")
+        console.say(f"Next: `lth report {shlex.quote(str(plan.root))}` writes {plan.root / 'report.html'}")
     for outcome in results.failed:
         say(f"{outcome.status}: {outcome.spec.title()}: {outcome.message}", sys.stderr)
     if output.closed_early:
@@ -274,7 +318,21 @@ def _run(arguments: argparse.Namespace) -> int:
     return 1 if results.failed else 0
 
 
-def _console(output: Any = None) -> "Console":
+def _print_table(
+    console: "PlainConsole", table: "list[TableRow]", tidy: "list[TidyRow]", config: Config | None = None
+) -> None:
+    from . import api
+    from .reporting import terminal
+    from .reporting.views import unstable_masks
+
+    console.print(terminal.results_table(table))
+    for line in terminal.conclusion(api.conclude(config, tidy)) if config else ():
+        console.say(line)
+    if unstable := unstable_masks(tidy):
+        console.say(terminal.unstable_note(unstable), style="yellow")
+
+
+def _console(output: Any = None) -> "PlainConsole":
     from .reporting.display import PlainConsole
 
     console = PlainConsole(file=output)
@@ -284,15 +342,63 @@ def _console(output: Any = None) -> "Console":
 def _status(arguments: argparse.Namespace) -> int:
     config, console = parse_words(arguments.config), _console()
     from . import api
-    from .reporting.display import status_summary, status_table
+    from .experiment.status import states
+    from .experiment.tasks import recorded_spaces
+    from .reporting.progress import results_matrix, status_summary, status_table
 
-    found = api.status(config)
+    plan = api.planned_runs(config)
+    found = states(plan)
     if arguments.paths:
         for state in found:
-            say(f"{state.state:<12} {config.output_dir / state.spec.path}")
-    elif any(state.state in ("running", "failed", "interrupted") for state in found):
-        console.print(status_table(found))
-    console.print(status_summary(config, found), highlight=False)
+            console.say(f"{state.state:<12} {config.output_dir / state.spec.path}")
+    console.say(status_summary(plan, found, recorded_spaces(plan.root)))
+    if not arguments.paths:
+        if any(state.state in ("running", "failed", "interrupted") for state in found):
+            console.print(status_table(found))
+        for line in results_matrix(plan, found, console.width):
+            console.say(line)
+    return 0
+
+
+def _table(arguments: argparse.Namespace) -> int:
+    words, console = arguments.config, _console()
+    config = None
+    if len(words) == 1 and os.path.isdir(words[0]):  # noqa: PTH112  (however long the word is)
+        # The table needs no settings; the conclusion below it does.
+        folder = Path(words[0])
+        with contextlib.suppress(InputError):
+            config = parse_words(words)
+    else:
+        config = parse_words(words)
+        folder = config.output_dir
+    from . import api
+    from .reporting.views import run_rows, summarize
+
+    tidy = api.last_table(folder)
+    rows = run_rows(tidy)
+    if not rows:
+        raise InputError(f"no ticket is finished in {folder} yet; `lth status` shows how far its runs are")
+    _print_table(console, summarize(rows), tidy, config)
+    return 0
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    config, console = parse_words(arguments.config), _console()
+    from . import api
+    from .reporting import terminal
+    from .reporting.display import duration
+
+    found = api.plan_study(config, arguments.effect, arguments.power, arguments.pilot)
+    console.print(terminal.needed_table(found.needed, arguments.power))
+    count = len(config.seeds)
+    total = [n.seeds for n in found.needed if n.seeds]
+    for seeds in dict.fromkeys([count, *total]):
+        time = duration(found.seconds_a_seed * seeds / config.workers)
+        console.say(
+            f"{seeds} seeds{' (this config)' * (seeds == count)}: about {time} with workers={config.workers}, "
+            f"{found.megabytes_a_seed * seeds:,.0f} MB of disk."
+        )
+    console.say(f"Times are estimated {found.source}.")
     return 0
 
 
@@ -324,9 +430,9 @@ def _clean(arguments: argparse.Namespace) -> int:
 
 def _show(arguments: argparse.Namespace) -> int:
     _import_algorithm(arguments)
-    from .reporting.terminal import describe
+    from .reporting.show import describe
 
-    say(describe(arguments.run))
+    say(describe(arguments.run, _console().width, arguments.all))
     return 0
 
 
@@ -335,7 +441,7 @@ def _init(arguments: argparse.Namespace) -> int:
 
     write_template(arguments.file)
     named = "" if arguments.file == Path("config.yaml") else f" {arguments.file}"
-    say(f"Saved: {arguments.file}. `lth run{named} --dry-run` says what it asks for, `lth run{named}` makes it.")
+    say(f"Saved: {arguments.file}. Next: `lth run{named} --dry-run` prints what it costs, `lth run{named}` runs it.")
     return 0
 
 
@@ -347,7 +453,7 @@ def _import_algorithm(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    if arguments.episodes < 1:
+    if arguments.episodes is not None and arguments.episodes < 1:
         raise InputError(f"--episodes is {arguments.episodes}, and has to be at least 1")
     from .evaluation import check_video_file, evaluate_run, film_runs, run_threads
 
@@ -380,9 +486,12 @@ def _export(arguments: argparse.Namespace) -> int:
 def _flash(arguments: argparse.Namespace) -> int:
     config = parse_words(arguments.config)
     from . import api
-    from .exporting.flash import save
+    from .exporting.flash import measure, save_table
+    from .reporting.figures import save_flash
 
-    for path in save(api.planned_runs(config), told=say):
+    plan = api.planned_runs(config)
+    rows = measure(plan, told=say)
+    for path in (save_table(plan.root, rows), save_flash(plan.root, rows)):
         say(f"Saved: {path}")
     return 0
 

@@ -1,6 +1,6 @@
-"""Every setting, with its default and its meaning; and how a config file and `key=value` become one.
+"""All settings with their defaults and documentation, and parsing of config files and `key=value` overrides.
 
-Imports no JAX: the number of threads has to be read from the config before JAX starts.
+Does not import JAX, because the number of threads must be read from the config before JAX is imported.
 """
 
 import math
@@ -20,99 +20,102 @@ from .errors import InputError, nearest
 from .pruning.allocation import ALLOCATIONS
 from .pruning.criteria import CRITERIA, criterion_named
 from .registry import lookup
-from .settings import Few, Fraction, Positive, Settings, Whole, not_boolean
+from .settings import Few, Fraction, Positive, Settings, Whole, fraction, not_boolean
 
 CONTROL_METHODS = ("random", "shuffled")
-"""Methods that ignore what the network learned."""
+"""Control methods that ignore what the network learned."""
 SALIENCY_METHODS = tuple(name for name in CRITERIA if name not in CONTROL_METHODS)
 SCHEDULED_METHODS = ("gradual", "set", "rigl")
-"""Methods that change the mask while the ticket trains (`pruning.schedules`)."""
+"""Methods that change the mask during training (`pruning.schedules`)."""
 DEFAULT_METHODS = ("magnitude", "gradient", "taylor")
 METHODS = tuple(dict.fromkeys(DEFAULT_METHODS + CONTROL_METHODS + SALIENCY_METHODS + SCHEDULED_METHODS))
 PRIMARY = ("taylor", "magnitude")
 """The question of docs/saliency-pruning.md."""
 CONNECTIVITY = ("parent", "methods", "rounds", "noise")
-"""Which agents `analysis.connectivity` can compare."""
+"""The comparisons of `analysis.connectivity`."""
 REWOUND = ("optimizer", "normalizer", "temperature", "replay_buffer")
-"""What can be put back beside the weights."""
+"""State that can be rewound together with the weights."""
+LAST_RUN = "last-run.yaml"
+"""The settings of the last `lth run` in an output directory."""
 
 
-# What yaml.safe_load raises besides: of an impossible date or number, and of very deep nesting.
+# yaml.safe_load also raises ValueError and OverflowError for invalid dates and numbers, RecursionError for deep nesting.
 _NO_YAML = (yaml.YAMLError, ValueError, OverflowError, RecursionError)
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that stands twice in one mapping, of which YAML would keep the last without a word."""
+    """Rejects duplicate keys in a mapping; YAML would silently keep the last."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen = set()
         for key, _ in node.value:
             name = key.value if isinstance(key, yaml.ScalarNode) else None
             if name is not None and name != "<<" and name in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} stands twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {name!r}", key.start_mark)
             seen.add(name)
         return super().construct_mapping(node, deep)
 
 
 class TrainingConfig(Settings):
-    """`training.*`: the loop."""
+    """`training.*`: the training loop."""
 
     env_steps: Positive = 100_000
-    """Environment steps of a dense run; a ticket trains what remains of them after its rewind point."""
+    """Environment steps of a dense run. A ticket trains from its rewind point to the same step."""
     start_steps: Annotated[Whole, Field(strict=True, ge=0, le=10**12)] = 5_000
-    """Steps with uniformly random actions before learning starts."""
+    """Environment steps with uniformly random actions before learning starts."""
     num_envs: Few = 1
-    """Environments stepped side by side."""
+    """Number of parallel environments."""
     batch_size: Positive = 256
-    """Transitions in each update, drawn uniformly with replacement."""
+    """Transitions per update, sampled uniformly with replacement."""
     updates_per_step: Annotated[float, Field(gt=0, le=1e6)] = 1.0
-    """Updates for each environment step; 0.5 is one every second step."""
+    """Updates per environment step; 0.5 is one update every second step."""
     segment_steps: Positive = 5_000
-    """Training is a row of segments of so many environment steps. Each starts by resetting the environments."""
+    """Environment steps per training segment. Each segment starts by resetting the environments."""
     threads: Few = 1
-    """Cores that a run uses. No result of the native backend depends on it; those of the dense one repeat at a fixed number."""
+    """CPU threads per run. Results of the native backend do not depend on it; those of the dense backend do in the last bits."""
     checkpoint_every: Positive = 10
-    """A run can be taken up again at every so many segments. Changes no result."""
+    """Segments between resume points of an interrupted run. Does not affect results."""
     step_timeout: Annotated[float, Field(gt=0, le=1e6)] | None = None
-    """End a run whose environment takes longer than so many seconds for one step or reset; null: wait. Changes no result."""
+    """Time limit in seconds for one environment step or reset; a run that exceeds it fails. null: no limit. Does not affect
+    results."""
     adopted: str | None = None
-    """The SHA-256 of the weights of dense agents that `lth.adopt` wrote, and that are not trained here. It is not set by hand."""
+    """The SHA-256 of the weights of agents imported by `lth.adopt`. Set automatically."""
     backend: Literal["auto", "native", "dense"] = "auto"
-    """What computes the updates: `native` is a compiled kernel that skips the work of pruned weights, `dense` is XLA, which
-    multiplies by masked matrices, and `auto` is native wherever it is available (docs/sparse.md)."""
+    """The backend for updates: `native` is a compiled kernel that skips pruned weights, `dense` is XLA with masked matrices, and
+    `auto` is native if available (docs/sparse.md)."""
 
     @model_validator(mode="after")
     def _fits(self) -> "TrainingConfig":
         if self.segment_steps % self.num_envs:
             raise ValueError(
-                f"segment_steps is {self.segment_steps}, which is no multiple of num_envs, {self.num_envs}; "
+                f"segment_steps is {self.segment_steps}, but must be a multiple of num_envs ({self.num_envs}); "
                 f"the nearest is {_nearest_multiple(self.segment_steps, self.num_envs)}"
             )
         if self.env_steps % self.num_envs:
             raise ValueError(
-                f"env_steps is {self.env_steps}, which is no multiple of num_envs, {self.num_envs}; "
+                f"env_steps is {self.env_steps}, but must be a multiple of num_envs ({self.num_envs}); "
                 f"the nearest is {_nearest_multiple(self.env_steps, self.num_envs)}"
             )
         if self.start_steps >= self.env_steps:
             raise ValueError(
-                f"start_steps is {self.start_steps}, so none of the {self.env_steps} env_steps would learn"
+                f"start_steps is {self.start_steps}, but must be less than env_steps ({self.env_steps}), or nothing is learned"
             )
         return self
 
 
 class EvaluationConfig(Settings):
-    """`evaluation.*`: the deterministic policy on episodes of its own."""
+    """`evaluation.*`: evaluation of the deterministic policy on separate episodes."""
 
     every: Positive = 10_000
-    """Evaluate after each so many environment steps (a multiple of `training.segment_steps`), and at the end."""
+    """Environment steps between evaluations (a multiple of `training.segment_steps`); the last is at the end of training."""
     episodes: Positive = 10
-    """Episodes of an evaluation during training, the same ones in every run."""
+    """Episodes per evaluation during training. All runs use the same episodes."""
     last_episodes: Positive = 50
-    """Episodes of the last evaluation, which results are taken from: those of the others, and more. Meta-World has 50 held-out
-    goals, one for each."""
+    """Episodes of the last evaluation, which gives the results. They include the episodes of earlier evaluations. Meta-World has 50
+    held-out goals, one per episode."""
 
     def episodes_at(self, env_steps: int, of: int) -> int:
-        """Return how many episodes the evaluation at an environment step has, in a run of `of` steps."""
+        """Return the number of episodes of the evaluation at an environment step in a run of `of` steps."""
         return self.last_episodes if env_steps >= of else self.episodes
 
 
@@ -135,12 +138,12 @@ class Sparsity(Settings):
 
     @property
     def same(self) -> float | None:
-        """The fraction of all networks together, or None where they differ."""
+        """The fraction that all networks share, or None if they differ."""
         values = set(self.networks.values())
         return values.pop() if len(values) == 1 else None
 
     def label(self) -> str:
-        """Name it as in directories and tables: `0.8`, or `<network>0.9-<other>0.5`."""
+        """Return the label for directories and tables: `0.8`, or `<network>0.9-<other>0.5`."""
         if self.same is not None:
             return f"{self.same:g}"
         return "-".join(f"{network}{value:g}" for network, value in self.networks.items())
@@ -152,12 +155,14 @@ class Sparsity(Settings):
 
 
 def _sparsity(value: Any, info: ValidationInfo) -> Any:
-    """Read one number for all networks, or a number for each by name; the networks are the algorithm's."""
+    """Read one number for all networks of the algorithm, or a mapping from network names to numbers."""
     networks: Sequence[str] = (info.context or {}).get("networks", SACConfig.NETWORKS)
     if isinstance(value, Sparsity):
         value = value.networks
     if not isinstance(value, Mapping):
-        return dict.fromkeys(networks, value) if isinstance(value, int | float | str) else value
+        if not isinstance(value, int | float | str):
+            return value
+        return dict.fromkeys(networks, fraction(value))  # checked here, so that one mistake gives one error
     for name in value:
         if name not in networks:
             raise ValueError(
@@ -165,7 +170,9 @@ def _sparsity(value: Any, info: ValidationInfo) -> Any:
             )
     for name in networks:
         if name not in value:
-            raise ValueError(f"no sparsity for the network {name!r}; give one for each of {', '.join(networks)}")
+            raise ValueError(
+                f"the sparsity of the network {name!r} is missing; set one for each of {', '.join(networks)}"
+            )
     return value
 
 
@@ -173,12 +180,30 @@ def _as_list(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
 
+def _seeds(value: Any) -> Any:
+    """Read `0-9`, `range(10)` and `range(5, 10)` as seeds."""
+    seeds: list[Any] = []
+    for item in _as_list(value):
+        text = item.strip() if isinstance(item, str) else ""
+        if found := re.fullmatch(r"(\d{1,10})-(\d{1,10})", text):
+            first, end = int(found[1]), int(found[2]) + 1
+        elif found := re.fullmatch(r"range\((?:(\d{1,10}), *)?(\d{1,10})\)", text):
+            first, end = int(found[1] or 0), int(found[2])
+        else:
+            seeds.append(item)
+            continue
+        if not first < end <= first + _MOST_VALUES:
+            raise ValueError(f"{item!r} must contain 1 to {_MOST_VALUES} seeds, as in 0-9 or range(10)")
+        seeds += range(first, end)
+    return seeds
+
+
 def _check_distinct(values: tuple[Any, ...], what: str) -> tuple[Any, ...]:
     if not values:
-        raise ValueError(f"{what} is empty; name at least one")
+        raise ValueError(f"{what} is empty; give at least one")
     for value in values:
         if values.count(value) > 1:
-            raise ValueError(f"{what} names {value!r} more than once")
+            raise ValueError(f"{what} contains {value!r} more than once")
     return values
 
 
@@ -192,6 +217,11 @@ RewindStep = Annotated[Whole, Field(strict=True, ge=0, le=10**12)] | Literal["no
 def _known_allocation(value: Any) -> Any:
     if isinstance(value, str):
         lookup(ALLOCATIONS, value, "allocation", also=", {layer: sparsity}")
+    for layer, share in value.items() if isinstance(value, Mapping) else ():
+        try:
+            fraction(share)
+        except ValueError as error:
+            raise ValueError(f"layer {layer!r}: {error} (got {_short(share)})") from None
     return value
 
 
@@ -199,49 +229,51 @@ class PruningConfig(Settings):
     """`pruning.*`: the masks."""
 
     methods: tuple[str, ...] = DEFAULT_METHODS
-    """The masks that `lth run` compares: magnitude, gradient, taylor, fisher, snip, grasp, synflow; the controls random and
-    shuffled; those that change in training: gradual, set, rigl; and criteria of your own, `package.module:name`."""
+    """The pruning methods that `lth run` compares: the criteria magnitude, gradient, taylor, fisher, snip, grasp and synflow; the
+    controls random and shuffled; gradual, set and rigl, which change the mask during training; and custom criteria as
+    `package.module:name`."""
     sparsity: Annotated[
         tuple[Annotated[Sparsity, BeforeValidator(_sparsity)], ...], BeforeValidator(_as_list), Field(default=0.8)
     ]
-    """One number for every network, a number for each by name (SAC and TD3: actor, critic; DQN: q), or a list of these."""
+    """The fraction of prunable weights to remove, from 0 to 1: one number for all networks, a number per network (SAC and TD3:
+    actor, critic; DQN: q), or a list of these."""
     exclude: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
-    """Layers that stay dense, by any part of their path: `output`, `q1/layer_0`, `actor/layer_0`."""
+    """Layers that stay dense; each entry is any part of a layer's path: `output`, `q1/layer_0`, `actor/layer_0`."""
     gradient_method: str = "taylor"
-    """What `_02b_create_mask_gradient.py` scores by."""
+    """The criterion of `_02b_create_mask_gradient.py`."""
     num_gradient_batches: Positive = 100
-    """Batches over which gradients are averaged, where the method takes any; more are more stable."""
+    """Batches over which gradients are averaged; more batches give more stable masks."""
     gradient_batch_size: Positive = 256
-    """Transitions in each of them."""
+    """Transitions per gradient batch."""
     allocation: Annotated[str | dict[str, Fraction], BeforeValidator(_known_allocation)] = "global"
-    """Which layers lose how much: decided by the scores of all layers together (`global`), the same share of each (`layer`),
-    `erk`, a function of your own (`package.module:name`), or `{layer: sparsity}`, where layers that are not named have
-    `sparsity`."""
+    """The sparsity of each layer: set by ranking the scores of all layers together (`global`), the same in each layer (`layer`),
+    `erk`, a custom function (`package.module:name`), or `{layer: sparsity}`; layers without an entry get `sparsity`."""
     pool: Literal["apart", "together"] = "apart"
-    """Whether each network loses `sparsity` of its own weights, or all networks together lose it of all."""
+    """`apart` prunes each network to `sparsity`; `together` prunes all networks jointly to `sparsity`."""
     rounds: Annotated[Whole, Field(strict=True, gt=0, le=1000)] = 1
-    """Iterative pruning: so many times prune, rewind and train, on the way to each `sparsity`. 1 is one-shot."""
+    """Number of rounds of iterative pruning; each round prunes, rewinds and trains. 1 is one-shot pruning."""
     rate: Annotated[float, BeforeValidator(not_boolean), Field(gt=0, lt=1)] | None = None
-    """Instead of `sparsity`: each round prunes this share of what is left, so that 1 - (1 - rate)^rounds are pruned."""
+    """Replaces `sparsity`: each round prunes this share of the remaining weights, 1 - (1 - rate)^rounds in total."""
     rewind_steps: Annotated[tuple[RewindStep, ...], BeforeValidator(_rewind_points)] = (0,)
-    """The environment steps to which tickets are put back: multiples of `training.segment_steps`; `none`: fine-tuning."""
+    """The environment steps to which tickets are rewound (multiples of `training.segment_steps`); `none` is fine-tuning."""
     rewound: tuple[str, ...] = REWOUND
-    """What is put back with the weights: optimizer, normalizer, temperature, replay_buffer. The rest is the trained agent's."""
+    """The state that is rewound with the weights: optimizer, normalizer, temperature, replay_buffer. State that is not listed
+    keeps the trained agent's values."""
     controls: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
-    """Further rows (docs/protocols.md): reinit, shuffled, permuted, inverted, random-erk, small-dense, retrained, and controls of
-    your own, `package.module:name`."""
+    """Additional controls (docs/protocols.md): reinit, shuffled, permuted, inverted, random-erk, small-dense, retrained, and custom
+    controls as `package.module:name`."""
     mask_every: Positive = 1000
-    """gradual, set and rigl change the mask after each so many updates."""
+    """Updates between mask changes of gradual, set and rigl."""
     mask_until: Annotated[float, BeforeValidator(not_boolean), Field(gt=0, le=1)] = 0.75
-    """They do so up to this share of the ticket's updates, and train under the last mask from there."""
+    """The share of the ticket's updates after which gradual, set and rigl keep the mask fixed."""
     mask_fraction: Annotated[float, BeforeValidator(not_boolean), Field(gt=0, lt=1)] = 0.3
-    """set and rigl replace this share of each layer's kept weights (rigl: at first, falling to 0 as a cosine)."""
+    """The share of each layer's kept weights that set and rigl replace (rigl: the initial share; decays as a cosine to 0)."""
     transfer_from: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
-    """Tasks whose masks are tried on each of `tasks` too."""
+    """Source tasks whose masks are also evaluated on each of `tasks`."""
     transfer_weights: Literal["target", "source", "both"] = "target"
-    """Whose weights are put under a mask of another task."""
+    """The initial weights of a transferred ticket: those of the target task, of the source task, or both as separate runs."""
     transfer_mismatch: Literal["error", "dense"] = "error"
-    """Where a layer has another shape on the other task: stop, or leave that layer dense (with the target's weights)."""
+    """If a layer's shape differs between the tasks: `error` stops, `dense` leaves that layer dense with the target's weights."""
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -250,7 +282,7 @@ class PruningConfig(Settings):
         for method in value:
             if not isinstance(method, str) or (":" not in method and method not in METHODS):
                 raise ValueError(
-                    f"unknown method {method!r}; choose from {', '.join(METHODS)}, or name a criterion of your own as "
+                    f"unknown method {method!r}; choose from {', '.join(METHODS)}, or name a custom criterion as "
                     f"package.module:name{nearest(str(method), METHODS)}"
                 )
             if ":" in method:
@@ -262,7 +294,7 @@ class PruningConfig(Settings):
     def _known_method(cls, value: str) -> str:
         if value != "magnitude" and not criterion_named(value).takes_gradients:
             known = ("magnitude", *(name for name, criterion in CRITERIA.items() if criterion.takes_gradients))
-            raise ValueError(f"{value!r} takes no gradients; choose from {', '.join(known)}{nearest(value, known)}")
+            raise ValueError(f"{value!r} does not use gradients; choose from {', '.join(known)}{nearest(value, known)}")
         return value
 
     @field_validator("controls")
@@ -276,7 +308,9 @@ class PruningConfig(Settings):
     def _distinct(self) -> "PruningConfig":
         for part in self.rewound:
             if part not in REWOUND:
-                raise ValueError(f"{part!r} is none of rewound; there are {', '.join(REWOUND)}{nearest(part, REWOUND)}")
+                raise ValueError(
+                    f"unknown entry {part!r} in rewound; choose from {', '.join(REWOUND)}{nearest(part, REWOUND)}"
+                )
         for name, values in (("controls", self.controls), ("rewound", self.rewound)):
             if values:
                 _check_distinct(values, name)
@@ -284,14 +318,14 @@ class PruningConfig(Settings):
         if self.transfer_from:
             _check_distinct(self.transfer_from, "transfer_from")
         if self.rate is not None and "sparsity" in self.model_fields_set:
-            raise ValueError("rate and sparsity are two ways to say the same; give one of them")
+            raise ValueError("rate and sparsity both set the final sparsity; set only one")
         if self.pool == "together" and any(s.same is None for s in self.sparsity):
-            raise ValueError("pool is together, so there is one sparsity for all networks; give a number")
+            raise ValueError("pool: together needs one sparsity for all networks; set a number")
         by_total = {"random-erk", "small-dense"} & set(self.controls)
         if by_total and (self.pool == "together" or isinstance(self.allocation, dict)):
             raise ValueError(
-                f"{', '.join(sorted(by_total))}: matched to the sparsity of each network, which pool: together and an "
-                "allocation by layers' names leave open; leave these controls out"
+                f"{', '.join(sorted(by_total))}: needs a fixed sparsity per network, which pool: together and an allocation by "
+                "layer name do not give; remove these controls"
             )
         _check_distinct(self.methods, "methods")
         _check_distinct(tuple(s.label() for s in self.sparsity), "sparsity")
@@ -299,14 +333,14 @@ class PruningConfig(Settings):
 
 
 class AnalysisConfig(Settings):
-    """`analysis.*`: what is measured besides (docs/analysis.md)."""
+    """`analysis.*`: additional measurements (docs/analysis.md)."""
 
     connectivity: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
-    """Compare agents along the line between their weights: parent, methods, rounds, noise (trains every ticket once more)."""
+    """Linear mode connectivity between pairs of agents: parent, methods, rounds, noise (noise trains every ticket twice)."""
     connectivity_points: Annotated[Whole, Field(strict=True, ge=3, le=1001)] = 11
-    """Points of the line at which agents are measured, both ends among them."""
+    """Points on the line between two agents, including both ends."""
     connectivity_episodes: Positive = 5
-    """Episodes of the evaluation at each point, the same ones at all."""
+    """Evaluation episodes per point. All points use the same episodes."""
 
     @field_validator("connectivity")
     @classmethod
@@ -314,75 +348,79 @@ class AnalysisConfig(Settings):
         for kind in value:
             if kind not in CONNECTIVITY:
                 raise ValueError(
-                    f"{kind!r} is none of the comparisons; there are {', '.join(CONNECTIVITY)}{nearest(kind, CONNECTIVITY)}"
+                    f"unknown comparison {kind!r}; choose from {', '.join(CONNECTIVITY)}{nearest(kind, CONNECTIVITY)}"
                 )
         return _check_distinct(value, "connectivity") if value else value
 
 
 class ReportConfig(Settings):
-    """`report.*`: the question that a study answers (docs/report.md). It is recorded before the first run, and changes none."""
+    """`report.*`: the primary question of a study (docs/report.md). Recorded before the first run; does not affect results."""
 
     primary: tuple[str, str] | None = PRIMARY
-    """The two methods of the primary question: does the first train to a higher score than the second? null: none. The default
-    is asked where `pruning.methods` has both."""
+    """The two methods of the primary question: does the first score higher than the second? null: no question. The default applies
+    if `pruning.methods` contains both."""
     margin: Annotated[float, BeforeValidator(not_boolean), Field(gt=0, lt=1)] = 0.1
-    """A ticket wins where its score is less than this below the dense agent's; scores are 0 for a random policy, 1 for dense."""
+    """A ticket is a winning ticket if its score is less than this below the dense agent's. A random policy scores 0, the dense
+    agent 1."""
+    random_episodes: Annotated[Whole, Field(strict=True, ge=2, le=100_000)] = 200
+    """Episodes of the random policy, which is measured once per task and output directory."""
 
 
 class RayConfig(Settings):
-    """`ray.*`: a cluster, where `executor` is ray (the extra `ray`)."""
+    """`ray.*`: the cluster for `executor: ray` (needs the extra `ray`)."""
 
     address: str = "local"
-    """A running cluster (`auto`, `ray://host:10001`), or `local`: one on this machine, for this command."""
+    """The address of a running cluster (`auto`, `ray://host:10001`), or `local` to start one on this machine for this command."""
     cpus: Annotated[float, Field(gt=0)] = 1.0
-    """CPUs that Ray reserves for a run."""
+    """CPUs that Ray reserves per run."""
     gpus: Annotated[float, Field(ge=0)] = 0.0
-    """GPUs that Ray reserves for a run; 0.25 lets four share one."""
+    """GPUs that Ray reserves per run; 0.25 lets four runs share one GPU."""
 
 
 class Config(Settings):
-    """A whole experiment."""
+    """The configuration of an experiment."""
 
     tasks: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ("Pendulum-v1",)
     """Gymnasium ids (`HalfCheetah-v5`) and Meta-World v3 names (`drawer-close-v3`)."""
-    seeds: Annotated[tuple[Annotated[int, Field(strict=True, ge=0, lt=2**31)], ...], BeforeValidator(_as_list)] = (0, 1)
-    """Every run is made once for each seed: its initial weights, environments and actions follow from it."""
+    seeds: Annotated[tuple[Annotated[int, Field(strict=True, ge=0, lt=2**31)], ...], BeforeValidator(_seeds)] = (0, 1)
+    """The seeds; every run is made once per seed. A seed sets initial weights, environments and actions. A single number is one
+    seed: `seeds=10` runs seed 10, and `seeds=0-9` or `seeds=range(10)` run ten."""
     output_dir: Path = Path("results")
-    """Where everything is written (docs/files.md)."""
+    """The output directory (docs/files.md)."""
     training: TrainingConfig = TrainingConfig()
-    """The loop."""
+    """The training loop."""
     algorithm: str = "sac"
-    """What trains the agent: sac, td3, dqn (discrete actions), or `package.module:ClassName`, one of your own."""
+    """The algorithm: sac, td3, dqn (discrete actions), or a custom one as `package.module:ClassName`."""
     sac: SACConfig = SACConfig()
-    """The agent, with `algorithm: sac`."""
+    """The agent, for `algorithm: sac`."""
     td3: TD3Config = TD3Config()
-    """The agent, with `algorithm: td3`."""
+    """The agent, for `algorithm: td3`."""
     dqn: DQNConfig = DQNConfig()
-    """The agent, with `algorithm: dqn`."""
+    """The agent, for `algorithm: dqn`."""
     agent: dict[str, Any] = {}  # noqa: RUF012  (pydantic copies it)
-    """The settings of an algorithm of your own (docs/recipes.md)."""
+    """The settings of a custom algorithm (docs/recipes.md)."""
     evaluation: EvaluationConfig = EvaluationConfig()
-    """The evaluations."""
+    """Evaluation."""
     pruning: PruningConfig = Field(default={}, validate_default=True)  # validated with the algorithm's networks
-    """The masks."""
+    """Pruning."""
     analysis: AnalysisConfig = AnalysisConfig()
-    """What is measured besides."""
+    """Additional measurements."""
     report: ReportConfig = ReportConfig()
-    """The question."""
+    """The primary question."""
     workers: Few = 1
-    """Runs made side by side, each in a process of its own on `training.threads` cores. Changes no result."""
+    """Number of parallel runs, each in a separate process with `training.threads` threads. Does not affect results."""
     executor: Literal["local", "ray"] = "local"
-    """Where runs are made: by processes of this machine, or on a Ray cluster."""
+    """Where runs execute: in processes on this machine, or on a Ray cluster."""
     ray: RayConfig = RayConfig()
-    """The cluster."""
+    """The Ray cluster."""
     retries: Annotated[Whole, Field(strict=True, ge=0, le=100)] = 1
-    """How often a run that failed is tried again. A process that was killed from outside does not count."""
+    """Number of times that a failed run is retried. A process killed from outside does not count as a failure."""
     tensorboard: bool = False
-    """Write TensorBoard event files too (the extra `tensorboard`)."""
+    """Also write TensorBoard event files (needs the extra `tensorboard`)."""
 
     @property
     def primary(self) -> tuple[str, str] | None:
-        """The methods of the primary question, or None where it cannot be asked."""
+        """The methods of the primary question, or None if the study does not include both."""
         asked = self.report.primary
         return asked if asked and set(asked) <= set(self.pruning.methods) else None
 
@@ -399,23 +437,21 @@ class Config(Settings):
     def _fits(self) -> "Config":
         if self.agent and self.algorithm in type(self).model_fields:
             raise ValueError(
-                f"agent holds the settings of an algorithm of your own, and algorithm is {self.algorithm}: its settings are "
-                f"{self.algorithm}.*, as in {self.algorithm}.{next(iter(self.agent))}"
+                f"agent.* is for custom algorithms, but algorithm is {self.algorithm}; set {self.algorithm}.*, as in "
+                f"{self.algorithm}.{next(iter(self.agent))}"
             )
         for sparsity in self.pruning.sparsity:
             if set(sparsity.networks) != set(self.agent_config.NETWORKS):
                 raise ValueError(
-                    f"pruning.sparsity names the networks {', '.join(sparsity.networks)}, and {self.algorithm} has "
-                    f"{', '.join(self.agent_config.NETWORKS)}; `lth.config.parse_config` reads one number for all"
+                    f"pruning.sparsity names the networks {', '.join(sparsity.networks)}, but {self.algorithm} has "
+                    f"{', '.join(self.agent_config.NETWORKS)}; name these, or use `lth.config.parse_config` with one number"
                 )
         if self.training.step_timeout is not None and self.executor == "ray":
-            raise ValueError(
-                "training.step_timeout ends processes of this machine, and executor is ray; set one of the two"
-            )
+            raise ValueError("training.step_timeout works only with executor: local; remove it, or set executor: local")
         for method in self.report.primary or ():
             if method not in self.pruning.methods and "primary" in self.report.model_fields_set:
                 raise ValueError(
-                    f"report.primary names {method!r}, which is not one of pruning.methods: "
+                    f"report.primary names {method!r}, which is not in pruning.methods: "
                     f"{', '.join(self.pruning.methods)}{nearest(method, self.pruning.methods)}"
                 )
         if self.report.primary and self.report.primary[0] == self.report.primary[1]:
@@ -429,20 +465,20 @@ class Config(Settings):
             largest = (self.training.env_steps - 1) // segment * segment
             closest = min(_nearest_multiple(rewind, segment, at_least=0), largest)
             raise ValueError(
-                f"pruning.rewind_steps is {rewind}, but a ticket starts at a multiple of training.segment_steps "
+                f"pruning.rewind_steps is {rewind}, but must be a multiple of training.segment_steps "
                 f"({segment}) below training.env_steps ({self.training.env_steps}); the nearest is {closest}"
             )
         if self.evaluation.every % segment:
             raise ValueError(
-                f"evaluation.every is {self.evaluation.every}, but evaluations lie between segments, so it must be a "
-                f"multiple of training.segment_steps ({segment}); the nearest is "
+                f"evaluation.every is {self.evaluation.every}, but must be a multiple "
+                f"of training.segment_steps ({segment}); the nearest is "
                 f"{_nearest_multiple(self.evaluation.every, segment)}"
             )
         return self
 
 
 def updates_before(training: TrainingConfig, env_steps: int) -> int:
-    """Return how many updates are due by an environment step."""
+    """Return the number of updates due by an environment step."""
     return math.floor(max(env_steps - training.start_steps, 0) * training.updates_per_step + 1e-9)
 
 
@@ -452,12 +488,12 @@ def evaluation_due(training: TrainingConfig, every: int, env_steps: int) -> bool
 
 
 def replay_capacity(config: AgentConfig, training: TrainingConfig) -> int:
-    """Return how many transitions a run's replay buffer has room for."""
+    """Return the capacity of a run's replay buffer in transitions."""
     return min(config.buffer_size, training.env_steps)
 
 
 def total_updates(training: TrainingConfig, from_step: int = 0) -> int:
-    """Return how many updates a run makes from an environment step to its end."""
+    """Return the number of updates from an environment step to the end of a run."""
     return updates_before(training, training.env_steps) - updates_before(training, from_step)
 
 
@@ -468,10 +504,11 @@ def _nearest_multiple(value: int, of: int, at_least: int = 1) -> int:
 def read_tree(path: Path | None, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
     """Read a YAML config and apply `key=value` overrides (`training.env_steps=5000`; the value is YAML).
 
-    Without a path, `config.yaml` of the working directory is read; without one there, overrides stand beside the defaults.
+    Without a path, reads `config.yaml` in the working directory if it exists; otherwise the overrides apply to the defaults. For an
+    output directory, reads the settings of its last `lth run`, with that directory as `output_dir`.
 
     Returns:
-        Nested dicts, whose settings are not checked yet, and what to call them in messages.
+        Nested dicts of unchecked settings, and their source for messages.
 
     Raises:
         InputError: the file cannot be read, or an override is not `key=value`.
@@ -480,11 +517,11 @@ def read_tree(path: Path | None, overrides: Sequence[str] = ()) -> tuple[dict[st
         usual = Path("config.yaml")
         if not usual.is_file() and not overrides:
             raise InputError(
-                f"there is no config.yaml in {Path.cwd()}. `lth init` writes one; or name a config (lth run my.yaml), or settings, "
-                "beside which all else is at its default (lth run tasks=Pendulum-v1)"
+                f"there is no config.yaml in '{Path.cwd()}'. Create one with `lth init`, name a config (lth run my.yaml), or give "
+                "settings (lth run tasks=Pendulum-v1); all others keep their defaults"
             )
         path = usual if usual.is_file() else None
-    tree = {} if path is None else _read_yaml(path)
+    tree = {} if path is None else _read_folder(path) if path.is_dir() else _read_yaml(path)
     for override in overrides:
         _apply_override(tree, override)
     return tree, " with ".join(filter(None, [str(path or "the defaults"), " ".join(overrides)]))
@@ -493,61 +530,67 @@ def read_tree(path: Path | None, overrides: Sequence[str] = ()) -> tuple[dict[st
 _MOST_BYTES, _MOST_VALUES = 1_000_000, 100_000
 
 
+def _read_folder(path: Path) -> dict[str, Any]:
+    if not (path / LAST_RUN).exists():
+        raise InputError(
+            f"{path} is a folder without {LAST_RUN}, which `lth run` writes into its output_dir; name the config file instead"
+        )
+    return {**_read_yaml(path / LAST_RUN), "output_dir": str(path)}
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
-    if path.is_dir():
-        raise InputError(f"{path} is a folder, and a config file is needed, such as {path / 'config.yaml'}")
     if not path.is_file():
-        raise InputError(f"{path} is no file" if path.exists() else f"there is no config file {path}")
+        raise InputError(
+            f"'{path}' is not a regular file" if path.exists() else f"the config file '{path}' does not exist"
+        )
     try:
         if path.stat().st_size > _MOST_BYTES:
-            raise InputError(f"{path} has {path.stat().st_size} bytes, and is no config")
+            raise InputError(f"'{path}' has {path.stat().st_size} bytes; a config has at most {_MOST_BYTES}")
         tree = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
         _check_size(tree, path)
     except InputError:
         raise
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the config {path} cannot be read: {error}") from error
+        raise InputError(f"the config '{path}' cannot be read: {error}") from error
     except _NO_YAML as error:
-        raise InputError(f"the config {path} is no YAML: {error}") from None
+        raise InputError(f"the config '{path}' is not valid YAML: {error}") from None
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):
-        raise InputError(f"the config {path} holds a {type(tree).__name__}, not keys and values")
+        raise InputError(f"the config '{path}' contains a {type(tree).__name__}, not keys and values")
     return tree
 
 
 def _check_size(tree: Any, path: Path) -> None:
-    """Refuse a tree that aliases have made immense (`&a [*b, *b, ...]`): few bytes, and endless to walk through."""
+    """Reject a tree that aliases (`&a [*b, *b, ...]`) expand to an immense size."""
     left, stack = _MOST_VALUES, [tree]
     while stack:
         node = stack.pop()
         left -= 1
         if left < 0:
-            raise InputError(
-                f"the config {path} has more than {_MOST_VALUES} values, and is none: do its aliases (*name) multiply?"
-            )
+            raise InputError(f"the config '{path}' has more than {_MOST_VALUES} values; check its aliases (*name)")
         stack.extend(node.values() if isinstance(node, dict) else node if isinstance(node, list) else ())
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML config with `key=value` overrides; without a path `config.yaml` of the working directory.
+    """Read a YAML config with `key=value` overrides; without a path, `config.yaml` in the working directory.
 
     Raises:
-        InputError: the file or a setting cannot be used; names the file, the key, and the nearest valid one.
+        InputError: the file or a setting is invalid; names the file, the key, and the nearest valid key.
     """
     return parse_config(*read_tree(path, overrides))
 
 
 def parse_config(tree: Any, source: str = "the config") -> Config:
-    """Turn nested dicts into a Config.
+    """Convert nested dicts to a Config.
 
     Raises:
-        InputError: a key is unknown (naming the nearest valid one) or a value cannot be used.
+        InputError: a key is unknown (names the nearest valid key) or a value is invalid.
     """
     name = tree.get("algorithm", "sac") if isinstance(tree, dict) else "sac"
     try:
         if not isinstance(name, str):
-            raise InputError(f"one name is needed, such as sac, and this is {name!r}")
+            raise InputError(f"expected one name, such as sac, but got {name!r}")
         networks = config_class(name, load=True).NETWORKS
     except InputError as error:
         raise InputError(f"{source}: algorithm: {error}") from None
@@ -566,7 +609,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     try:
         value = yaml.safe_load(text)
     except _NO_YAML as error:
-        raise InputError(f"the value of {override[:200]!r} is no YAML: {error}") from None
+        raise InputError(f"the value of {override[:200]!r} is not valid YAML: {error}") from None
     *parents, last = key.split(".")
     node = tree
     for parent in parents:
@@ -579,7 +622,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
 
 
 def _explain(error: Any, source: str) -> str:
-    # pydantic's location has the key's path, with the names of union members, which are not keys. An unknown key comes last.
+    # pydantic's location has the key's path mixed with names of union members, which are not keys. An unknown key is last.
     unknown = error["loc"][-1:] if error["type"] == "extra_forbidden" else ()
     above = error["loc"][: len(error["loc"]) - len(unknown)]
     location = [*(str(part) for part in above if not re.search(r"[\[(]", str(part))), *map(str, unknown)]
@@ -592,9 +635,11 @@ def _explain(error: Any, source: str) -> str:
                 annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else PruningConfig
             )
         known = list(section.model_fields)
-        return f"{source}: unknown key {key!r}{nearest(location[-1], known) or '; there are ' + ', '.join(known)}"
+        return f"{source}: unknown key {key!r}{nearest(location[-1], known) or '; choose from ' + ', '.join(known)}"
     message = error["msg"].removeprefix("Value error, ")
-    given = f" (it is {_short(error['input'])})" if not isinstance(error["input"], dict | BaseModel) else ""
+    value = _short(error["input"])
+    quoted = isinstance(error["input"], str) and value in message
+    given = "" if quoted or isinstance(error["input"], dict | BaseModel) else f" (got {value})"
     return f"{source}: {key + ': ' if key else ''}{message[0].lower() + message[1:]}{given}"
 
 

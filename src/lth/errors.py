@@ -1,31 +1,34 @@
-"""The two kinds of failure that a person meets: an input that cannot be used, and a training run that went wrong."""
+"""The errors that users see: `InputError` for invalid input, `TrainingError` for a failed training run."""
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used: the message says what, where, the likely cause, and what to do next.
+    """Invalid user input. The message states what is wrong, where, the likely cause, and what to do next.
 
-    The command line prints the message without a traceback and ends with exit status 2.
+    The command line prints the message without a traceback and exits with status 2.
     """
 
 
 class UnwritableError(InputError):
-    """A folder cannot be written: the disk is full, or it is read-only. No other run there would fare better."""
+    """A folder is not writable: the disk is full, or it is read-only. Other runs in the folder would fail too."""
+
+
+FIX_FOLDER = "Check the free disk space and the permissions of the folder."
 
 
 class UnknownTask(InputError):
-    """There is no such task, or its module cannot be imported."""
+    """The task does not exist, or its module cannot be imported."""
 
 
 class TrainingError(RuntimeError):
-    """A training run could not go on, as when a loss stops being finite."""
+    """A training run failed, for example because a loss is not finite."""
 
 
 class ExportError(TrainingError):
-    """An exported program does not choose the agent's actions, so it was not written."""
+    """An exported program does not reproduce the agent's actions, so it was not written."""
 
 
 def brief(error: Exception, most: int = 300) -> str:
-    """Return what an error says, cut to `most` characters: errors of parsers may quote a whole file.
+    """Return an error's message, cut to `most` characters, because parser errors may quote a whole file.
 
     >>> brief(ValueError("no such number: " + 1000 * "9"), most=20)
     'no such number: 9999...'

@@ -1,4 +1,4 @@
-"""`lth eval`: a finished run's agent on fresh episodes, and on film."""
+"""`lth eval`: evaluate a finished run, and record videos."""
 
 import io
 import itertools
@@ -13,15 +13,15 @@ from .errors import InputError
 
 FORMATS = (".gif", ".mp4")
 PANEL = 320
-"""The width and height in pixels, at most, of a run in a GIF or beside others."""
+"""The maximum width and height in pixels of a run in a GIF or in a side-by-side video."""
 
 
 def check_video_file(path: Path) -> None:
-    """Raise InputError unless a film can be written there."""
+    """Raise InputError unless the video format is supported and the folder exists."""
     if path.suffix not in FORMATS:
-        raise InputError(f"--video {path}: films are written as {' or '.join(FORMATS)}")
+        raise InputError(f"--video '{path}': unsupported format; use {' or '.join(FORMATS)}")
     if not path.parent.is_dir():
-        raise InputError(f"--video {path}: there is no folder {path.parent}")
+        raise InputError(f"--video '{path}': the folder '{path.parent}' does not exist")
 
 
 def run_threads(run: Path) -> int:
@@ -35,11 +35,11 @@ def run_threads(run: Path) -> int:
         return 1
 
 
-def evaluate_run(run: Path, episodes: int) -> str:
-    """Evaluate a run and say what came out.
+def evaluate_run(run: Path, episodes: int | None = None) -> str:
+    """Evaluate a run and return a one-line summary.
 
     Raises:
-        InputError: there is no such run.
+        InputError: the run does not exist.
     """
     from . import envs
     from .algorithms.acting import policy_of
@@ -51,7 +51,10 @@ def evaluate_run(run: Path, episodes: int) -> str:
     policy = policy_of(agent)
     env = envs.make(spec.task, spec.seed, envs.EVALUATE)
     if envs.spaces_of(env) != agent.algorithm.spaces:
-        raise InputError(f"{run}: its agent takes other observations and actions than {spec.task} has here")
+        raise InputError(
+            f"'{run}': the observation or action space of its agent differs from {spec.task} as installed here"
+        )
+    episodes = episodes or spec.evaluation.last_episodes
     result = evaluate(policy, env, episodes)
     spread = f" ± {statistics.stdev(result.returns):.1f} (mean ± sd over episodes)" if episodes > 1 else ""
     text = f"{spec.task}, {episodes} episode{'s' if episodes > 1 else ''}: return {result.return_mean:.1f}{spread}"
@@ -61,10 +64,10 @@ def evaluate_run(run: Path, episodes: int) -> str:
 
 
 def film_runs(runs: Sequence[Path], path: Path) -> None:
-    """Write the first evaluation episode of one run as a film; of several, side by side under their names.
+    """Record the first evaluation episode of each run as a video; several runs are shown side by side under their names.
 
     Raises:
-        InputError: there is no such run, or its task cannot be drawn on this machine.
+        InputError: a run does not exist, or its task cannot be rendered on this machine.
     """
     from .experiment import store
 
@@ -76,7 +79,9 @@ def film_runs(runs: Sequence[Path], path: Path) -> None:
         _write_film(path, filmed[0][0], per_second)
         return
     if len({rate for _, rate in filmed}) > 1:
-        raise InputError("--video: runs of tasks with other frame rates cannot be shown side by side")
+        raise InputError(
+            "--video: tasks with different frame rates cannot be shown side by side; record one video per task"
+        )
     alike = len({(spec.task, spec.seed) for spec in specs}) == 1
     names = [" ".join(spec.words()) or spec.role if alike else spec.title() for spec in specs]
     names = [f"{name} (control)" if spec.role == "control" else name for name, spec in zip(names, specs, strict=True)]
@@ -84,10 +89,10 @@ def film_runs(runs: Sequence[Path], path: Path) -> None:
 
 
 def _filmed(run: Path, gif: bool, size: int | None) -> tuple[list[Any], float]:
-    """Return the pictures of a run's first evaluation episode, none larger than `size`, and how many belong in a second."""
+    """Return the frames of a run's first evaluation episode, at most `size` pixels wide and high, and the frame rate."""
     import os
 
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame is to look for no screen
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame must not look for a screen
     from . import envs
     from .algorithms.acting import policy_of
     from .experiment import store
@@ -99,7 +104,7 @@ def _filmed(run: Path, gif: bool, size: int | None) -> tuple[list[Any], float]:
     try:
         env = envs.make(spec.task, spec.seed, envs.EVALUATE, render=True)
         per_second = float(env.metadata.get("render_fps", 30))
-        # Players of GIF show 25 pictures a second without haste.
+        # GIF players handle 25 frames per second.
         step = max(1, round(per_second / 25)) if gif else 1
         steps = itertools.count()
 
@@ -110,10 +115,10 @@ def _filmed(run: Path, gif: bool, size: int | None) -> tuple[list[Any], float]:
         evaluate(policy, env, 1, take)
     except InputError:
         raise
-    except Exception as error:  # every renderer fails in a way of its own
+    except Exception as error:  # every renderer raises its own exceptions
         raise InputError(
-            f"{spec.task} cannot be drawn here ({type(error).__name__}: {error}). Classic-control tasks need pygame "
-            "(pip install -e '.[video]'); MuJoCo needs OpenGL: without a screen, MUJOCO_GL=egl in the environment."
+            f"{spec.task} cannot be rendered here ({type(error).__name__}: {error}). Classic-control tasks need pygame "
+            "(pip install -e '.[video]'); MuJoCo needs OpenGL: without a screen, set MUJOCO_GL=egl."
         ) from None
     return frames, per_second / step
 
@@ -129,7 +134,7 @@ def _smaller(frame: Any, size: int | None) -> Any:
 
 
 def _side_by_side(films: Sequence[Sequence[Any]], names: Sequence[str]) -> list[Any]:
-    """Put films side by side with a name over each; one that ends before the others stands still."""
+    """Combine videos side by side with a name above each; shorter videos hold their last frame."""
     import numpy as np
     from PIL import Image, ImageDraw
 
@@ -157,7 +162,7 @@ def _write_film(path: Path, frames: Sequence[Any], per_second: float) -> None:
     if path.suffix == ".gif":
         pictures = [frame if isinstance(frame, Image.Image) else Image.fromarray(frame) for frame in frames]
         data = io.BytesIO()
-        # GIF knows hundredths of a second; 50 pictures a second are as fast as players go.
+        # GIF durations are hundredths of a second; players show at most 50 frames per second.
         duration = max(20, round(1000 / per_second))
         pictures[0].save(
             data, "GIF", save_all=True, append_images=pictures[1:], duration=duration, loop=0, optimize=True
@@ -169,8 +174,8 @@ def _write_film(path: Path, frames: Sequence[Any], per_second: float) -> None:
 
         arrays = [np.asarray(frame) for frame in frames]
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*os.fork", RuntimeWarning)  # ffmpeg runs in a process of its own
+            warnings.filterwarnings("ignore", ".*os.fork", RuntimeWarning)  # ffmpeg runs in a subprocess
             data_mp4 = imageio.imwrite("<bytes>", arrays, extension=".mp4", fps=per_second, macro_block_size=1)
     except (ImportError, OSError, ValueError) as error:
-        raise InputError(f"an .mp4 needs ffmpeg: pip install -e '.[video]', or film a .gif ({error})") from None
+        raise InputError(f"an .mp4 needs ffmpeg: pip install -e '.[video]', or write a .gif ({error})") from None
     write_whole(path, data_mp4, checksum=False)

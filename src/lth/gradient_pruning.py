@@ -1,9 +1,9 @@
-"""The functions of docs/saliency-pruning.md, under the names that it gives them.
+"""The functions of docs/saliency-pruning.md, under the names used there.
 
     from lth.gradient_pruning import compute_gradients_from_batch, prune_kernels_by_gradient_saliency
 
-The gradients come from `saliency`, the masks from `pruning`. The document's agents have an actor and critics, so its functions
-return a pair; `lth.gradient_statistics` returns {network: tree} for every algorithm.
+`saliency` computes the gradients and `pruning` makes the masks. The agents of that document have an actor and critics, so these
+functions return a pair. `lth.gradient_statistics` returns {network: tree} for any algorithm.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,6 @@ import jax
 from .errors import InputError
 from .pruning.prune import prune
 from .replay import ReplayBuffer
-from .saliency import batch_gradients, gradient_statistics
 from .types import AgentLike, Batch, Mask, Params
 
 
@@ -22,8 +21,8 @@ def _check_actor_critic(agent: AgentLike, function: str) -> None:
     if not agent.config.has_pair():
         networks = ", ".join(agent.config.NETWORKS)
         raise InputError(
-            f"{function} returns a pair, for the actor and for the critics, and this {agent.config.NAME} agent has the networks "
-            f"{networks}. `lth.gradient_statistics(agent, replay_buffer)` returns {{network: tree}} for every algorithm."
+            f"{function} needs an actor and critics, but this {agent.config.NAME} agent has the networks {networks}. "
+            "`lth.gradient_statistics(agent, replay_buffer)` returns {network: tree} for any algorithm."
         )
 
 
@@ -34,17 +33,19 @@ def _pair(found: dict[str, Any]) -> tuple[Params, Params]:
 def compute_gradients_from_batch(
     agent: AgentLike, batch: Batch, normalize_obs: bool = True, key: jax.Array | None = None
 ) -> tuple[Params, Params]:
-    """Return the gradients of the actor's and of the critics' loss on one batch, signed, shaped like the parameters.
+    """Return the signed gradients of the actor loss and of the critic loss on one batch, shaped like the parameters.
 
     Args:
-        agent: anything with `.config` and `.state`, such as `lth.load(run).agent`.
-        batch: raw transitions, as `replay_buffer.sample(256)` returns them.
-        normalize_obs: normalise the observations as the agent does. (An agent trained without that never does.)
-        key: for the actions that the losses sample; none: one derived from the agent's state, which is not advanced.
+        agent: an object with `.config` and `.state`, such as `lth.load(run).agent`.
+        batch: raw transitions, as returned by `replay_buffer.sample(256)`.
+        normalize_obs: normalize observations as the agent does. No effect on agents trained without normalization.
+        key: a JAX key for the actions that the losses sample. None: derived from the agent's state, which is not advanced.
 
     Raises:
-        InputError: the batch does not fit the agent, or the agent has other networks.
+        InputError: the batch does not fit the agent, or the agent does not have an actor and critics.
     """
+    from .saliency import batch_gradients  # needs Flax and pydantic, and pruning does not
+
     _check_actor_critic(agent, "compute_gradients_from_batch")
     return _pair(batch_gradients(agent, batch, normalize_obs, key))
 
@@ -59,19 +60,21 @@ def accumulate_gradient_statistics(
 ) -> tuple[Params, Params]:
     """Return the mean of |dL/dw| over batches of the replay buffer, for the actor and for the critics.
 
-    `lth.gradient_statistics` for an agent with these two networks; see there.
+    See `lth.gradient_statistics`, which accepts any algorithm.
 
     Args:
-        agent: anything with `.config` and `.state`, such as `lth.load(run).agent`.
-        replay_buffer: a ReplayBuffer; it stores raw observations.
+        agent: an object with `.config` and `.state`, such as `lth.load(run).agent`.
+        replay_buffer: a ReplayBuffer, which stores raw observations.
         num_batches: N, at least 1.
-        batch_size: transitions in each batch, drawn with replacement, at least 1.
-        normalize_obs: normalise observations as the agent does.
+        batch_size: transitions per batch, drawn with replacement, at least 1.
+        normalize_obs: normalize observations as the agent does.
         key: a JAX key for the batches and for the actions that the losses sample.
 
     Raises:
-        InputError: as `lth.gradient_statistics`; or the agent has other networks.
+        InputError: see `lth.gradient_statistics`; or the agent does not have an actor and critics.
     """
+    from .saliency import gradient_statistics
+
     _check_actor_critic(agent, "accumulate_gradient_statistics")
     return _pair(gradient_statistics(agent, replay_buffer, num_batches, batch_size, normalize_obs, key))
 
@@ -86,11 +89,11 @@ def prune_kernels_by_gradient_saliency(
     allocation: str | Mapping[str, float] = "global",
     invert: bool = False,
 ) -> Mask:
-    """Make a mask that prunes the kernels' least salient weights, by default globally over one network: `lth.prune` with
-    gradients that were gathered before.
+    """Make a mask that prunes the least salient kernel weights of one network, by default globally. This is `lth.prune` with
+    precomputed gradients.
 
-    Of n prunable weights exactly `max(round(target_sparsity * n), already pruned)` are pruned; ties: the larger |w|
-    stays, then the earlier in tree order.
+    Exactly `max(round(target_sparsity * n), already pruned)` of n prunable weights are pruned. Ties: the larger |w| stays,
+    then the earlier in tree order.
 
     >>> import jax.numpy as jnp
     >>> params = {"layer": {"kernel": jnp.array([[3., -2., 1.]]), "bias": jnp.array([0., 0., 0.])}}
@@ -100,23 +103,23 @@ def prune_kernels_by_gradient_saliency(
 
     Args:
         params: the parameters of one network.
-        gradients: a tree like `params`: what `lth.gradient_statistics` gathers for the method, or signed
-            gradients. Not read by `method="magnitude"`, where None is allowed.
+        gradients: a tree like `params`: the method's statistic from `lth.gradient_statistics`, or signed gradients.
+            `method="magnitude"` ignores it and accepts None.
         target_sparsity: the fraction of prunable weights to remove, in [0, 1].
-        method: "taylor" (|w dL/dw|, Molchanov et al. 2017), "gradient" (|dL/dw|), "magnitude" (|w|), or another row of
+        method: "taylor" (|w dL/dw|, Molchanov et al. 2017), "gradient" (|dL/dw|), "magnitude" (|w|), or another key of
             `lth.pruning.criteria.CRITERIA`.
-        prev_mask: an earlier mask; what is pruned there stays pruned.
-        exclude: layers that stay dense, by any part of their path.
-        allocation: "global", "layer" (the same share of each), "erk" (`erk_counts`), or {layer: sparsity}.
-        invert: prune the most salient instead, as a control.
+        prev_mask: an earlier mask; weights pruned in it stay pruned.
+        exclude: layers that stay dense; each entry is any part of a layer's path.
+        allocation: "global", "layer" (the same sparsity in each layer), "erk" (`erk_counts`), or {layer: sparsity}.
+        invert: prune the most salient weights instead, as a control.
 
     Returns:
         A mask with the structure, shapes and dtypes of `params`: 1 kept, 0 pruned; all ones for biases, norms and
         excluded layers.
 
     Raises:
-        InputError: the method is unknown; the sparsity is outside [0, 1]; a tree does not fit (naming the leaf and
-            both shapes); scores are not finite (naming the leaf); prev_mask holds other values than 0 and 1.
+        InputError: the method is unknown; the sparsity is outside [0, 1]; a tree does not fit (names the leaf and
+            both shapes); scores are not finite (names the leaf); prev_mask holds values other than 0 and 1.
     """
     return prune(
         params,
@@ -134,8 +137,8 @@ def prune_kernels_by_gradient_saliency(
 def prune_kernels_by_magnitude(
     params: Params, target_sparsity: float, prev_mask: Mask | None = None, exclude: Sequence[str] = ()
 ) -> Mask:
-    """Make a mask that prunes the kernels' smallest |w|, globally over one network.
+    """Make a mask that prunes the kernel weights with the smallest |w|, globally over one network.
 
-    Equal to `prune_kernels_by_gradient_saliency(..., method="magnitude")`, whose rules, result and errors it shares.
+    Equal to `prune_kernels_by_gradient_saliency(..., method="magnitude")`; see there for rules, result and errors.
     """
     return prune_kernels_by_gradient_saliency(params, None, target_sparsity, "magnitude", prev_mask, exclude)

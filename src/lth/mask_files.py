@@ -1,4 +1,4 @@
-"""Masks of any network as files: safetensors, a byte a weight; and the .pkl masks of lth's runs, read without unpickling."""
+"""Save and load masks of any network as safetensors, one byte per weight, and read .pkl masks without unpickling."""
 
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,14 @@ _FORMAT = "lth-mask-1"
 
 
 def save_mask(path: str | Path, mask: Mask) -> Path:
-    """Write the mask of any network as a safetensors file, which `load_mask` reads; whole, or not at all.
+    """Write the mask of any network to a safetensors file, which `load_mask` reads. The write is atomic.
 
     Args:
-        path: where to; by custom `.safetensors`. Folders are made.
-        mask: a pytree of 0 (pruned) and 1 (kept), as `prune` returns it.
+        path: the file, usually `.safetensors`. Missing folders are created.
+        mask: a pytree of 0 (pruned) and 1 (kept), as returned by `prune`.
 
     Raises:
-        InputError: another value is in it (naming leaf and position), or the file cannot be written.
+        InputError: the mask contains other values (names the leaf and the position), or the file cannot be written.
     """
     path = Path(path)
     check_mask_values(mask, "the mask")
@@ -37,36 +37,36 @@ def save_mask(path: str | Path, mask: Mask) -> Path:
 
 
 def load_mask(path: str | Path, like: Params | None = None) -> Mask:
-    """Read a mask: a file of `save_mask`, or a mask.pkl of lth or of any program that pickled nested dicts of NumPy arrays.
+    """Read a mask from a file of `save_mask`, or from a pickle of nested dicts of NumPy arrays, such as mask.pkl.
 
     Args:
         path: the file.
-        like: the parameters that the mask is for. The mask comes back as such a tree (an Equinox module, a Flax NNX state, a
-            tuple, ...), checked leaf by leaf; without, as nested dicts.
+        like: the parameters of the mask's network. The mask is returned in this tree structure (an Equinox module, a Flax NNX
+            state, a tuple, ...) and checked leaf by leaf. None: nested dicts.
 
     Returns:
-        The mask as JAX arrays, 1 kept and 0 pruned, in the dtypes it was saved with; in those of `like` where that is given.
+        The mask as JAX arrays, 1 kept and 0 pruned, in the dtypes of `like`, or in the saved dtypes if `like` is None.
 
     Raises:
-        InputError: the file is missing, damaged or hostile, or no mask; or it does not fit `like` (naming the leaf and both
-            shapes).
+        InputError: the file is missing, damaged, malicious or not a mask; or it does not fit `like` (names the leaf and
+            both shapes).
     """
     path = Path(path)
     tree = _nested(path) if _begins_as_safetensors(path) else load_pickle(path, "the mask")
     check_mask_values(tree, f"the mask {path}")
     if like is None:
-        return jax.tree.map(jnp.asarray, tree)
+        return jax.device_put(tree)
     check_same_leaves(tree, like, f"the mask {path}")
     found, wanted = named_leaves(tree), named_leaves(like)
-    leaves = [jnp.asarray(found[name], jnp.result_type(leaf)) for name, leaf in wanted.items()]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+    leaves = [np.asarray(found[name]).astype(jnp.result_type(leaf)) for name, leaf in wanted.items()]
+    return jax.device_put(jax.tree.unflatten(jax.tree.structure(like), leaves))
 
 
 def _begins_as_safetensors(path: Path) -> bool:
-    """Tell by the first bytes: the length of a JSON header, then the header. A pickle begins with 0x80 and its version."""
+    """Check the first bytes: safetensors has the length of a JSON header, then the header; a pickle has 0x80 and its version."""
     try:
         if not path.is_file():
-            raise InputError(f"there is no mask file at {path}")
+            raise InputError(f"there is no mask file at '{path}'")
         with path.open("rb") as file:
             return file.read(9)[8:] == b"{"
     except OSError as error:
@@ -74,21 +74,21 @@ def _begins_as_safetensors(path: Path) -> bool:
 
 
 _DEEPEST = 100
-"""Levels of a tree that are read; JAX's own functions fail on trees of some thousands."""
+"""The maximum depth of a tree; JAX fails on depths of a few thousand."""
 
 
 def _leaf(name: str, about: dict[str, Any]) -> tuple[list[str], str, np.dtype]:
-    """Return where a leaf lies (the keys above it and its own) and its type.
+    """Return a leaf's parent keys, its own key and its dtype.
 
     Raises:
-        ValueError: the file says something else in their place.
+        ValueError: the file does not describe them.
     """
     keys, dtype = about["keys"], about["dtype"]
     if not isinstance(keys, list) or not 1 <= len(keys) <= _DEEPEST or not all(isinstance(key, str) for key in keys):
         raise ValueError(f"its leaf {name!r} has no list of 1 to {_DEEPEST} keys")
     kind = jnp.dtype(dtype) if isinstance(dtype, str) else None
     if kind is None or not (jnp.issubdtype(kind, jnp.number) or kind.kind == "b"):
-        raise ValueError(f"its leaf {name!r} is not of a type of numbers")
+        raise ValueError(f"the dtype of its leaf {name!r} is not numeric")
     return keys[:-1], keys[-1], kind
 
 
@@ -96,7 +96,7 @@ def _nested(path: Path) -> dict[str, Any]:
     arrays, metadata = load_tensors(path, "the mask", needs_checksum=False)
     try:
         if metadata["format"] != _FORMAT:
-            raise ValueError(f"its format is {metadata['format']!r}, and this version of lth reads {_FORMAT!r}")
+            raise ValueError(f"its format is {metadata['format']!r}, but this version of lth reads {_FORMAT!r}")
         tree: dict[str, Any] = {}
         for name, array in arrays.items():
             above, own, dtype = _leaf(name, metadata["leaves"][name])
@@ -104,12 +104,12 @@ def _nested(path: Path) -> dict[str, Any]:
             for key in above:
                 node = node.setdefault(key, {})
                 if not isinstance(node, dict):
-                    raise ValueError(f"its leaf {name!r} lies within another leaf")
+                    raise ValueError(f"its leaf {name!r} is inside another leaf")
             if own in node:
-                raise ValueError(f"it has {name!r} twice")
+                raise ValueError(f"its leaf {name!r} is duplicated")
             node[own] = array.astype(dtype)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} is no mask that lth.save_mask wrote: {error}") from None
+        raise InputError(f"'{path}' is not a mask file of lth.save_mask: {error}") from None
     if not tree:
         raise InputError(f"the mask {path} is empty")
     return tree

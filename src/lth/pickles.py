@@ -1,7 +1,7 @@
 """Read a pickle of dicts of NumPy arrays without unpickling it.
 
-A pickle is a program. `pickle.Unpickler` runs it, and even one that admits NumPy alone can be made to crash or to fill the
-memory. Such a dict needs two dozen instructions, and they are carried out here, on plain values; any other is refused.
+A pickle is a program. `pickle.Unpickler` runs it, and even an unpickler restricted to NumPy can be made to crash or to exhaust
+memory. Dicts of arrays need two dozen instructions. This module executes them on plain values and rejects all others.
 """
 
 import math
@@ -16,9 +16,9 @@ from .errors import InputError
 
 _MOST_ENTRIES = 100_000
 _DEEPEST = 100
-"""Levels of dicts; JAX's own functions fail on trees of some thousands."""
+"""The maximum depth of dicts; JAX fails on depths of a few thousand."""
 _MOST_STEPS = 200_000
-"""Operations of a pickle. Some twenty describe an array, so this is as many as ten thousand arrays take, and a second of work."""
+"""The maximum number of pickle operations. An array takes about twenty, so this allows ten thousand arrays in about a second."""
 _VALUES = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
     *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
@@ -28,7 +28,7 @@ _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, 
 
 
 class _Dtype:
-    """What a pickle says of an array's type."""
+    """The dtype of an array in a pickle."""
 
     def __init__(self, arguments: tuple[Any, ...]):
         self._text, self._order = arguments[0], "="
@@ -39,12 +39,12 @@ class _Dtype:
     def dtype(self) -> np.dtype[Any]:
         known = isinstance(self._text, str) and re.fullmatch("b1|[iu][1248]|f[248]", self._text)
         if not known or self._order not in ("<", ">", "=", "|"):
-            raise InputError(f"it holds an array of type {_short(self._text)}, which is no number's")
+            raise InputError(f"it contains an array of the non-numeric type {_short(self._text)}")
         return np.dtype(self._text).newbyteorder(self._order)
 
 
 class _Array:
-    """What a pickle says of an array: its bytes, type, shape and order, from wherever that protocol has them."""
+    """An array in a pickle: its bytes, dtype, shape and order, from any pickle protocol."""
 
     def __init__(self, *parts: Any):
         self._parts = parts
@@ -53,7 +53,7 @@ class _Array:
     def build(self, state: Any) -> None:
         _, shape, dtype, fortran, data = state
         if not isinstance(fortran, int) or fortran not in (0, 1):  # NumPy takes 1 for True
-            raise InputError("it holds an array of neither C nor Fortran order")
+            raise InputError("it contains an array in neither C nor Fortran order")
         self._parts = data, dtype, shape, "F" if fortran else "C"
 
     def array(self, budget: "_Budget") -> np.ndarray:
@@ -66,13 +66,13 @@ class _Array:
         budget: "_Budget", data: Any = None, dtype: Any = None, shape: Any = None, order: Any = "C"
     ) -> np.ndarray:
         if not isinstance(dtype, _Dtype) or not isinstance(data, bytes | bytearray) or order not in ("C", "F"):
-            raise InputError("it holds an array that is not made of numbers")
+            raise InputError("it contains an array that does not hold numbers")
         fine = isinstance(shape, tuple) and len(shape) <= 32 and all(type(n) is int and 0 <= n < 2**48 for n in shape)
         kind = dtype.dtype()
         if not fine or math.prod(shape) * kind.itemsize != len(data):
-            raise InputError(f"it holds an array of shape {_short(shape)} in {len(data)} bytes of {kind.name}")
+            raise InputError(f"it contains an array of shape {_short(shape)} in {len(data)} bytes of {kind.name}")
         if kind.kind == "b" and max(data, default=0) > 1:
-            raise InputError("it holds an array of truth values that are neither true nor false")
+            raise InputError("it contains a boolean array with values other than 0 and 1")
         budget.spend(len(data))
         flat = np.frombuffer(data, kind)
         return np.array(flat.reshape(shape, order=order), kind.newbyteorder("="), order="C")
@@ -81,7 +81,7 @@ class _Array:
 def _encoded(arguments: tuple[Any, ...]) -> bytes:
     text, encoding = arguments
     if not isinstance(text, str) or encoding != "latin1":
-        raise InputError("it holds bytes in an unusual encoding")
+        raise InputError("it contains bytes in an unsupported encoding")
     return text.encode("latin1")
 
 
@@ -91,7 +91,7 @@ def _no_bytes(arguments: tuple[Any, ...]) -> bytes:
     return b""
 
 
-# All that a pickled dict of NumPy arrays calls, by the names of NumPy 1 and 2 and of pickle protocols 0 to 5.
+# Everything that a pickled dict of NumPy arrays calls, for NumPy 1 and 2 and pickle protocols 0 to 5.
 _ADMITTED: dict[str, Callable[[tuple[Any, ...]], Any]] = {
     "numpy.ndarray": lambda arguments: _Array(),
     "numpy.dtype": _Dtype,
@@ -102,7 +102,7 @@ _ADMITTED: dict[str, Callable[[tuple[Any, ...]], Any]] = {
         f"numpy.{core}.{name}": make
         for core in ("core", "_core")
         for name, make in {
-            "multiarray._reconstruct": lambda arguments: _Array(),  # its state says the real shape and type
+            "multiarray._reconstruct": lambda arguments: _Array(),  # BUILD sets the real shape and dtype
             "multiarray.scalar": lambda arguments: _Array(arguments[1], arguments[0], ()),
             "numeric._frombuffer": lambda arguments: _Array(*arguments),
         }.items()
@@ -111,15 +111,15 @@ _ADMITTED: dict[str, Callable[[tuple[Any, ...]], Any]] = {
 
 
 def read_pickle(data: bytes) -> dict[str, Any]:
-    """Return the nested dicts of arrays that a pickle of them describes; NumPy's scalars become arrays of shape ().
+    """Return the nested dicts of arrays in a pickle. NumPy scalars become arrays of shape ().
 
     Raises:
-        InputError: it describes or calls anything else; the message is the end of a sentence about the file.
-        Exception: it is no pickle, or was cut short.
+        InputError: the pickle contains or calls anything else. The message completes a sentence about the file.
+        Exception: the data is not a pickle, or is truncated.
     """
     tree = _carry_out(data)
     if not isinstance(tree, dict):
-        raise InputError(f"it holds a {type(tree).__name__.strip('_')}")
+        raise InputError(f"it contains a {type(tree).__name__.strip('_')} instead of a dict")
     return _arrays(tree, "", 1, _Budget(_MOST_ENTRIES, len(data) + _MOST_ENTRIES))
 
 
@@ -144,7 +144,7 @@ def _carry_out(data: bytes) -> Any:
     def put(items: list[Any]) -> None:
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key, str):
-                raise InputError(f"its key {_short(key)} is no text")
+                raise InputError(f"its key {_short(key)} is not a string")
             stack[-1][key] = value
 
     for steps, (opcode, argument, _) in enumerate(pickletools.genops(data)):
@@ -172,7 +172,7 @@ def _carry_out(data: bytes) -> Any:
             stack.append({})
             put(items)
         elif name == "EMPTY_LIST":
-            stack.append([])  # no part of what is read, but the message can say what it is
+            stack.append([])  # rejected later, with a message that names the type
         elif name == "LIST":
             stack.append(since_mark())
         elif name == "APPEND":
@@ -192,22 +192,20 @@ def _carry_out(data: bytes) -> Any:
             stack.append(memo[argument])
         elif name in ("GLOBAL", "STACK_GLOBAL"):
             module, function = str(argument).split(" ", 1) if name == "GLOBAL" else pop(2)
-            if not isinstance(module, str) or not isinstance(
-                function, str
-            ):  # not written out: tuples of tuples have no end
-                raise InputError("it asks for a function whose name is not text")
+            if not isinstance(module, str) or not isinstance(function, str):  # not printed: nested tuples may be huge
+                raise InputError("it calls a function whose name is not a string")
             if f"{module}.{function}" not in _ADMITTED:
-                raise InputError(f"it asks for {_short(f'{module}.{function}', quote=False)}")
+                raise InputError(f"it calls {_short(f'{module}.{function}', quote=False)}")
             stack.append(_ADMITTED[f"{module}.{function}"])
         elif name == "REDUCE":
             function, arguments = pop(2)
             if not callable(function) or not isinstance(arguments, tuple):
-                raise InputError("it calls what is no function")
+                raise InputError("it calls something that is not an allowed function")
             stack.append(function(arguments))
         elif name == "BUILD":
             (state,) = pop(1)
             if not isinstance(stack[-1], _Dtype | _Array):
-                raise InputError("it changes what is no array")
+                raise InputError("it modifies something that is not an array")
             stack[-1].build(state)
         elif name == "STOP":
             return pop(1)[0]
@@ -217,7 +215,7 @@ def _carry_out(data: bytes) -> Any:
 
 
 def _short(value: Any, quote: bool = True) -> str:
-    """Name a value in a message, without writing out one that is large."""
+    """Format a value for a message; large values are abbreviated."""
     if isinstance(value, str):
         return f"{value[:60]!r}" if quote else value[:120]
 
@@ -229,7 +227,7 @@ def _short(value: Any, quote: bool = True) -> str:
 
 
 class _Budget:
-    """How many entries and bytes may still come: dicts within dicts, and arrays of shared bytes, multiply without end."""
+    """The remaining entries and bytes, because shared dicts and arrays could expand without limit."""
 
     def __init__(self, entries: int, size: int):
         self.entries, self.bytes = entries, size
@@ -238,12 +236,12 @@ class _Budget:
         self.entries -= 1
         self.bytes -= size
         if self.entries < 0 or self.bytes < 0:
-            raise InputError("it describes more entries than a file of its size holds")
+            raise InputError("it expands to more entries than a file of its size can contain")
 
 
 def _arrays(tree: dict[str, Any], where: str, depth: int, budget: _Budget) -> dict[str, Any]:
     if depth > _DEEPEST:
-        raise InputError(f"it has dicts within dicts, more than {_DEEPEST} levels")
+        raise InputError(f"it has more than {_DEEPEST} levels of nested dicts")
     arrays: dict[str, Any] = {}
     for key, value in tree.items():
         budget.spend(0)

@@ -1,4 +1,4 @@
-"""Runs are float32 whatever `jax_enable_x64` says, so that their files are the same and can be read under both."""
+"""Run in float32 regardless of `jax_enable_x64`, so that files are identical and readable in both modes."""
 
 import functools
 from collections.abc import Callable
@@ -11,7 +11,7 @@ Found = TypeVar("Found")
 
 
 def in_float32(function: Callable[Given, Found]) -> Callable[Given, Found]:
-    """Call a function with JAX's default of 32 bits; what is outside of it keeps its own."""
+    """Decorate a function to run with `jax_enable_x64` off."""
 
     @functools.wraps(function)
     def call(*arguments: Given.args, **named: Given.kwargs) -> Found:

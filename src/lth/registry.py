@@ -1,4 +1,4 @@
-"""Tables of named entries, and names of the form `package.module:attribute` for entries outside of lth. Imports no JAX."""
+"""Look up entries by name in a table, or custom entries by `package.module:attribute`. Does not import JAX."""
 
 import importlib
 import sys
@@ -13,25 +13,25 @@ Entry = TypeVar("Entry")
 def lookup(
     table: Mapping[str, Entry], name: str, what: str, kind: type | None = None, load: bool = True, also: str = ""
 ) -> Entry:
-    """Return the entry of a table, or the object that `package.module:attribute` names.
+    """Return the entry of a table, or the object at `package.module:attribute`.
 
     Args:
-        table: the entries of lth by name.
+        table: the built-in entries by name.
         name: a key of the table, or `package.module:attribute`.
-        what: what an entry is called in messages, such as "criterion".
-        kind: the class that an object from outside must be an instance of; None for any callable.
-        load: import the module. Pass False where the name was read from a file, so that no file decides what is imported.
+        what: the kind of entry for messages, such as "criterion".
+        kind: the required class of a custom object; None for any callable.
+        load: import the module. Pass False if the name was read from a file, so that files cannot trigger imports.
         also: further valid names, for the message.
 
     Raises:
-        InputError: there is no such entry, or its module is not imported, cannot be, or holds something else.
+        InputError: the entry is unknown; its module is not imported or cannot be imported; or the object has the wrong type.
     """
     if name in table:
         return table[name]
     module, colon, attribute = name.partition(":")
     if not colon:
         raise InputError(
-            f"unknown {what} {name!r}; choose from {', '.join(table)}{also}, or name your own as "
+            f"unknown {what} {name!r}; choose from {', '.join(table)}{also}, or name a custom one as "
             f"package.module:attribute{nearest(name, table)}"
         )
     found = getattr(imported(module, name, what, load), attribute, None)
@@ -43,31 +43,31 @@ def lookup(
 
 
 def imported(module: str, name: str, what: str, load: bool = True) -> Any:
-    """Return a module that a name refers to.
+    """Return the module of a custom entry.
 
     Raises:
-        InputError: it cannot be imported, or, without `load`, is not imported yet.
+        InputError: it cannot be imported, or `load` is False and it is not imported yet.
     """
     if module not in sys.modules and not load:
-        raise InputError(f"the {what} {name!r} is defined outside of lth: `import {module}` first")
+        raise InputError(f"the {what} {name!r} is a custom entry: run `import {module}` first")
     try:
         return importlib.import_module(module)
-    except Exception as error:  # whatever the module's own code raises
+    except Exception as error:  # the module's code may raise anything
         raise InputError(
-            f"the {what} {name!r} cannot be imported: {type(error).__name__}: {error}. A module in the working folder is "
-            "found with PYTHONPATH=."
+            f"the {what} {name!r} cannot be imported: {type(error).__name__}: {error}. For a module in the working "
+            "directory, set PYTHONPATH=."
         ) from error
 
 
 _NAMED = ("method", "allocation", "control")
-"""Fields of a spec whose values can name an entry from outside; an algorithm is a key."""
+"""Fields of a spec whose values can name a custom entry; an algorithm is a key."""
 
 
 def load_entries(fields: Any) -> None:
-    """Import the modules that a spec names; only for specs that come from this project's own processes.
+    """Import the modules that a spec names. Call only with specs from lth's own processes, never from files.
 
     Raises:
-        InputError: one cannot be imported.
+        InputError: a module cannot be imported.
     """
     for name in _names(fields):
         imported(name.partition(":")[0], name, "entry")

@@ -1,9 +1,10 @@
 """The replay buffer: a ring of transitions on the device.
 
-One transition is one row of a single array, `observation | action | reward | next observation | terminated`, because
-gathering 256 rows of one array costs a fifth of gathering from five. Observations and rewards are stored raw.
+A transition is one row of a single array, `observation | action | reward | next observation | terminated`, because gathering
+256 rows from one array takes a fifth of the time of gathering from five. Observations and rewards are stored raw.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -19,18 +20,19 @@ class ReplayState(NamedTuple):
     """The buffer as a pytree; `rows` has shape (capacity, 2 * observation_dim + action_dim + 2), float32."""
 
     rows: jax.Array
-    position: jax.Array  # int32: the row that is written next
-    size: jax.Array  # int32: how many rows hold a transition
+    position: jax.Array  # int32: the next row to write
+    size: jax.Array  # int32: the number of rows that hold a transition
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def init_replay(capacity: int, observation_dim: int, action_dim: int) -> ReplayState:
-    """Return an empty buffer for `capacity` transitions; a discrete action takes one number."""
+    """Return an empty buffer for `capacity` transitions; `action_dim` is 1 for discrete actions."""
     zero = jnp.zeros((), jnp.int32)
     return ReplayState(jnp.zeros((capacity, 2 * observation_dim + action_dim + 2), jnp.float32), zero, zero)
 
 
 def pack_rows(batch: Batch) -> np.ndarray:
-    """Lay transitions out as rows, shape (n, 2 * observation_dim + action_dim + 2), float32."""
+    """Convert transitions to rows of shape (n, 2 * observation_dim + action_dim + 2), float32."""
     return np.concatenate(
         [
             batch.observations,
@@ -52,9 +54,9 @@ def unpack_rows(rows: Array, observation_dim: int) -> Batch:
 
 
 def insert(state: ReplayState, rows: Array) -> ReplayState:
-    """Write rows (n, width) into the ring, the oldest being overwritten once it is full."""
+    """Write rows (n, width) into the ring. A full ring overwrites its oldest rows."""
     capacity, n = state.rows.shape[0], rows.shape[0]
-    skipped = max(n - capacity, 0)  # would be overwritten by those that come after
+    skipped = max(n - capacity, 0)  # later rows would overwrite these
     where = (state.position + jnp.arange(skipped, n, dtype=jnp.int32)) % capacity
     return ReplayState(
         state.rows.at[where].set(rows[skipped:], mode="promise_in_bounds", unique_indices=True),
@@ -76,8 +78,13 @@ def take_rows(state: ReplayState, indices: Array) -> jax.Array:
 _sample_rows = jax.jit(sample_rows, static_argnums=2)
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _with_room(rows: jax.Array, size: int, capacity: int) -> jax.Array:
+    return jnp.zeros((capacity, rows.shape[1]), jnp.float32).at[:size].set(rows[:size])
+
+
 class ReplayBuffer:
-    """A replay buffer outside of training: sample from it, save it, load it.
+    """A replay buffer for use outside of training: sample, save and load.
 
     >>> buffer = ReplayBuffer(init_replay(100, observation_dim=3, action_dim=1), observation_dim=3)
     >>> len(buffer), buffer.capacity
@@ -101,7 +108,7 @@ class ReplayBuffer:
 
     @property
     def action_dim(self) -> int:
-        """How many numbers one action takes: its length, or 1 where actions are discrete."""
+        """The width of one action: its length, or 1 for discrete actions."""
         return int(self.state.rows.shape[1]) - 2 * self.observation_dim - 2
 
     def __repr__(self) -> str:
@@ -113,24 +120,24 @@ class ReplayBuffer:
     def sample(self, batch_size: int, key: jax.Array | None = None) -> Batch:
         """Draw a batch uniformly, with replacement.
 
-        Without a key the buffer counts its own draws and derives one from its seed: a loaded buffer always gives the
-        same sequence of batches.
+        Without a key, the buffer derives one from its seed and its number of draws, so a loaded buffer always gives the same
+        sequence of batches.
 
         Raises:
             InputError: the buffer is empty.
         """
         if len(self) == 0:
-            raise InputError("the replay buffer is empty, so there is nothing to sample from. Was the agent trained?")
+            raise InputError("the replay buffer is empty; train the agent first, or load a trained run")
         if key is None:
             key = jax.random.fold_in(jax.random.key(self._seed), self._draws)
             self._draws += 1
         return unpack_rows(_sample_rows(self.state, key, batch_size), self.observation_dim)
 
     def save(self) -> dict[str, np.ndarray]:
-        """Return what the buffer holds as a plain dict of NumPy arrays, made to be pickled.
+        """Return the content of the buffer as a plain dict of NumPy arrays, for pickling.
 
-        `observations`, `actions`, `rewards`, `next_observations`, `terminated` (all float32, one transition a row, in
-        storage order; discrete actions int32), and the scalars `capacity` and `position` (int64).
+        `observations`, `actions`, `rewards`, `next_observations`, `terminated` (all float32, one transition per row, in
+        storage order; discrete actions are int32), and the scalars `capacity` and `position` (int64).
         """
         rows = np.asarray(self.state.rows[: len(self)])
         data = {
@@ -145,10 +152,10 @@ class ReplayBuffer:
 
     @classmethod
     def load(cls, data: Mapping[str, Any], what: str = "the replay buffer", seed: int = 0) -> "ReplayBuffer":
-        """Make a buffer from what `save` returned.
+        """Make a buffer from the result of `save`.
 
         Raises:
-            InputError: a field is missing, has a wrong shape, or holds NaN or infinity (naming field and row).
+            InputError: a field is missing, has a wrong shape, or contains NaN or infinity (names the field and the row).
         """
         fields = {}
         for name in (*Batch._fields, "capacity", "position"):
@@ -166,7 +173,7 @@ class ReplayBuffer:
                     "rewards and terminated are (n,), the others (n, dim)"
                 )
             if fields[name].dtype.kind == "f":
-                with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and said below
+                with np.errstate(over="ignore"):  # overflow becomes infinity, which is reported below
                     fields[name] = fields[name].astype(np.float32)
             bad = ~np.isfinite(fields[name]).all(axis=tuple(range(1, ndim)))
             if bad.any():
@@ -176,36 +183,33 @@ class ReplayBuffer:
                 )
         if fields["next_observations"].shape != fields["observations"].shape:
             raise InputError(
-                f"{what}: next_observations has shape {fields['next_observations'].shape}, observations "
+                f"{what}: next_observations has shape {fields['next_observations'].shape}, but observations has "
                 f"{fields['observations'].shape}"
             )
         if not np.isin(fields["terminated"], (0, 1)).all():
             raise InputError(f"{what}: field 'terminated' holds values other than 0 and 1")
         actions = fields["actions"]
-        # Whole numbers by their type are discrete actions, counted from 0.
+        # Integer dtypes mean discrete actions, counted from 0.
         discrete = actions.dtype.kind in "iu" and actions.shape[1] == 1 and not (actions.size and actions.min() < 0)
         if discrete and actions.size and actions.max() >= 2**24:
-            raise InputError(
-                f"{what}: field 'actions' holds {actions.max()}, and there are at most 2^24 discrete actions"
-            )
+            raise InputError(f"{what}: field 'actions' holds {actions.max()}; discrete actions must be below 2^24")
         if not discrete and actions.size and (actions.min() < -1 or actions.max() > 1):
             raise InputError(
-                f"{what}: field 'actions' leaves [-1, 1]; continuous actions are stored as the policy's tanh gives them, "
-                "discrete ones as whole numbers (n, 1) from 0"
+                f"{what}: field 'actions' has values outside [-1, 1]; continuous actions must be in [-1, 1], as the policy's tanh "
+                "returns them, and discrete actions must be integers from 0, of shape (n, 1)"
             )
         if any(fields[name].ndim or fields[name].dtype.kind not in "iu" for name in ("capacity", "position")):
-            raise InputError(f"{what}: 'capacity' and 'position' are single whole numbers")
+            raise InputError(f"{what}: 'capacity' and 'position' must be integer scalars")
         capacity, position = int(fields["capacity"]), int(fields["position"])
         written = position == rows if rows < capacity else rows == capacity and 0 <= position < capacity
         if capacity < 1 or not written:
-            raise InputError(f"{what}: capacity {capacity} and position {position} do not fit its {rows} transitions")
+            raise InputError(
+                f"{what}: capacity {capacity} and position {position} are inconsistent with its {rows} transitions"
+            )
         batch = Batch(*(fields[name].astype(np.float32) for name in Batch._fields))
-        state = ReplayState(
-            jnp.asarray(pack_rows(batch)), jnp.asarray(position, jnp.int32), jnp.asarray(rows, jnp.int32)
-        )
+        state = ReplayState(*jax.device_put((pack_rows(batch), np.array(position, np.int32), np.array(rows, np.int32))))
         return cls(state, batch.observations.shape[1], seed, capacity, discrete)
 
     def full_state(self) -> ReplayState:
-        """Return the state with room for `capacity` rows: a loaded buffer holds no more than its transitions."""
-        rows = jnp.zeros((self.capacity, self.state.rows.shape[1]), jnp.float32)
-        return self.state._replace(rows=rows.at[: len(self)].set(self.state.rows[: len(self)]))
+        """Return the state padded to `capacity` rows; a loaded buffer stores only its transitions."""
+        return self.state._replace(rows=_with_room(self.state.rows, len(self), self.capacity))

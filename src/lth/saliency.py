@@ -1,6 +1,6 @@
-"""Gradients of an agent's losses over batches of its replay buffer, by network.
+"""Gradients of an agent's losses over batches of its replay buffer, for each network.
 
-The losses are those that training minimizes (`Algorithm.losses`), so a network's gradient is the one that its optimizer gets.
+The losses are the training losses (`Algorithm.losses`), so each network's gradient is the one that its optimizer receives.
 """
 
 import functools
@@ -22,7 +22,7 @@ from .pruning.prune import CHECKS
 from .replay import ReplayBuffer, sample_rows, unpack_rows
 from .types import AgentLike, Batch, Params
 
-_KEY_STREAM = 0x6C7468  # a stream of the agent's key that training never draws from
+_KEY_STREAM = 0x6C7468  # a stream of the agent's key that training does not use
 
 
 def network_loss(
@@ -33,8 +33,9 @@ def network_loss(
     key: jax.Array,
     normalize_obs: bool = True,
 ) -> jax.Array:
-    """Return the sum of all networks' losses on one raw batch, whose gradient by `params[name]` is that of network `name`'s
-    loss alone. Pure.
+    """Return the sum of all networks' losses on one raw batch. Pure.
+
+    The gradient with respect to `params[name]` is that of the loss of network `name` alone.
     """
     batch = algorithm.prepare(state.normalizer, batch, normalize_obs)
     noise = jax.random.normal(key, algorithm.noise_shape(batch.actions.shape[0]))
@@ -43,8 +44,8 @@ def network_loss(
 
 
 def synaptic_flow(params: Params, _: Any = None) -> jax.Array:
-    """Return R, what flows out of our networks where each input is 1: the sum of 1^T (prod W) 1 over their chains of layers
-    (Tanaka et al. 2020, section 6), biases and norms left out. `params` is a network, or several in a dict.
+    """Return the synaptic flow R of lth's networks for inputs of 1: the sum of 1^T (prod W) 1 over their chains of layers,
+    without biases and norms (Tanaka et al. 2020, section 6). `params` is one network, or a dict of networks.
     """
     if "output" not in params:
         return sum((synaptic_flow(params[name]) for name in sorted(params)), jnp.zeros(()))
@@ -83,19 +84,19 @@ def batch_gradients(
     want = Batch((n, observation_dim), (n, action_width), (n,), (n, observation_dim), (n,))
     for name, field, shape in zip(Batch._fields, batch, want, strict=True):
         if field.shape != shape:
-            raise InputError(f"the batch's {name} have shape {field.shape}, the agent needs {shape}")
+            raise InputError(f"the batch's {name} has shape {field.shape}, but the agent needs {shape}")
     if algorithm.spaces.discrete:
         _check_choices(np.asarray(batch.actions), algorithm.spaces.action_dim, "the batch holds")
     return _batch_gradients(algorithm, normalize_obs)(agent.state, batch, _saliency_key(agent, key))
 
 
 def _check_choices(actions: np.ndarray, choices: int, what: str) -> None:
-    """Raise InputError unless discrete actions are whole numbers from 0 to choices - 1."""
+    """Raise InputError unless discrete actions are integers from 0 to choices - 1."""
     wrong = ~np.isin(actions, np.arange(choices))
     if wrong.any():
         raise InputError(
-            f"{what} the action {actions[wrong][0]:g}, the agent chooses from {choices} (0 to {choices - 1}): is it another "
-            "task's?"
+            f"{what} the action {actions[wrong][0]:g}, but the agent has {choices} actions (0 to {choices - 1}). Does it belong to "
+            "another task?"
         )
 
 
@@ -103,11 +104,11 @@ def _check_choices(actions: np.ndarray, choices: int, what: str) -> None:
 def gradient_accumulator(
     algorithm: Algorithm, batch_size: int, normalize_obs: bool, statistic: str = "mean_abs"
 ) -> Any:
-    """Compile the accumulation over a number of batches that is an argument: one program for 10 batches and for 1000.
+    """Compile the accumulation. The number of batches is an argument, so 10 and 1000 batches share one compilation.
 
-    The call takes (state, replay, key, num_batches) and returns the tree {network: ...} of a statistic of
-    the gradients, and for each of its leaves, in tree order, the first batch in which it was not finite (num_batches:
-    none). With `first` and `step` only batches first, first + step, ... are taken.
+    The compiled function takes (state, replay, key, num_batches) and returns the tree {network: ...} of a statistic of the
+    gradients, and for each leaf, in tree order, the first batch in which it was not finite (num_batches if none). With
+    `first` and `step`, only the batches first, first + step, ... are used.
     """
     observation_dim = algorithm.spaces.observation_dim
 
@@ -143,66 +144,66 @@ def gradient_statistics(
 ) -> dict[str, Params]:
     """Return a statistic of the gradients of each network's loss over batches of the replay buffer, `{network: tree}`.
 
-    By default `sum_i |grad_i| / N`, in one compiled loop that leaves one gradient-shaped tree a network. Deterministic: without
-    a key, one derived from the agent's state is used, and the state is not advanced.
+    By default `sum_i |grad_i| / N`, in one compiled loop. Deterministic: without a key, the key is derived from the agent's
+    state, which is not advanced.
 
     >>> grads = gradient_statistics(agent, agent.replay_buffer)  # doctest: +SKIP
     >>> masks = {name: lth.prune(tree, 0.9, "taylor", gradients=grads[name])
     ...          for name, tree in agent.state.params.items()}  # doctest: +SKIP
 
     Args:
-        agent: anything with `.config` and `.state`, such as `lth.load(run).agent`; of any algorithm.
-        replay_buffer: a ReplayBuffer; it stores raw observations.
+        agent: an object with `.config` and `.state`, such as `lth.load(run).agent`, of any algorithm.
+        replay_buffer: a ReplayBuffer, which stores raw observations.
         num_batches: N, at least 1.
-        batch_size: transitions in each batch, drawn with replacement, at least 1.
+        batch_size: transitions per batch, drawn with replacement, at least 1.
         normalize_obs: normalize observations as the agent does.
         key: a JAX key for the batches and for the noise in the losses.
-        statistic: a row of `lth.pruning.gradients.STATISTICS`, what a criterion needs.
-        first: only batches first, first + step, ... are taken.
+        statistic: a key of `lth.pruning.gradients.STATISTICS`.
+        first: use only the batches first, first + step, ...
         step: see `first`.
 
     Raises:
-        InputError: there is no replay buffer, it is empty or does not fit the agent, or a gradient is not finite
-            (naming the network, the layer and the first bad batch).
+        InputError: the replay buffer is missing, empty or does not fit the agent, or a gradient is not finite
+            (names the network, the layer and the first bad batch).
     """
     if replay_buffer is None or len(replay_buffer) == 0:
         raise InputError(
             "No replay buffer found: the agent has none, or it is empty. `python scripts/_01_train_dense.py` and `lth run` "
-            "save it as replay_buffer.pkl beside the checkpoint; `lth.load(run).replay_buffer` reads it."
+            "save it as replay_buffer.pkl next to the checkpoint; load it with `lth.load(run).replay_buffer`."
         )
     for name, value in (("num_batches", num_batches), ("batch_size", batch_size)):
         if not isinstance(value, numbers.Integral) or value < 1:
-            raise InputError(f"{name} is {value!r}, and has to be a whole number of at least 1")
+            raise InputError(f"{name} is {value!r}, but must be an integer of at least 1")
     if statistic not in STATISTICS:
         raise InputError(
             f"unknown statistic {statistic!r}; choose from {', '.join(STATISTICS)}{nearest(statistic, STATISTICS)}"
         )
     if not (0 <= first < num_batches and step >= 1):
-        raise InputError(f"first is {first} and step {step}, which takes none of the {num_batches} batches")
+        raise InputError(f"first={first} and step={step} select none of the {num_batches} batches")
     algorithm = algorithm_of(agent)
     spaces = algorithm.spaces
     if (replay_buffer.observation_dim, replay_buffer.action_dim) != (spaces.observation_dim, spaces.action_width):
         raise InputError(
             f"the replay buffer holds observations of length {replay_buffer.observation_dim} and actions of length "
-            f"{replay_buffer.action_dim}, the agent takes {spaces.observation_dim} and {spaces.action_width}: is it another "
-            "task's?"
+            f"{replay_buffer.action_dim}, but the agent needs {spaces.observation_dim} and {spaces.action_width}. Does it belong "
+            "to another task?"
         )
     if replay_buffer.discrete != spaces.discrete:
         kinds = ("continuous", "discrete")
         raise InputError(
-            f"the replay buffer holds {kinds[replay_buffer.discrete]} actions, the agent takes {kinds[spaces.discrete]} ones: is "
-            "it another task's?"
+            f"the replay buffer holds {kinds[replay_buffer.discrete]} actions, but the agent needs {kinds[spaces.discrete]} ones. "
+            "Does it belong to another task?"
         )
     if spaces.discrete:
         actions = unpack_rows(replay_buffer.state.rows[: len(replay_buffer)], spaces.observation_dim).actions
         _check_choices(np.asarray(actions), spaces.action_dim, "the replay buffer holds")
     gather = gradient_accumulator(algorithm, int(batch_size), normalize_obs, statistic)
-    n = jnp.asarray(num_batches, jnp.int32)
+    n = np.int32(num_batches)
     grads, first_bad = gather(agent.state, replay_buffer.state, _saliency_key(agent, key), n, first, step)
     bad = np.asarray(first_bad)
     if (bad < num_batches).any():
         names = [(network, name) for network, tree in grads.items() for name in named_leaves(tree)]
-        # NaN spreads from one network's weights to the other's gradients: the network that it comes from is named.
+        # NaN in one network's weights spreads to other networks' gradients; name the network where it starts.
         state = agent.state
         params = {name: (tree, state.targets.get(name)) for name, tree in state.params.items()}
         sick = [
@@ -211,7 +212,7 @@ def gradient_statistics(
         earliest = [i for i in range(len(names)) if bad[i] == bad.min()]
         network, layer = names[next((i for i in earliest if names[i][0] in sick), earliest[0])]
         raise InputError(
-            f"NaN gradients: those of the {network} are not finite, first in batch {int(bad.min())} of {num_batches} "
+            f"NaN gradients: the gradients of the {network} are not finite, first in batch {int(bad.min())} of {num_batches} "
             f"(layer {layer!r}). {CHECKS}"
         )
     return dict(grads)
@@ -227,15 +228,15 @@ def gradient_halves(
     key: jax.Array | None = None,
     statistic: str = "mean_abs",
 ) -> tuple[dict[str, Params], dict[str, Params]]:
-    """Return what `gradient_statistics` returns, of the even and of the odd ones among the same batches.
+    """Return `gradient_statistics` over the even batches and over the odd batches.
 
-    How far the two agree says how far the statistics depend on the draw of the batches (`lth.analysis.stability`).
+    Their agreement measures how much the statistics depend on the draw of the batches (`lth.analysis.stability`).
 
     Raises:
-        InputError: as `gradient_statistics`; or num_batches is 1.
+        InputError: see `gradient_statistics`; or num_batches is 1.
     """
     if num_batches == 1:
-        raise InputError("num_batches is 1, and cannot be halved")
+        raise InputError("num_batches is 1, but must be at least 2 to be halved")
     even, odd = (
         gradient_statistics(agent, replay_buffer, num_batches, batch_size, normalize_obs, key, statistic, half, 2)
         for half in (0, 1)

@@ -1,4 +1,4 @@
-"""What scripts/ do, for each task and seed of a config. They make the same runs as `lth run`, in the same places."""
+"""The implementation of scripts/. For each task and seed of a config, they make the same runs as `lth run`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,30 +43,30 @@ def _last(run: Path) -> str:
 
 
 def dense_agents(config: Config) -> Iterator[tuple[Path, Agent]]:
-    """Train each dense agent of a config, unless it is there; yield its directory and the agent with its buffer."""
+    """Train each dense agent of a config that is not finished; yield its directory and the agent with its buffer."""
     for task, seed in _tasks(config):
         spec = dense_spec(config, task, seed)
-        _say(f"{spec.title()}: {'finished before' if is_finished(config.output_dir, spec) else 'training'}")
+        _say(f"{spec.title()}: {'already finished' if is_finished(config.output_dir, spec) else 'training'}")
         run = lottery.train_dense(config.output_dir, spec, options_of(config))
         _say(f"{spec.title()}: {_last(run)} -> {run}")
         yield run, store.load(run).agent
 
 
 def save_replay_buffer(run: Path, buffer: ReplayBuffer) -> None:
-    """Write `replay_buffer.pkl` with its checksum (again: its bytes do not change)."""
+    """Write `replay_buffer.pkl` with its checksum. Writing it again does not change its bytes."""
     store.save_replay_buffer(run, store.dense_spec_of(run), buffer)
 
 
 def layers_to_exclude(config: Config) -> tuple[list[str], list[str]]:
-    """Return the layers that `pruning.exclude` names in the actor and in the critics, for `_02_create_mask.py`.
+    """Return the layers of `pruning.exclude` in the actor and in the critics, for `_02_create_mask.py`.
 
     Raises:
-        InputError: the algorithm has other networks.
+        InputError: the algorithm does not have an actor and critics.
     """
     if not config.agent_config.has_pair():
         raise InputError(
-            f"_02_create_mask.py prunes an actor and critics, and {config.agent_config.NAME} has the networks "
-            f"{', '.join(config.agent_config.NETWORKS)}. `lth run` and _02b_create_mask_gradient.py prune any algorithm's."
+            f"_02_create_mask.py prunes an actor and critics, but {config.agent_config.NAME} has the networks "
+            f"{', '.join(config.agent_config.NETWORKS)}. Use `lth run` or _02b_create_mask_gradient.py."
         )
     exclude, _ = named_layers(config.agent_config, config.pruning.exclude)
     return exclude["actor"], exclude["critic"]
@@ -84,7 +84,7 @@ def dense_runs(config: Config) -> Iterator[tuple[Path, Agent, ReplayBuffer | Non
 
 
 def save_mask(config: Config, run: Path, sparsity: Sparsity, actor_mask: Mask, critic_mask: Mask) -> None:
-    """Write what `_02_create_mask.py` made as mask.pkl, in a folder that says whether it is the magnitude mask."""
+    """Write the masks of `_02_create_mask.py` as mask.pkl, in the folder of the magnitude mask or of a custom mask."""
     dense = store.dense_spec_of(run)
     spec = mask_spec(config, dense_spec(config, dense.task, dense.seed), "magnitude", sparsity)
     masks = {"actor": actor_mask, "critic": critic_mask}
@@ -98,10 +98,10 @@ def _sparsities(spec: MaskSpec, masks: dict[str, Mask]) -> str:
 
 
 def save_edited_mask(root: Path, spec: MaskSpec, masks: dict[str, Mask]) -> Path:
-    """Write the mask.pkl of `_02_create_mask.py`: as the magnitude mask if it is that, else in a folder of its own.
+    """Write the mask.pkl of `_02_create_mask.py`: in the run's folder if it is the magnitude mask, else in a separate folder.
 
-    Whoever follows option 2 of docs/saliency-pruning.md edits the script so that its masks are others; they must not
-    come to lie where `lth run` expects magnitude masks. The folder holds what the script wrote last, or is absent.
+    Option 2 of docs/saliency-pruning.md is to edit the script so that it makes other masks. Those must not be stored where
+    `lth run` expects magnitude masks. The separate folder holds the masks of the script's last run, or does not exist.
     """
     magnitude = create_masks(load_dense(root, spec.dense), lambda: ReplayBuffer.load({}), spec)
     pairs = zip(jax.tree.leaves(masks), jax.tree.leaves(magnitude), strict=True)
@@ -120,7 +120,7 @@ def save_edited_mask(root: Path, spec: MaskSpec, masks: dict[str, Mask]) -> Path
 
 
 def edited_mask_file(root: Path, spec: MaskSpec) -> Path:
-    """Return where an edited `_02_create_mask.py` leaves its mask.pkl."""
+    """Return the path of the mask.pkl of an edited `_02_create_mask.py`."""
     run = root / spec.path
     return run.with_name(run.name.replace(f"mask-{spec.method}", "mask-custom", 1)) / MASK
 
@@ -137,7 +137,7 @@ def create_gradient_masks(config: Config) -> int:
 
 
 def train_tickets(config: Config, mask: str | None) -> int:
-    """Train the tickets of `_03_train_ticket.py`: under `mask.pkl`, `mask_gradient.pkl`, or a file anywhere."""
+    """Train the tickets of `_03_train_ticket.py` with `mask.pkl`, `mask_gradient.pkl`, or any mask file."""
     named = mask in (None, MASK, MASK_GRADIENT)
     tickets = []
     for task, seed in _tasks(config):
@@ -166,7 +166,7 @@ def _named_mask(
 
 
 def _train(config: Config, tickets: list[tuple[str, int, Path, MaskSpec | FileMask]]) -> int:
-    """Train tickets (task, seed, file of the mask, mask), whose masks are all there."""
+    """Train tickets (task, seed, mask file, mask). All mask files exist."""
     _say(resolve_backend(config)[1])
     for ticket in tickets:
         _train_one(config, *ticket)
@@ -175,22 +175,24 @@ def _train(config: Config, tickets: list[tuple[str, int, Path, MaskSpec | FileMa
 
 def _train_one(config: Config, task: str, seed: int, file: Path, mask: MaskSpec | FileMask) -> None:
     spec, options = ticket_spec(config, dense_spec(config, task, seed), mask), options_of(config)
-    state = "finished before" if is_finished(config.output_dir, spec) else f"training under {file}"
+    state = "already finished" if is_finished(config.output_dir, spec) else f"training with the mask {file}"
     _say(f"{spec.title()}: {state}")
-    load_dense(config.output_dir, spec.dense)  # it has to be there; a rewind point that it did not keep is made again
+    load_dense(config.output_dir, spec.dense)  # must exist; rewind points that it did not keep are made again
     dense = lottery.train_dense(config.output_dir, spec.dense, options)
     run = lottery.train_ticket(config.output_dir, spec, file, options)
     _say(f"{spec.title()}: {_last(run)} (dense: {_last(dense)}) -> {run}")
 
 
 def transfer_tickets(config: Config, source: str | None, target: str | None, mask: str | None) -> int:
-    """Train the tickets of `_04_transfer.py`: the target's start under the source's mask, seed by seed."""
+    """Train the tickets of `_04_transfer.py`: the target's initial weights with the source's mask, for each seed."""
     source = source or config.tasks[0]
     targets = [target] if target else [task for task in config.tasks if task != source]
     if not targets:
-        raise InputError("there is no task to transfer to: name two in the config's `tasks`, or use --target TASK")
+        raise InputError("no target task: name two in the config's `tasks`, or use --target TASK")
     if mask not in (None, MASK, MASK_GRADIENT):
-        raise InputError(f"--mask {mask}: here it is mask.pkl or mask_gradient.pkl; _03_train_ticket.py takes any file")
+        raise InputError(
+            f"--mask '{mask}': must be mask.pkl or mask_gradient.pkl; only _03_train_ticket.py accepts other files"
+        )
     for task in (source, *targets):
         envs.check_task(task, config.agent_config)
     return _train(

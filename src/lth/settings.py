@@ -1,4 +1,4 @@
-"""The base of every group of settings, and the kinds of number that settings hold. Imports no JAX."""
+"""The base class of all settings, and their number types. Does not import JAX."""
 
 import contextlib
 from typing import Annotated, Any, get_args
@@ -18,12 +18,12 @@ class Settings(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _meant(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse true and false where a number is meant, which pydantic would read as 1.0 and 0.0; and text that is no text."""
+        """Reject booleans in number fields, which pydantic would read as 1.0 and 0.0, and strings with control characters."""
         if isinstance(value, bool) and not _admits_boolean(cls.model_fields[str(info.field_name)].annotation):
-            raise ValueError("it is a truth value, and another kind of value is needed")
+            raise ValueError("a boolean is not allowed here")
         for text in value if isinstance(value, list | tuple) else (value,):
             if isinstance(text, str) and plain(text) != text:
-                raise ValueError(f"{plain(text)!r} holds a control character, or half of a surrogate pair")
+                raise ValueError(f"{plain(text)!r} contains a control character or a lone surrogate")
         return value
 
 
@@ -32,7 +32,7 @@ def _admits_boolean(annotation: Any) -> bool:
 
 
 def _whole(value: Any) -> Any:
-    """Read 1e4 as the whole number that it is; YAML takes it for text."""
+    """Convert integral floats to int, including 1e4, which YAML reads as a string."""
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
             value = float(value)
@@ -40,17 +40,30 @@ def _whole(value: Any) -> Any:
 
 
 def not_boolean(value: Any) -> Any:
-    """Refuse true and false, which pydantic would read as 1.0 and 0.0."""
+    """Reject booleans, which pydantic would read as 1.0 and 0.0."""
     if isinstance(value, bool):
-        raise ValueError("a sparsity is a number from 0 to 1, not a truth value")
+        raise ValueError("expected a number from 0 to 1, not a boolean")
+    return value
+
+
+def fraction(value: Any) -> Any:
+    """Check that a value is a number from 0 to 1; suggest 0.95 for 95."""
+    not_boolean(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError("expected a number from 0 to 1") from None
+    if not 0 <= number <= 1:
+        hint = f"; did you mean {number / 100:g}?" if 2 <= number <= 100 else ""
+        raise ValueError(f"expected a fraction from 0 to 1{hint}")
     return value
 
 
 Whole = Annotated[int, BeforeValidator(_whole)]
 Positive = Annotated[Whole, Field(strict=True, gt=0, le=10**12)]
 Few = Annotated[Whole, Field(strict=True, gt=0, le=4096)]
-"""Processes, threads, environments, rounds: more cannot be meant."""
+"""A number of processes, threads or environments; the limit catches typos."""
 Rate = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Fraction = Annotated[float, BeforeValidator(not_boolean), Field(ge=0, le=1)]
+Fraction = Annotated[float, BeforeValidator(fraction), Field(ge=0, le=1)]
 Layers = Annotated[tuple[Annotated[int, Field(strict=True, gt=0, le=2**16)], ...], Field(max_length=32)]

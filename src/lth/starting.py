@@ -1,4 +1,4 @@
-"""The config that `lth init` writes: the quickstart, with every other key and its default as a comment. Imports no JAX."""
+"""The config that `lth init` writes: the quickstart, and every other key with its default as a comment. Does not import JAX."""
 
 import textwrap
 from collections.abc import Iterable
@@ -41,13 +41,13 @@ _WIDTH = 116
 
 
 def template() -> str:
-    """Return the config: keys of the quickstart set, all others commented out at their defaults, each under its meaning."""
+    """Return the config text: quickstart keys are set, all others are commented out with their defaults and descriptions."""
     defaults = Config().model_dump(mode="json")
     fields = Config.model_fields.items()
     sections = [name for name, field in fields if hasattr(field.annotation, "model_fields")]
     lines = [
         "# The experiment of the quickstart: a few minutes on 2 cores. `lth run` with this file's name runs it,",
-        "# `lth run FILE --dry-run` says what that would do. What stands behind a # is at its default.",
+        "# `lth run FILE --dry-run` lists the planned runs. Keys behind a # show their defaults.",
         "",
     ]
     lines += _keys(((n, f) for n, f in fields if n not in sections), defaults, QUICKSTART, "")
@@ -84,11 +84,11 @@ def _yaml(value: Any) -> str:
 
 
 def write_template(path: Path) -> None:
-    """Write `template` to a file that is not there yet.
+    """Write `template` to a new file.
 
     Raises:
-        InputError: it is there, or cannot be written.
+        InputError: the file exists or cannot be written.
     """
     if path.exists() or path.is_symlink():
-        raise InputError(f"{path} is there already. Name another file: lth init my.yaml")
+        raise InputError(f"'{path}' already exists; name another file, as in `lth init my.yaml`")
     write_whole(path, template().encode(), checksum=False)

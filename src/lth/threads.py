@@ -1,7 +1,8 @@
-"""How many threads the numerical libraries use, which has to be said before they are imported.
+"""Set the number of threads of the numerical libraries. Must be called before these libraries are imported.
 
-A 256 x 256 matrix product of XLA's CPU backend differs in its last bits between 1 and 2 threads. So where XLA trains, the number is
-part of what a run is (`training.threads`); where the native kernel does, it alone uses more than one, and no byte depends on them.
+A 256 x 256 matrix product of XLA's CPU backend differs in its last bits between 1 and 2 threads. With the dense backend, the
+number of threads is therefore part of a run's identity (`training.threads`). With the native backend, only the kernel uses more
+than one thread, and results do not depend on the number.
 """
 
 import os
@@ -16,22 +17,22 @@ _VARIABLES = ("NPROC", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREA
 
 
 def thread_variables(threads: int) -> dict[str, str]:
-    """Return the environment in which XLA (which reads NPROC) and the BLAS of NumPy use so many threads."""
+    """Return environment variables that limit XLA (which reads NPROC) and NumPy's BLAS to `threads`."""
     return dict.fromkeys(_VARIABLES, str(threads))
 
 
 def library_threads(config: "Config") -> int:
-    """Return how many threads XLA and NumPy's BLAS use in a config's runs, whose backend is resolved or will be the native one."""
+    """Return the number of threads of XLA and NumPy's BLAS; an unresolved backend counts as native."""
     return config.training.threads if config.training.backend == "dense" else 1
 
 
 def set_threads(threads: int) -> None:
-    """Limit XLA (which reads NPROC) and the BLAS of NumPy to `threads`; warn where JAX was imported before."""
+    """Limit XLA (which reads NPROC) and NumPy's BLAS to `threads`; warn if JAX is already imported."""
     wanted = str(threads)
     if "jax" in sys.modules and os.environ.get("NPROC") != wanted:
         warnings.warn(
-            f"training.threads is {threads}, but JAX was imported before it could be set, so results may differ in "
-            f"their last bits from those of `lth run`. Set NPROC={threads} in the environment before Python starts.",
+            f"training.threads={threads} has no effect because JAX is already imported, so results may differ from `lth run` in "
+            f"the last bits. Set NPROC={threads} in the environment before Python starts.",
             stacklevel=2,
         )
         return

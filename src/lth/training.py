@@ -1,9 +1,9 @@
-"""The one loop that steps environments, and evaluation.
+"""The training loop, and evaluation.
 
-Training is a row of segments. Each starts by resetting its environments with a seed made from the run's seed and the
-segment's number, so a segment is a pure function of (agent state, replay buffer, number), and training that was stopped
-between two segments and taken up again gives the same bytes as training that was not. An episode that the end of a
-segment cuts off counts as truncated: its last transition is bootstrapped, and its return is not reported.
+Training is divided into segments. Each segment resets its environments with a seed derived from the run's seed and the segment
+number, so a segment is a pure function of (agent state, replay buffer, number). Training that is interrupted between two segments
+and resumed gives the same bytes as uninterrupted training. An episode cut off by the end of a segment counts as truncated: its
+last transition is bootstrapped, and its return is not reported.
 """
 
 import functools
@@ -28,15 +28,18 @@ from .replay import ReplayState, insert, pack_rows
 from .types import Batch
 
 EVALUATION_SEED = 1_000_000
-"""Evaluation episode i is reset with this + i, in every run, so that runs are compared on the same episodes."""
+"""Evaluation episode i is reset with this seed + i in every run, so that all runs are evaluated on the same episodes."""
 
 LONGEST_EPISODE = 100_000
+
+TELL_EVERY = 1.0
+"""Seconds between two calls of `train`'s `tell`."""
 
 _ENVIRONMENTS, _ACTIONS, _UPDATES = 0, 1, 2
 
 
 class Evaluation(NamedTuple):
-    """Undiscounted returns of whole episodes, and, where the task defines success, whether each succeeded (0 or 1)."""
+    """Undiscounted returns of whole episodes, and the success of each (0 or 1) if the task defines success."""
 
     returns: list[float]
     successes: list[float] | None
@@ -53,19 +56,19 @@ class Evaluation(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """Where training stands after one segment: everything that the next one needs, and what was seen in this one."""
+    """The state after one segment: the input of the next segment, and the metrics of this one."""
 
     state: AgentState
     replay: ReplayState
     env_steps: int
-    metrics: dict[str, float]  # of the last update, and train/return of the episodes that ended
+    metrics: dict[str, float]  # of the last update, and train/return of finished episodes
     seconds: float
 
 
 def evaluate(policy: Policy, env: Any, episodes: int, frames: Callable[[], None] | None = None) -> Evaluation:
     """Run whole episodes with the policy's deterministic actions.
 
-    Args, errors and success: as `run_episodes`.
+    See `run_episodes` for arguments, errors and the definition of success.
     """
     return run_episodes(lambda observation: act(policy, observation), env, episodes, frames)
 
@@ -73,17 +76,17 @@ def evaluate(policy: Policy, env: Any, episodes: int, frames: Callable[[], None]
 def run_episodes(
     choose: Callable[[np.ndarray], np.ndarray], env: Any, episodes: int, frames: Callable[[], None] | None = None
 ) -> Evaluation:
-    """Run whole evaluation episodes; success is success at any step, as Meta-World defines it.
+    """Run whole evaluation episodes. An episode succeeds if any step does, as Meta-World defines it.
 
     Args:
         choose: observation (1, observation_dim) float32 -> action (1, action_width) float32.
-        env: an environment of `envs.make`.
-        episodes: how many, the same ones for everyone.
-        frames: called before each step, and at the very end, for whoever films.
+        env: an environment from `envs.make`.
+        episodes: the number of episodes; all runs use the same ones.
+        frames: called before each step and after the last, to record frames.
 
     Raises:
         InputError: an episode does not end.
-        TrainingError: the environment raised.
+        TrainingError: the environment raised an exception.
     """
     returns, successes = [], []
     spaces = envs.spaces_of(env)
@@ -94,16 +97,16 @@ def run_episodes(
             steps += 1
             if steps > LONGEST_EPISODE:
                 raise InputError(
-                    f"an evaluation episode has not ended after {LONGEST_EPISODE} steps. Register the task with max_episode_steps."
+                    f"an evaluation episode did not end after {LONGEST_EPISODE} steps. Register the task with max_episode_steps."
                 )
             if frames:
                 frames()
             try:
                 action = envs.to_environment(spaces, choose(observation[None]))[0]
                 observation, reward, terminated, truncated, info = env.step(action)
-            except Exception as error:  # whatever the environment's own code raises
+            except Exception as error:  # the environment's code may raise anything
                 raise TrainingError(
-                    f"the environment raised {type(error).__name__} in an evaluation: {error}"
+                    f"the environment raised {type(error).__name__} during an evaluation: {error}"
                 ) from error
             total += float(reward)
             done = terminated or truncated
@@ -112,7 +115,7 @@ def run_episodes(
                     success = max(success or 0.0, float(info[name]))
         if not math.isfinite(total):
             raise TrainingError(
-                f"the return of evaluation episode {episode} is {total}: the environment gave a reward that is not finite"
+                f"the return of evaluation episode {episode} is {total}: the environment returned a reward that is not finite"
             )
         returns.append(total)
         successes.append(success)
@@ -122,14 +125,14 @@ def run_episodes(
     return Evaluation(returns, known if len(known) == episodes else None)
 
 
-def segment_seed(seed: int, segment: int, stream: int, *, again: bool = False) -> np.random.SeedSequence:
+def segment_seed(seed: int, segment: int, stream: int, *, fresh_noise: bool = False) -> np.random.SeedSequence:
     """Derive the seed of one segment's environments, actions or updates."""
-    return np.random.SeedSequence([seed, segment, stream, *([1] if again else [])])
+    return np.random.SeedSequence([seed, segment, stream, *([1] if fresh_noise else [])])
 
 
 @functools.cache
 def _inserter(observation_dim: int) -> Callable[..., tuple[AgentState, ReplayState]]:
-    """Compile storing transitions without learning from them yet."""
+    """Compile a function that stores transitions without an update."""
 
     def store(state: AgentState, replay: ReplayState, rows: jax.Array) -> tuple[AgentState, ReplayState]:
         state = state._replace(
@@ -141,7 +144,7 @@ def _inserter(observation_dim: int) -> Callable[..., tuple[AgentState, ReplaySta
     return jax.jit(store, donate_argnums=(0, 1))
 
 
-_flat_policy = jax.jit(flat_policy, static_argnums=0)
+_copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
 
 def train(
@@ -152,31 +155,33 @@ def train(
     state: AgentState,
     replay: ReplayState,
     until: int,
-    again: bool = False,
+    fresh_noise: bool = False,
     native: bool = False,
     step_timeout: float | None = None,
+    tell: Callable[[int], None] | None = None,
 ) -> Iterator[Segment]:
-    """Train from where `state` stands to environment step `until`, segment by segment.
+    """Train from `state` to environment step `until`, segment by segment.
 
     Args:
-        algorithm: the agent's.
-        training: the loop's settings.
-        task: the environment's name.
+        algorithm: the agent's algorithm.
+        training: the settings of the loop.
+        task: the name of the environment.
         seed: the run's seed.
-        state: an agent's state between two segments; it is copied, not consumed.
-        replay: its replay buffer, with room for min(buffer_size, training.env_steps) transitions; copied too.
+        state: the agent's state between two segments; copied, not consumed.
+        replay: its replay buffer, with capacity min(buffer_size, training.env_steps); copied too.
         until: an environment step, at most `training.env_steps`.
-        again: draw everything anew: other starts of episodes, exploration and batches than a run of this seed has.
-        native: compute updates with the native kernel, which does the work of the kept weights only.
-        step_timeout: seconds that the environment may take for a step or reset; then the process ends (`envs.make`).
+        fresh_noise: use other random numbers for resets, exploration and batches than the seed's standard run.
+        native: compute updates with the native kernel, which skips pruned weights.
+        step_timeout: time limit in seconds for an environment step or reset; exceeding it ends the process (`envs.make`).
+        tell: called with the environment step about once a second within a segment; changes no result.
 
     Yields:
-        A Segment after each, whose state and replay buffer are good until the next is asked for.
+        A Segment after each segment. Its state and replay buffer are valid until the next one is requested.
 
     Raises:
-        TrainingError: a loss is not finite, or the environment raised.
+        TrainingError: a loss is not finite, or the environment raised an exception.
     """
-    state, replay = jax.tree.map(jnp.copy, (state, replay))
+    state, replay = _copy((state, replay))
     env_steps = int(state.env_steps)
     vector = envs.make_vector(task, seed, training.num_envs, step_timeout)
     try:
@@ -184,9 +189,9 @@ def train(
             number = env_steps // training.segment_steps
             end = min((number + 1) * training.segment_steps, until)
             started = time.perf_counter()
-            seed_of = functools.partial(segment_seed, seed, number, again=again)
+            seed_of = functools.partial(segment_seed, seed, number, fresh_noise=fresh_noise)
             state, replay, metrics = _train_segment(
-                algorithm, training, vector, seed_of, state, replay, env_steps, end, native
+                algorithm, training, vector, seed_of, state, replay, env_steps, end, native, tell
             )
             env_steps = end
             yield Segment(state, replay, env_steps, metrics, time.perf_counter() - started)
@@ -204,24 +209,25 @@ def _train_segment(
     env_steps: int,
     end: int,
     native: bool,
+    tell: Callable[[int], None] | None,
 ) -> tuple[AgentState, ReplayState, dict[str, float]]:
     spaces, num_envs = algorithm.spaces, training.num_envs
     action_rng, update_rng = (np.random.default_rng(seed_of(stream)) for stream in (_ACTIONS, _UPDATES))
     observations, _ = vector.reset(seed=int(seed_of(_ENVIRONMENTS).generate_state(1)[0] >> 2))
-    like, patterns, free = state, None, math.inf  # `free`: updates before one that may change a mask
+    like, patterns, free = state, None, math.inf  # `free`: updates until a mask may change
     if native:
         patterns, free = patterns_of(state), updates_until_change(state)
         state = pack_state(patterns, state)
     store, learn = _inserter(spaces.observation_dim), learner(algorithm, patterns)
     read_policy = policy_reader(algorithm, patterns)
     capacity, missing = replay.rows.shape[0], env_steps - int(replay.size)
-    policy = read_policy(np.asarray(_flat_policy(algorithm, state)))
+    policy = read_policy(np.asarray(flat_policy(algorithm, state)))
     pending: list[np.ndarray] = []
     metrics: dict[str, jax.Array] = {}
     running_return, finished_returns = np.zeros(num_envs), []
 
-    def chance(env_steps: int) -> tuple[np.ndarray, Draws | None]:
-        # What chance decides in the next step. It is drawn while the device is at work.
+    def random_numbers(env_steps: int) -> tuple[np.ndarray, Draws | None]:
+        # The random numbers of the next step, drawn while the device computes.
         size = min(env_steps + num_envs - missing, capacity)
         if env_steps < training.start_steps:
             noise = algorithm.random_actions(action_rng, num_envs)
@@ -230,16 +236,17 @@ def _train_segment(
         due = updates_before(training, env_steps + num_envs) - updates_before(training, env_steps)
         return noise, draw(algorithm, update_rng, due, training.batch_size, size) if due else None
 
-    noise, draws = chance(env_steps)
+    noise, draws = random_numbers(env_steps)
+    told = time.monotonic()
     while env_steps < end:
         if pending and env_steps - num_envs < training.start_steps <= env_steps:
-            # The policy acts for the first time: with what the normalizer has seen until now.
+            # The policy acts for the first time, with the normalizer's statistics up to now.
             state, replay = store(state, replay, np.concatenate(pending))
-            pending, policy = [], read_policy(np.asarray(_flat_policy(algorithm, state)))
+            pending, policy = [], read_policy(np.asarray(flat_policy(algorithm, state)))
         actions = noise if env_steps < training.start_steps else act(policy, observations, noise)
         try:
             after, rewards, terminated, truncated, info = vector.step(envs.to_environment(spaces, actions))
-        except Exception as error:  # whatever the environment's own code raises
+        except Exception as error:  # the environment's code may raise anything
             raise TrainingError(
                 f"the environment raised {type(error).__name__} at step {env_steps}: {error}"
             ) from error
@@ -247,7 +254,7 @@ def _train_segment(
         done = terminated | truncated
         ended = done.any()
         if ended:
-            # `after` is where the next episode starts; the transition ends where the last one did.
+            # `after` is the first observation of the next episode; the transition needs the final observation.
             next_observations = after.copy()
             for i in np.flatnonzero(done):
                 next_observations[i] = info["final_obs"][i]
@@ -265,13 +272,13 @@ def _train_segment(
             free -= due
             if patterns is None or free >= 0:
                 state, replay, flat, metrics = learn(state, replay, rows, draws)
-            else:  # a mask may change: by an update of whole matrices, after which the kernel has another pattern
+            else:  # a mask may change: do a dense update, then build the kernel's new pattern
                 whole = unpack_state(patterns, state, like)
                 like, replay, _, metrics = learner(algorithm)(whole, replay, rows, draws)
                 patterns, free = patterns_of(like), updates_until_change(like)
                 state = pack_state(patterns, like)
                 learn, read_policy = learner(algorithm, patterns), policy_reader(algorithm, patterns)
-                flat = _flat_policy(algorithm, state)
+                flat = flat_policy(algorithm, state)
 
         _check_rows(rows, observations, actions, env_steps, algorithm)
         observations = after
@@ -280,7 +287,10 @@ def _train_segment(
             finished_returns.extend(running_return[done])
             running_return[done] = 0.0
         env_steps += num_envs
-        noise, draws = chance(env_steps)
+        if tell and env_steps < end and time.monotonic() - told >= TELL_EVERY:
+            tell(env_steps)
+            told = time.monotonic()
+        noise, draws = random_numbers(env_steps)
         if flat is not None:
             policy = read_policy(np.asarray(flat))
     if pending:
@@ -308,7 +318,9 @@ def _check_rows(
         raise TrainingError(
             f"the policy's actions became NaN or infinite by environment step {env_steps}: {_diverged(algorithm)}"
         )
-    raise TrainingError(f"the environment gave NaN or infinite observations or rewards at environment step {env_steps}")
+    raise TrainingError(
+        f"the environment returned NaN or infinite observations or rewards at environment step {env_steps}"
+    )
 
 
 def _check_finite(values: dict[str, float], env_steps: int, algorithm: Algorithm) -> None:
@@ -320,5 +332,5 @@ def _check_finite(values: dict[str, float], env_steps: int, algorithm: Algorithm
 
 
 def metric_rows(env_steps: int, metrics: dict[str, float]) -> Sequence[tuple[int, str, float]]:
-    """Lay metrics out as tidy rows (env_steps, metric, value), sorted by name."""
+    """Return metrics as tidy rows (env_steps, metric, value), sorted by name."""
     return [(env_steps, name, metrics[name]) for name in sorted(metrics)]

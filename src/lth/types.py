@@ -1,4 +1,4 @@
-"""The nouns that the modules share."""
+"""Types that the modules share."""
 
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -7,24 +7,25 @@ Array: TypeAlias = Any
 Params: TypeAlias = Any
 """A pytree of arrays: the parameters of one network."""
 Mask: TypeAlias = Any
-"""A pytree with the structure, shapes and dtypes of the parameters; 1 is kept, 0 is pruned. What cannot be pruned is all ones."""
+"""A pytree with the structure, shapes and dtypes of the parameters; 1 is kept, 0 is pruned. Leaves that cannot be pruned are all
+ones."""
 
 
 class Batch(NamedTuple):
-    """Transitions, one a row; raw, that is before observations are normalised and rewards scaled.
+    """Transitions, one per row, before observations are normalized and rewards are scaled.
 
-    `terminated` is 1.0 where the task itself ended (nothing more to gain) and 0.0 otherwise, time limits included.
+    `terminated` is 1.0 if the task ended (no bootstrapping) and 0.0 otherwise, including at time limits.
     """
 
     observations: Array  # (n, observation_dim) float32
-    actions: Array  # (n, action_dim) float32 in [-1, 1]; or (n, 1), the numbers of discrete actions
+    actions: Array  # (n, action_dim) float32 in [-1, 1]; or (n, 1), the indices of discrete actions
     rewards: Array  # (n,) float32
     next_observations: Array  # (n, observation_dim) float32
     terminated: Array  # (n,) float32
 
 
 class AgentLike(Protocol):
-    """What the gradient functions need of an agent."""
+    """The attributes of an agent that the gradient functions need."""
 
     @property
     def config(self) -> Any: ...

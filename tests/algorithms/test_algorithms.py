@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from helpers.small import ROOT, SMALL
+from helpers.trees import copied, on_host
 
 import lth
 from lth.algorithms import ALGORITHMS, DQNConfig
@@ -61,9 +62,9 @@ def buffer_of(algorithm, n=200, seed=0):
 def learned(algorithm, state, updates=20, patterns=None, seed=1):
     """Return the state after some updates on the buffer of `buffer_of`, one new transition among them."""
     rng = np.random.default_rng(seed)
-    replay = jax.tree.map(jnp.copy, buffer_of(algorithm).state)
+    replay = copied(buffer_of(algorithm).state)
     draws = draw(algorithm, rng, updates, 32, 200)
-    start = jax.tree.map(jnp.copy, state if patterns is None else pack_state(patterns, state))
+    start = copied(state if patterns is None else pack_state(patterns, state))
     after, *_ = learner(algorithm, patterns)(start, replay, pack_rows(transitions(algorithm, 1, 7)), draws)
     return after if patterns is None else unpack_state(patterns, after, state)
 
@@ -102,16 +103,17 @@ def test_networks_are_as_described(name):
 def test_the_loss_of_a_network_moves_no_other_and_the_sum_has_its_gradient(name):
     algorithm = build(name, normalize_obs=False)
     state = learned(algorithm, algorithm.init(jax.random.key(0)))
-    batch = Batch(*map(jnp.asarray, transitions(algorithm, 32, 5)))
+    batch = transitions(algorithm, 32, 5)
     key = jax.random.key(9)
     noise = jax.random.normal(key, algorithm.noise_shape(32))
 
     def one(params, network):
         return algorithm.losses(state, params, batch, noise, algorithm.applies())[network]
 
-    whole = jax.grad(lambda params: network_loss(algorithm, state, params, batch, key))(state.params)
+    whole = jax.jit(jax.grad(lambda params: network_loss(algorithm, state, params, batch, key)))(state.params)
+    gradients_of = jax.jit(jax.grad(one), static_argnums=1)
     for network in state.params:
-        grads = jax.grad(one)(state.params, network)
+        grads = on_host(gradients_of(state.params, network))
         for other, tree in grads.items():
             flat = np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
             assert (flat == 0).all() if other != network else (flat != 0).any()
@@ -145,7 +147,7 @@ def test_pruned_weights_stay_exactly_zero_everywhere(name):
 def test_a_ticket_that_lost_nothing_is_the_dense_agent(name):
     algorithm = build(name)
     start = algorithm.init(jax.random.key(0))
-    ones = jax.tree.map(jnp.ones_like, start.params)
+    ones = jax.tree.map(np.ones_like, on_host(start.params))
     assert raw(make_ticket(start, ones)) == raw(start)
     assert raw(learned(algorithm, make_ticket(start, ones))) == raw(learned(algorithm, start))
 
@@ -155,7 +157,7 @@ def test_the_native_kernel_computes_the_same(name):
     try:
         native.load()
     except native.Unavailable as error:
-        pytest.skip(f"there is no native kernel here: {error}")
+        pytest.skip(f"the native kernel is not available: {error}")
     algorithm = build(name)
     start = algorithm.init(jax.random.key(0))
     ticket = make_ticket(start, masked(algorithm, start, 0.7))
@@ -175,8 +177,8 @@ def test_acting_in_numpy_is_the_network(name, normalize_obs):
     algorithm = build(name, normalize_obs=normalize_obs)
     state = learned(algorithm, algorithm.init(jax.random.key(0)))
     batch = transitions(algorithm, 40, 2)
-    seen = algorithm.prepare(state.normalizer, batch).observations
-    output = np.asarray(algorithm.applies()[algorithm.policy](state.params[algorithm.policy], jnp.asarray(seen)))
+    seen = jax.jit(algorithm.prepare)(state.normalizer, batch).observations
+    output = np.asarray(jax.jit(algorithm.applies()[algorithm.policy])(state.params[algorithm.policy], seen))
     actions = act(policy_of(Agent(algorithm.config, state)), batch.observations)
     np.testing.assert_allclose(actions, algorithm.act(output, None), atol=1e-5)
     assert actions.shape == (40, algorithm.spaces.action_width)
@@ -196,7 +198,7 @@ def test_a_policy_with_layer_normalization_acts_as_its_network_does():
     observations = transitions(algorithm, 30).observations
     policy = policy_of(Agent(algorithm.config, state))
     seen = (observations - policy.mean) * policy.scale
-    output = algorithm.applies()["q"](state.params["q"], jnp.asarray(np.clip(seen, -policy.clip, policy.clip)))
+    output = jax.jit(algorithm.applies()["q"])(state.params["q"], np.clip(seen, -policy.clip, policy.clip))
     np.testing.assert_allclose(policy.network(np.clip(seen, -policy.clip, policy.clip)), output, rtol=1e-4, atol=1e-5)
 
 
@@ -218,16 +220,17 @@ def test_gradient_statistics_are_the_mean_over_single_batches(name):
     agent, key = Agent(algorithm.config, state, buffer), jax.random.key(11)
     found = lth.gradient_statistics(agent, buffer, num_batches=6, batch_size=16, key=key)
     assert set(found) == set(state.params)
-    total = jax.tree.map(jnp.zeros_like, state.params)
+    total = jax.tree.map(np.zeros_like, on_host(state.params))
     for i in range(6):
         index_key, noise_key = jax.random.split(jax.random.fold_in(key, i))
         rows = jax.random.randint(index_key, (16,), 0, 200, jnp.int32)
-        batch = Batch(*(jnp.asarray(x)[rows] for x in transitions(algorithm, 200)))
-        total = jax.tree.map(lambda t, g: t + jnp.abs(g), total, batch_gradients(agent, batch, key=noise_key))
+        batch = Batch(*(x[np.asarray(rows)] for x in transitions(algorithm, 200)))
+        grads = on_host(batch_gradients(agent, batch, key=noise_key))
+        total = jax.tree.map(lambda t, g: t + np.abs(g), total, grads)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(total), strict=True):
         np.testing.assert_allclose(a, b / 6, rtol=1e-4, atol=1e-7)
     even, odd = gradient_halves(agent, buffer, 6, 16, key=key)
-    for half_a, half_b, whole in zip(*map(jax.tree.leaves, (even, odd, found)), strict=True):
+    for half_a, half_b, whole in zip(*map(jax.tree.leaves, on_host((even, odd, found))), strict=True):
         np.testing.assert_allclose((half_a + half_b) / 2, whole, rtol=1e-4, atol=1e-7)
     masks = {n: lth.prune(p, 0.75, "taylor", gradients=found[n]) for n, p in state.params.items()}
     assert all(abs(lth.compute_sparsity(mask) - 0.75) < 0.01 for mask in masks.values())
@@ -253,7 +256,7 @@ def test_the_documents_pair_is_for_actor_and_critic(function):
 
 def test_actions_that_an_algorithm_does_not_take_are_refused_by_name():
     with pytest.raises(
-        lth.InputError, match=r"'CartPole-v1' has discrete actions, which SAC does not take.*algorithm=dqn"
+        lth.InputError, match=r"'CartPole-v1' has discrete actions, which SAC does not support.*algorithm=dqn"
     ):
         ALGORITHMS["sac"]().build(Spaces(4, 2, True), "CartPole-v1")
     with pytest.raises(lth.InputError, match=r"continuous actions, which DQN.*algorithm=sac or algorithm=td3"):
@@ -263,14 +266,16 @@ def test_actions_that_an_algorithm_does_not_take_are_refused_by_name():
 def test_a_buffer_of_another_number_of_actions_is_refused():
     few, many = build("dqn", action_dim=2), build("dqn", action_dim=4)
     agent = Agent(few.config, few.init(jax.random.key(0)))
-    with pytest.raises(lth.InputError, match=r"holds the action [23], the agent chooses from 2"):
+    with pytest.raises(lth.InputError, match=r"holds the action [23], but the agent has 2 actions"):
         lth.gradient_statistics(agent, buffer_of(many))
-    with pytest.raises(lth.InputError, match=r"the batch holds the action [23], the agent chooses from 2"):
+    with pytest.raises(lth.InputError, match=r"the batch holds the action [23], but the agent has 2 actions"):
         batch_gradients(agent, transitions(many, 50))
     sac = build("sac", action_dim=1)
     for one, other in ((few, sac), (sac, few)):
         agent = Agent(one.config, one.init(jax.random.key(0)))
-        with pytest.raises(lth.InputError, match=r"replay buffer holds (continuous|discrete) actions, the agent takes"):
+        with pytest.raises(
+            lth.InputError, match=r"replay buffer holds (continuous|discrete) actions, but the agent needs"
+        ):
             lth.gradient_statistics(agent, buffer_of(other))
 
 
@@ -283,7 +288,7 @@ def test_discrete_actions_survive_the_buffers_file():
     again = ReplayBuffer.load(saved)
     assert again.discrete
     assert raw(again.state) == raw(buffer.state)
-    with pytest.raises(lth.InputError, match="'actions' leaves"):
+    with pytest.raises(lth.InputError, match="'actions' has values outside"):
         ReplayBuffer.load({**saved, "actions": saved["actions"].astype(np.float32)})
 
 
@@ -296,8 +301,8 @@ def test_parameters_of_an_ensemble_and_of_one_network():
     params = {m: {"layer_0": {"kernel": np.ones((5, 4)), "bias": np.zeros(4)}} for m in ("q1", "q2")}
     for m, scale in (("q1", 1.0), ("q2", 2.0)):
         params[m]["output"] = {"kernel": np.full((4, 1), scale), "bias": np.zeros(1)}
-    x = jnp.ones((7, 3)), jnp.ones((7, 2))
-    np.testing.assert_allclose(apply_of(two)(params, *x), np.broadcast_to([[20.0], [40.0]], (2, 7)))
+    x = np.ones((7, 3), np.float32), np.ones((7, 2), np.float32)
+    np.testing.assert_allclose(jax.jit(apply_of(two))(params, *x), np.broadcast_to([[20.0], [40.0]], (2, 7)))
 
 
 NAMES = re.compile(r"(?<![a-z])(actor|critic)(s|_|(?![a-z]))|SAC(Config|State)|\bTD3\b|\bDQN\b", re.IGNORECASE)
@@ -329,19 +334,19 @@ def test_no_module_outside_algorithms_names_a_network_or_an_algorithm():
     [
         (
             "algorithm=dqn",
-            r"'Pendulum-v1' has continuous actions, which DQN does not take. Use algorithm=sac or algorithm=td3",
+            r"'Pendulum-v1' has continuous actions, which DQN does not support. Use algorithm=sac or algorithm=td3",
         ),
-        ("tasks=CartPole-v1", r"'CartPole-v1' has discrete actions, which SAC does not take. Use algorithm=dqn"),
+        ("tasks=CartPole-v1", r"'CartPole-v1' has discrete actions, which SAC does not support. Use algorithm=dqn"),
         ("algorithm=tdd3", r"unknown algorithm 'tdd3'; choose from sac, td3, dqn.*did you mean 'td3'"),
-        ("algorithm=[sac,td3]", r"algorithm: one name is needed, such as sac, and this is \['sac', 'td3'\]\n$"),
-        ("algorithm=td3 agent.tau=3", r"settings are td3\.\*, as in td3\.tau"),
+        ("algorithm=[sac,td3]", r"algorithm: expected one name, such as sac, but got \['sac', 'td3'\]\n$"),
+        ("algorithm=td3 agent.tau=3", r"set td3\.\*, as in td3\.tau"),
         ("algorithm=td3 td3.policy_dely=3", r"unknown key 'td3.policy_dely'; did you mean 'policy_delay'"),
         ("algorithm=dqn tasks=CartPole-v1 pruning.sparsity.actor=0.9", r"unknown network 'actor'; the algorithm has q"),
         ("pruning.sparsity={actor: 0.9, crtic: 0.8}", r"unknown network 'crtic'.*did you mean 'critic'"),
-        ("pruning.sparsity={actor: 0.9}", r"no sparsity for the network 'critic'"),
+        ("pruning.sparsity={actor: 0.9}", r"the sparsity of the network 'critic' is missing"),
         (
             "algorithm=dqn tasks=CartPole-v1 pruning.exclude=q/layer_7",
-            r"which is no layer of q;.*did you mean 'q/layer_1'",
+            r"unknown layer .* the layers of q are.*did you mean 'q/layer_1'",
         ),
     ],
 )
@@ -398,9 +403,9 @@ def test_a_falling_learning_rate_stands_where_the_ticket_starts(tmp_path):
     ("given", "says"),
     [
         ({"statistic": "mean_abbs"}, "unknown statistic 'mean_abbs'; choose from .*did you mean 'mean_abs'"),
-        ({"first": 9}, "first is 9 and step 1, which takes none of the 4 batches"),
-        ({"step": 0}, "step 0"),
-        ({"step": -1}, "step -1"),
+        ({"first": 9}, "first=9 and step=1 select none of the 4 batches"),
+        ({"step": 0}, "step=0"),
+        ({"step": -1}, "step=-1"),
     ],
 )
 def test_statistics_of_nothing_are_refused(given, says):
@@ -418,7 +423,7 @@ def test_a_dry_run_knows_the_tasks_that_masks_come_from(tmp_path, capsys):
         "pruning.transfer_from=Acrobot-v1",
         "pruning.transfer_mismatch=dense",
     ]
-    assert main(["run", str(tmp_path / "empty.yaml"), f"output_dir={tmp_path}", *words, "--dry-run"]) == 0
+    assert main(["run", str(tmp_path / "empty.yaml"), f"output_dir={tmp_path}", *words, "--dry-run", "--list"]) == 0
     assert "Acrobot-v1 seed 0 dense" in capsys.readouterr().out
 
 
@@ -435,5 +440,5 @@ class Fixed(ALGORITHMS["dqn"]):
 def test_small_dense_needs_the_settings_that_it_changes():
     spaces = Spaces(4, 2, discrete=True)
     assert small_dense(DQNConfig(), spaces, {"q": 0.9}, ()).q_hidden < (256, 256)
-    with pytest.raises(lth.InputError, match="small-dense changes the settings value_hidden, which DQN does not have"):
+    with pytest.raises(lth.InputError, match="small-dense needs the settings value_hidden, which DQN does not have"):
         small_dense(Fixed(), spaces, {"value": 0.9}, ())

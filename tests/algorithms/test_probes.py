@@ -151,7 +151,7 @@ def test_the_edge_hands_discrete_actions_over_as_the_environment_counts_them():
     vector.step(envs.to_environment(Spaces(1, 2, True), np.zeros((3, 1), np.float32)))
     vector.close()
     envs.check_task("DiscreteConstant-v0", DQN)
-    with pytest.raises(InputError, match="which TD3 does not take"):
+    with pytest.raises(InputError, match="which TD3 does not support"):
         envs.check_task("DiscreteConstant-v0", TD3)
 
 

@@ -626,13 +626,13 @@ def test_a_small_buffer_keeps_the_newest_transitions():
     "task", ["ProbeNanReward-v0", "ProbeInfiniteReward-v0", "ProbeNanObservation-v0", "ProbeNanStart-v0"]
 )
 def test_bad_numbers_from_the_environment_are_the_environments_fault(task):
-    with pytest.raises(TrainingError, match="environment gave NaN or infinite"):
+    with pytest.raises(TrainingError, match="environment returned NaN or infinite"):
         segments(TINY, loop(start_steps=20, segment_steps=240), task)
 
 
 def test_it_is_the_environments_fault_though_the_bad_number_was_overwritten():
     config = TINY.model_copy(update={"buffer_size": 16})
-    with pytest.raises(TrainingError, match="environment gave NaN or infinite"):
+    with pytest.raises(TrainingError, match="environment returned NaN or infinite"):
         segments(config, loop(start_steps=20, segment_steps=240), "ProbeNanReward-v0")
 
 
@@ -640,7 +640,7 @@ def test_diverging_learning_is_not_the_environments_fault():
     config = TINY.model_copy(update={"critic_learning_rate": 1e20})
     with pytest.raises(TrainingError, match="learning diverged") as raised:
         segments(config, loop(start_steps=20, segment_steps=240), "ProbeBothMatter-v0")
-    assert "environment gave" not in str(raised.value)
+    assert "environment returned" not in str(raised.value)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

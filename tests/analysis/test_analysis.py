@@ -24,6 +24,7 @@ from lth.algorithms.sac.algorithm import gaussian_of
 from lth.analysis.interpolation import barrier, interpolate, losses
 from lth.analysis.overlap import compare, overlap, shared_by_chance
 from lth.analysis.paths import effective_sparsity, layers, weights_read
+from lth.analysis.scores import threshold
 from lth.analysis.stability import rank_correlation, stability
 from lth.analysis.units import TAU, hidden_units, spread_batch, units_of
 from lth.cli import main
@@ -36,6 +37,7 @@ from lth.experiment.plan import plan
 from lth.experiment.spec import ConnectivitySpec, MaskSpec, parse_spec
 from lth.experiment.tidy import TidyRow, mask_pairs
 from lth.files import read_rows
+from lth.pruning.layers import named_leaves
 from lth.pruning.masks import compute_sparsity
 from lth.replay import ReplayBuffer, init_replay, insert, pack_rows
 from lth.reporting.terminal import unstable_note
@@ -220,9 +222,9 @@ def test_layer_normalisation_is_where_the_critics_have_it():
     critic = module_of(SACConfig(critic_hidden=(4, 3), critic_layer_norm=True).networks(Spaces(2, 1))["critic"])
     rng = np.random.default_rng(0)
     observations, actions = rng.normal(size=(5, 2)), rng.normal(size=(5, 1))
-    params = critic.init(jax.random.key(0), observations, actions)["params"]
+    params = jax.jit(critic.init)(jax.random.key(0), observations, actions)["params"]
     params = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
-    values = critic.apply({"params": params}, observations, actions)
+    values = jax.jit(critic.apply)({"params": params}, observations, actions)
     for q, network in enumerate(("q1", "q2")):
         assert layers(params)[3 * q].name == f"{network}/layer_0"
         by_hand = forward({**params[network]}, np.concatenate([observations, actions], axis=1), norm=(0, 1))
@@ -240,9 +242,9 @@ def agent_of(actor_params, observations, normalize=False):
     config = SACConfig(actor_hidden=(3,), critic_hidden=(2,), normalize_obs=normalize)
     state = config.build(Spaces(d, 1)).init(jax.random.key(0))
     if actor_params is not None:
-        state = state._replace(params={**state.params, "actor": jax.tree.map(jnp.asarray, actor_params)})
+        state = state._replace(params={**state.params, "actor": jax.device_put(actor_params)})
     batch = Batch(observations, np.zeros((n, 1)), np.zeros(n), observations, np.zeros(n))
-    buffer = ReplayBuffer(insert(init_replay(n, d, 1), jnp.asarray(pack_rows(batch))), d)
+    buffer = ReplayBuffer(jax.jit(insert)(init_replay(n, d, 1), pack_rows(batch)), d)
     return Agent(config, state, buffer)
 
 
@@ -476,7 +478,7 @@ def test_barriers(values):
     assert barrier(alphas, [-v for v in values], False) == barrier(alphas, values, True)
     assert barrier(alphas[::-1], values[::-1], True) == barrier(alphas, values, True)
     assert barrier(alphas, straight, True) <= 1e-9
-    with pytest.raises(InputError, match="both ends are needed"):
+    with pytest.raises(InputError, match="must contain 0 and 1"):
         barrier([0.25, 0.5, 0.75], [1.0, 2.0, 3.0], True)
 
 
@@ -492,7 +494,7 @@ def grown(tmp_path_factory):
             "output_dir": str(tmp_path_factory.mktemp("analysis")),
             "training": {**SMALL["training"], "env_steps": 400},
             "pruning": {**SMALL["pruning"], "methods": ["magnitude", "taylor"], "rounds": 2, "exclude": ["output"]},
-            "analysis": {"connectivity": list(CONNECTIVITY), "connectivity_points": 3, "connectivity_episodes": 1},
+            "analysis": {"connectivity": list(CONNECTIVITY), "connectivity_points": 3, "connectivity_episodes": 2},
         }
     )
     for spec in plan(config).specs:
@@ -560,6 +562,41 @@ def test_stability_is_that_of_the_masks_own_batches_and_candidates(grown):
     assert value_of(rows, "actor", "", "saliency_shared") == (kept[0] * kept[1]).sum() / kept[0].sum()
 
 
+def test_the_scores_of_a_mask_are_counted_by_what_it_kept(grown):
+    for spec in (s for s in plan(grown).specs if isinstance(s, MaskSpec)):
+        run = grown.output_dir / spec.path
+        rows, masks = store.read_analysis(run), lth.load_mask(journal.last_file(grown.output_dir, spec))
+        agent, buffer, before = lth.load(grown.output_dir / (spec.previous or spec.dense).path)
+        gradients = lth.gradient_statistics(agent, buffer, 8, 32) if spec.method == "taylor" else {}
+        for network, mask in masks.items():
+            pruned, kept = [], []
+            for name, leaf in named_leaves(mask).items():
+                if name.endswith("kernel") and "output" not in name:  # output layers are excluded
+                    score = np.abs(named_leaves(agent.state.params[network])[name])
+                    score = score * np.asarray(named_leaves(gradients[network])[name]) if gradients else score
+                    candidate, stays = (np.asarray(m) == 1 for m in (named_leaves(before[network])[name], leaf))
+                    pruned += np.abs(score[candidate & ~stays]).tolist()
+                    kept += np.abs(score[candidate & stays]).tolist()
+            for kind, scores in (("pruned", pruned), ("kept", kept)):
+                counted = {
+                    row.metric[len(f"scores_{kind}[") : -1]: row.value
+                    for row in rows
+                    if row.network == network and row.metric.startswith(f"scores_{kind}[")
+                }
+                places = [math.floor(math.log10(s) * 5) / 5 if s else -math.inf for s in scores]
+                assert counted == {f"{low:.1f}": places.count(low) for low in set(places)}
+            cut = value_of(rows, network, "", "score_threshold")
+            assert 10**cut == pytest.approx(min(kept), rel=1e-6)
+            assert max(pruned) <= min(kept)
+
+
+def test_scores_of_no_single_ranking_have_no_threshold():
+    scores, kept = [np.array([1.0, 10.0]), np.array([0.1, 0.2])], [np.array([False, True]), np.array([False, True])]
+    assert threshold(scores, kept) is None  # a share of each layer: 1.0 goes and 0.2 stays
+    assert threshold(scores[1:], kept[1:]) == pytest.approx(math.log10(0.2))
+    assert threshold(scores, [np.ones(2, bool)] * 2) is None
+
+
 def test_a_run_of_an_earlier_version_is_analysed_when_a_table_asks(grown, tmp_path):
     shutil.copytree(grown.output_dir, tmp_path / "old")
     config = grown.model_copy(update={"output_dir": tmp_path / "old"})
@@ -575,13 +612,23 @@ def test_a_run_of_an_earlier_version_is_analysed_when_a_table_asks(grown, tmp_pa
         path.unlink()
     rows = tidy_rows(config, all_of_them=True)
     assert input_rows(rows) == input_rows(want)
-    left_out = ("dead_units", "dormant_units", "saliency_spearman", "saliency_shared", "saliency_shared_by_chance")
-    assert rows == [row for row in want if row.metric.partition("/")[0] not in left_out]
+
+    def of_the_buffer(row):
+        of_scores = row.metric.startswith(("saliency_", "score")) and row.method == "taylor"
+        return of_scores or row.metric.startswith(("dead_units", "dormant_units"))
+
+    assert rows == [row for row in want if not of_the_buffer(row)]
 
 
 def test_the_tables_of_a_grid(grown):
     tidy = tidy_rows(grown)
     rows, inputs = layer_rows(tidy), input_rows(tidy)
+    assert not any(row.metric.startswith(("scores_", "train")) for row in rows)
+    learned = {(row.metric, row.env_steps) for row in tidy if row.metric.startswith("train/") and row.method == "dense"}
+    names = ("actor_loss", "alpha", "critic_loss", "entropy", "q_mean")
+    assert learned == {
+        (f"train/{name}", 400) for name in names
+    }  # at the evaluations alone, the first of them before any
     runs = {row.run for row in rows}
     assert runs == {str(s.path) for s in plan(grown).specs if not isinstance(s, ConnectivitySpec)}
     named = [(row.input, row.name) for row in inputs if row.layer == "q1/layer_0"][:4]
@@ -664,7 +711,7 @@ def test_lines_between_agents_are_stages_of_the_grid(grown, tmp_path):
         assert [row.alpha for row in line] == [a for a in (0.0, 0.5, 1.0) for _ in range(3)]
         ends = {(row.alpha, row.metric): row.value for row in line}
         for alpha, end in ((0.0, spec.one), (1.0, spec.other)):
-            # One episode, as in the evaluations of this grid.
+            # Two episodes, as in the last evaluations of this grid.
             assert ends[alpha, "return"] == store.last_evaluation(root / end.path)["evaluation/return"]
     rows = line_rows(tidy_rows(grown))
     barriers = barrier_rows(rows)
@@ -692,7 +739,7 @@ def test_a_line_that_was_interrupted_is_measured_again_to_the_same_bytes(grown, 
     connect(tmp_path / "copy", spec)
     assert (run / journal.CONNECTIVITY).read_bytes() == before
     (run / journal.CONNECTIVITY).write_bytes(before[:-5])
-    with pytest.raises(InputError, match="altered or cut short"):
+    with pytest.raises(InputError, match="altered or truncated"):
         journal.is_finished(tmp_path / "copy", spec)
 
 

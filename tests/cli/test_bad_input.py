@@ -52,7 +52,7 @@ TINY = {
     "seeds": [0],
     "training": {"env_steps": 300, "start_steps": 100, "segment_steps": 100, "batch_size": 16},
     "sac": {"actor_hidden": [8, 8], "critic_hidden": [8, 8]},
-    "evaluation": {"every": 300, "episodes": 1},
+    "evaluation": {"every": 300, "episodes": 1, "last_episodes": 1},
     "pruning": {"sparsity": 0.5, "rewind_steps": 100, "num_gradient_batches": 2, "gradient_batch_size": 16},
 }
 HALF = Sparsity(actor=0.5, critic=0.5)
@@ -230,9 +230,9 @@ def flipped(data, offset=-100):
     return data[:offset] + bytes([data[offset] ^ 0x40]) + data[offset:][1:]
 
 
-NOT_OURS = ["no checkpoint of lth", "another program's"]
-ALTERED = ["altered or cut short", "SHA-256"]
-UNUSABLE = "unusable metadata"
+NOT_OURS = ["is not a checkpoint of lth", "Check the path"]
+ALTERED = ["altered or truncated", "SHA-256"]
+UNUSABLE = "invalid metadata"
 
 CHECKPOINTS = {
     # name: (the damage, whose checksum is made to fit; what is said)
@@ -347,7 +347,7 @@ except InputError as error:
 
 @pytest.mark.parametrize(
     ("checksum", "words"),
-    [(b"", "altered or cut short"), (b"\xff\xfe", "cannot be read"), (b"0" * 64, "altered or cut short"), (None, "")],
+    [(b"", "altered or truncated"), (b"\xff\xfe", "cannot be read"), (b"0" * 64, "altered or truncated"), (None, "")],
     ids=["empty", "no text", "another", "a folder"],
 )
 def test_bad_checksums(checksum, words, results):
@@ -509,7 +509,7 @@ CODE = {
     ),
     "os.system in a list": (
         lambda tree, marker: pickled([tree, HERE], 4, os.system, (shell(marker),)),
-        ["is refused", "only dicts of NumPy arrays"],
+        ["was rejected", "only dicts of numeric NumPy arrays"],
     ),
     "eval by GLOBAL": (lambda tree, marker: entry(call("builtins", "eval", text(python(marker)))), ["builtins.eval"]),
     "eval by STACK_GLOBAL": (
@@ -648,14 +648,14 @@ def test_a_pickle_neither_crashes_nor_fills_the_machine(case, tmp_path, run_comm
     done = run_command("-c", CHILD, path, cwd=tmp_path)
     assert done.returncode == 0, f"ended with {done.returncode} (-11: crash, -9 or -24: too long) {done.stderr[-300:]}"
     if "600 times" not in case:  # those are dicts of arrays, if odd ones
-        assert done.stdout.startswith(f"refused: the mask {path}")
+        assert done.stdout.startswith(f"refused: the mask '{path}'")
     assert int(done.stdout.split("megabytes:")[1]) < 200
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Masks.
 
-NO_PICKLE = ["no readable pickle"]
+NO_PICKLE = ["is not a readable pickle"]
 
 
 def with_leaf(value, name="kernel"):
@@ -717,10 +717,13 @@ MASKS = {
     "a persistent id": (lambda tree, marker: entry(b"Psomething\n"), ["PERSID"]),
     "a binary persistent id": (lambda tree, marker: entry(text("something") + b"Q"), ["BINPERSID"]),
     "an extension that nobody registered": (lambda tree, marker: entry(b"\x82\xfe"), ["EXT1"]),
-    "an out-of-band buffer": (lambda tree, marker: entry(b"\x97", 5), ["is refused", "only dicts of NumPy arrays"]),
+    "an out-of-band buffer": (
+        lambda tree, marker: entry(b"\x97", 5),
+        ["was rejected", "only dicts of numeric NumPy arrays"],
+    ),
     "a class instance": (
         lambda tree, marker: pickle.dumps({**tree, "critic": argparse.Namespace(a=1)}),
-        ["is refused", "only dicts of NumPy arrays"],
+        ["was rejected", "only dicts of numeric NumPy arrays"],
     ),
     "a class instance, protocol 0": (
         lambda tree, marker: pickle.dumps({**tree, "critic": argparse.Namespace(a=1)}, 0),
@@ -736,43 +739,58 @@ MASKS = {
     "a function of numpy": (lambda tree, marker: entry(b"cnumpy._core.numeric\n_frombuffer\n"), ["'actor'"]),
     "an array of objects": (
         with_leaf(lambda kernel: kernel.astype(object)),
-        ["is refused", "only dicts of NumPy arrays"],
+        ["was rejected", "only dicts of numeric NumPy arrays"],
     ),
-    "an array of strings": (with_leaf(lambda kernel: kernel.astype(str)), ["is refused", "only dicts of NumPy arrays"]),
-    "an array of bytes": (with_leaf(lambda kernel: kernel.astype("S3")), ["is refused", "only dicts of NumPy arrays"]),
+    "an array of strings": (
+        with_leaf(lambda kernel: kernel.astype(str)),
+        ["was rejected", "only dicts of numeric NumPy arrays"],
+    ),
+    "an array of bytes": (
+        with_leaf(lambda kernel: kernel.astype("S3")),
+        ["was rejected", "only dicts of numeric NumPy arrays"],
+    ),
     "an array of dates": (
         with_leaf(lambda kernel: kernel.astype("M8[s]")),
-        ["is refused", "only dicts of NumPy arrays"],
+        ["was rejected", "only dicts of numeric NumPy arrays"],
     ),
-    "complex numbers": (with_leaf(lambda kernel: kernel.astype(complex)), ["is refused", "only dicts of NumPy arrays"]),
+    "complex numbers": (
+        with_leaf(lambda kernel: kernel.astype(complex)),
+        ["was rejected", "only dicts of numeric NumPy arrays"],
+    ),
     "numbers of 16 bytes": (
         with_leaf(lambda kernel: kernel.astype(np.longdouble)),
-        ["is refused", "only dicts of NumPy arrays"],
+        ["was rejected", "only dicts of numeric NumPy arrays"],
     ),
-    "a record array": (with_leaf(np.zeros((3, 8), [("a", "f4")])), ["is refused", "only dicts of NumPy arrays"]),
-    "a plain number": (with_leaf(1.0), ["is refused", "only dicts of NumPy arrays"]),
+    "a record array": (
+        with_leaf(np.zeros((3, 8), [("a", "f4")])),
+        ["was rejected", "only dicts of numeric NumPy arrays"],
+    ),
+    "a plain number": (with_leaf(1.0), ["was rejected", "only dicts of numeric NumPy arrays"]),
     "a string": (with_leaf("ones"), ["'kernel'", "str"]),
     "None": (with_leaf(None), ["'kernel'", "NoneType"]),
-    "a list of lists": (with_leaf(lambda kernel: kernel.tolist()), ["is refused", "only dicts of NumPy arrays"]),
-    "a set": (with_leaf({1.0}), ["is refused", "only dicts of NumPy arrays"]),
+    "a list of lists": (
+        with_leaf(lambda kernel: kernel.tolist()),
+        ["was rejected", "only dicts of numeric NumPy arrays"],
+    ),
+    "a set": (with_leaf({1.0}), ["was rejected", "only dicts of numeric NumPy arrays"]),
     "a list of masks": (
         with_tree(lambda tree: [tree["actor"], tree["critic"]]),
-        ["is refused", "only dicts of NumPy arrays"],
+        ["was rejected", "only dicts of numeric NumPy arrays"],
     ),
     "an array instead of a dict": (
         with_tree(lambda tree: tree["actor"]["layer_0"]["kernel"]),
-        ["is refused", "only dicts of NumPy arrays"],
+        ["was rejected", "only dicts of numeric NumPy arrays"],
     ),
     "a number as a key": (
         with_tree(lambda tree: {**tree, "actor": {**tree["actor"], 7: np.ones(2)}}),
-        ["is refused", "no text"],
+        ["was rejected", "not a string"],
     ),
     "bytes as a key": (
         with_tree(lambda tree: {"actor": tree["actor"], b"critic": tree["critic"]}),
-        ["is refused", "no text"],
+        ["was rejected", "not a string"],
     ),
-    "a tuple as a key": (with_tree(lambda tree: {**tree, ("a", 1): np.ones(2)}), ["is refused", "no text"]),
-    "None as a key": (with_tree(lambda tree: {**tree, None: np.ones(2)}), ["is refused", "no text"]),
+    "a tuple as a key": (with_tree(lambda tree: {**tree, ("a", 1): np.ones(2)}), ["was rejected", "not a string"]),
+    "None as a key": (with_tree(lambda tree: {**tree, None: np.ones(2)}), ["was rejected", "not a string"]),
     "no critic": (with_tree(lambda tree: {"actor": tree["actor"]}), ["['actor']", "each of actor, critic"]),
     "nothing": (with_tree(lambda tree: {}), ["[]", "each of actor, critic"]),
     "a third network": (with_tree(lambda tree: {**tree, "value": tree["actor"]}), ["'value'"]),
@@ -792,7 +810,10 @@ MASKS = {
     "almost nothing, in 8 bytes": (with_leaf(np.full((3, 8), 1e-300)), ["'layer_0/kernel'", "1e-300"]),
     "an integer that overflows to 0": (with_leaf(np.full((3, 8), 2**32)), ["'layer_0/kernel'", "4294967296"]),
     "an integer that overflows to 1": (with_leaf(np.full((3, 8), 2**32 + 1)), ["'layer_0/kernel'", "4294967297"]),
-    "truth values of 2": (with_leaf(np.frombuffer(bytes([0, 1, 2] * 8), np.bool_).reshape(3, 8)), ["truth values"]),
+    "truth values of 2": (
+        with_leaf(np.frombuffer(bytes([0, 1, 2] * 8), np.bool_).reshape(3, 8)),
+        ["a boolean array with values other"],
+    ),
     "weights instead of a mask": (
         with_leaf(np.linspace(-0.3, 0.3, 24, dtype=np.float32).reshape(3, 8)),
         ["'layer_0/kernel'", "scores or weights"],
@@ -833,8 +854,8 @@ MASKS = {
         ),
         ["the mask"],
     ),
-    "a shape that its bytes do not have": (lambda tree, marker: entry(array(b"K\x05\x85")), ["is refused", "(5,)"]),
-    "a negative shape": (lambda tree, marker: entry(array(b"J\xff\xff\xff\xff\x85")), ["is refused", "(-1,)"]),
+    "a shape that its bytes do not have": (lambda tree, marker: entry(array(b"K\x05\x85")), ["was rejected", "(5,)"]),
+    "a negative shape": (lambda tree, marker: entry(array(b"J\xff\xff\xff\xff\x85")), ["was rejected", "(-1,)"]),
     "a thousand dimensions": (lambda tree, marker: entry(array(b"(" + b"K\x01" * 1000 + b"t")), ["the mask"]),
     "another type's state": (
         lambda tree, marker: entry(array(state=b"(K\x03" + text("?") + b"NNNK\x02K\x01K\x00tb")),
@@ -926,8 +947,11 @@ BUFFERS = {
     "empty": (lambda data: b"", NO_PICKLE),
     "cut in the middle": (lambda data: pickle.dumps(data)[:5000], NO_PICKLE),
     "last byte missing": (lambda data: pickle.dumps(data)[:-1], NO_PICKLE),
-    "a list": (lambda data: pickle.dumps(list(data.values())), ["is refused", "only dicts of NumPy arrays"]),
-    "a class instance": (with_field(rewards=argparse.Namespace(a=1)), ["is refused", "only dicts of NumPy arrays"]),
+    "a list": (lambda data: pickle.dumps(list(data.values())), ["was rejected", "only dicts of numeric NumPy arrays"]),
+    "a class instance": (
+        with_field(rewards=argparse.Namespace(a=1)),
+        ["was rejected", "only dicts of numeric NumPy arrays"],
+    ),
     "nothing": (lambda data: {}, ["no field 'observations'"]),
     "NaN in observations": (with_row("observations", 7, np.nan), ["'observations'", "row 7 ", "1 of 300"]),
     "NaN in one number of a row": (
@@ -955,10 +979,13 @@ BUFFERS = {
     "flat observations": (with_field(observations=lambda x: x.ravel()), ["'observations'", "(900,)"]),
     "rewards in a column": (with_field(rewards=lambda x: x[:, None]), ["'rewards'", "(300, 1)"]),
     "one reward for all": (with_field(rewards=np.float32(1)), ["'rewards'"]),
-    "objects": (with_field(actions=lambda x: x.astype(object)), ["is refused", "only dicts of NumPy arrays"]),
-    "strings": (with_field(actions=lambda x: x.astype(str)), ["is refused", "only dicts of NumPy arrays"]),
+    "objects": (with_field(actions=lambda x: x.astype(object)), ["was rejected", "only dicts of numeric NumPy arrays"]),
+    "strings": (with_field(actions=lambda x: x.astype(str)), ["was rejected", "only dicts of numeric NumPy arrays"]),
     "a dict for a field": (with_field(actions=lambda x: {"a": x}), ["'actions'"]),
-    "a list for a field": (with_field(rewards=lambda x: x.tolist()), ["is refused", "only dicts of NumPy arrays"]),
+    "a list for a field": (
+        with_field(rewards=lambda x: x.tolist()),
+        ["was rejected", "only dicts of numeric NumPy arrays"],
+    ),
     "capacity below its rows": (with_field(capacity=np.array(299)), ["capacity 299", "300"]),
     "capacity of nothing": (with_field(capacity=np.array(0)), ["capacity 0"]),
     "capacity negative": (with_field(capacity=np.array(-1)), ["capacity -1"]),
@@ -1132,14 +1159,14 @@ SETTINGS = {
     "pruning.methods=[taylor, taylor]": ["methods", "'taylor'", "more than once"],
     "pruning.methods=[]": ["methods", "empty"],
     "pruning.gradient_method=random": ["pruning.gradient_method", "'random'", "taylor"],
-    "pruning.sparsity=1.5": ["pruning.sparsity", "1.5", "less than or equal to 1"],
-    "pruning.sparsity=-0.1": ["pruning.sparsity", "-0.1", "greater than or equal to 0"],
-    "pruning.sparsity=80": ["pruning.sparsity", "80", "less than or equal to 1"],
+    "pruning.sparsity=1.5": ["pruning.sparsity", "1.5", "from 0 to 1"],
+    "pruning.sparsity=-0.1": ["pruning.sparsity", "-0.1", "from 0 to 1"],
+    "pruning.sparsity=80": ["pruning.sparsity", "got 80", "did you mean 0.8?"],
     "pruning.sparsity=abc": ["pruning.sparsity", "'abc'", "number"],
-    "pruning.sparsity=true": ["pruning.sparsity", "truth value"],
+    "pruning.sparsity=true": ["pruning.sparsity", "boolean"],
     "pruning.sparsity={actor: true, critic: 0.5}": ["pruning.sparsity", "actor"],
-    "pruning.sparsity=.nan": ["pruning.sparsity", "nan", "finite"],
-    "pruning.sparsity=.inf": ["pruning.sparsity", "inf", "finite"],
+    "pruning.sparsity=.nan": ["pruning.sparsity", "nan", "from 0 to 1"],
+    "pruning.sparsity=.inf": ["pruning.sparsity", "inf", "from 0 to 1"],
     "pruning.sparsity=nan": ["pruning.sparsity", "nan"],
     "pruning.sparsity=null": ["pruning.sparsity"],
     "pruning.sparsity=[]": ["sparsity", "empty"],
@@ -1154,8 +1181,8 @@ SETTINGS = {
     "evaluation.every=250": ["evaluation.every is 250", "nearest is 300"],
     "evaluation.every=40": ["evaluation.every is 40", "nearest is 100"],
     "evaluation.episodes=0": ["evaluation.episodes", "greater than 0"],
-    "training.num_envs=7": ["segment_steps is 100", "num_envs, 7", "nearest is 98"],
-    "training.start_steps=300": ["start_steps is 300", "300 env_steps"],
+    "training.num_envs=7": ["segment_steps is 100", "num_envs (7)", "nearest is 98"],
+    "training.start_steps=300": ["start_steps is 300", "env_steps (300)"],
     "training.env_steps=0": ["training.env_steps", "greater than 0"],
     "training.env_steps=many": ["training.env_steps", "'many'", "integer"],
     "training.env_steps=300.5": ["training.env_steps", "300.5"],
@@ -1174,9 +1201,9 @@ SETTINGS = {
     "=0.5": ["'=0.5'", "key=value"],
     ".=0.5": ["unknown key"],
     "training.=3": ["'training.'", "env_steps"],
-    "tasks=[": ["tasks=[", "no YAML"],
-    "tasks={a: [b": ["tasks={a: [b", "no YAML"],
-    "tasks=!!python/object/apply:os.getcwd []": ["no YAML", "python/object/apply"],
+    "tasks=[": ["tasks=[", "not valid YAML"],
+    "tasks={a: [b": ["tasks={a: [b", "not valid YAML"],
+    "tasks=!!python/object/apply:os.getcwd []": ["not valid YAML", "python/object/apply"],
     "tasks=2026-13-45": ["tasks=2026-13-45"],
     "seeds=0x_": ["seeds=0x_"],
     f"seeds={'9' * 5000}": ["seeds"],
@@ -1195,20 +1222,20 @@ def test_bad_settings(override, results, tiny_yaml, capsys):
 
 
 CONFIGS = {
-    "no YAML": (b"tasks: [a\nseeds: 0", ["no YAML", "line 2"]),
-    "a tab": (b"training:\n\tenv_steps: 300", ["no YAML", "line 2"]),
+    "no YAML": (b"tasks: [a\nseeds: 0", ["not valid YAML", "line 2"]),
+    "a tab": (b"training:\n\tenv_steps: 300", ["not valid YAML", "line 2"]),
     "a list": (b"- tasks\n- seeds\n", ["list", "keys and values"]),
     "a word": (b"Pendulum-v1", ["str", "keys and values"]),
-    "two documents": (b"seeds: 0\n---\nseeds: 1\n", ["no YAML"]),
+    "two documents": (b"seeds: 0\n---\nseeds: 1\n", ["not valid YAML"]),
     "no text": (b"\xff\xfe\x00", ["cannot be read"]),
-    "a zero byte": (b"tasks: a\0b", ["no YAML"]),
+    "a zero byte": (b"tasks: a\0b", ["not valid YAML"]),
     "a number for a key": (b"1: 2\n", ["1", "keys should be strings"]),
     "a truth value for a key": (b"training: {on: 2}\n", ["training", "keys should be strings"]),
-    "a list for a key": (b"? [a]\n: b\n", ["no YAML"]),
-    "a call": (b"tasks: !!python/object/apply:os.system ['touch ran']", ["no YAML", "os.system"]),
+    "a list for a key": (b"? [a]\n: b\n", ["not valid YAML"]),
+    "a call": (b"tasks: !!python/object/apply:os.system ['touch ran']", ["not valid YAML", "os.system"]),
     "an impossible date": (b"tasks: 2026-13-45", []),
     "an alias to itself": (b"tasks: &a [*a]", ["aliases"]),
-    "an alias to nothing": (b"tasks: *a", ["no YAML"]),
+    "an alias to nothing": (b"tasks: *a", ["not valid YAML"]),
     "nested 5000 deep": (b"tasks: " + b"[" * 5000, []),
 }
 
@@ -1227,8 +1254,8 @@ def test_bad_config_files(case, tmp_path, monkeypatch, capsys):
 
 def test_a_config_file_that_is_not_there(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert "there is no config file absent.yaml" in said(["run", "absent.yaml"], capsys)
-    assert f"there is no config.yaml in {tmp_path}" in said(["run"], capsys)
+    assert "the config file 'absent.yaml' does not exist" in said(["run", "absent.yaml"], capsys)
+    assert f"there is no config.yaml in '{tmp_path}'" in said(["run"], capsys)
     assert "lth run my.yaml" in said(["run"], capsys)
     assert "is a folder" in said(["run", tmp_path], capsys)
     assert contents(tmp_path) == {}
@@ -1261,7 +1288,7 @@ def test_mistakes_in_a_process_of_its_own(results, tiny_yaml, tmp_path, run_comm
     put(results.checkpoint, flipped(results.checkpoint.read_bytes()), "kept")
     done = run_command("-m", "lth.cli", "eval", results.run, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"error: the checkpoint {results.checkpoint} was altered or cut short")
+    assert done.stderr.startswith(f"error: the checkpoint '{results.checkpoint}' was altered or truncated")
     assert done.stderr.count("\n") == 1
     put(results.checkpoint, before[str(results.checkpoint)], "kept")
     assert contents(results.root) == before
@@ -1273,7 +1300,7 @@ def test_a_hostile_mask_given_to_a_script(results, tiny_yaml, tmp_path, run_comm
     before = contents(tmp_path)
     done = run_command(ROOT / "scripts" / "_03_train_ticket.py", "--config", tiny_yaml, "--mask", hostile, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"error: the mask {hostile} is refused: it asks for posix.system")
+    assert done.stderr.startswith(f"error: the mask '{hostile}' was rejected: it calls posix.system")
     assert "Traceback" not in done.stderr
     after = contents(tmp_path)
     new = [path for path in after.keys() - before.keys() if not str(path).endswith(BACKEND)]  # what a folder settles on
@@ -1291,7 +1318,7 @@ def test_lth_run_over_damaged_files(name, results, tiny_yaml, capsys):
         arguments.append("pruning.sparsity=0.6")
     assert main([str(word) for word in arguments]) == 1
     errors = capsys.readouterr().err
-    assert f"the {'replay buffer' if name == 'buffer' else name} {path} was altered or cut short" in errors
+    assert f"the {'replay buffer' if name == 'buffer' else name} '{path}' was altered or truncated" in errors
     after = contents(results.root)
     assert {place: after[place] for place in before} == before
     # What is new tells of the attempt: locks, attempts, logs, tasks, backend, the table, and the folders that they lie in.

@@ -51,10 +51,14 @@ def there(finished, tmp_path):
 def calls(folder, all_of_them):
     config = str(folder / "c.yaml")
     runs = sorted(path.parent for path in (folder / "r").glob("*/*/*/checkpoint.safetensors"))
-    show = [["show", str(path)] for path in (folder / "r").glob("*/*/*") if path.is_dir()]
+    show = [
+        ["show", str(path), *more] for path in (folder / "r").glob("*/*/*") if path.is_dir() for more in ([], ["--all"])
+    ]
     return [
         ["status", config],
         ["status", "--paths", config],
+        ["status", str(folder / "r")],
+        ["table", config],
         ["run", "--dry-run", config],
         ["clean", "--dry-run", config],
         *show,
@@ -218,7 +222,7 @@ def test_an_odd_analysis_is_left_out(there, capsys, odd, kind):
     for command in ("report", "run"):
         status, _, err = contract([command, str(there / "c.yaml")], capsys)
         assert status == 0
-        assert f"the analysis {file} is damaged" in err
+        assert f"the analysis '{file}' is damaged" in err
     file.unlink()
     assert "damaged" not in contract(["report", str(there / "c.yaml")], capsys)[2]
 
@@ -324,7 +328,7 @@ def test_one_unreadable_run_does_not_stop_the_others(there, capsys):
     (ticket / "metrics.csv").write_text("env_steps,metric,value\n400,evaluation/return,nan\n")
     status, _, err = contract(["report", config], capsys)
     assert status == 0
-    assert f"{ticket / 'metrics.csv'} holds an evaluation that is not finite" in err
+    assert f"'{ticket / 'metrics.csv'}' contains an evaluation that is not finite" in err
     data = bytearray((ticket / "checkpoint.safetensors").read_bytes())
     data[-1] ^= 1
     (ticket / "checkpoint.safetensors").write_bytes(data)
@@ -332,7 +336,7 @@ def test_one_unreadable_run_does_not_stop_the_others(there, capsys):
     shutil.rmtree(other)
     assert cli.main(["run", config]) == 1
     _, err = capsys.readouterr()
-    assert f"{ticket / 'checkpoint.safetensors'} was altered" in err
+    assert f"'{ticket / 'checkpoint.safetensors'}' was altered" in err
     assert (other / "checkpoint.safetensors").exists()
 
 
@@ -358,11 +362,12 @@ def test_debug_shows_the_traceback_of_a_mistake(capsys):
     assert cli.main(["run", "--debug", "no.yaml"]) == 2
     err = capsys.readouterr().err
     assert "Traceback" in err
-    assert err.rstrip().endswith("error: there is no config file no.yaml")
+    assert err.rstrip().endswith("error: the config file 'no.yaml' does not exist")
 
 
 def test_a_closed_pipe_ends_quietly_and_the_grid_goes_on(tmp_path, run_command):
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump({**CONFIG, "output_dir": str(tmp_path / "r")}))
+    pruning = {**CONFIG["pruning"], "methods": ["magnitude"]}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({**CONFIG, "pruning": pruning, "output_dir": str(tmp_path / "r")}))
     program = (
         "import subprocess, sys\n"
         "lth = subprocess.Popen([sys.executable, '-m', 'lth', 'run', 'c.yaml'], stdout=subprocess.PIPE, stderr=subprocess.PIPE)\n"
@@ -371,7 +376,7 @@ def test_a_closed_pipe_ends_quietly_and_the_grid_goes_on(tmp_path, run_command):
     )
     done = run_command("-c", program, cwd=tmp_path)
     assert done.stdout.split() == ["141"], done
-    assert len(list((tmp_path / "r").glob("*/*/ticket-*/checkpoint.safetensors"))) == 2
+    assert len(list((tmp_path / "r").glob("*/*/ticket-*/checkpoint.safetensors"))) == 1
     run = next((tmp_path / "r").glob("*/*/dense-*"))
     shell = f"{sys.executable} -m lth show {run} | head -c 1 >/dev/null; echo ${{PIPESTATUS[0]}}"
     done = run_command(

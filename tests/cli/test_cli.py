@@ -54,7 +54,7 @@ def test_lth_run_prints_and_saves_the_table(finished):
     ]
     assert "shuffled (control)" in printed
     assert "[22/22]" in printed
-    assert "nothing is tested" in printed
+    assert "fewer than 5 seeds" in printed or "learned too little" in printed
     # Each number can be computed again from the runs' own metrics: the last evaluation, never the best.
     os.chdir(path.parent)
     config = load_config(path)
@@ -67,7 +67,7 @@ def test_lth_run_prints_and_saves_the_table(finished):
                 found.append(values[-1])
         assert float(row["ticket_return"]) == pytest.approx(np.mean(found))
         assert float(row["ticket_return_sd"]) == pytest.approx(np.std(found, ddof=1))
-        digits = 1 if abs(np.mean(found)) < 1000 else 0
+        digits = 1 if max(abs(np.mean(found)), np.std(found, ddof=1)) < 1000 else 0
         assert f"{np.mean(found):.{digits}f} ±" in printed
     assert (folder / "returns.png").read_bytes().startswith(b"\x89PNG")
     assert len((folder / "runs.csv").read_text().splitlines()) == 11
@@ -100,7 +100,7 @@ def test_lth_report_writes_a_page_of_the_same_numbers(finished, run_command):
             assert last[row["dense_run"]] == row["dense_return"]
     assert len(last) == 2 + 10
     text = (path.parent / "results" / "report.html").read_text()
-    assert "all 22 runs finished" in text
+    assert "all runs finished" in text
     assert "fewer than 5 seeds give no test" in text or "learned too little" in text
 
 
@@ -130,8 +130,9 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process(finished, run_com
 def test_a_dry_run_lists_and_makes_nothing(small_yaml, run_command, tmp_path):
     done = run_command("-m", "lth.cli", "run", small_yaml, "--dry-run", "pruning.sparsity=[0.5, 0.9]", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "13 of 13 runs to do: 4,200 environment steps, 3,500 updates" in done.stdout
-    assert re.search(r"Pendulum-v1 seed 0 taylor 0.9 +│ to do +│ +600 +│ +500 +│ +0.\d", done.stdout)
+    assert done.stdout.startswith("13 of 13 runs to do: about ")
+    assert "4,200 environment steps, 3,500 updates" in done.stdout
+    assert re.search(r"taylor 0.9 +1 +600 +0.\d +\d s", done.stdout)
     assert not (tmp_path / "results").exists()
 
 
@@ -143,19 +144,12 @@ def test_the_disk_estimate_is_right(finished, run_command):
     assert estimated == pytest.approx(actual, rel=0.5, abs=1)
 
 
-def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(small_yaml, tmp_path, run_command):
-    command = [
-        sys.executable,
-        "-m",
-        "lth.cli",
-        "run",
-        str(small_yaml),
-        "training.env_steps=3000",
-        "training.backend=dense",
-    ]
+def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(small_yaml, tmp_path, capsys):
+    words = ["training.env_steps=3000", "training.backend=dense", "pruning.methods=magnitude"]
+    command = ["run", str(small_yaml), *words]
     # A shell's background jobs ignore SIGINT, and so do their children, unless it is put back.
     process = subprocess.Popen(
-        ["env", "--default-signal=INT", *command],
+        ["env", "--default-signal=INT", sys.executable, "-m", "lth.cli", *command],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -167,13 +161,13 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(small_yaml, tmp_path,
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on from there" in errors
+    assert errors == "\nInterrupted. Finished runs are kept; run the same command to resume.\n"
     assert "Traceback" not in errors
     assert not list((tmp_path / "results").rglob("*.partial"))
-    done = run_command(*command[1:], cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "[1/7] Pendulum-v1 seed 0 dense" not in done.stdout  # it was finished, and is kept
-    assert "1 of 7 runs were finished before" in done.stdout or "2 of 7" in done.stdout
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "[1/3] Pendulum-v1 seed 0 dense" not in printed  # it was finished, and is kept
+    assert "1 of 3 runs were finished before" in printed or "2 of 3" in printed
 
 
 @pytest.mark.parametrize(
@@ -223,18 +217,17 @@ def test_lth_eval_repeats_the_last_evaluation_and_films(finished, run_command, t
     assert done.returncode == 0, done.stderr
     assert f"return {store.last_evaluation(run)['evaluation/return']:.1f}" in done.stdout
     pytest.importorskip("pygame", reason="drawing Pendulum needs pygame: pip install 'lth[video]'")
-    done = run_command("-m", "lth.cli", "eval", run, "--episodes", "2", "--video", tmp_path / "film.gif")
-    assert done.returncode == 0, done.stderr
+    assert main(["eval", str(run), "--episodes", "1", "--video", str(tmp_path / "film.gif")]) == 0
     assert (tmp_path / "film.gif").read_bytes().startswith(b"GIF89a")
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["eval", "nowhere"], "there is no run at nowhere"),
+        (["eval", "nowhere"], "there is no run at 'nowhere'"),
         (["eval", "nowhere", "--episodes", "0"], "--episodes is 0"),
-        (["eval", "nowhere", "--video", "film.avi"], "films are written as .gif or .mp4"),
-        (["run", "nowhere.yaml"], "there is no config file nowhere.yaml"),
+        (["eval", "nowhere", "--video", "film.avi"], "unsupported format; use .gif or .mp4"),
+        (["run", "nowhere.yaml"], "the config file 'nowhere.yaml' does not exist"),
         (["run", "a.yaml", "b.yaml"], "one config file at a time"),
     ],
 )
@@ -245,14 +238,14 @@ def test_a_users_mistake_is_answered_in_a_sentence(arguments, words, capsys):
     assert words in errors
 
 
-def test_a_run_that_diverges_does_not_stop_the_others(small_yaml, run_command, tmp_path):
+def test_a_run_that_diverges_does_not_stop_the_others(small_yaml, capsys):
     wild = ["sac.critic_learning_rate=1e30", "sac.max_grad_norm=null", "seeds=[0, 1]", "pruning.methods=magnitude"]
-    done = run_command("-m", "lth.cli", "run", small_yaml, *wild, cwd=tmp_path)
-    assert done.returncode == 1
-    assert done.stderr.count("failed: Pendulum-v1 seed") == 2
-    assert done.stderr.count("skipped: Pendulum-v1 seed") == 4
-    assert "became NaN or infinite by environment step" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert main(["run", str(small_yaml), *wild]) == 1
+    errors = capsys.readouterr().err
+    assert errors.count("failed: Pendulum-v1 seed") == 2
+    assert errors.count("skipped: Pendulum-v1 seed") == 4
+    assert "became NaN or infinite by environment step" in errors
+    assert "Traceback" not in errors
 
 
 def row(seed, dense, ticket):

@@ -84,7 +84,7 @@ def test_the_scripts_as_they_stand_and_as_the_document_edits_them(checkout, smal
         return done.stdout
 
     results = tmp_path / "results" / "Pendulum-v1" / "seed0"
-    assert "finished before" not in run("_01_train_dense.py")
+    assert "already finished" not in run("_01_train_dense.py")
     (dense_dir,) = results.glob("dense-*")
     buffer_bytes = (dense_dir / "replay_buffer.pkl").read_bytes()
 
@@ -121,7 +121,7 @@ def test_the_scripts_as_they_stand_and_as_the_document_edits_them(checkout, smal
     # Tickets under either mask, in folders of their own.
     assert "magnitude" in run("_03_train_ticket.py")
     assert "taylor" in run("_03_train_ticket.py", "--mask", "mask_gradient.pkl")
-    assert "finished before" in run("_03_train_ticket.py", "--mask", "mask_gradient.pkl")
+    assert "already finished" in run("_03_train_ticket.py", "--mask", "mask_gradient.pkl")
     assert len(list(results.glob("ticket-magnitude-0.8-*"))) == len(list(results.glob("ticket-taylor-0.8-*"))) == 1
 
     # Option 2: the edited script's mask.pkl is the Taylor mask, and is not taken for the magnitude mask.

@@ -189,16 +189,20 @@ def test_actions_reach_the_ends_of_the_true_space():
 
 
 @pytest.mark.parametrize("num_envs", [1, 3])
-def test_no_transition_crosses_a_reset(num_envs):
+def test_no_transition_crosses_a_reset(num_envs, monkeypatch):
+    monkeypatch.setattr("lth.training.TELL_EVERY", 0.0)
     config = SACConfig(actor_hidden=(4,), critic_hidden=(4,))
     training = TrainingConfig(env_steps=600, start_steps=450, batch_size=8, segment_steps=150, num_envs=num_envs)
     algorithm = config.build(Spaces(4, 1))
     state = algorithm.init(jax.random.key(0))
-    returns = []
-    for segment in train(algorithm, training, "Counter-v0", 0, state, init_replay(600, 4, 1), 600):
+    returns, told = [], []
+    for segment in train(algorithm, training, "Counter-v0", 0, state, init_replay(600, 4, 1), 600, tell=told.append):
         replay = jax.tree.map(np.array, segment.replay)
         returns.append(segment.metrics["train/return"])
     assert int(replay.size) == 600
+    assert told == [
+        step for step in range(num_envs, 600, num_envs) if step % 150
+    ]  # between segments their caller tells
     # One row for each environment and step, so each environment's own are `num_envs` apart.
     finished, kinds = [], set()
     for i in range(num_envs):
@@ -268,7 +272,7 @@ def test_goals_of_training_differ_by_seed_and_those_of_evaluation_do_not():
 
 
 def test_the_evaluation_seed_cannot_be_trained_on():
-    with pytest.raises(InputError, match="held out for evaluation is also trained on"):
+    with pytest.raises(InputError, match="held-out evaluation goal is also a training goal"):
         envs.make("reach-v3", HELD_OUT_SEED, envs.EVALUATE)
 
 

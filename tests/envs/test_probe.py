@@ -19,14 +19,14 @@ from lth.envs.probe import look, probe
 from lth.training import evaluate
 
 FAULTS = {
-    "ArrayReward": "a reward that is numpy.ndarray of shape (1,)",
+    "ArrayReward": "a reward of type numpy.ndarray of shape (1,)",
     "NanReward": "the reward nan, which is not finite",
     "UpperEnd": "step with the upper bound of action 1 raised RuntimeError",
     "FourValues": "expected 5, got 4",
-    "WrongShape": "an observation that is numpy.ndarray of shape (3,)",
+    "WrongShape": "an observation of type numpy.ndarray of shape (3,)",
     "NoInfo": "reset",
     "Constructor": "KeyError: 'nothing'",
-    "LargestFloats": "without bounds",
+    "LargestFloats": "an unbounded action space",
 }
 
 
@@ -55,7 +55,7 @@ def test_what_is_right_is_found():
 def test_a_task_that_hangs_or_dies_harms_nobody(module_path):
     found = probe([f"helpers.odd:{name}-v0" for name in ("Hangs", "Dies", "Good")], limit=20)
     assert [bool(x.fault) for x in found.values()] == [True, True, False]
-    assert "did not answer within 20 seconds" in found["helpers.odd:Hangs-v0"].fault
+    assert "could not be created, reset and stepped within 20 seconds" in found["helpers.odd:Hangs-v0"].fault
     assert "its process ended with status 3" in found["helpers.odd:Dies-v0"].fault
 
 
@@ -97,7 +97,8 @@ TINY = {
     "retries": 0,
     "training": {"env_steps": 200, "start_steps": 50, "segment_steps": 100, "batch_size": 16},
     "sac": {"actor_hidden": [8], "critic_hidden": [8]},
-    "evaluation": {"every": 100, "episodes": 1},
+    "evaluation": {"every": 100, "episodes": 1, "last_episodes": 1},
+    "report": {"random_episodes": 5},
     "pruning": {"methods": ["magnitude"], "sparsity": [0.5]},
 }
 
@@ -117,18 +118,18 @@ def test_a_broken_task_fails_alone(module_path, tmp_path, capsys):
     assert len(list((tmp_path / "r").glob("*Good*/seed0/ticket-*/checkpoint.safetensors"))) == 1
     assert not list((tmp_path / "r").glob("*UpperEnd*/seed0/*"))
     assert "Note: an episode of helpers.odd:Good-v0 has 20 steps" in out
-    assert "Set it to 200 or more" in out
+    assert "Set training.segment_steps to 200 or more" in out
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("HangsLater", "did not answer within training.step_timeout=3 seconds"),
+        ("HangsLater", "did not respond within training.step_timeout=3 seconds"),
         ("Interrupts", "KeyboardInterrupt"),
         ("ForksAndDies", "its process ended with status 7"),
         ("ReadsInput", "the input is empty"),
         ("LateInfiniteReward", "infinite"),
-        ("Overflows", "not be kept|NaN or infinit"),
+        ("Overflows", "not be saved|NaN or infinit"),
     ],
 )
 def test_a_run_that_goes_wrong_ends_and_is_listed(module_path, tmp_path, capsys, name, words):

@@ -50,13 +50,13 @@ def test_files_of_another_run_are_refused(root, config, dense):
     spec, other = dense[0], other_seed(config)
     copied(root, spec, other)
     for step in (None, 0, 200):
-        with pytest.raises(lth.InputError, match=rf"of the run {spec.sha256[:8]}.*seed 1 .*\({other.sha256[:8]}\)"):
+        with pytest.raises(lth.InputError, match=rf"the run {spec.sha256[:8]}.*seed 1 .*\({other.sha256[:8]}\)"):
             store.read_agent(root, other, step)
-    with pytest.raises(lth.InputError, match=f"replay buffer .* is of the run {spec.sha256[:8]}"):
+    with pytest.raises(lth.InputError, match=f"replay buffer .* belongs to the run {spec.sha256[:8]}"):
         store.load_replay_buffer(root / other.path, spec=other)
-    with pytest.raises(lth.InputError, match="is of the run"):
+    with pytest.raises(lth.InputError, match="belongs to the run"):
         lth.load(root / other.path)
-    with pytest.raises(lth.InputError, match="is of the run"):
+    with pytest.raises(lth.InputError, match="belongs to the run"):
         lottery.make_mask(root, mask_spec(config, other, "taylor", HALF))
     assert lth.load(root / spec.path).agent.config == spec.agent
     shutil.copy(journal.checkpoint_file(root / spec.path, 200), journal.checkpoint_file(root / spec.path, 0))
@@ -64,7 +64,7 @@ def test_files_of_another_run_are_refused(root, config, dense):
         f"{journal.checkpoint_file(root / spec.path, 200)}.sha256",
         f"{journal.checkpoint_file(root / spec.path, 0)}.sha256",
     )
-    with pytest.raises(lth.InputError, match=r"is of environment step 200, and that of step 0"):
+    with pytest.raises(lth.InputError, match=r"is of environment step 200, but step 0"):
         store.read_agent(root, spec, 0)
 
 
@@ -83,10 +83,10 @@ def test_a_mask_that_was_changed_trains_no_ticket(root, config, dense, allocatio
     run = lottery.make_mask(root, mask)
     masks = store.load_mask(run / "mask.pkl")
     store.save_mask(run, "mask.pkl", jax.tree.map(np.ones_like, masks))
-    with pytest.raises(lth.InputError, match=r"prunes 0 weights of the actor, and .* it was changed"):
+    with pytest.raises(lth.InputError, match=r"prunes 0 weights of the actor, but .* the file was modified"):
         lottery.train_ticket(root, ticket_spec(config, dense[0], mask))
     (run / "mask.pkl.sha256").unlink()
-    with pytest.raises(lth.InputError, match="it was changed"):
+    with pytest.raises(lth.InputError, match="the file was modified"):
         lottery.train_ticket(root, ticket_spec(config, dense[0], mask))
 
 
@@ -140,7 +140,7 @@ def test_evaluations_are_finite_and_reach_the_end(root, dense, rows):
     spec = dense[0]
     (root / spec.path / "metrics.csv").write_text(f"env_steps,metric,value\n{rows}\n")
     with pytest.raises(lth.InputError, match=r"metrics\.csv"):
-        store.evaluations_of(root, spec)
+        store.metrics_of(root, spec)
 
 
 def test_two_ways_to_one_sparsity_are_two_rows():

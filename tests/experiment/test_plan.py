@@ -49,7 +49,7 @@ def test_small_dense_says_what_it_is_and_what_it_takes(tmp_path):
     (dense, *small) = [spec for spec in found.specs if isinstance(spec, DenseSpec) and spec.seed == 0]
     titles = [spec.title() for spec in (dense, *small)]
     assert titles == ["Pendulum-v1 seed 0 dense", *(f"Pendulum-v1 seed 0 small-dense {s}" for s in (0.5, 0.9))]
-    costs = {one.spec: one.cost for one in estimate(found, {"Pendulum-v1": Spaces(3, 1)})}
+    costs = {one.spec: one.cost for one in estimate(found, {"Pendulum-v1": Spaces(3, 1)}).runs}
     assert costs[small[1]].megabytes < costs[small[0]].megabytes < costs[dense].megabytes
     assert {costs[spec][:2] for spec in (dense, *small)} == {(600, 500)}
 
@@ -91,7 +91,7 @@ def test_a_checkpoint_is_hashed_when_it_is_written_and_not_to_ask_whether_it_is_
     last = journal.last_file(config.output_dir, found.specs[0])
     data = last.read_bytes()
     last.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(InputError, match="altered or cut short"):
+    with pytest.raises(InputError, match="altered or truncated"):
         journal.is_finished(config.output_dir, found.specs[0])
     last.write_bytes(data)
     assert journal.is_finished(config.output_dir, found.specs[0])

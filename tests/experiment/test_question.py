@@ -12,7 +12,7 @@ from lth.config import parse_config
 from lth.errors import InputError
 from lth.experiment.plan import plan
 from lth.experiment.question import declare_question, declared_question
-from lth.experiment.random_policy import EPISODES, measure_random_policy, random_policy_file, read_random_policy
+from lth.experiment.random_policy import measure_random_policy, random_policy_file, read_random_policy
 from lth.training import EVALUATION_SEED, run_episodes
 
 
@@ -89,7 +89,7 @@ def test_the_random_policy_is_measured_once(tmp_path):
     rows = list(csv.DictReader(path.read_text().splitlines()))
     returns = [float(row["total_return"]) for row in rows]
     found = read_random_policy(tmp_path, "CartPole-v1")
-    assert len(rows) == EPISODES == found["random_policy/episodes"]
+    assert len(rows) == 200 == found["random_policy/episodes"]
     assert found["random_policy/return"] == pytest.approx(np.mean(returns))
     assert found["random_policy/return_error"] == pytest.approx(np.std(returns, ddof=1) / np.sqrt(200))
     assert 20 < found["random_policy/return"] < 24  # as Gymnasium's documentation of CartPole leads to expect

@@ -32,7 +32,6 @@ def test_a_cluster_that_loses_a_node_gives_the_bytes_of_one_machine(tmp_path, mo
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         leaving = cluster.add_node(num_cpus=1)
-        cluster.add_node(num_cpus=1)
         pid = os.fork()
         if not pid:
             os.execvp("lth", ["lth", "run", str(files["cluster"]), "executor=ray", f"ray.address={cluster.address}"])

@@ -97,7 +97,7 @@ def test_a_directory_of_other_settings_is_refused(tmp_path):
     stored = json.loads((run / "spec.json").read_text())
     stored["sac"]["tau"] = 0.5
     (run / "spec.json").write_text(json.dumps(stored))
-    with pytest.raises(InputError, match=r"sac\.tau is 0\.5 there and 0\.005 here"):
+    with pytest.raises(InputError, match=r"sac\.tau is 0\.5 in the folder, but 0\.005 in the config"):
         store.open_run(tmp_path, spec)
 
 
@@ -152,10 +152,10 @@ def test_the_page_of_settings_is_current(run_command):
     assert page.stdout == (ROOT / "docs" / "configuration.md").read_text()
 
 
-def test_a_key_that_stands_twice_is_refused(tmp_path):
+def test_a_duplicate_key_is_an_error(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("pruning:\n  methods: [random]\nseeds: 0\npruning:\n  sparsity: 0.8\n")
-    with pytest.raises(InputError, match=r"(?s)the key 'pruning' stands twice.*line 4"):
+    with pytest.raises(InputError, match=r"(?s)duplicate key 'pruning'.*line 4"):
         load_config(path)
 
 
@@ -165,3 +165,32 @@ def test_whole_numbers_may_be_written_as_people_do():
     for value in (1.5, "1.5e0", True, "many"):
         with pytest.raises(InputError, match=r"training\.env_steps"):
             parse_config({"training": {"env_steps": value}})
+
+
+@pytest.mark.parametrize(
+    ("given", "seeds"),
+    [("0-3", (0, 1, 2, 3)), ("range(2)", (0, 1)), ("range(3, 5)", (3, 4)), ("[7, 0-1]", (7, 0, 1)), ("10", (10,))],
+)
+def test_seeds_may_be_ranges(given, seeds):
+    assert load_config(None, [f"seeds={given}"]).seeds == seeds
+
+
+@pytest.mark.parametrize("given", ["3-1", "range(0)", "0-999999999", "[0-2, 1]", "range(a)"])
+def test_an_impossible_range_of_seeds_is_one_error(given):
+    with pytest.raises(InputError, match=r"^[^\n]*seeds[^\n]*$"):
+        load_config(None, [f"seeds={given}"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "hint"),
+    [
+        ("pruning.sparsity=95", r"did you mean 0\.95\? \(got 95\)"),
+        ("pruning.sparsity={actor: 90, critic: 0.5}", r"did you mean 0\.9\?"),
+        ("pruning.allocation={output: 50}", r"'output'.*did you mean 0\.5\?"),
+        ("pruning.sparsity=-1", r"from 0 to 1 \(got -1\)"),
+        ("pruning.sparsity=much", r"a number from 0 to 1 \(got 'much'\)"),
+    ],
+)
+def test_a_wrong_fraction_is_one_error(setting, hint):
+    with pytest.raises(InputError, match=rf"^[^\n]*{hint}[^\n]*$"):
+        load_config(None, [setting])

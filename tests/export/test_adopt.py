@@ -62,13 +62,13 @@ def test_tickets_are_made_of_an_adopted_agent(tmp_path):
     (found.run / "checkpoint.safetensors").unlink()
     again = lth.run(found.config, *words)
     assert again.failed[0].status == "failed"
-    assert "adopted agent, which is not trained here" in again.failed[0].message
+    assert "adopted agent, which lth does not train" in again.failed[0].message
 
 
 def test_what_cannot_be_adopted(tmp_path):
     with pytest.raises(lth.InputError, match="PPO has no replay buffer"):
         lth.adopt(make("stable_baselines3", "PPO", "Pendulum-v1"), "Pendulum-v1", output_dir=tmp_path)
-    with pytest.raises(lth.InputError, match="has not learned yet"):
+    with pytest.raises(lth.InputError, match="is untrained"):
         lth.adopt(make("stable_baselines3", "TD3", "Pendulum-v1"), "Pendulum-v1", output_dir=tmp_path)
     model, _ = trained("stable_baselines3", "TD3", "Pendulum-v1", policy_kwargs={"net_arch": [8], "n_critics": 3})
     with pytest.raises(lth.InputError, match="3 critics cannot be adopted"):
@@ -84,7 +84,7 @@ def test_what_cannot_follow_is_said(tmp_path):
     model.learn(60)
     found = lth.adopt(model, "Pendulum-v1", output_dir=tmp_path)
     text = " ".join(found.notes)
-    assert "the learning rate stays at its first value" in text
+    assert "the learning rate is constant at its initial value" in text
     assert "VecNormalize's 2.0" in text
     assert "rewards are not normalized" in text
     assert yaml.safe_load(found.config.read_text())["td3"]["exploration_noise"] == pytest.approx(0.3)

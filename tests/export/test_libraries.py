@@ -138,7 +138,7 @@ def test_a_second_pruning_goes_on_from_the_first():
 def test_what_is_refused_by_name():
     sb3, sbx = libraries()["stable_baselines3"], libraries()["sbx"]
     with pytest.raises(
-        lth.InputError, match=r"A2C of Stable-Baselines3 is not supported\. Supported are SAC, TD3, DQN and PPO"
+        lth.InputError, match=r"A2C of Stable-Baselines3 is not supported\. Supported: SAC, TD3, DQN and PPO"
     ):
         lth.export(sb3.A2C("MlpPolicy", "CartPole-v1", device="cpu"))
     with pytest.raises(lth.InputError, match=r"SAC of SBX with a layer 'LayerNorm_0'"):
@@ -146,9 +146,9 @@ def test_what_is_refused_by_name():
     with pytest.raises(lth.InputError, match="use_sde=True"):
         lth.export(make("stable_baselines3", "SAC", "Pendulum-v1", use_sde=True))
     model = make("stable_baselines3", "TD3", "Pendulum-v1")
-    with pytest.raises(lth.InputError, match="'taylor' needs gradients of the losses"):
+    with pytest.raises(lth.InputError, match="'taylor' needs gradients, which are supported only for SAC of SBX"):
         lth.prune_agent(model, 0.5, "taylor")
-    with pytest.raises(lth.InputError, match="sparsity is given for q; the networks"):
+    with pytest.raises(lth.InputError, match="sparsity names q, but the networks"):
         lth.prune_agent(model, {"q": 0.5})
     with pytest.raises(lth.InputError, match="type int is not a model"):
         lth.prune_agent(3, 0.5)

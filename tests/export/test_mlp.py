@@ -143,11 +143,11 @@ def test_the_order_of_layers():
 
 def test_what_is_no_chain():
     chain = chain_of()
-    with pytest.raises(lth.InputError, match="'norm/scale': a chain has dense layers alone"):
+    with pytest.raises(lth.InputError, match="'norm/scale': a chain has only dense layers"):
         lth.shrink({"a": {"kernel": chain[0][0], "bias": chain[0][1]}, "norm": {"scale": np.ones(16)}})
-    with pytest.raises(lth.InputError, match=r"order of the layers is not clear: a \(5, 16\), b \(5, 16\)"):
+    with pytest.raises(lth.InputError, match=r"order of the layers is ambiguous: a \(5, 16\), b \(5, 16\)"):
         lth.shrink({"a": {"kernel": chain[0][0]}, "b": {"kernel": chain[0][0]}})
-    with pytest.raises(lth.InputError, match="order names x, and the layers are a"):
+    with pytest.raises(lth.InputError, match="order is x, but the layers are a"):
         lth.shrink({"a": {"kernel": chain[0][0]}}, order=["x"])
     constant = {"a": {"kernel": np.zeros((2, 2)), "bias": np.ones(2)}, "b": {"kernel": np.eye(2)}}
     with pytest.raises(lth.InputError, match="has no bias"):

@@ -207,7 +207,7 @@ def test_nan_is_refused_by_name(criterion):
 
 @pytest.mark.parametrize("criterion", [name for name, row in CRITERIA.items() if row.statistic])
 def test_what_a_criterion_lacks_is_said(criterion):
-    missing = "needs a key" if criterion == "random" else f"needs gradients.*'{CRITERIA[criterion].statistic}'"
+    missing = "needs a random key" if criterion == "random" else f"needs gradients.*'{CRITERIA[criterion].statistic}'"
     with pytest.raises(lth.InputError, match=missing):
         prune(network(), 0.5, criterion)
 
@@ -242,7 +242,7 @@ def test_random_trees(shapes, criterion, sparsity, allocation, data):
 def test_layer_collapse_is_said_by_name():
     params = network()
     params["d"] = jax.tree.map(lambda x: x * 1e-6, params["d"])
-    with pytest.warns(UserWarning, match=r"the mask: no weight is left in d: "):
+    with pytest.warns(UserWarning, match=r"the mask: no weight is left in d, "):
         lth.prune(params, 18 / SIZE)
     with pytest.raises(lth.InputError, match="no weight is left in d"):
         lth.prune(params, 18 / SIZE, collapse="error")
@@ -402,15 +402,18 @@ def test_a_dense_layer_stays_dense_under_rigl(histories):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda p: prune_at(p, 0.5, [3, 2]), "rising"),
-        (lambda p: prune_at(p, 0.5, []), "rising"),
+        (lambda p: prune_at(p, 0.5, [3, 2]), "increasing"),
+        (lambda p: prune_at(p, 0.5, []), "increasing"),
         (lambda p: prune_at(p, 0.5, [1], "cubical"), "did you mean 'cubic'"),
         (lambda p: prune_at(p, 1.5, [1]), "fraction of weights"),
-        (lambda p: rigl(p, 0, 10), "every is 0"),
-        (lambda p: sparse_evolution(p, 1, 10, jax.random.key(0), fraction=1.0), "fraction 1.0"),
-        (lambda p: lth.prune(p, 0.5, allocation={"e": 0.5}), "'e', which is no layer here"),
+        (lambda p: rigl(p, 0, 10), "every=0"),
+        (lambda p: sparse_evolution(p, 1, 10, jax.random.key(0), fraction=1.0), "fraction=1.0"),
+        (lambda p: lth.prune(p, 0.5, allocation={"e": 0.5}), "unknown layer 'e'"),
         (lambda p: lth.prune(p, 0.5, rounds=0), "rounds is 0"),
-        (lambda p: lth.prune(p, 0.5, "synflow", loss=lambda q, x: -flow(q, x), batches=[np.ones((1, 5))]), "no flow"),
+        (
+            lambda p: lth.prune(p, 0.5, "synflow", loss=lambda q, x: -flow(q, x), batches=[np.ones((1, 5))]),
+            "are negative",
+        ),
         (lambda p: lth.prune(p, 0.5, "snip", loss=loss, batches=[]), "there are no batches"),
         (lambda p: lth.prune(p, 0.5, "snip", loss=loss, batches=[BATCHES[0], BATCHES[0][:1]]), "batch 1 has arrays"),
     ],

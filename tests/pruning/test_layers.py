@@ -109,7 +109,7 @@ def test_a_stack_loses_what_the_network_written_out_loses(stacked, kind, allocat
 def test_a_layer_of_a_stack_that_collapses_is_named():
     small = jnp.concatenate([jnp.ones((3, 8, 8)), jnp.full((1, 8, 8), 1e-3)])
     params = {"body": {"kernel": small, "bias": jnp.zeros((4, 8))}}
-    with pytest.warns(UserWarning, match=r"no weight is left in body\[3\]:"):
+    with pytest.warns(UserWarning, match=r"no weight is left in body\[3\], "):
         lth.prune(params, 0.25)
     with pytest.raises(lth.InputError, match=r"body\[3\]"):
         lth.prune(params, 0.25, collapse="error")
@@ -127,19 +127,19 @@ def test_what_may_be_a_stack_is_said():
         {"Conv_0": {"kernel": jnp.ones((3, 4, 5))}, "c": {"kernel": jnp.ones((3, 3, 4, 5)), "bias": jnp.ones(5)}}, 0.5
     )
     odd = {"body": {"kernel": jnp.arange(512.0).reshape(8, 8, 8), "bias": jnp.ones((8, 8))}}
-    with pytest.warns(UserWarning, match="taken for 8 stacked layers"):
+    with pytest.warns(UserWarning, match="assumed to be 8 stacked layers"):
         lth.prune(odd, 0.5, collapse="allow")
 
 
 @pytest.mark.parametrize(
-    ("axes", "words"), [(3, "no such axis"), ((0, 1), "leaves no matrix"), ({"haed": 0}, "'head'")]
+    ("axes", "words"), [(3, "out of range"), ((0, 1), "fewer than two axes"), ({"haed": 0}, "'head'")]
 )
 def test_axes_that_are_none(axes, words):
     params = {"head": {"kernel": jnp.ones((2, 3, 4))}}
     with pytest.raises(lth.InputError, match=words):
         lth.prune(params, 0.5, stack_axes=axes)
     mixed = {"body": {"w": jnp.ones((4, 3, 3))}, "head": {"w": jnp.ones((3, 2))}}
-    with pytest.raises(lth.InputError, match="leaves no matrix of 'head'"):
+    with pytest.raises(lth.InputError, match="fewer than two axes of 'head'"):
         lth.prune(mixed, 0.5, stack_axes=0)
 
 
@@ -204,7 +204,7 @@ def test_the_table():
 def test_odd_trees():
     empty = {"a": {"kernel": jnp.zeros((0, 3))}, "b": {"kernel": jnp.ones((2, 2))}}
     lth.prune(empty, 0.25)  # nothing is left of a layer that had nothing: no warning
-    with pytest.raises(lth.InputError, match="two leaves are called 'a/b'"):
+    with pytest.raises(lth.InputError, match="two leaves have the same path 'a/b'"):
         lth.prune({"a/b": jnp.ones((2, 2)), "a": {"b": jnp.ones((2, 2))}}, 0.5)
 
 

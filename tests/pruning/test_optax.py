@@ -115,9 +115,9 @@ def test_there_is_no_state_to_set_a_mask_in():
 def test_a_mask_of_another_kind_of_tree_is_refused_at_once():
     params = network()
     mask = FrozenDict(lth.prune(params, 0.5))
-    with pytest.raises(lth.InputError, match="another kind of tree"):
+    with pytest.raises(lth.InputError, match="a different tree structure"):
         lth.set_mask(adam().init(params), mask, params)
-    with pytest.raises(lth.InputError, match="another kind of tree"):
+    with pytest.raises(lth.InputError, match="a different tree structure"):
         lth.apply_mask(params, mask)
 
 

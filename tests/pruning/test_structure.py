@@ -44,7 +44,7 @@ def test_n_of_every_m(n, m):
 
 def test_what_does_not_divide_is_said_and_left_dense():
     params = {"value": {"kernel": np.ones((6, 1), np.float32)}, "body": {"kernel": np.ones((8, 2), np.float32)}}
-    with pytest.warns(UserWarning, match=r"2 of 4: 4 does not divide the inputs of value \(6\); left dense"):
+    with pytest.warns(UserWarning, match=r"2 of 4: the inputs of value \(6\) are not a multiple of 4; left dense"):
         mask = n_of_m_mask(params, 2, 4)
     assert (np.asarray(mask["value"]["kernel"]) == 1).all()
     assert np.asarray(mask["body"]["kernel"]).sum() == 8
@@ -121,7 +121,7 @@ def test_a_sac_actor_shrinks_to_a_narrower_actor():
 
 def test_a_chain_that_is_none_is_refused():
     chain = chain_of((3, 4, 2))
-    with pytest.raises(lth.InputError, match="layer 1 of the chain takes 3 inputs, and layer 0 gives 2"):
+    with pytest.raises(lth.InputError, match="layer 1 of the chain takes 3 inputs, but layer 0 has 2"):
         shrink([chain[1], chain[0]])
     with pytest.raises(lth.InputError, match="transpose"):
         neuron_masks([(chain[0][0].T, chain[0][1])], 0.5)

@@ -31,7 +31,7 @@ from lth.experiment.trainer import RunOptions
 from lth.pruning.controls import random_mask
 from lth.pruning.schedules import prune_at, rigl, sparse_evolution
 from lth.replay import init_replay, pack_rows
-from lth.sparse import make_pattern, native, obstacle, pack, sparse_mlp, unpack
+from lth.sparse import make_pattern, native, pack, sparse_mlp, unpack, unsupported_reason
 from lth.training import train
 from lth.types import Batch
 
@@ -44,7 +44,7 @@ def available():
     return ""
 
 
-needs_kernel = pytest.mark.skipif(bool(available()), reason=f"there is no native kernel: {available()}")
+needs_kernel = pytest.mark.skipif(bool(available()), reason=f"the native kernel is not available: {available()}")
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Networks, and what they compute, in plain NumPy and double precision
@@ -427,7 +427,7 @@ def test_arguments_that_do_not_fit_never_reach_the_kernel():
     pattern, _, params, x, _ = case("two layers", 33)
     theta, f = pack(pattern, params), sparse_mlp(pattern)
     for bad in ((theta, x[:, 1:]), (theta[1:], x), (theta, x, x[:, :1]), (theta, x[0]), (theta[None], x)):
-        with pytest.raises(InputError, match="sparse network takes"):
+        with pytest.raises(InputError, match="sparse network needs"):
             f(*bad)
     with pytest.raises(InputError, match="float32"):
         f(theta, x.astype(np.int32))
@@ -498,7 +498,7 @@ REFUSED = {
     "a kernel transposed": (broken(lambda m: m["output"].update(kernel=np.ones((2, 5)))), "output has a kernel"),
     "unlike depths": (
         {"a": TWINS["q1"], "b": network(np.random.default_rng(0), [4, 5, 5, 2], [1, 1, 1])[1]},
-        "unlike depth",
+        "different depth",
     ),
     "unlike inputs": (
         {"a": TWINS["q1"], "b": network(np.random.default_rng(0), [3, 5, 2], [1, 1])[1]},
@@ -517,7 +517,7 @@ def test_what_is_no_such_network_is_refused(name):
     mask, message = REFUSED[name]
     with pytest.raises(InputError, match=message):
         make_pattern(mask)
-    assert obstacle(mask)
+    assert unsupported_reason(mask)
 
 
 def test_another_tree_is_not_packed():
@@ -533,7 +533,7 @@ def test_another_tree_is_not_packed():
             unpack(pattern, theta)
     with pytest.raises(InputError, match="did you mean 'dense'"):
         sparse_mlp(pattern, "Dense")
-    assert obstacle(mask) == ""
+    assert unsupported_reason(mask) == ""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -758,7 +758,7 @@ def test_only_a_whole_file_of_these_sources_is_found(monkeypatch, tmp_path):
             other.setattr(*change)
             assert native.cached_file() is None
     file.parent.chmod(0o770)
-    with pytest.raises(native.Unavailable, match=r"others can write to its cache .*chmod 700"):
+    with pytest.raises(native.Unavailable, match=r"other users can write to its cache .*chmod 700"):
         native.cached_file()
 
 
@@ -766,14 +766,14 @@ def test_why_there_is_no_kernel_is_said(tmp_path):
     (tmp_path / "file").touch()
     cases = {
         "LTH_NATIVE=0": "LTH_NATIVE=0 in the environment",
-        "LTH_NATIVE=off": "LTH_NATIVE=off in the environment; it can be 0, 1,",
-        "CXX=/nonexistent": "there is no C++ compiler (/nonexistent); Debian's package is g++",
-        "CXX=false": "it did not compile: the compiler said nothing, and ended with exit status 1; the command was false",
-        "CXX=true": "it did not compile: the compiler said nothing, and ended with exit status 0",
-        'CXX="g++': "which is no command",
+        "LTH_NATIVE=off": "LTH_NATIVE=off in the environment; choose from 0, 1,",
+        "CXX=/nonexistent": "there is no C++ compiler (/nonexistent); install g++",
+        "CXX=false": "compilation failed: the compiler printed nothing and exited with status 1; the command was false",
+        "CXX=true": "compilation failed: the compiler printed nothing and exited with status 0",
+        'CXX="g++': "which is not a valid command",
         "PATH=": "there is no C++ compiler (g++ or clang++)",
-        f"LTH_CACHE={tmp_path}/file": f"its cache {tmp_path}/file cannot be made",
-        "LTH_CACHE=/proc/lth": "its cache /proc/lth cannot be made",
+        f"LTH_CACHE={tmp_path}/file": f"its cache '{tmp_path}/file' cannot be created",
+        "LTH_CACHE=/proc/lth": "its cache '/proc/lth' cannot be created",
     }
     env = {**os.environ, "LTH_CACHE": str(tmp_path / "cache")}
     env.pop("CXX", None)
@@ -870,7 +870,7 @@ def test_a_ticket_goes_on_where_it_was_stopped_and_on_the_other_backend(small_co
 def train_half(folder, spec, how, is_native):
     if is_native:
         return lottery.train_ticket(folder, spec, options=how)
-    with pytest.warns(UserWarning, match="no native kernel .LTH_NATIVE=0 in the environment"):
+    with pytest.warns(UserWarning, match="the native kernel is not available on this machine .LTH_NATIVE=0"):
         return lottery.train_ticket(folder, spec, options=how)
 
 
@@ -893,7 +893,10 @@ def test_lth_run_says_and_records_how_tickets_are_computed(tmp_path, small_yaml,
     env = {"LTH_CACHE": str(tmp_path / "cache"), "CXX": "/nonexistent"}
     poor = run_command("-m", "lth.cli", "run", small_yaml, *words, f"output_dir={tmp_path / 'poor'}", env=env)
     assert poor.returncode == 0, poor.stderr
-    why = "Runs train on XLA, tickets under masks: there is no native kernel, because there is no C++ compiler (/nonexistent)"
+    why = (
+        "Runs train on XLA with masked weights: the native kernel is not available, because "
+        "there is no C++ compiler (/nonexistent)"
+    )
     assert why in poor.stdout + poor.stderr
     assert json.loads((tmp_path / "poor" / "backend.json").read_text())["native"] is False
     (ticket,) = (tmp_path / "poor").glob("*/*/ticket-*")
@@ -904,7 +907,7 @@ def test_native_where_there_is_none_is_a_mistake(small_yaml, monkeypatch, capsys
     monkeypatch.setenv("LTH_NATIVE", "0")
     assert main(["run", str(small_yaml), "training.backend=native"]) == 2
     said = capsys.readouterr().err
-    assert "training.backend=native, but there is no native kernel: LTH_NATIVE=0 in the environment" in said
+    assert "training.backend=native, but the native kernel is not available: LTH_NATIVE=0 in the environment" in said
     assert "training.backend=auto or dense" in said
 
 

@@ -1,8 +1,8 @@
-"""The algorithms whose networks are pruned. A folder each; this table is the only place that lists them.
+"""The RL algorithms, one folder each. This table is the only list of them.
 
-`architecture` describes networks as data, `base` is the state and what all algorithms share, `learner` the compiled update,
-`acting` the policy in NumPy, `tickets` puts masks on a state, `packed` computes with the kept weights only, `checkpoint` is the
-file. Importing this package imports no JAX.
+`architecture` describes networks as data, `base` has the agent state and shared code, `learner` the compiled update, `acting` the
+policy in NumPy. `tickets` applies masks to a state, `packed` computes with the kept weights only, and `checkpoint` reads and
+writes files. Importing this package does not import JAX.
 """
 
 from .architecture import AgentConfig

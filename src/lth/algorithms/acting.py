@@ -1,4 +1,4 @@
-"""The policy outside of JAX, whose dispatch alone takes several times as long as one observation needs."""
+"""The policy in NumPy, because JAX dispatch takes several times as long as one forward pass."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,20 +14,20 @@ from .packed import Patterns
 
 
 class Policy(NamedTuple):
-    """What acting needs, on views into the vector of `flat_policy`."""
+    """The policy as views into the vector of `flat_policy`."""
 
     mean: np.ndarray  # (observation_dim,)
     scale: np.ndarray  # (observation_dim,)
-    network: Callable[[np.ndarray], np.ndarray]  # (n, observation_dim) normalised -> (n, outputs)
-    clip: float  # normalised observations are clipped to [-clip, clip]
-    head: Callable[[np.ndarray, np.ndarray | None], np.ndarray]  # the network's output, noise -> actions
+    network: Callable[[np.ndarray], np.ndarray]  # (n, observation_dim) normalized -> (n, outputs)
+    clip: float  # normalized observations are clipped to [-clip, clip]
+    head: Callable[[np.ndarray, np.ndarray | None], np.ndarray]  # (network output, noise) -> actions
 
 
 Reader = Callable[[np.ndarray], Policy]
 
 
 def policy_reader(algorithm: Algorithm, patterns: Patterns | None = None) -> Reader:
-    """Return what makes a Policy of the vector of `flat_policy`, copying nothing; with `patterns` that of a packed state."""
+    """Return a function from the vector of `flat_policy` to a Policy, without copies; with `patterns`, for a packed state."""
     observation_dim, network = algorithm.spaces.observation_dim, algorithm.networks[algorithm.policy]
     clip = OBSERVATION_CLIP if algorithm.config.normalize_obs else np.inf
     of = (
@@ -83,7 +83,7 @@ def _sparse_network(one: Callable[..., Any]) -> Callable[[np.ndarray], Callable[
 
 
 def policy_of(agent: Agent) -> Policy:
-    """Return an agent's policy, with whole matrices."""
+    """Return an agent's policy with whole matrices."""
     algorithm = agent.algorithm
     return policy_reader(algorithm)(np.asarray(flat_policy(algorithm, agent.state)))
 
@@ -91,22 +91,24 @@ def policy_of(agent: Agent) -> Policy:
 def act(policy: Policy, observations: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
     """Choose actions, (n, action_width) float32, for raw observations (n, observation_dim).
 
-    Continuous actions are in [-1, 1], discrete ones whole numbers. With `noise`, from the algorithm's `explore`, they explore;
-    without, they are the ones that are evaluated.
+    Continuous actions are in [-1, 1]; discrete actions are indices. With `noise` from the algorithm's `explore`, they explore;
+    without, they are the deterministic actions that evaluations use.
     """
     x = (observations.astype(np.float32) - policy.mean) * policy.scale
     return policy.head(policy.network(np.minimum(np.maximum(x, -policy.clip), policy.clip)), noise)
 
 
 class _Acting(NamedTuple):
-    """What `choose` needs of an agent."""
+    """The cached parts of an agent for `choose`."""
 
     state: AgentState
     policy: Policy
     algorithm: Algorithm
 
 
-_last: list[_Acting] = []  # of the agent that acted last: reading the weights takes 100 times as long as acting
+_last: list[
+    _Acting
+] = []  # the agent that acted last, cached because reading the weights takes 100 times as long as acting
 
 
 def choose(agent: Agent, observation: Any, rng: np.random.Generator | None = None) -> Any:
@@ -122,7 +124,7 @@ def choose(agent: Agent, observation: Any, rng: np.random.Generator | None = Non
     noise = None if rng is None else acting.algorithm.explore(rng, len(batch), 1.0)
     if not agent.task:
         raise InputError(
-            "this agent does not know its task, and so not the bounds of its actions. `lth.load(run).agent` does; so does "
+            "the agent's task is unknown, so its action bounds are unknown too. Use `lth.load(run).agent`, or set it: "
             "agent._replace(task='Pendulum-v1')."
         )
     actions = envs.to_own_units(envs.task_interface(agent.task), act(acting.policy, batch, noise))
@@ -130,11 +132,11 @@ def choose(agent: Agent, observation: Any, rng: np.random.Generator | None = Non
 
 
 def check_observations(given: np.ndarray, observation_dim: int) -> None:
-    """Raise InputError unless these are observations, (observation_dim,) or (n, observation_dim), of finite numbers."""
+    """Raise InputError unless the observations are finite numbers of shape (observation_dim,) or (n, observation_dim)."""
     if given.ndim not in (1, 2) or given.shape[-1] != observation_dim or given.dtype.kind not in "fiub":
         raise InputError(
-            f"an observation has {observation_dim} numbers, so `act` takes ({observation_dim},) or (n, {observation_dim}); it was "
-            f"given {given.dtype} of shape {given.shape}"
+            f"`act` needs observations of shape ({observation_dim},) or (n, {observation_dim}), but got {given.dtype} of shape "
+            f"{given.shape}"
         )
     if not np.isfinite(given).all():
         at = int(np.argmin(np.isfinite(given.reshape(-1, observation_dim)).all(axis=0)))

@@ -1,4 +1,4 @@
-"""What an algorithm's networks are, as data: all that pruning, packing, costs and tables need to know. Imports no JAX."""
+"""Networks as data, for pruning, packing, costs and tables. Does not import JAX."""
 
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
@@ -15,45 +15,45 @@ if TYPE_CHECKING:
 
 
 class Spaces(NamedTuple):
-    """What an algorithm needs to know of an environment."""
+    """The observation and action sizes of an environment."""
 
     observation_dim: int
-    action_dim: int  # the length of a continuous action, or the number of discrete actions
+    action_dim: int  # the length of continuous actions, or the number of discrete actions
     discrete: bool = False
 
     @property
     def action_width(self) -> int:
-        """Return how many numbers an action takes in a batch and in the replay buffer; a discrete action is one whole number."""
+        """Return the width of an action in a batch and in the replay buffer; a discrete action is one integer."""
         return 1 if self.discrete else self.action_dim
 
     def random_actions(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        """Draw uniform actions, (n, action_width) float32: in [-1, 1], or whole numbers of discrete actions."""
+        """Draw uniform actions, (n, action_width) float32: in [-1, 1], or indices of discrete actions."""
         if self.discrete:
             return rng.integers(0, self.action_dim, (n, 1)).astype(np.float32)
         return rng.uniform(-1.0, 1.0, (n, self.action_dim)).astype(np.float32)
 
 
 class Head(NamedTuple):
-    """How the policy network's output becomes the deterministic action, as data: what `Algorithm.act` does without noise."""
+    """The map from the policy network's output to the deterministic action, as data: `Algorithm.act` without noise."""
 
     outputs: int
-    """How many of the outputs are used, from the first on."""
+    """The number of outputs used, counted from the first."""
     squash: Literal["tanh", "argmax"]
-    """An action in [-1, 1] by tanh, or the number of the largest output."""
+    """tanh gives an action in [-1, 1]; argmax gives the index of the largest output."""
 
 
 class Network(NamedTuple):
     """One multilayer perceptron with ReLU, or several (`members`) on the same input with one output each."""
 
-    inputs: tuple[str, ...]  # the fields of a Batch that it reads, side by side
+    inputs: tuple[str, ...]  # the fields of a Batch that it reads, concatenated
     hidden: tuple[int, ...]
     outputs: int
     learning_rate: float
     members: tuple[str, ...] = ()
     layer_norm: bool = False
-    target: bool = False  # whether a slowly moving copy of it exists
+    target: bool = False  # whether it has a target network
     period: int = 1  # it takes a gradient step at every `period`-th update of the agent
-    decay_steps: int | None = None  # its steps over which the learning rate falls linearly to 0
+    decay_steps: int | None = None  # steps over which the learning rate decays linearly to 0
 
     @property
     def copies(self) -> int:
@@ -73,7 +73,7 @@ class Network(NamedTuple):
         return {p + name: shape for p in prefixes for name, shape in zip(names, pairwise(sizes), strict=True)}
 
     def parameters(self, spaces: Spaces) -> int:
-        """Count its weights and biases; those of layer normalization are left out.
+        """Count its weights and biases, without layer normalization.
 
         >>> Network(("observations",), (4,), 2, 1e-3).parameters(Spaces(3, 1))
         26
@@ -82,18 +82,18 @@ class Network(NamedTuple):
 
 
 class AgentConfig(Settings):
-    """The settings of one algorithm, and what follows from them without JAX.
+    """The base class of algorithm settings. Does not import JAX.
 
-    A subclass names its networks in NETWORKS and describes them in `describe`. By convention the setting `<network>_hidden`
-    holds the sizes of a network's hidden layers; the control small-dense changes these and nothing else.
+    A subclass names its networks in NETWORKS and describes them in `describe`. By convention, the setting `<network>_hidden`
+    has the sizes of a network's hidden layers; the control small-dense changes only these.
     """
 
     NAME: ClassVar[str] = ""
-    """What people call the algorithm, in messages."""
+    """The display name of the algorithm."""
     NETWORKS: ClassVar[tuple[str, ...]]
     """The networks that can be pruned, in the order in which they are initialized."""
     POLICY: ClassVar[str]
-    """The one that acts."""
+    """The network that acts."""
     DISCRETE: ClassVar[bool] = False
     """Whether actions are discrete."""
 
@@ -102,14 +102,14 @@ class AgentConfig(Settings):
     reward_scale: Rate = 1.0
     """Rewards are multiplied by this in the losses; stored and reported rewards are raw."""
     normalize_obs: bool = True
-    """Normalise observations by their running mean and variance, clipped to [-10, 10]."""
+    """Normalize observations by their running mean and variance, clipped to [-10, 10]."""
     max_grad_norm: Rate | None = None
     """Clip each network's gradient to this global norm; null: no clipping."""
     buffer_size: Positive = 1_000_000
-    """How many transitions the replay buffer holds (never more than `training.env_steps`)."""
+    """The capacity of the replay buffer in transitions (at most `training.env_steps`)."""
 
     def networks(self, spaces: Spaces | None = None) -> dict[str, Network]:
-        """Describe the networks by name; without `spaces` for an environment of one observation and one action."""
+        """Describe the networks by name; without `spaces`, for an environment with one observation and one action."""
         return self.describe(spaces or Spaces(1, 1, self.DISCRETE))
 
     def describe(self, spaces: Spaces) -> dict[str, Network]:
@@ -117,18 +117,18 @@ class AgentConfig(Settings):
         raise NotImplementedError
 
     def spaces(self, observation_dim: int, outputs: int) -> Spaces:
-        """Return the spaces that belong to a policy network with so many outputs."""
+        """Return the spaces for a policy network with `outputs` outputs."""
         return Spaces(observation_dim, outputs, self.DISCRETE)
 
     @classmethod
     def has_pair(cls) -> bool:
-        """Return whether the networks are an actor and critics, as docs/saliency-pruning.md has them."""
+        """Return whether the networks are an actor and critics, as in docs/saliency-pruning.md."""
         return set(cls.NETWORKS) == {"actor", "critic"}
 
     def passes(self) -> dict[str, float]:
-        """Return the work of one update by network, in forward passes of the batch through all of the network.
+        """Return the cost of one update by network, in forward passes of the batch through the whole network.
 
-        A backward pass counts as two, or as one where only the gradient of the input is needed.
+        A backward pass counts as two, or as one if only the input gradient is needed.
         """
         raise NotImplementedError
 
@@ -140,13 +140,13 @@ class AgentConfig(Settings):
         """Return the algorithm for an environment.
 
         Raises:
-            InputError: it does not take such actions; names the algorithms that do.
+            InputError: it does not support the action space; names the algorithms that do.
         """
         self.check_actions(spaces, task)
         return self.implementation()(self, spaces)
 
     def check_actions(self, spaces: Spaces, task: str = "") -> None:
-        """Raise InputError if the algorithm does not take an environment's actions; names the algorithms that do."""
+        """Raise InputError if the algorithm does not support an environment's actions; names the algorithms that do."""
         if spaces.discrete == self.DISCRETE:
             return
         from . import ALGORITHMS
@@ -154,7 +154,7 @@ class AgentConfig(Settings):
         able = [f"algorithm={name}" for name, other in ALGORITHMS.items() if spaces.discrete == other.DISCRETE]
         kind = "discrete" if spaces.discrete else "continuous"
         whose = f"the task {task!r}" if task else "the environment"
-        raise InputError(f"{whose} has {kind} actions, which {self.NAME} does not take. Use {' or '.join(able)}.")
+        raise InputError(f"{whose} has {kind} actions, which {self.NAME} does not support. Use {' or '.join(able)}.")
 
 
 def algorithm_key(config: AgentConfig) -> str:
@@ -168,13 +168,13 @@ def algorithm_key(config: AgentConfig) -> str:
 
 
 def config_class(name: str, load: bool = False) -> type[AgentConfig]:
-    """Return the settings class of an algorithm by its name.
+    """Return the settings class of an algorithm by name.
 
-    A name of the form `package.module:ClassName` is a class outside of lth. Its module is imported only with `load`, that is
-    where a person or a process of this project named it, and never because a file did.
+    `package.module:ClassName` names a custom class. Its module is imported only with `load`, which is set for names given by the
+    user, never for names read from files.
 
     Raises:
-        InputError: there is no such algorithm, or its module is not imported or cannot be.
+        InputError: the algorithm is unknown, or its module is not imported or cannot be imported.
     """
     from . import ALGORITHMS
 

@@ -1,6 +1,6 @@
-"""What all algorithms share: the agent's state keyed by network, its start, and its optimizers.
+"""The base of all algorithms: the agent state keyed by network, its initialization, and its optimizers.
 
-The algorithms know nothing of pruning: what keeps a ticket's pruned weights at zero is the state of its optimizers.
+Algorithms do not depend on pruning: the optimizer states keep a ticket's pruned weights at zero.
 """
 
 import abc
@@ -25,7 +25,7 @@ OBSERVATION_CLIP = 10.0
 
 
 class Normalizer(NamedTuple):
-    """The running mean and variance of the observations, (observation_dim,) each, and how many were seen."""
+    """The running mean and variance of observations, (observation_dim,) each, and their number."""
 
     mean: jax.Array
     variance: jax.Array
@@ -33,32 +33,32 @@ class Normalizer(NamedTuple):
 
 
 class AgentState(NamedTuple):
-    """Everything that training needs and a checkpoint holds, for every algorithm."""
+    """The complete training state of an agent, which a checkpoint stores."""
 
-    params: dict[str, Params]  # by network: what can be pruned
-    targets: dict[str, Params]  # the slowly moving copies of some of them
-    values: dict[str, jax.Array]  # numbers that are learned besides, such as the temperature
-    opts: dict[str, Any]  # by network, a MaskedState; and by learned number
+    params: dict[str, Params]  # by network
+    targets: dict[str, Params]  # target networks
+    values: dict[str, jax.Array]  # other learned values, such as the temperature
+    opts: dict[str, Any]  # a MaskedState for each network, and an optimizer state for each learned value
     normalizer: Normalizer
-    key: jax.Array | None  # the agent's own, which training leaves as it is; saliency draws its batches by it
+    key: jax.Array | None  # constant during training; saliency draws its batches with it
     env_steps: jax.Array  # int32
     grad_steps: jax.Array  # int32
 
     @property
     def actor_params(self) -> Params:
-        """The actor's parameters, of an algorithm that has one (docs/saliency-pruning.md)."""
+        """The actor's parameters, if the algorithm has one (docs/saliency-pruning.md)."""
         return _named(self.params, "actor")
 
     @property
     def critic_params(self) -> Params:
-        """The critics' parameters, of an algorithm that has any (docs/saliency-pruning.md)."""
+        """The critics' parameters, if the algorithm has any (docs/saliency-pruning.md)."""
         return _named(self.params, "critic")
 
 
 def _named(params: Mapping[str, Params], network: str) -> Params:
     if network not in params:
         raise InputError(
-            f"this agent has no network {network!r}; it has {', '.join(params)}: use `state.params[name]`, and "
+            f"this agent has no network {network!r}; it has {', '.join(params)}. Use `state.params[name]`, and "
             "`lth.gradient_statistics(agent, replay_buffer)` for gradients by network"
         )
     return params[network]
@@ -66,10 +66,10 @@ def _named(params: Mapping[str, Params], network: str) -> Params:
 
 @dataclasses.dataclass(frozen=True)
 class Algorithm(abc.ABC):
-    """An algorithm for one environment: a hashable value, the static argument and cache key of every compiled call.
+    """An algorithm for one environment: a hashable value that is the static argument of every compiled call.
 
-    A subclass says what is learned (`losses`, `update`) and how it acts (`act`, `explore`); `config` says what its networks are.
-    Batches that `losses` and `update` take come from `prepare`: observations normalized, rewards scaled.
+    A subclass implements learning (`losses`, `update`) and acting (`act`, `explore`); `config` describes its networks. `losses` and
+    `update` take batches from `prepare`: observations are normalized, rewards are scaled.
     """
 
     config: Any  # an AgentConfig
@@ -89,35 +89,35 @@ class Algorithm(abc.ABC):
     def losses(
         self, state: AgentState, params: dict[str, Params], batch: Batch, noise: Array, apply: dict[str, Apply]
     ) -> dict[str, jax.Array]:
-        """Return the loss of each network on a prepared batch, as training minimizes it.
+        """Return the training loss of each network on a prepared batch.
 
-        The gradient of their sum by `params[name]` is the gradient of that network's loss alone; targets and learned numbers
-        are those of `state`. `noise` has the shape of `noise_shape`.
+        The gradient of their sum with respect to `params[name]` is the gradient of that network's loss alone. Targets and other
+        learned values are taken from `state`. `noise` has the shape of `noise_shape`.
         """
 
     @abc.abstractmethod
     def update(
         self, state: AgentState, batch: Batch, noise: Array, apply: dict[str, Apply]
     ) -> tuple[AgentState, dict[str, jax.Array]]:
-        """Take one gradient step on a prepared batch and count it; returns the metrics of the step too."""
+        """Take one gradient step on a prepared batch and count it; also returns the metrics of the step."""
 
     @abc.abstractmethod
     def noise_shape(self, n: int) -> tuple[int, ...]:
-        """Return the shape of the standard normal noise that an update on n transitions takes."""
+        """Return the shape of the standard normal noise for an update on n transitions."""
 
     @abc.abstractmethod
     def act(self, output: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
         """Return actions (n, action_width) float32 for the policy network's output (n, outputs), in NumPy.
 
-        Without noise they are the ones that are evaluated; `noise` comes from `explore`.
+        Without noise, returns the deterministic actions that evaluations use; `noise` comes from `explore`.
         """
 
     @abc.abstractmethod
     def explore(self, rng: np.random.Generator, n: int, progress: float) -> np.ndarray:
-        """Draw what `act` needs to explore in n environments; `progress` in [0, 1] is the share of the budget that is spent."""
+        """Draw exploration noise for `act` in n environments; `progress` in [0, 1] is the share of environment steps done."""
 
     def head(self) -> Head | None:
-        """Return what `act` does without noise, as data, from which `lth.export` writes programs; None: it cannot be exported."""
+        """Return `act` without noise as data, for `lth.export`; None if it cannot be exported."""
         return None
 
     def random_actions(self, rng: np.random.Generator, n: int) -> np.ndarray:
@@ -125,7 +125,7 @@ class Algorithm(abc.ABC):
         return self.spaces.random_actions(rng, n)
 
     def initial_values(self) -> dict[str, tuple[str, jax.Array, optax.GradientTransformation]]:
-        """Return the numbers that are learned besides networks: name -> (name of its optimizer, start, optimizer)."""
+        """Return the learned values that are not networks: name -> (optimizer name, initial value, optimizer)."""
         return {}
 
     def optimizer(self, network: str) -> optax.GradientTransformation:
@@ -143,11 +143,11 @@ class Algorithm(abc.ABC):
         return _applies(self)
 
     def init(self, key: jax.Array) -> AgentState:
-        """Make the state of an untrained agent. Targets start equal to their networks."""
+        """Return the state of an untrained agent. Targets start equal to their networks."""
         return _init(self)(key)
 
     def prepare(self, normalizer: Normalizer, batch: Batch, normalize_obs: bool = True) -> Batch:
-        """Turn raw transitions into what the losses take: observations normalized, rewards scaled."""
+        """Normalize observations and scale rewards of raw transitions."""
         if self.config.normalize_obs and normalize_obs:
             batch = batch._replace(
                 observations=normalize(normalizer, batch.observations),
@@ -180,11 +180,11 @@ def _init(algorithm: Algorithm) -> Callable[[jax.Array], AgentState]:
         observation_dim = algorithm.spaces.observation_dim
         return AgentState(
             params=params,
-            # A copy: training donates the state, and one buffer cannot be donated twice.
+            # Copied, because training donates the state and a buffer cannot be donated twice.
             targets={name: jax.tree.map(jnp.copy, params[name]) for name, n in networks.items() if n.target},
             values={name: value for name, (_, value, _) in learned.items()},
             opts={
-                # Dense on purpose: no mask is missing.
+                # Dense by design: no warning about a missing mask.
                 **{name: algorithm.optimizer(name).init(params[name])._replace(unset=None) for name in networks},
                 **{opt: tx.init(value) for opt, value, tx in learned.values()},
             },
@@ -209,37 +209,37 @@ def update_normalizer(normalizer: Normalizer, observations: jax.Array) -> Normal
 
 
 def observation_scale(normalizer: Normalizer) -> jax.Array:
-    """Return what centred observations are multiplied by, (observation_dim,)."""
+    """Return the factors for centered observations, (observation_dim,)."""
     return jax.lax.rsqrt(normalizer.variance + 1e-8)
 
 
 def normalize(normalizer: Normalizer, observations: jax.Array) -> jax.Array:
-    """Centre, scale and clip observations (n, observation_dim) to [-10, 10]."""
+    """Center and scale observations (n, observation_dim), and clip them to [-10, 10]."""
     scaled = (observations - normalizer.mean) * observation_scale(normalizer)
     return jnp.clip(scaled, -OBSERVATION_CLIP, OBSERVATION_CLIP)
 
 
 def moved_target(params: Params, target: Params, opt: MaskedState, tau: float) -> Params:
-    """Return a target moved towards its network by `tau` (Polyak averaging); what is pruned there stays exactly 0.0."""
+    """Return a target updated toward its network by `tau` (Polyak averaging); pruned weights stay exactly 0.0."""
     return pruned_target(optax.incremental_update(params, target, tau), opt)
 
 
 def pruned_target(target: Params, opt: MaskedState) -> Params:
-    """Return a target without the weights that a schedule has just pruned; under a fixed mask they are 0.0 already."""
+    """Return a target without newly pruned weights of a schedule; with a fixed mask, they are already 0.0."""
     return target if opt.schedule is None or opt.mask is None else apply_mask(target, opt.mask)
 
 
 class Agent(NamedTuple):
-    """A trained agent: configuration, state and, where it was kept, the replay buffer it learned from."""
+    """A trained agent: its configuration, its state and, if available, its replay buffer."""
 
     config: Any  # an AgentConfig
     state: AgentState
     replay_buffer: ReplayBuffer | None = None
     task: str = ""
-    """The task it was trained on, which says what its actions mean; empty where that is not known."""
+    """The task it was trained on, which defines the units of its actions; empty if unknown."""
 
     def act(self, observation: Any, rng: np.random.Generator | None = None) -> Any:
-        """Choose an action, in the environment's own units.
+        """Choose an action, in the environment's units.
 
         >>> import lth
         >>> agent = lth.load("results/quickstart/Pendulum-v1/seed0/dense-05d4c8ff").agent  # doctest: +SKIP
@@ -247,16 +247,15 @@ class Agent(NamedTuple):
         array([1.8], dtype=float32)
 
         Args:
-            observation: as the environment gives it, (observation_dim,), or a batch (n, observation_dim).
-            rng: explore as at the end of training, drawing from this generator; None is the deterministic action that
-                evaluations use.
+            observation: a raw observation of the environment, (observation_dim,), or a batch (n, observation_dim).
+            rng: explore as at the end of training, with this generator. None: the deterministic action that evaluations use.
 
         Returns:
-            The action within the environment's bounds, (action_dim,) float32, or (n, action_dim) of a batch. Where actions
-            are discrete, a whole number, or (n,) int64.
+            The action within the environment's bounds, (action_dim,) float32, or (n, action_dim) for a batch. For discrete
+            actions, an integer, or (n,) int64.
 
         Raises:
-            InputError: the observation has another length or is not finite, or the agent's task is not known.
+            InputError: the observation has the wrong length or is not finite, or the agent's task is unknown.
         """
         from .acting import choose
 
@@ -284,7 +283,7 @@ class Agent(NamedTuple):
 
 
 def algorithm_of(agent: Any) -> Algorithm:
-    """Return the algorithm of anything with `.config` and `.state`."""
+    """Return the algorithm of an object with `.config` and `.state`."""
     bias = agent.state.params[agent.config.POLICY]["output"]["bias"]
     spaces = agent.config.spaces(int(agent.state.normalizer.mean.shape[0]), int(bias.shape[0]))
     return agent.config.build(spaces)

@@ -1,4 +1,4 @@
-"""A complete agent as one safetensors file."""
+"""Save and load a complete agent as one safetensors file."""
 
 import re
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from .base import Agent, AgentState, algorithm_of
 _FORMAT = re.compile(r"lth-(.+)-1")
 _NEVER_NEGATIVE = ("env_steps", "grad_steps", "normalizer/variance", "normalizer/seen")
 _ON_DISK = {"params": "{}_params", "targets": "target_{}_params", "values": "{}", "opts": "{}_opt"}
-"""How the parts of a state that are keyed by name are called in a file: `critic_params/q1/...`, `log_alpha`."""
+"""The names in a file of state parts that are keyed by name: `critic_params/q1/...`, `log_alpha`."""
 
 
 def _is_key(leaf: Any) -> bool:
@@ -52,7 +52,7 @@ def dump_agent(
                 " Its observations are too large for float32: scale them down." if leaf.startswith("normalizer") else ""
             )
             raise TrainingError(
-                f"{leaf} of the agent became NaN or infinite, so it cannot be kept: learning diverged.{hint}"
+                f"{leaf} of the agent became NaN or infinite, so it cannot be saved: learning diverged.{hint}"
             )
     spaces, name = algorithm_of(Agent(config, state)).spaces, algorithm_key(config)
     sizes = {"observation_dim": spaces.observation_dim, "action_dim": spaces.action_dim}
@@ -61,12 +61,12 @@ def dump_agent(
 
 
 def _scheduled(template: AgentState, arrays: Mapping[str, np.ndarray]) -> AgentState:
-    """Make room in a template for what changes the masks in training, where the arrays have such a thing."""
+    """Add schedules to a template for the arrays that describe one."""
     for network in template.params:
         prefix = f"{_ON_DISK['opts'].format(network)}/schedule/"
         found = {name.removeprefix(prefix): leaf for name, leaf in arrays.items() if name.startswith(prefix)}
         for kind in KINDS:
-            if {*kind._fields} - {"stacks"} == found.keys():  # the networks of agents have none
+            if {*kind._fields} - {"stacks"} == found.keys():  # agent networks have no stacks
                 shapes: dict[str, Any] = {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in found.items()}
                 schedule = kind(**shapes)
                 opt = template.opts[network]._replace(schedule=schedule)
@@ -75,64 +75,67 @@ def _scheduled(template: AgentState, arrays: Mapping[str, np.ndarray]) -> AgentS
 
 
 def load_agent(path: Path) -> tuple[AgentConfig, AgentState, dict[str, Any]]:
-    """Read a checkpoint of `dump_agent`: configuration, state, and what was said about it.
+    """Read a checkpoint of `dump_agent`: configuration, state, and `about`.
 
     Raises:
-        InputError: the file is missing, altered, cut short or not of this format; an array is missing, has the wrong
-            shape or type (naming both), or holds NaN or infinity.
+        InputError: the file is missing, altered, truncated or in another format; an array is missing, has the wrong
+            shape or dtype (names both), or contains NaN or infinity.
     """
     config, state, about, more = load_agent_and_more(path)
     if more:
-        raise InputError(f"the checkpoint {path} has an array {min(more)!r} that no network of its configuration has")
+        raise InputError(
+            f"the checkpoint '{path}' has an unexpected array {min(more)!r}, which does not fit its configuration"
+        )
     return config, state, about
 
 
 def load_agent_and_more(
     path: Path, sealed: bool = False
 ) -> tuple[AgentConfig, AgentState, dict[str, Any], dict[str, np.ndarray]]:
-    """Read a checkpoint of `dump_agent` with the arrays that it holds besides the state; `sealed` as for `load_tensors`.
+    """Read a checkpoint of `dump_agent`, including arrays outside of the state; for `sealed` see `load_tensors`.
 
     Raises:
-        InputError: as `load_agent`.
+        InputError: see `load_agent`.
     """
     what = "the checkpoint"
     arrays, metadata = load_tensors(path, what, sealed=sealed)
     form = _FORMAT.fullmatch(str(metadata.get("format")))
     if not form:
         known = ", ".join(f"'lth-{name}-1'" for name in ALGORITHMS)
-        raise InputError(f"{what} {path} has format {metadata.get('format')!r}; this version of lth reads {known}")
+        raise InputError(f"{what} '{path}' has format {metadata.get('format')!r}; this version of lth reads {known}")
     try:
         config = config_class(form[1]).model_validate(metadata[form[1]])
         sizes = [metadata["observation_dim"], metadata["action_dim"]]
         about = metadata["about"]
         if not isinstance(about, dict):
-            raise ValueError("its 'about' is no JSON object")
+            raise ValueError("its 'about' is not a JSON object")
         if not all(type(size) is int and 0 < size < 10**6 for size in sizes):
             raise ValueError(f"its sizes are {sizes}")
     except InputError as error:
-        raise InputError(f"{what} {path}: {error}") from None
+        raise InputError(f"{what} '{path}': {error}") from None
     except (KeyError, ValueError, pydantic.ValidationError) as error:
-        raise InputError(f"{what} {path} has unusable metadata: {type(error).__name__}: {error}") from None
+        raise InputError(f"{what} '{path}' has invalid metadata: {type(error).__name__}: {error}") from None
     algorithm = config.build(Spaces(sizes[0], sizes[1], config.DISCRETE))
     template = _scheduled(jax.eval_shape(lambda: algorithm.init(jax.random.key(0))), arrays)
     leaves = []
     for name, leaf in _named_leaves(template).items():
         if name not in arrays:
-            raise InputError(f"{what} {path} has no array {name!r}{nearest(name, arrays)}")
+            raise InputError(f"{what} '{path}' has no array {name!r}{nearest(name, arrays)}")
         want = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
         have = arrays.pop(name)
         if have.shape != want.shape or have.dtype != want.dtype:
             raise InputError(
-                f"{what} {path}: array {name!r} is {have.dtype}{list(have.shape)}, its network needs "
+                f"{what} '{path}': array {name!r} is {have.dtype}{list(have.shape)}, but its network needs "
                 f"{want.dtype}{list(want.shape)}"
             )
         if name in _NEVER_NEGATIVE and (have < 0).any():
-            raise InputError(f"{what} {path}: array {name!r} holds a negative number")
+            raise InputError(f"{what} '{path}': array {name!r} contains a negative number")
         if have.dtype == bool and (have.view(np.uint8) > 1).any():
-            raise InputError(f"{what} {path}: array {name!r} holds truth values that are neither true nor false")
+            raise InputError(f"{what} '{path}': boolean array {name!r} has values other than 0 and 1")
         if have.dtype.kind == "f" and not np.isfinite(have).all():
             raise InputError(
-                f"{what} {path}: array {name!r} holds NaN or infinity, so the training that made it went wrong"
+                f"{what} '{path}': array {name!r} contains NaN or infinity, so the training that wrote it failed"
             )
-        leaves.append(jax.random.wrap_key_data(jnp.asarray(have)) if _is_key(leaf) else jnp.asarray(have))
+        have = jax.device_put(have)
+        leaves.append(jax.random.wrap_key_data(have) if _is_key(leaf) else have)
     return config, jax.tree.unflatten(jax.tree.structure(template), leaves), about, arrays

@@ -1,7 +1,8 @@
-"""The controls of `pruning.controls`: further rows of the results, which tickets have to beat (docs/protocols.md).
+"""The controls of the setting `pruning.controls`, which tickets are compared with (docs/protocols.md).
 
-A control is a row of CONTROLS: data that says what is trained, with at most one function that changes a ticket's start or a
-dense agent's settings. A config can name another as `package.module:name` (docs/recipes.md). Imports no JAX.
+A control is an entry of CONTROLS: data that describes what is trained, with at most one function that changes a ticket's initial
+state or a dense agent's settings. A config can name a custom control as `package.module:name` (docs/recipes.md). Does not import
+JAX.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,22 +18,22 @@ if TYPE_CHECKING:
     from .base import AgentState, Algorithm
 
 Start = Callable[["Algorithm", "AgentState", dict[str, "Mask"], dict[str, Any]], "AgentState"]
-"""(algorithm, rewound state, masks by network, PRNG key by network) -> the state from which the control trains."""
+"""(algorithm, rewound state, masks by network, PRNG key by network) -> the control's initial state."""
 
 
 class Control(NamedTuple):
-    """A row of `CONTROLS`."""
+    """An entry of `CONTROLS`."""
 
     each: Literal["method", "sparsity", "rewind"] = "method"
-    """How often it is run: once for each ticket, or once for all methods at a sparsity or at a rewind point."""
+    """How often it runs: once per ticket, or once for all methods per sparsity or per rewind point."""
     mask: Literal["ticket", "inverted", "random-erk", "none"] = "ticket"
-    """Which mask it trains under."""
+    """The mask that it trains with."""
     start: Start | None = None
-    """What it starts from, where that is not the rewound state under the masks."""
+    """Its initial state, if it is not the rewound state with the masks."""
     agent: Callable[[AgentConfig, Spaces, Mapping[str, float], Sequence[str]], AgentConfig] | None = None
-    """It is a dense agent with these settings: (settings, spaces, sparsity by network, pruning.exclude) -> settings."""
+    """If set, it is a dense agent: (settings, spaces, sparsity by network, pruning.exclude) -> its settings."""
     fresh_noise: bool = False
-    """Whether it trains with other random numbers than the dense agent did."""
+    """Whether it trains with other random numbers than the dense agent."""
 
 
 def _shuffled(
@@ -68,7 +69,8 @@ def _permuted(
 def small_dense(
     agent: AgentConfig, spaces: Spaces, sparsity: Mapping[str, float], exclude: Sequence[str]
 ) -> AgentConfig:
-    """Return the settings of a dense agent with at most as many parameters a network as a ticket's; hidden layers scaled alike.
+    """Return the settings of a smaller dense agent. All hidden layers of a network are scaled alike, and no network has more
+    parameters than the ticket's.
 
     Raises:
         InputError: the algorithm has no setting `<network>_hidden` for one of its networks.
@@ -80,14 +82,14 @@ def small_dense(
     missing = sorted(hidden.keys() - type(agent).model_fields.keys())
     if missing:
         raise InputError(
-            f"the control small-dense changes the settings {', '.join(missing)}, which {agent.NAME} does not have; leave the "
-            "control out, or name the settings so (docs/recipes.md)"
+            f"the control small-dense needs the settings {', '.join(missing)}, which {agent.NAME} does not have; remove the "
+            "control, or add these settings (docs/recipes.md)"
         )
     return agent.model_copy(update=hidden)
 
 
 def _fit(name: str, network: Network, spaces: Spaces, share: float, exclude: Sequence[str]) -> tuple[int, ...]:
-    """Return the widest hidden layers whose network has no more parameters than one that loses a share of its weights."""
+    """Return the widest hidden layers for which the network has at most as many parameters as the pruned network."""
     kernels = network.kernels(spaces)
     prunable = sum(
         a * b for layer, (a, b) in kernels.items() if not any(holds_layer(f"{name}/{layer}", e) for e in exclude)
@@ -114,9 +116,9 @@ CONTROLS: dict[str, Control] = {
 
 
 def control_named(name: str, load: bool = True) -> Control:
-    """Return a row of `CONTROLS`, or a Control of the user's own, `package.module:name`.
+    """Return an entry of `CONTROLS`, or the custom Control at `package.module:name`.
 
     Raises:
-        InputError: there is none; or its module is not imported yet, and `load` is False.
+        InputError: the name is unknown, or its module is not imported and `load` is False.
     """
     return lookup(CONTROLS, name, "control", Control, load)

@@ -1,4 +1,4 @@
-"""The compiled call that stores new transitions and learns from the replay buffer."""
+"""The compiled call that stores transitions and updates the networks."""
 
 import functools
 from collections.abc import Callable
@@ -20,17 +20,18 @@ def update(
 ) -> tuple[AgentState, dict[str, jax.Array]]:
     """Take one gradient step on a raw batch; `noise` is standard normal, of the shape `algorithm.noise_shape(n)`.
 
-    `apply` are the networks that the state's parameters belong to, if not those of whole matrices.
+    `apply` replaces the networks of whole matrices, for packed states.
     """
     batch = algorithm.prepare(state.normalizer, batch)
     return algorithm.update(state, batch, noise, apply or algorithm.applies())
 
 
+@functools.partial(jax.jit, static_argnums=0, inline=True)
 def flat_policy(algorithm: Algorithm, state: AgentState) -> jax.Array:
-    """Lay out what acting needs as one float32 vector: the normaliser's mean and scale, then each layer's kernel and bias.
+    """Return the policy as one float32 vector: the normalizer's mean and scale, then each layer's kernel and bias.
 
-    A fresh array, so that the host can look at it while the state itself is donated to the next call. Of a packed network
-    its one vector stands in the place of the layers.
+    The array is new, so that the host can read it while the state is donated to the next call. For a packed network, its vector
+    replaces the layers.
     """
     n, params = state.normalizer, state.params[algorithm.policy]
     scale = observation_scale(n)
@@ -46,7 +47,7 @@ _PARTS = ("kernel", "scale", "bias")
 
 
 def layer_order(algorithm: Algorithm) -> list[str]:
-    """Return the names of the policy network's layers, norms included, from the observation to the action."""
+    """Return the names of the policy network's layers, including norms, from input to output."""
     network = algorithm.networks[algorithm.policy]
     norms = ["norm_{}"] if network.layer_norm else []
     hidden = [name.format(i) for i in range(len(network.hidden)) for name in ("layer_{}", *norms)]
@@ -54,16 +55,16 @@ def layer_order(algorithm: Algorithm) -> list[str]:
 
 
 class Draws(NamedTuple):
-    """What chance decides in a number of updates."""
+    """The random numbers of several updates."""
 
     indices: np.ndarray  # (updates, batch_size) int32: rows of the replay buffer, uniform with replacement
     noise: np.ndarray  # (updates, *noise_shape(batch_size)) float32, standard normal
 
 
 def draw(algorithm: Algorithm, rng: np.random.Generator, updates: int, batch_size: int, size: int) -> Draws:
-    """Draw for updates on a replay buffer that holds `size` transitions.
+    """Draw the random numbers for updates on a replay buffer with `size` transitions.
 
-    On the host, because threefry and the inverse error function take XLA a tenth of a whole update on a CPU.
+    Drawn on the host, because threefry and the inverse error function take a tenth of an update in XLA on a CPU.
     """
     return Draws(
         rng.integers(0, size, (updates, batch_size), np.int32),
@@ -77,18 +78,18 @@ Learner = Callable[
 
 
 def learner(algorithm: Algorithm, patterns: Patterns | None = None) -> Learner:
-    """Compile the hot call: insert transitions, update the normaliser, then gather and learn for each row of `Draws`.
+    """Compile the training step: insert transitions, update the normalizer, then sample and update for each row of `Draws`.
 
-    The call takes (state, replay, rows, draws) with rows (n, width) as from `pack_rows`, donates the first two, and returns
-    both anew with the policy as one vector and the metrics of the last update. With `patterns` the state is a packed one.
+    The function takes (state, replay, rows, draws), with rows (n, width) from `pack_rows`, and donates state and replay. It returns
+    the new state and replay, the policy as one vector, and the metrics of the last update. With `patterns`, the state is packed.
     """
-    tables = None if patterns is None else {name: jnp.asarray(pattern.table) for name, pattern in patterns.items()}
+    tables = None if patterns is None else {name: jax.device_put(pattern.table) for name, pattern in patterns.items()}
     compiled = _learner(algorithm, None if patterns is None else layouts_of(patterns))
 
     def call(
         state: AgentState, replay: ReplayState, rows: np.ndarray, draws: Draws
     ) -> tuple[AgentState, ReplayState, jax.Array, dict[str, jax.Array]]:
-        # The key stays behind: dispatch is slower with a typed key among the arguments.
+        # The key is not passed: dispatch is slower with a typed key among the arguments.
         key = state.key
         state, replay, policy, metrics = compiled(state._replace(key=None), replay, rows, draws, tables)
         return state._replace(key=key), replay, policy, metrics

@@ -1,4 +1,4 @@
-"""The networks of `architecture.Network`, in Flax."""
+"""Flax modules for `architecture.Network`."""
 
 from collections.abc import Callable, Sequence
 
@@ -18,7 +18,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, *inputs: jax.Array) -> jax.Array:
-        """Map arrays (n, width) float32, side by side, to (n, output_dim)."""
+        """Map arrays (n, width) float32, concatenated, to (n, output_dim)."""
         x = side_by_side(inputs)
         for i, size in enumerate(self.hidden_sizes):
             x = nn.Dense(size, name=f"layer_{i}")(x)
@@ -29,7 +29,7 @@ class MLP(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """Independent networks of one output each, such as the twin critics `q1` and `q2`."""
+    """Independent networks with one output each, such as the twin critics `q1` and `q2`."""
 
     members: Sequence[str]
     hidden_sizes: Sequence[int]
@@ -37,14 +37,14 @@ class Ensemble(nn.Module):
 
     @nn.compact
     def __call__(self, *inputs: jax.Array) -> jax.Array:
-        """Map arrays (n, width) float32, side by side, to (members, n)."""
+        """Map arrays (n, width) float32, concatenated, to (members, n)."""
         x = side_by_side(inputs)
         values = [MLP(self.hidden_sizes, 1, self.layer_norm, name=name)(x) for name in self.members]
         return jnp.stack([value[:, 0] for value in values])
 
 
 def side_by_side(inputs: Sequence[jax.Array]) -> jax.Array:
-    """Put arrays (n, width) side by side."""
+    """Concatenate arrays (n, width) along the last axis."""
     return jnp.concatenate(inputs, axis=-1) if len(inputs) > 1 else inputs[0]
 
 
@@ -56,7 +56,7 @@ def module_of(network: Network) -> nn.Module:
 
 
 Apply = Callable[..., jax.Array]
-"""(params, *inputs) -> (n, outputs), or (members, n) of an ensemble; params come without Flax's outer key."""
+"""(params, *inputs) -> (n, outputs), or (members, n) for an ensemble; params without Flax's outer key."""
 
 
 def apply_of(network: Network) -> Apply:

@@ -1,7 +1,6 @@
-"""The agent over its kept weights alone: the same state, losses and optimizers, on packed vectors.
+"""Train on kept weights only: the same state, losses and optimizers, on packed vectors.
 
-A ticket is packed when a training segment starts and unpacked when it ends; files, saliency and evaluation know whole
-matrices only.
+A ticket is packed at the start of a training segment and unpacked at its end. Files, saliency and evaluation use whole matrices.
 """
 
 import functools
@@ -21,19 +20,18 @@ from .base import AgentState, Algorithm
 from .networks import Apply
 
 Patterns: TypeAlias = dict[str, Pattern]
-"""Which weights each network of a packed state keeps."""
+"""The kept weights of each network of a packed state."""
 Layouts: TypeAlias = tuple[tuple[str, Layout], ...]
-"""What of the patterns decides the shapes of arrays, hashable."""
+"""The hashable part of patterns that determines array shapes."""
 
 
 def patterns_of(state: AgentState) -> Patterns:
     """Return the patterns of a state's masks.
 
-    Where a schedule prunes more and more, arrays have room for up to twice the weights that are kept, so that most changes
-    of the mask need no new compilation.
+    With a pruning schedule, arrays have room for up to twice the kept weights, so that most mask changes need no new compilation.
 
     Raises:
-        InputError: one of the networks cannot be computed sparsely (`sparse.obstacle` says so beforehand).
+        InputError: a network is not supported by the kernel (see `sparse.unsupported_reason`).
     """
     found = {}
     for name, params in state.params.items():
@@ -63,20 +61,20 @@ def _apply(layout: Layout, table: jax.Array, ensemble: bool) -> Apply:
 
 
 def pack_state(patterns: Patterns, state: AgentState) -> AgentState:
-    """Replace each network's parameters, targets and moments by the vector of those that are kept, and drop the masks."""
+    """Replace each network's parameters, targets and moments by vectors of the kept weights, and drop the masks."""
     packed = _pack(_statics(patterns), _places(patterns), state._replace(key=None))
     return packed._replace(key=state.key)
 
 
 def unpack_state(patterns: Patterns, state: AgentState, like: AgentState) -> AgentState:
-    """Undo `pack_state`; the masks are those of `like`. What is pruned is 0.0, in targets and moments too."""
+    """Undo `pack_state`, with the masks of `like`. Pruned weights are 0.0, in targets and moments too."""
     whole = _unpack(_statics(patterns), _places(patterns), state._replace(key=None))
     opts = {n: opt._replace(mask=like.opts[n].mask) if n in patterns else opt for n, opt in whole.opts.items()}
     return whole._replace(key=state.key, opts=opts)
 
 
 def _statics(patterns: Patterns) -> Any:
-    """Return the patterns without their arrays, hashable."""
+    """Return the patterns without their arrays, which are hashable."""
     bare: dict[str, Any] = {"table": None, "places": None}
     return tuple((name, pattern._replace(**bare)) for name, pattern in sorted(patterns.items()))
 
@@ -108,7 +106,7 @@ def _unpack(statics: Any, places: dict[str, jax.Array], state: AgentState) -> Ag
     patterns = {name: pattern._replace(places=places[name]) for name, pattern in statics}
 
     def unpacked(pattern: Pattern, opt: MaskedState) -> MaskedState:
-        # A counter is a scalar; all else in an optimizer's packed state is a vector of the kept weights.
+        # Counters are scalars; all other arrays of a packed optimizer state are vectors of kept weights.
         return opt._replace(
             inner=jax.tree.map(lambda leaf: unpack(pattern, leaf) if jnp.ndim(leaf) else leaf, opt.inner)
         )
@@ -121,9 +119,9 @@ def _unpack(statics: Any, places: dict[str, jax.Array], state: AgentState) -> Ag
 
 
 def updates_until_change(state: AgentState) -> float:
-    """Return how many updates may be made before one of them could change a mask; infinity where no schedule is left.
+    """Return a lower bound on the number of updates before a mask changes; infinity without a pending schedule.
 
-    A network steps at most once in an update, so this may be less than there are.
+    It is a lower bound because a network takes at most one step per update.
     """
     schedules = [state.opts[name].schedule for name in state.params if state.opts[name].schedule is not None]
     left = [(s.next_change(), int(s.step)) for s in schedules]

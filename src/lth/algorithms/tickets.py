@@ -1,37 +1,34 @@
-"""Masks on an agent's state: tickets, and the controls that move weights about."""
+"""Apply masks to an agent's state: tickets, and controls that permute weights."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from ..errors import InputError
 from ..precision import in_float32
 from ..pruning.controls import permute_kept
 from ..pruning.masks import apply_mask, check_same_structure, set_mask
-from ..types import Mask, Params
+from ..types import Mask
 from .architecture import Network
 from .base import AgentState
 
 
 @in_float32
 def make_ticket(state: AgentState, masks: Mapping[str, Mask]) -> AgentState:
-    """Put masks on a state: pruned weights, their targets and their Adam moments become 0.0 and stay so in training.
+    """Apply masks to a state: pruned weights, their targets and their Adam moments become 0.0 and stay 0.0 in training.
 
     Args:
         state: an agent's state.
-        masks: one for each network, `{"actor": ..., "critic": ...}`.
+        masks: one mask per network, `{"actor": ..., "critic": ...}`.
 
     Raises:
-        InputError: a network has no mask, or a mask does not fit its network (naming the leaf and both shapes).
+        InputError: a network has no mask, or a mask does not fit its network (names the leaf and both shapes).
     """
     if not isinstance(masks, Mapping) or set(masks) != set(state.params):
         given = sorted(masks) if isinstance(masks, Mapping) else type(masks).__name__
-        raise InputError(
-            f"make_ticket takes a dict with one mask for each of {sorted(state.params)}, and was given {given}"
-        )
+        raise InputError(f"make_ticket needs a dict with one mask for each of {sorted(state.params)}, but got {given}")
     for name, params in state.params.items():
         check_same_structure(masks[name], params, f"the {name}'s mask", f"the {name}'s")
     return state._replace(
@@ -45,7 +42,7 @@ def make_ticket(state: AgentState, masks: Mapping[str, Mask]) -> AgentState:
 
 
 def permuted_ticket(state: AgentState, keys: Mapping[str, jax.Array]) -> AgentState:
-    """Permute a ticket's kept weights within each layer, with their targets and moments (`permute_kept`); a key a network."""
+    """Permute a ticket's kept weights within each layer, with their targets and moments (`permute_kept`); one key per network."""
     params, targets, opts = dict(state.params), dict(state.targets), dict(state.opts)
     for name, tree in state.params.items():
         treedef: Any = jax.tree.structure(tree)
@@ -58,7 +55,7 @@ def permuted_ticket(state: AgentState, keys: Mapping[str, jax.Array]) -> AgentSt
         moments = [i for i, node in enumerate(nodes) if like_params(node)]
         own = [tree, *([targets[name]] if name in targets else [])]
         moved = permute_kept([*own, *(nodes[i] for i in moments)], opts[name].mask, keys[name])
-        moved = jax.tree.map(jnp.asarray, moved)
+        moved = jax.device_put(moved)
         for i, node in zip(moments, moved[len(own) :], strict=True):
             nodes[i] = node
         params[name] = moved[0]
@@ -69,9 +66,9 @@ def permuted_ticket(state: AgentState, keys: Mapping[str, jax.Array]) -> AgentSt
 
 
 def align_learning_rates(state: AgentState, networks: Mapping[str, Network]) -> AgentState:
-    """Set the step count of every learning-rate schedule to the state's own `grad_steps`.
+    """Set the step count of every learning-rate schedule to the state's `grad_steps`.
 
-    An optimizer that was drawn anew, or taken from the end of training, has the count of another moment.
+    An optimizer state that was reinitialized, or taken from the end of training, has a different count.
     """
 
     def is_count(node: Any) -> bool:
@@ -89,9 +86,10 @@ def align_learning_rates(state: AgentState, networks: Mapping[str, Network]) -> 
 
 
 def masks_of(state: AgentState) -> dict[str, Mask]:
-    """Return the masks under which a state trains, by network; all ones for a dense agent."""
+    """Return the masks of a state by network; all ones for a dense agent."""
+    return _in_types_of({name: state.opts[name].mask for name in state.params}, state.params)
 
-    def like(mask: Mask, params: Params) -> Mask:
-        return jax.tree.map(lambda m, p: m.astype(p.dtype), mask, params)
 
-    return {name: like(state.opts[name].mask, params) for name, params in state.params.items()}
+@jax.jit
+def _in_types_of(tree: Any, like: Any) -> Any:
+    return jax.tree.map(lambda leaf, other: leaf.astype(other.dtype), tree, like)

@@ -1,5 +1,5 @@
-"""What a ticket is: arrays and agents in, numbers out. No files, no environments.
+"""Analysis of tickets: functions from arrays and agents to numbers, without files or environments.
 
-`paths` are the weights and inputs that still matter, `units` the activity of hidden units, `overlap` compares masks,
-`stability` rankings, `interpolation` two agents.
+`paths` finds effective weights and inputs, `units` measures the activity of hidden units, `overlap` compares masks, `stability`
+compares rankings, and `interpolation` compares two agents.
 """

@@ -1,10 +1,8 @@
-"""Linear mode connectivity: what lies on the straight line between two agents (Frankle et al. 2020,
-https://arxiv.org/abs/1912.05671).
+"""Linear mode connectivity between two agents (Frankle et al. 2020, https://arxiv.org/abs/1912.05671).
 
-The whole agent is interpolated: its networks, their targets, the numbers that are learned besides (SAC's logarithm of the
-temperature), and the observation normaliser's mean and variance. Both ends are so the agents themselves, each with the normaliser
-that its first layer was trained behind; the normaliser of either one, or of the dense parent, would make at least one end another
-agent than the one that was trained, and add a barrier that the weights do not have.
+The whole agent is interpolated: its networks, their targets, other learned values (SAC's log temperature), and the mean and
+variance of the observation normalizer. So both ends are the trained agents, each with the normalizer that it was trained with. A
+shared normalizer would change at least one of the ends and add a barrier that the weights do not have.
 """
 
 import functools
@@ -20,9 +18,9 @@ from ..types import Array, Batch
 
 
 def interpolate(one: AgentState, other: AgentState, alpha: float) -> AgentState:
-    """Return the agent at (1 - alpha) one + alpha other; its optimisers and counters are those of `one`.
+    """Return the agent at (1 - alpha) one + alpha other, with the optimizers and counters of `one`.
 
-    Where only one of two tickets keeps a weight, the other's is 0.
+    If only one of two tickets keeps a weight, the other's value is 0.
     """
     if alpha in (0.0, 1.0):
         return other if alpha else one
@@ -39,10 +37,9 @@ def interpolate(one: AgentState, other: AgentState, alpha: float) -> AgentState:
 
 
 def losses(algorithm: Algorithm, state: AgentState, batch: Batch, noise: Array) -> dict[str, float]:
-    """Return each network's loss on a raw batch as `<network>_loss`; `noise` as in training (`Algorithm.noise_shape`).
+    """Return each network's training loss on a raw batch as `<network>_loss`, the policy's last.
 
-    They are the losses that training minimizes, with the agent's own targets: a value network's is how far its values are from
-    what its own policy and targets say they should be. The policy's comes last.
+    `noise` has the shape of `Algorithm.noise_shape`. The losses use the interpolated agent's own targets and policy.
     """
     found = _losses(algorithm)(state._replace(key=None), batch, noise)
     order = sorted(found, key=lambda name: name == algorithm.policy)
@@ -59,10 +56,10 @@ def _losses(algorithm: Algorithm) -> Callable[[AgentState, Batch, Array], dict[s
 
 
 def barrier(alphas: Sequence[float], values: Sequence[float], higher_is_better: bool) -> float:
-    """Return the largest amount by which a value on the line is worse than on the straight line between its ends.
+    """Return the largest amount by which a value is worse than the linear interpolation of its values at the ends.
 
-    max over alpha of v(alpha) - ((1 - alpha) v(0) + alpha v(1)) for a loss, and of the negative for a return; never below 0.
-    (Entezari et al. 2022, https://arxiv.org/abs/2110.06296; Frankle et al. take the mean of the ends instead of the line.)
+    This is the maximum over alpha of v(alpha) - ((1 - alpha) v(0) + alpha v(1)) for a loss, and of its negative for a return; at
+    least 0 (Entezari et al. 2022, https://arxiv.org/abs/2110.06296; Frankle et al. use the mean of the ends instead).
 
     >>> barrier([0.0, 0.5, 1.0], [10.0, 4.0, 20.0], higher_is_better=True)
     11.0
@@ -70,12 +67,10 @@ def barrier(alphas: Sequence[float], values: Sequence[float], higher_is_better: 
     0.0
 
     Raises:
-        InputError: 0 or 1 is not among the alphas.
+        InputError: the alphas do not contain both 0 and 1.
     """
     if not {0.0, 1.0} <= {*map(float, alphas)}:
-        raise InputError(
-            f"the line goes from alpha 0 to 1, and both ends are needed; these are {[*map(float, alphas)]}"
-        )
+        raise InputError(f"the alphas must contain 0 and 1, but are {[*map(float, alphas)]}")
     order = np.argsort(alphas)
     at, value = np.asarray(alphas, float)[order], np.asarray(values, float)[order]
     rise = value - ((1.0 - at) * value[0] + at * value[-1])
@@ -85,7 +80,7 @@ def barrier(alphas: Sequence[float], values: Sequence[float], higher_is_better: 
 def line_barriers(points: Iterable[tuple[float, str, float]]) -> list[tuple[str, float, float, float]]:
     """Return for each metric of (alpha, metric, value) its barrier, its value at alpha 0 and its value at alpha 1.
 
-    Less is better of a metric that ends in `_loss`, more of others.
+    Lower is better for metrics that end in `_loss`, higher for others.
 
     >>> line_barriers([(0.0, "return", 10.0), (0.5, "return", 4.0), (1.0, "return", 20.0)])
     [('return', 11.0, 10.0, 20.0)]

@@ -1,7 +1,7 @@
-"""How much of two masks is the same, against what chance gives.
+"""The overlap of two masks, compared with chance.
 
-Chance means: each layer keeps as many weights as it does, at places drawn without regard to the other mask. The number of
-weights that both keep is then hypergeometric in each layer, and independent between layers.
+Chance means that each layer keeps the same number of weights at random positions, independent of the other mask. The number of
+shared weights is then hypergeometric in each layer, and independent between layers.
 """
 
 import functools
@@ -18,29 +18,29 @@ CONFIDENCE = 0.95
 
 
 class Overlap(NamedTuple):
-    """What two masks share in one layer, or (`layer` empty) in all layers that either prunes.
+    """The overlap of two masks in one layer, or (`layer` empty) in all layers that at least one mask prunes.
 
-    `low` and `high` hold the number of shared weights that chance gives with 95 % probability, 2.5 % at most on each side.
+    `low` and `high` are the bounds of the number of shared weights by chance, with 95 % probability and at most 2.5 % on each side.
     """
 
     layer: str
     weights: int
-    kept: int  # by the one mask
+    kept: int  # by the first mask
     kept_other: int
     shared: int  # kept by both
     expected: float  # by chance
     low: int
     high: int
-    z: float  # (shared - expected) / standard deviation by chance; 0.0 where chance leaves no choice
-    jaccard: float  # shared / kept by either; 1.0 where neither keeps any
-    expected_jaccard: float  # the mean by chance
+    z: float  # (shared - expected) / standard deviation by chance; 0.0 if the standard deviation is 0
+    jaccard: float  # shared / kept by either; 1.0 if neither keeps any
+    expected_jaccard: float  # its mean by chance
 
 
 def overlap(mask: Mask, other: Mask) -> list[Overlap]:
-    """Compare two masks of one network layer by layer, with their total first.
+    """Compare two masks of one network layer by layer, with the total first.
 
-    Layers are matched by name, and left out where their shapes differ (masks of different tasks), or where both masks keep
-    everything (excluded layers, of which the masks say nothing). Empty if no layer is left.
+    Layers are matched by name. Layers with different shapes (masks of different tasks), and layers that both masks keep entirely
+    (excluded layers), are omitted. Empty if no layer is left.
 
     >>> import numpy as np
     >>> one, two = ({"output": {"kernel": np.array([row])}} for row in ([1, 1, 0, 0], [1, 0, 1, 0]))
@@ -55,7 +55,7 @@ def overlap(mask: Mask, other: Mask) -> list[Overlap]:
 
 
 Counts = tuple[int, int, int, int]
-"""Of one array: weights, kept by the one mask, kept by the other, kept by both."""
+"""Counts for one array: weights, kept by the first mask, kept by the second, kept by both."""
 
 
 def _layers(counts: Mapping[str, Sequence[Counts]]) -> list[Overlap]:
@@ -63,7 +63,7 @@ def _layers(counts: Mapping[str, Sequence[Counts]]) -> list[Overlap]:
 
 
 class Kept(NamedTuple):
-    """Which of an array's weights a mask keeps, a bit each: a 32nd of the mask's memory."""
+    """The kept weights of an array, one bit each."""
 
     shape: tuple[int, ...]
     bits: np.ndarray
@@ -71,7 +71,7 @@ class Kept(NamedTuple):
 
 
 def kernels(mask: Mask) -> dict[str, Kept]:
-    """Return what a mask says of each array of weights, by name."""
+    """Return the kept weights of each weight array by name."""
     found = {}
     for name, leaf in named_leaves(mask).items():
         if is_weight(name, leaf):
@@ -81,9 +81,9 @@ def kernels(mask: Mask) -> dict[str, Kept]:
 
 
 def shared_counts(mask: Mapping[str, Kept], other: Mapping[str, Kept]) -> dict[str, list[Counts]]:
-    """Count by layer what two masks of one network keep, given as `kernels` returns them.
+    """Count the weights that two masks keep, by layer; the masks are given as results of `kernels`.
 
-    Arrays are matched by name. Layers are left out where their shapes differ, or where both masks keep everything.
+    Arrays are matched by name. Layers with different shapes, and layers that both masks keep entirely, are omitted.
     """
     counts: dict[str, list[Counts]] = {}
     for name, a in mask.items():
@@ -96,7 +96,7 @@ def shared_counts(mask: Mapping[str, Kept], other: Mapping[str, Kept]) -> dict[s
 
 @functools.lru_cache(maxsize=1 << 18)
 def compare(layer: str, counts: tuple[Counts, ...]) -> Overlap:
-    """Compare layers together."""
+    """Compare several arrays together."""
     weights, kept, kept_other, shared = (sum(column) for column in zip(*counts, strict=True))
     start, probabilities = 0, np.ones(1)
     expected = variance = 0.0
@@ -137,7 +137,7 @@ def _log_factorials(up_to: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4096)
 def shared_by_chance(weights: int, kept: int, kept_other: int) -> tuple[int, np.ndarray]:
-    """Return the probabilities of k, k + 1, ... shared weights, and k; those below about 1e-30 are left out.
+    """Return k and the probabilities of k, k + 1, ... shared weights; probabilities below about 1e-30 are omitted.
 
     P(s) = C(a, s) C(n - a, b - s) / C(n, b) for n weights of which the masks keep a and b.
 
@@ -153,7 +153,7 @@ def shared_by_chance(weights: int, kept: int, kept_other: int) -> tuple[int, np.
     log = _log_factorials(1 << n.bit_length())
 
     def log_choose(m: int, first: int, last: int) -> np.ndarray:
-        """log C(m, k) for k from `first` to `last`."""
+        """Return log C(m, k) for k from `first` to `last`."""
         return np.asarray(log[m] - log[first : last + 1] - log[m - last : m - first + 1][::-1])
 
     logs = log_choose(a, lowest, highest) + log_choose(n - a, b - highest, b - lowest)[::-1] - log_choose(n, b, b)

@@ -1,13 +1,12 @@
-"""Which kept weights still matter: those on a path from an input of the network to one of its outputs.
+"""Effective weights: kept weights on a path from an input of the network to an output.
 
-A kept weight is *effective* if some path of kept weights leads from an input of the network through it to an output
-(Vysogorets & Kempe 2023, "Connectivity Matters", https://arxiv.org/abs/2107.02306, where all others are "inactivated"). The
-others are of two kinds. Without a path to an output a weight has no influence at all, and its gradient is zero. Without a path
-from an input it hangs on a unit that is *constant*, whatever its bias: what it passes on is a number, which the next layer's
-bias could hold as well. Biases are on no path of their own and are not counted.
+A kept weight is *effective* if a path of kept weights leads from an input of the network through it to an output (Vysogorets &
+Kempe 2023, "Connectivity Matters", https://arxiv.org/abs/2107.02306, where all others are "inactivated"). There are two kinds of
+other weights. A weight without a path to an output has no influence, and its gradient is zero. A weight without a path from an
+input starts at a unit whose output is *constant*, and the next layer's bias could replace it. Biases are not counted.
 
-Layer normalisation mixes the units of its layer, so what reaches one of them reaches all, and all are heard if one is. (Of a
-layer with a single unit it makes a constant.)
+Layer normalization mixes the units of a layer, so if an input reaches one unit it reaches all, and if one unit has a path to an
+output all do. It makes a layer with a single unit constant.
 """
 
 from collections.abc import Mapping
@@ -20,12 +19,12 @@ from ..types import Mask
 
 
 class Layer(NamedTuple):
-    """One dense layer under its mask; booleans."""
+    """A masked dense layer; all arrays are boolean."""
 
     name: str  # its path: `layer_0`, `q1/output`
     kept: np.ndarray  # (inputs, outputs): the weights that the mask keeps
-    fed: np.ndarray  # (inputs,): which inputs of the layer depend on an input of the network
-    heard: np.ndarray  # (outputs,): which outputs of the layer have a path to an output of the network
+    fed: np.ndarray  # (inputs,): whether an input of the layer depends on an input of the network
+    heard: np.ndarray  # (outputs,): whether an output of the layer has a path to an output of the network
 
     @property
     def effective(self) -> np.ndarray:
@@ -34,12 +33,12 @@ class Layer(NamedTuple):
 
     @property
     def constant(self) -> np.ndarray:
-        """Which outputs of the layer depend on no input of the network, (outputs,)."""
+        """Whether each output of the layer is independent of the network's inputs, (outputs,)."""
         return ~(self.kept & self.fed[:, None]).any(axis=0)
 
 
 def networks_of(tree: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Split a tree into single networks by the prefix of their layers' names: "", or q1/ and q2/ of an ensemble."""
+    """Split a tree into single networks by the prefix of their layer names: "", or q1/ and q2/ for an ensemble."""
     if "output" in tree:
         return {"": tree}
     return {f"{name}/": tree[name] for name in sorted(tree) if isinstance(tree[name], Mapping)}
@@ -49,17 +48,17 @@ def layer_order(network: Mapping[str, Any]) -> list[str]:
     """Return the names of a network's dense layers from its inputs to its outputs.
 
     Raises:
-        InputError: it is not made of `layer_0`, `layer_1`, ... and `output`.
+        InputError: its layers are not `layer_0`, `layer_1`, ... and `output`.
     """
     hidden = [f"layer_{i}" for i in range(sum(name.startswith("layer_") for name in network))]
     order = [*hidden, "output"]
     if any(name not in network for name in order):
-        raise InputError(f"this network has the layers {sorted(network)}, and should have {order}")
+        raise InputError(f"this network has the layers {sorted(network)}, but should have {order}")
     return order
 
 
 def layers(mask: Mask) -> list[Layer]:
-    """Follow the paths through a network's mask; each network's layers from its inputs to its outputs.
+    """Find the effective weights of a mask. Returns each network's layers from input to output.
 
     >>> import numpy as np
     >>> kernels = {"layer_0": [[1, 0], [0, 0]], "output": [[1], [1]]}
@@ -68,7 +67,7 @@ def layers(mask: Mask) -> list[Layer]:
     [[[1, 0], [0, 0]], [[1], [0]]]
 
     Raises:
-        InputError: the tree is not that of one of our networks.
+        InputError: the tree is not a network of lth.
     """
     return [layer for prefix, network in networks_of(mask).items() for layer in _follow(prefix, network)]
 
@@ -89,9 +88,9 @@ def _follow(prefix: str, network: Mapping[str, Any]) -> list[Layer]:
 
 
 def effective_sparsity(mask: Mask) -> float:
-    """Return the fraction of a network's weights that lie on no path from an input to an output.
+    """Return the fraction of a network's weights that are not on a path from an input to an output.
 
-    It is `compute_sparsity` of the mask, or more: what is lost besides was kept in vain.
+    It is at least `compute_sparsity` of the mask.
 
     >>> import numpy as np
     >>> kernels = {"layer_0": [[1, 0], [0, 0]], "output": [[1], [1]]}
@@ -103,10 +102,9 @@ def effective_sparsity(mask: Mask) -> float:
 
 
 def weights_read(mask: Mask) -> dict[str, np.ndarray]:
-    """Count the effective weights of each network's first layer by its input, (inputs,): what is read, and how widely.
+    """Return the number of effective first-layer weights for each input of each network, (inputs,), by first-layer name.
 
-    Keys are the first layers' names. Networks that read actions read observations first. An input with none cannot change any
-    output.
+    Observations come before actions. An input with a count of 0 cannot change any output.
     """
     firsts = [_follow(prefix, network)[0] for prefix, network in networks_of(mask).items()]
     return {layer.name: layer.effective.sum(axis=1) for layer in firsts}

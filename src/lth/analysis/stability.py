@@ -1,4 +1,4 @@
-"""How far a ranking of weights depends on the batches from which it was computed."""
+"""The stability of a ranking of weights against the draw of the batches."""
 
 from typing import NamedTuple
 
@@ -7,19 +7,20 @@ import numpy as np
 
 from ..pruning.criteria import criterion_named
 from ..pruning.layers import is_weight, named_leaves
+from ..pruning.prune import scores_by
 from ..types import Array, Mask, Params
 from .overlap import overlap
 
 LEAST_SHARED = 0.8
-"""Below this share of kept weights in common between two halves of the batches a mask is called unstable."""
+"""A mask is unstable if the masks of two halves of the batches share less than this fraction of the kept weights."""
 
 
 class Stability(NamedTuple):
-    """How well the rankings of two halves of the batches agree, over all weights of one network that could be pruned."""
+    """The agreement of the rankings from two halves of the batches, over all candidate weights of one network."""
 
-    spearman: float  # rank correlation of the scores, in [-1, 1]; NaN if the scores of a half are all equal
-    shared: float  # share of the weights that one half's mask keeps which the other's keeps too, in [0, 1]
-    expected: float  # the share by chance, given how many weights of each layer the two masks keep
+    spearman: float  # rank correlation of the scores, in [-1, 1]; NaN if all scores of a half are equal
+    shared: float  # the share of one half's kept weights that the other half also keeps, in [0, 1]
+    expected: float  # the share by chance, given the number of kept weights in each layer
 
     @property
     def stable(self) -> bool:
@@ -33,12 +34,17 @@ def rank_correlation(a: Array, b: Array) -> float:
     >>> round(rank_correlation([1.0, 2.0, 3.0, 4.0], [10.0, 30.0, 20.0, 40.0]), 3)
     0.8
     """
-    from scipy.stats import rankdata  # half a second, which workers that take no gradients need not wait for
-
-    ranks = [rankdata(np.ravel(np.asarray(x))) for x in (a, b)]
+    ranks = [_ranks(np.ravel(np.asarray(x))) for x in (a, b)]
     first, second = (r - r.mean() for r in ranks)
     scale = np.sqrt((first @ first) * (second @ second))
     return float(first @ second / scale) if scale > 0 else float("nan")
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    # `scipy.stats.rankdata`, without the second that importing scipy.stats takes.
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True, equal_nan=False)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]
+    return np.where(np.isnan(values).any(), np.nan, ranks)
 
 
 def stability(
@@ -52,17 +58,17 @@ def stability(
 
     Args:
         params: the weights that are scored.
-        gradients: what the criterion needs of each half, as from `gradient_halves`.
-        masks: the mask that was made from each half.
+        gradients: the criterion's statistic for each half, as from `gradient_halves`.
+        masks: the mask made from each half.
         method: a criterion that needs gradients.
-        candidates: a mask of the weights that could be pruned; none: all kernels.
+        candidates: a mask of the weights that can be pruned; None: all kernels.
     """
-    weights, score = _kernels(params), criterion_named(method).score
+    weights, score = _kernels(params), scores_by(criterion_named(method).score)
     if candidates is None:
         candidates = jax.tree.map(np.ones_like, params)
     chosen = [np.asarray(mask) != 0 for mask in _kernels(candidates)]
     scores = [
-        np.concatenate([np.asarray(score(w, g))[c] for w, g, c in zip(weights, _kernels(half), chosen, strict=True)])
+        np.concatenate([np.asarray(s)[c] for s, c in zip(score(weights, _kernels(half)), chosen, strict=True)])
         for half in gradients
     ]
     found = overlap(*masks)

@@ -1,11 +1,10 @@
-"""What hidden units do on transitions of an agent's own: which are dead, which dormant."""
+"""Dead and dormant hidden units on transitions of the agent's replay buffer."""
 
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..algorithms.base import Agent, AgentState, Algorithm
@@ -16,9 +15,9 @@ from ..types import Batch
 from .paths import layer_order, networks_of
 
 TRANSITIONS = 2048
-"""How many transitions are looked at."""
+"""The number of transitions used."""
 TAU = 0.025
-"""A unit is dormant whose share of its layer's activity is at most this (Sokar et al. 2023)."""
+"""A unit is dormant if its normalized activity is at most this (Sokar et al. 2023)."""
 
 
 class Units(NamedTuple):
@@ -29,37 +28,40 @@ class Units(NamedTuple):
 
     @property
     def dead(self) -> np.ndarray:
-        """Which units are zero on every transition, (units,) bool."""
+        """Whether each unit is zero on every transition, (units,) bool."""
         return self.active == 0.0
 
     @property
     def dormant(self) -> np.ndarray:
-        """Which units are TAU-dormant, (units,) bool; dead ones are among them."""
+        """Whether each unit is TAU-dormant, (units,) bool; dead units are dormant too."""
         return self.activity <= TAU
 
 
 def spread_batch(buffer: ReplayBuffer, transitions: int = TRANSITIONS) -> Batch:
-    """Return transitions (at most all) at even distances over a replay buffer: old and new ones, the same each time.
+    """Return evenly spaced transitions of a replay buffer, at most all; deterministic.
 
     Raises:
         InputError: the buffer is empty.
     """
     size = len(buffer)
     if size == 0:
-        raise InputError("the replay buffer is empty, so there is nothing to look at")
+        raise InputError("the replay buffer is empty; train the agent first")
     n = min(size, transitions)
-    rows = take_rows(buffer.state, (np.arange(n, dtype=np.int64) * size // n).astype(np.int32))
+    rows = np.asarray(_take_rows(buffer.state, (np.arange(n, dtype=np.int64) * size // n).astype(np.int32)))
     return unpack_rows(rows, buffer.observation_dim)
 
 
+_take_rows = jax.jit(take_rows)
+
+
 def hidden_units(agent: Agent, batch: Batch) -> dict[str, dict[str, Units]]:
-    """Look at the hidden units of an agent's networks on raw transitions: `found["q"]["layer_0"]`.
+    """Measure the hidden units of an agent's networks on raw transitions: `found["q"]["layer_0"]`.
 
     The score of unit i is E|h_i| / mean_k E|h_k| over the units k of its layer (Sokar et al. 2023, eq. 1,
-    https://arxiv.org/abs/2302.12902); h is the output of the ReLU. In a layer that is zero throughout all scores are 0.
-    Networks that read actions see those that were taken.
+    https://arxiv.org/abs/2302.12902); h is the output of the ReLU. All scores are 0 in a layer that is
+    zero everywhere. Networks that read actions get the actions of the transitions.
     """
-    outputs = _relu_outputs(agent.algorithm)(agent.state, Batch(*(jnp.asarray(x) for x in batch)))
+    outputs = _relu_outputs(agent.algorithm)(agent.state, batch)
     return {
         name: {layer: units_of(np.asarray(values)) for layer, values in found.items()}
         for name, found in outputs.items()
@@ -68,7 +70,7 @@ def hidden_units(agent: Agent, batch: Batch) -> dict[str, dict[str, Units]]:
 
 @functools.cache
 def _relu_outputs(algorithm: Algorithm) -> Callable[[AgentState, Batch], dict[str, dict[str, jax.Array]]]:
-    """Compile what comes out of each hidden layer's ReLU, (n, units), by network and layer."""
+    """Compile a function that returns the ReLU outputs of each hidden layer, (n, units), by network and layer."""
 
     def outputs(state: AgentState, batch: Batch) -> dict[str, dict[str, jax.Array]]:
         batch = algorithm.prepare(state.normalizer, batch)
@@ -89,7 +91,7 @@ def _relu_outputs(algorithm: Algorithm) -> Callable[[AgentState, Batch], dict[st
 
 
 def units_of(outputs: np.ndarray) -> Units:
-    """Describe the units of a layer by what comes out of its ReLU, (n, units).
+    """Describe the units of a layer from its ReLU outputs, (n, units).
 
     >>> import numpy as np
     >>> found = units_of(np.array([[0.0, 1.0, 0.02], [0.0, 3.0, 0.02]]))

@@ -1,6 +1,6 @@
-"""Environments by task name; the simulators of a suite are imported only when one of its tasks is made.
+"""Create environments by task name. Simulators are imported only when one of their tasks is created.
 
-`suites` is the table of suites, `gym` and `metaworld` make their environments, `observations` names what is observed.
+`suites` is the table of suites, `gym` and `metaworld` create their environments, and `observations` names observation entries.
 """
 
 import contextlib
@@ -37,22 +37,22 @@ TRAIN, EVALUATE = 0, 1
 
 
 def make(task: str, seed: int = 0, split: int = TRAIN, render: bool = False, step_timeout: float | None = None) -> Any:
-    """Make one environment with a flat float32 observation, and actions in [-1, 1] or discrete ones counted from 0.
+    """Create an environment with flat float32 observations, and actions in [-1, 1] or discrete actions counted from 0.
 
-    `reset(seed=s)` determines all that follows. Meta-World's goals come from `seed` (50 of them for training); with
-    `split=EVALUATE` they come from a seed that all runs share, and are checked to be other goals.
+    `reset(seed=s)` determines everything that follows. Meta-World's 50 training goals are derived from `seed`. With
+    `split=EVALUATE`, goals are derived from a seed that all runs share, and are checked to differ from the training goals.
 
-    With `step_timeout` a step or reset that takes longer, in seconds, ends this process by SIGALRM, whatever it is at: an
-    environment that does not answer may never return to Python. That is for processes that make runs, and are watched.
+    With `step_timeout`, a step or reset that takes longer (in seconds) ends the process by SIGALRM, because an environment that
+    hangs may never return to Python. Use it only in supervised worker processes.
 
     Raises:
-        InputError: the task is unknown (naming the nearest), or its spaces are not supported.
+        InputError: the task is unknown (names the nearest), or its spaces are not supported.
     """
     import gymnasium
 
     env = make_own(task, seed, split, render)
     with warnings.catch_warnings():
-        # Said of any float64 bounds; the networks are float32 whatever the bounds are.
+        # Raised for any float64 bounds; the networks are always float32.
         warnings.filterwarnings("ignore", ".*precision lowered by casting")
         if isinstance(env.action_space, gymnasium.spaces.Discrete):
             env = _from_zero(env)
@@ -64,10 +64,10 @@ def make(task: str, seed: int = 0, split: int = TRAIN, render: bool = False, ste
 
 
 def make_own(task: str, seed: int = 0, split: int = TRAIN, render: bool = False) -> Any:
-    """Make one environment as its suite has it: observations and actions in the environment's own units and dtypes.
+    """Create an environment without wrappers: observations and actions in the environment's units and dtypes.
 
     Raises:
-        InputError: as `make`.
+        InputError: see `make`.
     """
     suite, name = suite_of(task)
     env = suite.make(name, seed, split == EVALUATE, "rgb_array" if render else None)
@@ -76,14 +76,16 @@ def make_own(task: str, seed: int = 0, split: int = TRAIN, render: bool = False)
 
 
 def make_vector(task: str, seed: int, num_envs: int, step_timeout: float | None = None) -> Any:
-    """Make training environments side by side. An ended episode is reset within the same step, its last observation
-    handed over in `info["final_obs"]`, so that no step is a reset in disguise (Gymnasium 1.x resets in the next one).
+    """Create parallel training environments.
+
+    A finished episode is reset within the same step, and `info["final_obs"]` has its last observation. (By default Gymnasium 1.x
+    resets in the next step.)
     """
     return _Vector([make(task, seed, step_timeout=step_timeout) for _ in range(num_envs)])
 
 
 class _Vector:
-    """Gymnasium's SyncVectorEnv with AutoresetMode.SAME_STEP, without the arrays that it makes for each entry of `info`."""
+    """Like Gymnasium's SyncVectorEnv with AutoresetMode.SAME_STEP, without an array for each entry of `info`."""
 
     def __init__(self, envs: list[Any]):
         self.envs = envs
@@ -94,7 +96,7 @@ class _Vector:
         return np.stack([env.reset(seed=seed + i)[0] for i, env in enumerate(self.envs)]), {}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Step each environment. Where an episode ended, `info["final_obs"]` has its last observation."""
+        """Step each environment. If an episode ends, `info["final_obs"]` has its last observation."""
         n = len(self.envs)
         info: dict[str, Any] = {}
         observations = np.empty((n, *self.observation_space.shape), self.observation_space.dtype)
@@ -107,7 +109,7 @@ class _Vector:
         return observations, rewards, terminated, truncated, info
 
     def close(self) -> None:
-        """Close them all."""
+        """Close all environments."""
         for env in self.envs:
             env.close()
 
@@ -144,7 +146,7 @@ def _from_zero(env: Any) -> Any:
 
 
 def _clipped(env: Any) -> Any:
-    """Keep actions within the bounds, in their own dtype: a rescaled -1 may lie an ulp below the lower one."""
+    """Clip actions to the bounds, in their dtype: a rescaled -1 may be one ulp below the lower bound."""
     import gymnasium
 
     space = env.action_space
@@ -155,7 +157,7 @@ def _clipped(env: Any) -> Any:
 
 
 def spaces_of(env: Any) -> Spaces:
-    """Return what an algorithm needs to know of an environment, or of several side by side."""
+    """Return the spaces of an environment, or of parallel environments."""
     from gymnasium.spaces import Discrete
 
     single = getattr(env, "single_action_space", env.action_space)
@@ -164,29 +166,29 @@ def spaces_of(env: Any) -> Spaces:
 
 
 def to_environment(spaces: Spaces, actions: np.ndarray) -> np.ndarray:
-    """Return actions (n, action_width) float32 as an environment takes them: discrete ones as whole numbers, (n,)."""
+    """Convert actions (n, action_width) float32 for an environment: discrete actions become integers (n,)."""
     return actions[:, 0].astype(np.int64) if spaces.discrete else actions
 
 
 class Interface(NamedTuple):
-    """What an environment gives and takes, in its own units."""
+    """The observations and actions of an environment, in its own units."""
 
     observation_low: np.ndarray
-    """The bounds of each observation, (observation_dim,) float32; infinite where there is none."""
+    """The bounds of each observation, (observation_dim,) float32; infinite if unbounded."""
     observation_high: np.ndarray
     action_low: np.ndarray
-    """The bounds of each action, (action_dim,) float32; empty where actions are discrete."""
+    """The bounds of each action, (action_dim,) float32; empty for discrete actions."""
     action_high: np.ndarray
     first_action: int = 0
-    """The number of the first discrete action."""
+    """The index of the first discrete action."""
     dt: float | None = None
-    """Seconds between two actions, where the environment says so."""
+    """Seconds between two actions; None if unknown."""
     actions: tuple[str, ...] = ()
-    """The names of its actions: of MuJoCo's actuators, where each is one; empty where they are not known."""
+    """The names of its actions, from MuJoCo's actuators; empty if unknown."""
 
 
 def interface_of(env: Any) -> Interface:
-    """Describe an environment of `make_own`, or any with a flat Box observation."""
+    """Describe an environment of `make_own`, or any environment with flat Box observations."""
     box, space = env.observation_space, env.action_space
     continuous = hasattr(space, "low")
     return Interface(
@@ -208,7 +210,7 @@ def _actuators(env: Any) -> tuple[str, ...]:
 
 
 def _bound(values: Any) -> np.ndarray:
-    with np.errstate(over="ignore"):  # a bound beyond float32 is none
+    with np.errstate(over="ignore"):  # a bound beyond float32 counts as infinite
         return np.asarray(values, np.float64).ravel().astype(np.float32)
 
 
@@ -224,10 +226,10 @@ def _dt(env: Any) -> float | None:
 
 @functools.cache
 def task_interface(task: str) -> Interface:
-    """Describe a task's environment in its own units, by making it.
+    """Create a task's environment, and describe it in its own units.
 
     Raises:
-        InputError: there is no such task.
+        InputError: the task is unknown.
     """
     env = make_own(task)
     try:
@@ -237,11 +239,11 @@ def task_interface(task: str) -> Interface:
 
 
 def to_own_units(interface: Interface, actions: np.ndarray) -> np.ndarray:
-    """Return actions in an environment's own units.
+    """Convert actions to the units of an environment.
 
     Args:
-        interface: the environment's.
-        actions: (n, action_dim) float32 in [-1, 1], or (n, 1) of discrete actions counted from 0.
+        interface: the description of the environment.
+        actions: (n, action_dim) float32 in [-1, 1], or (n, 1) discrete actions counted from 0.
 
     Returns:
         (n, action_dim) float32 within the bounds, or (n,) int64.
@@ -255,10 +257,10 @@ def to_own_units(interface: Interface, actions: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def task_spaces(task: str) -> Spaces:
-    """Return the spaces of a task, by making its environment.
+    """Create a task's environment, and return its spaces.
 
     Raises:
-        InputError: there is no such task.
+        InputError: the task is unknown.
     """
     env = make(task)
     try:
@@ -271,7 +273,7 @@ def check_task(task: str, config: AgentConfig) -> Spaces:
     """Return the spaces of a task.
 
     Raises:
-        InputError: the task is unknown, not supported, or has actions that the algorithm does not take.
+        InputError: the task is unknown or not supported, or the algorithm does not support its actions.
     """
     spaces = task_spaces(task)
     config.check_actions(spaces, task)
@@ -284,25 +286,25 @@ def _check_spaces(task: str, env: Any) -> None:
     observation, action = env.observation_space, env.action_space
     if not isinstance(observation, Box) or len(observation.shape) != 1 or not observation.shape[0]:
         raise InputError(
-            f"the task {task!r} has the observation space {observation}, and only a flat Box is supported. "
-            "A wrapper that flattens it (gymnasium.wrappers.FlattenObservation) can be registered under a name of its own."
+            f"the task {task!r} has the observation space {observation}, but only a flat Box is supported. "
+            "Register a flattened version of it, with gymnasium.wrappers.FlattenObservation, under another name."
         )
     if isinstance(action, Discrete):
         return
     if not isinstance(action, Box) or len(action.shape) != 1 or not action.shape[0] or action.dtype.kind != "f":
         raise InputError(
-            f"the task {task!r} has the action space {action}, and only a flat Box of continuous actions or Discrete is supported"
+            f"the task {task!r} has the action space {action}, but only Discrete or a flat Box of floats is supported"
         )
     with np.errstate(over="ignore"):
-        bounded = np.isfinite(action.high - action.low).all()  # also not where they are the largest floats
+        bounded = np.isfinite(action.high - action.low).all()  # the largest floats count as unbounded
     if not bounded:
-        raise InputError(f"the task {task!r} has an action space without bounds, {action}; finite bounds are needed")
+        raise InputError(f"the task {task!r} has an unbounded action space {action}, but finite bounds are needed")
     if not (action.low < action.high).all():
-        raise InputError(f"the task {task!r} has an empty action space, {action}")
+        raise InputError(f"the task {task!r} has an empty action space {action}")
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the simulators, whether or not this process has loaded them."""
+    """Return the versions of the installed simulators."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {}

@@ -1,16 +1,14 @@
-"""Meta-World's environments with a faster step that returns the same numbers, to the bit.
+"""Meta-World environments with a faster step that returns bit-identical numbers.
 
-Less than half of a step of metaworld 3.1.1 is MuJoCo. The rest is spent on looking up bodies by name, on array
-functions applied to three numbers, and, where an object can be grasped, on a Python object for each contact. `faster`
-returns a subclass of a Meta-World class that calls MuJoCo with the same arguments in the same order and does the same
-arithmetic with less around it:
+MuJoCo takes less than half of a step of metaworld 3.1.1. The rest is lookups of bodies by name, array functions on three numbers,
+and, for graspable objects, one Python object per contact. `faster` returns a subclass of a Meta-World class that calls MuJoCo with
+the same arguments in the same order and does the same arithmetic with less overhead:
 
 - methods of `SawyerXYZEnv` that the class does not override are replaced by those of `_Faster`;
-- the class's own rewards and observations are kept, but call faster versions of three functions: `reward_utils.tolerance`,
+- the rewards and observations of the class are kept, but call faster versions of three functions: `reward_utils.tolerance`,
   `numpy.linalg.norm` and SciPy's `Rotation.from_matrix(...).as_quat()`.
 
-Nothing in Meta-World, NumPy or SciPy is changed. Where the step is not known to be exact (`is_exact`), `faster` returns
-the class that it was given.
+Meta-World, NumPy and SciPy are not modified. If the step is not known to be exact (`is_exact`), `faster` returns the given class.
 """
 
 import functools
@@ -31,23 +29,23 @@ VERIFIED = {
     sawyer_xyz_env: "4282580b80befc557f67d25acffffec737ad0dae2c440601be76fc09139f351d",
     reward_utils: "46478c0139f923f0d090c8e2324b45375cac02ee74a258ca35de597d8ad1f3bb",
 }
-"""The SHA-256 of the files whose code is replaced, in metaworld 3.1.1, the only version that this was verified with."""
+"""The SHA-256 of the files whose code is replaced, in metaworld 3.1.1, the only verified version."""
 
 _MOCAP_QUATERNION = np.array([1.0, 0.0, 1.0, 0.0])
 _REAL = {float, int, np.float64}
 
 
 def faster(environment: type) -> type:
-    """Return a subclass of a Meta-World class whose step is faster, or the class itself where that might change a bit."""
+    """Return a subclass of a Meta-World class with a faster step, or the class itself if results might differ."""
     return _subclass(environment) if is_exact() else environment
 
 
 @functools.cache
 def is_exact() -> bool:
-    """Return whether the faster step gives the numbers of what is installed.
+    """Return whether the faster step is bit-identical to the installed version.
 
-    It does if the two source files whose code it replaces are the verified ones, and the three functions agree with those of the
-    installed NumPy and SciPy, to the bit, on 200 inputs each. It reads and changes no random state but its own.
+    It is if the two source files whose code it replaces are the verified ones, and the three functions agree bit by bit with those
+    of the installed NumPy and SciPy on 200 inputs each. Does not use global random state.
     """
     try:
         known = all(
@@ -101,7 +99,7 @@ def _scale(sigmoid: str, value: float) -> Any:
 def _tolerance(
     x: Any, bounds: Any = (0.0, 0.0), margin: Any = 0.0, sigmoid: str = "gaussian", value_at_margin: float = 0.1
 ) -> Any:
-    """Return `reward_utils.tolerance` of the same arguments: 1 within the bounds, less the farther x is outside of them."""
+    """Return `reward_utils.tolerance` of the same arguments: 1 within the bounds, decreasing with the distance outside."""
     lower, upper = bounds
     if (
         {type(x), type(lower), type(upper), type(margin)} <= _REAL
@@ -112,14 +110,14 @@ def _tolerance(
     ):
         if lower <= x <= upper:
             return 1.0
-        # NumPy's float, since Python's raises where this overflows.
+        # NumPy's float, because Python's raises on overflow.
         scaled = np.float64(lower - x if x < lower else x - upper) / margin * _scale(sigmoid, 0.1)
         return float(1 / (scaled**2 + 1) if sigmoid == "long_tail" else np.exp(-0.5 * scaled**2))
     return reward_utils.tolerance(x, bounds, margin, sigmoid, value_at_margin)
 
 
 class _FastRotation:
-    """SciPy's rotation of one matrix, as a quaternion (x, y, z, w)."""
+    """SciPy's Rotation for one matrix, as a quaternion (x, y, z, w)."""
 
     def __init__(self, matrix: np.ndarray):
         self._matrix = matrix
@@ -130,7 +128,7 @@ class _FastRotation:
         return cls(matrix) if one else Rotation.from_matrix(matrix)
 
     def as_quat(self) -> np.ndarray:
-        # The largest of the quaternion's four parts is found first, and the others from it.
+        # Compute the largest of the four parts first, then the others from it.
         m = self._matrix.tolist()
         diagonal = (m[0][0], m[1][1], m[2][2])
         trace = diagonal[0] + diagonal[1] + diagonal[2]
@@ -153,7 +151,7 @@ class _FastRotation:
 
 
 class _Namespace:
-    """A module, some of whose attributes are others here."""
+    """A module with some attributes replaced."""
 
     def __init__(self, module: Any, **others: Any):
         self.__dict__.update(vars(module), **others)
@@ -174,7 +172,7 @@ _GLOBALS = {
 
 
 class _Faster(SawyerXYZEnv):
-    """What takes the place of methods of SawyerXYZEnv."""
+    """Replacements for methods of SawyerXYZEnv."""
 
     _views: tuple[Any, dict[tuple[str, str], np.ndarray]]
     _prev_obs: np.ndarray
@@ -308,7 +306,7 @@ def _subclass(environment: type) -> type:
             if (replaced := _with_globals(value)) is not None:
                 namespace[name] = replaced
     for name, value in vars(_Faster).items():
-        # Only what the class has from Meta-World's base, or that has from Gymnasium.
+        # Replace only methods inherited from Meta-World's base or from Gymnasium.
         if callable(value) or isinstance(value, property):
             owner = next((base for base in environment.__mro__ if name in vars(base)), SawyerXYZEnv)
             if issubclass(SawyerXYZEnv, owner):
@@ -317,7 +315,7 @@ def _subclass(environment: type) -> type:
 
 
 def _with_globals(value: Any) -> Any:
-    """Return a method that finds the faster functions under their names in place of its globals; None if it uses none."""
+    """Return a method with its globals replaced by the faster functions; None if it uses none."""
     if isinstance(value, staticmethod):
         function = _with_globals(value.__func__)
         return None if function is None else staticmethod(function)
@@ -326,7 +324,7 @@ def _with_globals(value: Any) -> Any:
         return None if getter is None else property(getter, value.fset, value.fdel, value.__doc__)
     if not isinstance(value, types.FunctionType):
         return None
-    # A decorated method is in a cell of its wrapper.
+    # A decorated method is in a closure cell of its wrapper.
     cells = value.__closure__ or ()
     wrapped = [_with_globals(cell.cell_contents) for cell in cells]
     used = {name: _GLOBALS[name] for name in _GLOBALS if name in value.__code__.co_names and name in value.__globals__}

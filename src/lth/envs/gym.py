@@ -1,4 +1,4 @@
-"""Gymnasium's registered environments."""
+"""Create environments registered with Gymnasium."""
 
 import os
 from typing import Any
@@ -7,22 +7,22 @@ import gymnasium
 
 from ..errors import InputError, UnknownTask, nearest
 
-RENDERING = "Is MUJOCO_GL in the environment one that works here? Without a screen that is egl, or no setting at all."
+RENDERING = "Check MUJOCO_GL in the environment: without a screen, set it to egl or unset it."
 
 
 def make_gymnasium(task: str, render_mode: str | None) -> Any:
-    """Make a registered environment.
+    """Create a registered environment.
 
     Raises:
-        InputError: there is none, or its own code raised.
+        InputError: it does not exist, or its code raised an exception.
     """
     known = list(gymnasium.registry)
     try:
-        # Not every environment takes a render_mode, and none needs one.
+        # Not every environment accepts a render_mode.
         env = gymnasium.make(task, **({} if render_mode is None else {"render_mode": render_mode}))
         if env.spec is not None and env.spec.id != task.split(":")[-1]:
             raise UnknownTask(
-                f"the task {task!r} has no version, and is {env.spec.id!r} here: name that, so that it stays the same"
+                f"the task {task!r} has no version; name {env.spec.id!r}, so that the task does not change"
             )
         return env
     except InputError:
@@ -33,17 +33,17 @@ def make_gymnasium(task: str, render_mode: str | None) -> Any:
         hint = nearest(task, task_names())
     except ImportError as error:
         raise UnknownTask(
-            f"the task {task!r} cannot be made: {type(error).__name__}: {error}. A module in the working folder is found with "
-            "PYTHONPATH=."
+            f"the task {task!r} cannot be created: {type(error).__name__}: {error}. For a module in the working "
+            "directory, set PYTHONPATH=."
         ) from error
-    except Exception as error:  # whatever the environment's own code raises
+    except Exception as error:  # the environment's code may raise anything
         versions = sorted(name for name in known if name.split("-v")[0] == task.split("-v")[0] and name != task)
-        others = f" Other versions of it: {', '.join(versions)}." if versions else ""
+        others = f" Other versions: {', '.join(versions)}." if versions else ""
         backend = f" {RENDERING}" if "MUJOCO_GL" in os.environ else ""
-        # Gymnasium's own errors are about the name, such as a version that there is not.
+        # Gymnasium's own errors are about the name, such as an unknown version.
         kind = UnknownTask if isinstance(error, gymnasium.error.Error) else InputError
-        raise kind(f"the task {task!r} cannot be made: {type(error).__name__}: {error}.{others}{backend}") from error
+        raise kind(f"the task {task!r} cannot be created: {type(error).__name__}: {error}.{others}{backend}") from error
     raise UnknownTask(
-        f"there is no task {task!r}{hint or '.'} Tasks are Gymnasium ids, such as 'HalfCheetah-v5', and Meta-World v3 names, "
+        f"unknown task {task!r}{hint or '.'} Tasks are Gymnasium ids, such as 'HalfCheetah-v5', and Meta-World v3 names, "
         "such as 'drawer-close-v3'."
     )

@@ -1,4 +1,4 @@
-"""Meta-World v3 tasks with seeded goals: 50 to train on, and others to be evaluated on."""
+"""Meta-World v3 tasks with seeded goals: 50 training goals and 50 held-out evaluation goals."""
 
 import functools
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from ..errors import InputError, UnknownTask, nearest
 from .fast_metaworld import faster
 
 HELD_OUT_SEED = 2**31 - 1
-"""The evaluation goals are those of this benchmark seed, for every run, so that runs are compared on the same goals."""
+"""The benchmark seed of the evaluation goals, which all runs share."""
 
 
 def task_names() -> list[str]:
@@ -21,12 +21,12 @@ def task_names() -> list[str]:
 
 
 class GoalEnv(gymnasium.Env):
-    """A Meta-World task that draws one of its 50 goals at each reset, from its own seeded generator.
+    """A Meta-World task that draws one of its 50 goals at each reset, from a seeded generator.
 
-    Held-out goals are not drawn: `reset(seed=s)` takes goal s modulo 50, so that 50 seeds in a row are all 50 goals.
+    Held-out goals are not drawn: `reset(seed=s)` uses goal s modulo 50, so that 50 consecutive seeds cover all 50 goals.
 
-    The registered environments ignore `reset(seed=...)`. The goal is in the observation; an episode is cut at
-    Meta-World's own horizon of 500 steps, and `info["success"]` is 1.0 at each step that fulfils its success rule.
+    (The registered environments ignore `reset(seed=...)`.) The goal is part of the observation. Episodes are truncated at
+    Meta-World's horizon of 500 steps, and `info["success"]` is 1.0 at each step that meets the success condition.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 80}  # noqa: RUF012  (Gymnasium's interface)
@@ -41,7 +41,7 @@ class GoalEnv(gymnasium.Env):
         self._steps = 0
         self.render_mode = render_mode
         self._env.set_task(goals[0])
-        # A Box that does not narrow with the goal, which Meta-World's own does.
+        # Meta-World's own Box depends on the goal.
         shape = self._env.observation_space.shape
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, shape, np.float64)
         self.action_space = self._env.action_space
@@ -49,7 +49,7 @@ class GoalEnv(gymnasium.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode on one of the goals; with a seed, the goals that follow are determined."""
+        """Start an episode on one of the goals; a seed determines all following goals."""
         super().reset(seed=seed)
         count = len(self._goals)
         goal = int(self.np_random.integers(count)) if seed is None or not self._held_out else seed % count
@@ -58,13 +58,13 @@ class GoalEnv(gymnasium.Env):
         return self._env.reset()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Take one step; no task terminates, all are truncated after 500 steps."""
+        """Take one step. Tasks never terminate; episodes are truncated after 500 steps."""
         observation, reward, _, _, info = self._env.step(action)
         self._steps += 1
         return observation, float(reward), False, self._steps >= self._env.max_path_length, info
 
     def render(self) -> Any:
-        """Return the picture as Meta-World draws it."""
+        """Return the frame rendered by Meta-World."""
         return self._env.render()
 
     def close(self) -> None:
@@ -73,22 +73,22 @@ class GoalEnv(gymnasium.Env):
 
 
 def make_metaworld(task: str, seed: int, held_out: bool, render_mode: str | None = None) -> GoalEnv:
-    """Make a task by name.
+    """Create a task by name.
 
     Raises:
-        InputError: there is no such task.
+        InputError: the task is unknown.
     """
     if task not in task_names():
         raise UnknownTask(
-            f"there is no Meta-World task {task!r}{nearest(task, task_names()) or '.'} "
-            f"The {len(task_names())} tasks are named as in 'drawer-close-v3'."
+            f"unknown Meta-World task {task!r}{nearest(task, task_names()) or '.'} "
+            f"The {len(task_names())} tasks have names such as 'drawer-close-v3'."
         )
     return GoalEnv(task, seed, held_out, render_mode)
 
 
 @functools.cache
 def _goals_of(task: str, seed: int) -> tuple[Any, ...]:
-    # Meta-World resets an environment 50 times for them, which takes as long as thousands of steps.
+    # Cached, because Meta-World resets an environment 50 times, which takes as long as thousands of steps.
     return tuple(metaworld.MT1(task, seed=seed).train_tasks)
 
 
@@ -100,4 +100,4 @@ def _goal(task: Any) -> bytes:
 
 def _check_disjoint(held_out: Sequence[Any], training: Sequence[Any], task: str) -> None:
     if {_goal(t) for t in held_out} & {_goal(t) for t in training}:
-        raise InputError(f"{task}: a goal held out for evaluation is also trained on with this seed; use another seed")
+        raise InputError(f"{task}: a held-out evaluation goal is also a training goal of this seed; use another seed")

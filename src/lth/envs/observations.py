@@ -1,8 +1,8 @@
-"""What the numbers of an observation are called, task by task.
+"""Names of observation entries for each task.
 
-From the observation tables of Gymnasium's documentation (https://gymnasium.farama.org/environments/mujoco/) and from
-Meta-World's (https://metaworld.farama.org/benchmark/state_space/), in short. MuJoCo's quaternions are (w, x, y, z), and its
-spatial vectors have the rotation before the translation.
+Abbreviated from the observation tables in the documentation of Gymnasium (https://gymnasium.farama.org/environments/mujoco/) and
+Meta-World (https://metaworld.farama.org/benchmark/state_space/). MuJoCo's quaternions are (w, x, y, z), and its spatial vectors
+have the rotation before the translation.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ def _of(parts: Sequence[str], *names: str) -> list[str]:
 
 
 def _moving(places: Sequence[str], joints: Sequence[str], speeds: Sequence[str]) -> list[str]:
-    """Name positions, then velocities, of a body's root and of its joints."""
+    """Return the names of positions, then velocities, of a body's root and joints."""
     return [*places, *(f"{j} angle" for j in joints), *speeds, *(f"{j} velocity" for j in joints)]
 
 
@@ -64,7 +64,7 @@ def _pusher() -> list[str]:
 
 
 def metaworld_observations() -> list[str]:
-    """Name the observation of every Meta-World task."""
+    """Return the names of the observation entries of Meta-World tasks."""
     frame = [*_of(_XYZ, "hand"), "gripper opening"]
     for thing in ("object 1", "object 2"):
         frame += [*_of(_XYZ, thing), *_of(_QUATERNION, f"{thing} quaternion")]
@@ -106,11 +106,11 @@ _UNITS = (
     (("angle", "pitch"), "rad"),
     (("height", "cart position"), "m"),
 )
-"""Parts of names, and the unit of such an observation; the first that fits."""
+"""Parts of names, and the unit of such an observation; the first match applies."""
 
 
 def unit(name: str) -> str | None:
-    """Return the SI unit of an observation that `gymnasium_observations` or `metaworld_observations` names; None: not known.
+    """Return the SI unit of an observation named by `gymnasium_observations` or `metaworld_observations`; None if unknown.
 
     >>> unit("front shin velocity"), unit("x velocity"), unit("previous hand x"), unit("cos(angle)"), unit("obs[3]")
     ('rad/s', 'm/s', 'm', '1', None)
@@ -122,6 +122,6 @@ def unit(name: str) -> str | None:
 
 
 def gymnasium_observations(task: str) -> list[str]:
-    """Name the observation of a Gymnasium task; empty where it is not known."""
+    """Return the names of the observation entries of a Gymnasium task; empty if unknown."""
     name = "" if ":" in task else task.rpartition("-v")[0]
     return _NAMES[name]() if name in _NAMES else []

@@ -1,7 +1,7 @@
-"""A look at a task before anything is trained: in a process of its own with a time limit, so that nothing it does harms others.
+"""Check a task before training, in a separate process with a time limit.
 
-Checked are the constructor, the spaces, both ends of every action, the types and shapes of all that `reset` and `step` return, and
-how long an episode is.
+Checks the constructor, the spaces, both bounds of every action, and the types and shapes of everything that `reset` and `step`
+return, and measures the length of an episode.
 """
 
 import contextlib
@@ -21,25 +21,25 @@ from ..algorithms.architecture import Spaces
 from ..errors import InputError
 
 LIMIT = 120.0
-"""Seconds that a task may take for its look."""
+"""The time limit for checking a task, in seconds."""
 _EPISODE_STEPS, _EPISODE_SECONDS = 10_000, 10.0
-_MOST_CHOICES = 64  # discrete actions that are tried one by one
+_MOST_CHOICES = 64  # the number of discrete actions that are tried
 
 
 class Probed(NamedTuple):
-    """What was found of a task."""
+    """The result of checking a task."""
 
     spaces: Spaces | None
     episode_steps: int | None
-    """How long an episode of standing still was; None if it did not end."""
+    """The length of an episode with constant actions; None if it did not end."""
     fault: str = ""
-    """What is wrong with the task; empty if nothing is."""
+    """The problem with the task; empty if there is none."""
     unknown: bool = False
-    """There is no such task, or it cannot be found: most likely its name is mistyped."""
+    """Whether the task does not exist or cannot be found, most likely because of a typo."""
 
 
 def probe(tasks: Iterable[str], limit: float = LIMIT) -> dict[str, Probed]:
-    """Look at tasks, as many side by side as there are processors."""
+    """Check tasks in parallel, one per processor at a time."""
     tasks = list(dict.fromkeys(tasks))
     with ThreadPoolExecutor(max(1, min(len(tasks), os.cpu_count() or 1))) as pool:
         return dict(zip(tasks, pool.map(lambda task: _probe_one(task, limit), tasks), strict=True))
@@ -56,9 +56,9 @@ def _probe_one(task: str, limit: float) -> Probed:
     try:
         said, complaints = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
-        return Probed(None, None, f"it did not answer within {limit:.0f} seconds of being made, reset and stepped")
+        return Probed(None, None, f"it could not be created, reset and stepped within {limit:.0f} seconds")
     finally:
-        # And what it started.
+        # Kill its child processes too.
         with contextlib.suppress(OSError):
             os.killpg(process.pid, signal.SIGKILL)
         process.kill()
@@ -70,11 +70,11 @@ def _probe_one(task: str, limit: float) -> Probed:
         status = process.returncode
         how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
         last = " | ".join(complaints.decode(errors="replace").strip().splitlines()[-3:])
-        return Probed(None, None, f"its process ended {how}: {last or 'it said nothing'}")
+        return Probed(None, None, f"its process ended {how}: {last or 'no output'}")
 
 
 def look(task: str) -> Probed:
-    """Look at a task in this process."""
+    """Check a task in this process."""
     from . import UnknownTask, make
 
     try:
@@ -93,7 +93,7 @@ def look(task: str) -> Probed:
 
 
 class _Fault(Exception):
-    """Something is wrong with the environment."""
+    """A problem with the environment."""
 
 
 def _look(env: Any) -> Probed:
@@ -116,7 +116,7 @@ def _look(env: Any) -> Probed:
 
 
 def _actions(spaces: Spaces) -> list[tuple[Any, str]]:
-    """Return actions to try, as `make`'s environment takes them: first standing still, then each end of each dimension."""
+    """Return actions to try in an environment of `make`: first the middle of the bounds, then both bounds of each dimension."""
     if spaces.discrete:
         return [(np.int64(i), f"action {i}") for i in range(min(spaces.action_dim, _MOST_CHOICES))]
     ends = np.eye(spaces.action_dim, dtype=np.float32)
@@ -129,40 +129,40 @@ def _actions(spaces: Spaces) -> list[tuple[Any, str]]:
 def _call(env: Any, name: str, *arguments: Any, words: str = "", **named: Any) -> Any:
     try:
         return getattr(env, name)(*arguments, **named)
-    except Exception as error:  # whatever the environment's own code raises
+    except Exception as error:  # the environment's code may raise anything
         raise _Fault(f"{name}{f' with {words}' if words else ''} raised {type(error).__name__}: {error}") from None
 
 
 def _check_reset(found: Any, spaces: Spaces) -> None:
     if not (isinstance(found, tuple) and len(found) == 2):
-        raise _Fault(f"reset returned {_kind(found)}; it has to return (observation, info)")
+        raise _Fault(f"reset returned {_kind(found)}, but must return (observation, info)")
     _check_observation(found[0], spaces, "reset")
     if not isinstance(found[1], dict):
-        raise _Fault(f"reset returned an info that is {_kind(found[1])}; it has to be a dict")
+        raise _Fault(f"reset returned an info of type {_kind(found[1])}, but it must be a dict")
 
 
 def _check_step(found: Any, spaces: Spaces, words: str) -> bool:
-    """Check what a step returned; says whether the episode has ended."""
+    """Check the result of a step; returns whether the episode ended."""
     where = f"step with {words}"
     if not (isinstance(found, tuple) and len(found) == 5):
         raise _Fault(
-            f"{where} returned {_kind(found)}; it has to be (observation, reward, terminated, truncated, info)"
+            f"{where} returned {_kind(found)}, but must return (observation, reward, terminated, truncated, info)"
         )
     observation, reward, terminated, truncated, info = found
     _check_observation(observation, spaces, where)
     if np.ndim(reward) or not isinstance(reward, int | float | np.number | np.ndarray) or np.iscomplexobj(reward):
-        raise _Fault(f"{where} returned a reward that is {_kind(reward)}; it has to be one number: float(reward)")
+        raise _Fault(f"{where} returned a reward of type {_kind(reward)}, but it must be one number: float(reward)")
     if not np.isfinite(float(reward)):
         raise _Fault(f"{where} returned the reward {reward}, which is not finite")
     for name, flag in (("terminated", terminated), ("truncated", truncated)):
         if np.ndim(flag) or not isinstance(flag, bool | np.bool_ | int | np.integer):
-            raise _Fault(f"{where} returned a `{name}` that is {_kind(flag)}; it has to be True or False")
+            raise _Fault(f"{where} returned a `{name}` of type {_kind(flag)}, but it must be True or False")
     if not isinstance(info, dict):
-        raise _Fault(f"{where} returned an info that is {_kind(info)}; it has to be a dict")
+        raise _Fault(f"{where} returned an info of type {_kind(info)}, but it must be a dict")
     for name in ("success", "is_success"):
         if name in info and (np.ndim(info[name]) or not np.isfinite(float(info[name]))):
             raise _Fault(
-                f"{where} returned info[{name!r}] that is {_kind(info[name])}; it has to be True, False or a number"
+                f"{where} returned info[{name!r}] of type {_kind(info[name])}, but it must be True, False or a number"
             )
     return bool(terminated or truncated)
 
@@ -171,12 +171,12 @@ def _check_observation(observation: Any, spaces: Spaces, where: str) -> None:
     array = np.asarray(observation)
     if array.shape != (spaces.observation_dim,) or array.dtype.kind not in "fiub":
         raise _Fault(
-            f"{where} returned an observation that is {_kind(observation)}; its observation space has {spaces.observation_dim} "
+            f"{where} returned an observation of type {_kind(observation)}, but its observation space has {spaces.observation_dim} "
             "numbers"
         )
     if not np.isfinite(array).all():
         raise _Fault(
-            f"{where} returned an observation that holds NaN or infinity, at {int(np.argmin(np.isfinite(array)))}"
+            f"{where} returned an observation with NaN or infinity at index {int(np.argmin(np.isfinite(array)))}"
         )
 
 
@@ -187,12 +187,12 @@ def _kind(value: Any) -> str:
 
 
 def main() -> None:
-    """Look at the task named on the command line, and print what was found as one line of JSON."""
-    pipe = os.fdopen(os.dup(1), "w")  # what environments print goes elsewhere
+    """Check the task named on the command line, and print the result as one line of JSON."""
+    pipe = os.fdopen(os.dup(1), "w")  # output of environments is redirected to standard error
     os.dup2(2, 1)
     found = look(sys.argv[1])
     print(json.dumps([found.spaces and list(found.spaces), *found[1:]]), file=pipe, flush=True)
-    os._exit(0)  # whatever threads the environment left
+    os._exit(0)  # even if the environment left threads running
 
 
 if __name__ == "__main__":

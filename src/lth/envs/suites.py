@@ -1,6 +1,6 @@
-"""The suites of tasks: which tasks are whose, how their environments are made, and what their observations are called.
+"""Task suites: which tasks belong to a suite, how their environments are created, and the names of their observations.
 
-A task of a suite outside of lth is named `package.module:suite/task`, where `suite` is a Suite in that module (docs/recipes.md).
+A task of a custom suite is named `package.module:suite/task`, where `suite` is a Suite in that module (docs/recipes.md).
 """
 
 import importlib
@@ -15,18 +15,18 @@ def _unnamed(task: str) -> list[str]:
 
 
 class Suite(NamedTuple):
-    """A row of `SUITES`."""
+    """An entry of `SUITES`."""
 
     make: Callable[[str, int, bool, str | None], Any]
-    """(task, seed, held_out, render_mode) -> a `gymnasium.Env` with a flat Box observation; its action is a bounded Box or
-    Discrete. `reset(seed=s)` determines all that follows. `held_out`: with the goals that agents are evaluated on, where a task
-    has several. Raises InputError where there is no such task."""
+    """(task, seed, held_out, render_mode) -> a `gymnasium.Env` with a flat Box observation and a bounded Box or Discrete action.
+    `reset(seed=s)` determines everything that follows. `held_out`: use the evaluation goals, if a task has several. Raises
+    InputError if the task is unknown."""
     names: Callable[[], list[str]] = list
-    """The names of its tasks, for "did you mean"; they may be many."""
+    """The names of its tasks, for suggestions."""
     observations: Callable[[str], list[str]] = _unnamed
-    """What the numbers of a task's observation are called, in order; empty where that is not known."""
+    """The names of a task's observation entries, in order; empty if unknown."""
     owns: Callable[[str], bool] = lambda task: True
-    """Whether a task is one of its tasks, by its name; asked of the suites in the table alone."""
+    """Whether a task name belongs to this suite; used only for suites in the table."""
 
 
 def _is_metaworld(task: str) -> bool:
@@ -36,7 +36,7 @@ def _is_metaworld(task: str) -> bool:
 def _make_metaworld(task: str, seed: int, held_out: bool, render_mode: str | None) -> Any:
     try:
         from .metaworld import make_metaworld
-    except Exception as error:  # MuJoCo's rendering backend fails in ways of its own
+    except Exception as error:  # MuJoCo's rendering backends raise various errors
         from .gym import RENDERING
 
         raise InputError(f"Meta-World cannot be loaded: {type(error).__name__}: {error}. {RENDERING}") from error
@@ -77,7 +77,7 @@ SUITES: dict[str, Suite] = {
     "metaworld": Suite(_make_metaworld, _metaworld_names, _metaworld_observations, _is_metaworld),
     "gymnasium": Suite(_make_gymnasium, _gymnasium_names, _gymnasium_observations),
 }
-"""The first suite that owns a task makes it."""
+"""The first suite that owns a task creates it."""
 
 
 def suite_of(task: str) -> tuple[Suite, str]:
@@ -87,17 +87,17 @@ def suite_of(task: str) -> tuple[Suite, str]:
     (True, True)
 
     Raises:
-        InputError: the module that the task names cannot be imported.
+        InputError: the module named in the task cannot be imported.
     """
     module, colon, rest = task.partition(":")
     name, slash, own = rest.partition("/")
     if colon and slash:
         try:
             found = getattr(importlib.import_module(module), name, None)
-        except Exception as error:  # whatever the module's own code raises
+        except Exception as error:  # the module's code may raise anything
             raise UnknownTask(
-                f"the task {task!r} cannot be made: {type(error).__name__}: {error}. A module in the working folder is found with "
-                "PYTHONPATH=."
+                f"the task {task!r} cannot be created: {type(error).__name__}: {error}. For a module in the "
+                "working directory, set PYTHONPATH=."
             ) from error
         if isinstance(found, Suite):
             return found, own
@@ -110,7 +110,7 @@ def task_names() -> list[str]:
 
 
 def unit_of(task: str, name: str) -> str | None:
-    """Return the SI unit of an observation of this name; None where the task is not one of those that are known here."""
+    """Return the SI unit of an observation by name; None if the task or the name is unknown."""
     from .observations import unit
 
     if not task:
@@ -120,7 +120,7 @@ def unit_of(task: str, name: str) -> str | None:
 
 
 def observation_names(task: str, observation_dim: int) -> list[str]:
-    """Name each number of a task's observation; `obs[i]` where the task, or a version of it of this length, is not known.
+    """Return the name of each observation entry of a task; `obs[i]` if the task, or its observation length, is unknown.
 
     >>> observation_names("Pendulum-v1", 3)
     ['cos(angle)', 'sin(angle)', 'angular velocity']

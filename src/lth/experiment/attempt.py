@@ -1,5 +1,6 @@
-"""One attempt at a run: by the stage that makes it, under the run's lock, recorded, and with its failure caught."""
+"""Attempt a run: lock it, execute its stage, and record the outcome."""
 
+import contextlib
 import os
 import socket
 import time
@@ -7,7 +8,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, UnwritableError
+from ..errors import InputError, TrainingError, UnwritableError
 from . import journal
 from .compare import connect
 from .lottery import make_mask, train_dense, train_ticket
@@ -17,13 +18,13 @@ from .trainer import Progress, RunOptions, missing_points
 
 
 def attempt(root: Path, spec: Spec, options: RunOptions, progress: Progress) -> dict[str, Any]:
-    """Make a run and say what became of it, as plain data that can go through a pipe.
+    """Execute a run and return the outcome as plain data that can be sent through a pipe.
 
-    Two processes that want the same run take turns; the second finds it finished.
+    If two processes attempt the same run, the second waits and finds it finished.
 
     Returns:
-        `kind` is "done", "failed" (training could not go on: `message`, `traceback`), "unusable" (something that this run needs
-        has to be mended: `message`), or "unwritable" (the folder cannot be written: `message`); `seconds` is how long it took.
+        `kind` is "done", "failed" (training failed: `message`, `traceback`), "unusable" (an input is invalid and must be fixed:
+        `message`), or "unwritable" (the folder is not writable: `message`); `seconds` is the elapsed time.
     """
     run = root / spec.path
     started = time.monotonic()
@@ -48,7 +49,7 @@ def attempt(root: Path, spec: Spec, options: RunOptions, progress: Progress) -> 
                 make(root, spec, options._replace(progress=tell))
             except InputError:
                 raise
-            except (Exception, KeyboardInterrupt, SystemExit) as error:  # whatever an environment's own code raises
+            except (Exception, KeyboardInterrupt, SystemExit) as error:  # the environment's code may raise anything
                 told = "".join(traceback.format_exception(error))
                 message = str(error) or type(error).__name__
                 journal.append_line(run / journal.FAILURES, {**about, "message": message, "traceback": told})
@@ -63,27 +64,28 @@ def attempt(root: Path, spec: Spec, options: RunOptions, progress: Progress) -> 
 
 
 def is_made(root: Path, spec: Spec, options: RunOptions) -> bool:
-    """Return whether nothing is left to do for a run; a dense run includes its rewind points.
+    """Return whether a run is complete; a dense run includes its rewind points.
 
     Raises:
-        InputError: the directory holds a run of another specification, or a file was altered.
+        InputError: the directory contains another run, or a file was altered.
     """
     kept = not isinstance(spec, DenseSpec) or not missing_points(root / spec.path, options.rewind_points)
     return kept and journal.is_finished(root, spec)
 
 
 def make(root: Path, spec: Spec, options: RunOptions) -> Path:
-    """Make a run's files unless they are there; returns its directory.
+    """Execute a run unless it is finished; returns its directory.
 
     Raises:
-        InputError: something that it needs is missing or unusable.
-        TrainingError: training could not go on.
+        InputError: an input is missing or invalid.
+        TrainingError: training failed.
     """
     if isinstance(spec, MaskSpec):
         return make_mask(root, spec)
     if isinstance(spec, ConnectivitySpec):
         return connect(root, spec)
-    measure_random_policy(root, spec.task, options.step_timeout)
+    with contextlib.suppress(TrainingError):  # the training below reports what is wrong with the environment
+        measure_random_policy(root, spec.task, options.random_episodes, options.step_timeout)
     if isinstance(spec, DenseSpec):
         return train_dense(root, spec, options)
     return train_ticket(root, spec, options=options)

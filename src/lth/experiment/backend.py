@@ -1,4 +1,4 @@
-"""How the runs of a grid are computed: `training.backend=auto` is resolved once for an output directory, and kept there."""
+"""Choose the backend of a grid: `training.backend=auto` is resolved once per output directory, and recorded there."""
 
 import contextlib
 import json
@@ -14,44 +14,44 @@ BACKEND = "backend.json"
 
 
 class Backend(NamedTuple):
-    """Whether the native kernel can be used, and why (not), in a few words."""
+    """Whether the native kernel is available, and a short reason."""
 
     native: bool
     reason: str
 
 
 def resolve_backend(config: Config) -> tuple[Config, str]:
-    """Replace `training.backend=auto` by `native`, or by `dense` where there is no native kernel; also returns a line that says so.
+    """Replace `training.backend=auto` by `native`, or by `dense` if the native kernel is not available; also returns a message.
 
-    What was found first is kept in the output directory, because the backend is part of a run's identity: a grid stays one
-    grid when a compiler comes or goes.
+    The first choice is recorded in the output directory, because the backend is part of a run's identity: a grid must not change
+    when a compiler is installed or removed.
 
     Raises:
-        InputError: `training.backend=native`, and there is no native kernel.
+        InputError: `training.backend=native`, but the native kernel is not available.
     """
     wanted = config.training.backend
     if wanted == "dense":
-        return config, "Runs train on XLA, tickets under masks (training.backend=dense)."
+        return config, "Runs train on XLA with masked weights (training.backend=dense)."
     found = _recorded(config) if wanted == "auto" else None
     if found is None:
         found = _probe()
         if wanted == "native" and not found.native:
             raise InputError(
-                f"training.backend=native, but there is no native kernel: {found.reason}. With training.backend=auto or dense "
-                "runs train on XLA, with the same results up to rounding."
+                f"training.backend=native, but the native kernel is not available: {found.reason}. Set training.backend=auto or "
+                "dense to train on XLA, with the same results up to rounding."
             )
         if wanted == "auto":
-            with contextlib.suppress(OSError, InputError):  # a folder that cannot be written is said by the runs
+            with contextlib.suppress(OSError, InputError):  # the runs report a folder that is not writable
                 config.output_dir.mkdir(parents=True, exist_ok=True)
                 write_whole(config.output_dir / BACKEND, json.dumps(found._asdict()).encode() + b"\n", checksum=False)
     if not found.native:
-        line = f"Runs train on XLA, tickets under masks: there is no native kernel, because {found.reason}."
+        line = f"Runs train on XLA with masked weights: the native kernel is not available, because {found.reason}."
         return _with_backend(config, "dense"), line
     return _with_backend(config, "native"), f"Runs train on the native kernel ({found.reason})."
 
 
 def recorded(config: Config) -> Config:
-    """Return a config with the backend that its output directory has settled on, if it has; builds and writes nothing."""
+    """Return a config with the backend recorded in its output directory, if any; builds and writes nothing."""
     found = _recorded(config) if config.training.backend == "auto" else None
     return config if found is None else _with_backend(config, "native" if found.native else "dense")
 
@@ -68,8 +68,8 @@ def _recorded(config: Config) -> Backend | None:
         return None
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
-            f"{file} cannot be read ({error}). It says how this folder's tickets are computed; remove it to have that found out "
-            "again, or set training.backend"
+            f"'{file}', which records the backend of this folder, cannot be read ({error}); delete it to detect the backend again, "
+            "or set training.backend"
         ) from None
 
 
@@ -84,7 +84,7 @@ def _probe() -> Backend:
 
 
 def use_kernel(spec: DenseSpec, threads: int = 1) -> bool:
-    """Return whether the native kernel computes a dense run and its tickets, here; it then uses so many threads."""
+    """Return whether the native kernel trains a dense run and its tickets on this machine; if so, set its number of threads."""
     from ..sparse import native
 
     if spec.training.backend == "dense":
@@ -94,8 +94,8 @@ def use_kernel(spec: DenseSpec, threads: int = 1) -> bool:
         native.set_threads(threads)
         return True
     warnings.warn(
-        f"{spec.title()}: this machine has no native kernel ({found.reason}), so XLA trains this run and its tickets: same results "
-        "up to rounding, slower, not bit-identical",
+        f"{spec.title()}: the native kernel is not available on this machine ({found.reason}), so XLA trains this run and its "
+        "tickets: same results up to rounding, slower, not bit-identical",
         stacklevel=2,
     )
     return False

@@ -1,4 +1,4 @@
-"""From a config to the specs of single runs: what of a config bears on which run."""
+"""Build the specs of single runs from a config."""
 
 from typing import Any, Literal
 
@@ -16,10 +16,10 @@ from .spec import (
 
 
 def dense_spec(config: Config, task: str, seed: int) -> DenseSpec:
-    """Describe the dense run of a config for one task and seed."""
+    """Return the spec of a config's dense run for one task and seed."""
     plain = TrainingConfig.model_fields
     native = config.training.backend != "dense"
-    # These change no result.
+    # These do not affect results.
     without = ("checkpoint_every", "step_timeout", *(["threads"] if native else []))
     update = {"backend": "native" if native else "dense", **{name: plain[name].default for name in without}}
     training = config.training.model_copy(update=update)
@@ -34,7 +34,7 @@ def mask_spec(
     previous: TicketSpec | None = None,
     allocation: Allocation | None = None,
 ) -> MaskSpec:
-    """Describe a mask of a config; how gradients are taken is part of it only where the method takes any."""
+    """Return the spec of a config's mask. Gradient settings are included only if the method uses gradients."""
     pruning = config.pruning
     fields: dict[str, Any] = {"exclude": tuple(sorted(pruning.exclude))}
     if method.removeprefix(INVERTED) != "random":
@@ -47,7 +47,7 @@ def mask_spec(
 
 
 def allocation_of(config: Config) -> Allocation:
-    """Return a config's allocation as a spec holds it, which can be hashed."""
+    """Return a config's allocation in the hashable form that specs use."""
     allocation = config.pruning.allocation
     return allocation if isinstance(allocation, str) else tuple(sorted(allocation.items()))
 
@@ -60,7 +60,7 @@ def ticket_spec(
     control: str = "",
     **more: Any,
 ) -> TicketSpec:
-    """Describe the ticket that a config trains under a mask, from its first rewind point if none is named."""
+    """Return the spec of a config's ticket with a mask, from its first rewind point unless `rewind_steps` is given."""
     pruning = config.pruning
     rewind = pruning.rewind_steps[0] if rewind_steps is None else rewind_steps
     fields = {
@@ -73,7 +73,7 @@ def ticket_spec(
 def scheduled_spec(
     config: Config, dense: DenseSpec, method: str, sparsity: Sparsity, rewind_steps: int | Literal["none"]
 ) -> TicketSpec:
-    """Describe a ticket whose masks change in training: gradual from a dense start, set and rigl from a random ERK mask."""
+    """Return the spec of a ticket whose mask changes during training: gradual starts dense, set and rigl from a random ERK mask."""
     pruning, allocation, start = config.pruning, allocation_of(config), None
     if method != "gradual":
         allocation = "erk" if allocation == "global" else allocation

@@ -1,4 +1,4 @@
-"""Runs on a Ray cluster: the same attempts as on this machine, with the results in a folder that all nodes share."""
+"""Execute runs on a Ray cluster, with results in a folder that all nodes share."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ from .workers import Event
 
 
 def _attempt(root: str, spec: dict[str, Any], options: list[Any]) -> dict[str, Any]:
-    # In a process of Ray's, whose environment has the number of threads before JAX is imported.
+    # Executed in a Ray worker, whose environment sets the number of threads before JAX is imported.
     from ..registry import load_entries
     from .attempt import attempt
     from .spec import parse_spec
@@ -26,7 +26,7 @@ def _attempt(root: str, spec: dict[str, Any], options: list[Any]) -> dict[str, A
 
 
 class RayPool:
-    """`workers` runs at a time on a cluster. A run whose node is lost is started again on another by Ray itself."""
+    """Executes up to `workers` runs at a time on a cluster. Ray restarts a run on another node if its node is lost."""
 
     def __init__(self, config: Config, options: RunOptions):
         try:
@@ -45,25 +45,25 @@ class RayPool:
                     log_to_driver=False,
                     runtime_env={"env_vars": thread_variables(library_threads(config))},
                 )
-        except Exception as error:  # Ray's own kinds are many
-            raise InputError(f"ray.address={config.ray.address}: no cluster there ({error})") from None
+        except Exception as error:  # Ray raises many types
+            raise InputError(f"ray.address='{config.ray.address}': cannot connect to a cluster ({error})") from None
         self._remote = ray.remote(
             num_cpus=config.ray.cpus, num_gpus=config.ray.gpus, max_retries=-1, retry_exceptions=False
         )(_attempt)
 
     @property
     def free(self) -> int:
-        """How many runs could start now."""
+        """The number of runs that can start now."""
         return self._workers - len(self._running)
 
     def start(self, spec: Spec) -> None:
-        """Hand a run to the cluster."""
-        options = [list(self.options.rewind_points), *self.options[1:4]]
+        """Submit a run to the cluster."""
+        options = [list(self.options.rewind_points), *self.options[1:5]]
         reference = self._remote.remote(str(self.root.absolute()), spec.model_dump(mode="json"), options)
         self._running[reference] = spec
 
     def events(self) -> Iterator[Event]:
-        """Wait a moment for news, and yield them."""
+        """Wait briefly for events, and yield them."""
         ready, waiting = self._ray.wait(list(self._running), timeout=0.5)
         for reference in waiting:
             spec = self._running[reference]
@@ -73,12 +73,12 @@ class RayPool:
             spec = self._running.pop(reference)
             try:
                 found = self._ray.get(reference)
-            except Exception as error:  # the cluster is gone, or Ray gave up on the task
+            except Exception as error:  # the cluster is lost, or Ray gave up on the task
                 found = {"kind": "failed", "message": f"Ray: {type(error).__name__}: {error}"}
             yield Event(spec, found.pop("kind"), found)
 
     def close(self) -> None:
-        """Leave the cluster; one that was started here ends."""
+        """Disconnect from the cluster; shut it down if it was started here."""
         for reference in self._running:
             self._ray.cancel(reference, force=True)
         if self._mine:

@@ -1,4 +1,4 @@
-"""The stage that compares two trained agents along the line between their weights."""
+"""Linear mode connectivity: evaluate agents on the line between the weights of two trained agents."""
 
 import time
 from pathlib import Path
@@ -21,14 +21,14 @@ _NOISE = 0
 
 @in_float32
 def connect(root: Path, spec: ConnectivitySpec) -> Path:
-    """Measure the agents on the line between two: return on evaluation episodes, losses on the dense parent's transitions.
+    """Measure interpolated agents: the return on evaluation episodes, and the losses on the dense parent's transitions.
 
-    Everything is the same at all points: the episodes, the transitions, and the noise of the actions in the losses. It takes
-    seconds, and is written at once at its end.
+    All points share the episodes, the transitions, and the action noise in the losses. Takes seconds; the result is written at
+    the end.
 
     Raises:
-        InputError: an agent is missing or unusable.
-        TrainingError: the environment raised.
+        InputError: an agent is missing or invalid.
+        TrainingError: the environment raised an exception.
     """
     run = root / spec.path
     if is_finished(root, spec):

@@ -3,16 +3,16 @@
 import functools
 import math
 import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from ..algorithms.architecture import AgentConfig, Spaces
 from ..config import Config, replay_capacity
 from ..errors import InputError
 from ..pruning.allocation import cubic
-from .journal import is_finished, read_timings
+from .journal import read_timings
 from .plan import Plan
+from .rates import Times, estimate_times, finished_runs
 from .spec import Cost, DenseSpec, MaskSpec, Sizes, Spec, TicketSpec, takes_gradients
 
 
@@ -22,30 +22,28 @@ class Planned(NamedTuple):
     spec: Spec
     finished: bool
     cost: Cost
-    seconds: float | None  # from finished runs of the same settings, if there are any
+    seconds: float  # on one core
 
 
-def estimate(plan: Plan, spaces: Mapping[str, Spaces]) -> list[Planned]:
+class Estimate(NamedTuple):
+    """What the runs of a plan take."""
+
+    runs: list[Planned]
+    times: Times
+
+
+def estimate(plan: Plan, spaces: Mapping[str, Spaces]) -> Estimate:
     """Estimate what each run of a plan takes, without making any.
 
     Args:
         plan: the runs.
         spaces: of each task in them.
     """
-    finished = [_is_finished(plan.root, spec) for spec in plan.specs]
-    rate = _seconds_per_step(plan, finished)
-    found = []
-    for spec, done in zip(plan.specs, finished, strict=True):
-        cost = spec.cost(sizes(spec.dense.agent, spaces[spec.task]))
-        found.append(Planned(spec, done, cost, None if rate is None else rate * cost.env_steps))
-    return found
-
-
-def _is_finished(root: Path, spec: Spec) -> bool:
-    try:
-        return is_finished(root, spec)
-    except InputError:  # damaged: to be made anew
-        return False
+    finished = finished_runs(plan)
+    times = estimate_times(plan, spaces, finished)
+    costs = [spec.cost(sizes(spec.dense.agent, spaces[spec.task])) for spec in plan.specs]
+    runs = [Planned(spec, spec in finished, cost, times.of(spec)) for spec, cost in zip(plan.specs, costs, strict=True)]
+    return Estimate(runs, times)
 
 
 @functools.cache
@@ -76,14 +74,6 @@ def check_memory(config: Config, spaces: Mapping[str, Spaces]) -> None:
                 f"{replay / 1e9:,.1f} for {rows:,} transitions), {config.workers} at a time (workers), and this machine has "
                 f"{have / 1e9:,.1f} GB. Lower workers, {config.algorithm}.buffer_size or the networks' sizes."
             )
-
-
-def _seconds_per_step(plan: Plan, finished: Sequence[bool]) -> float | None:
-    rates = []
-    for spec, done in zip(plan.specs, finished, strict=True):
-        if done and spec.env_steps and (total := read_timings(plan.root / spec.path).get("total")):
-            rates.append(total / spec.env_steps)
-    return sorted(rates)[len(rates) // 2] if rates else None
 
 
 def flops(spec: DenseSpec | TicketSpec, weights: Mapping[str, float]) -> float:

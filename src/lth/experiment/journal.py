@@ -1,4 +1,4 @@
-"""What became of a run: whether it is finished, where it stands, its attempts and failures, and locks. Imports no JAX."""
+"""The state of a run on disk: finished or not, progress, attempts, failures and locks. Does not import JAX."""
 
 import contextlib
 import fcntl
@@ -8,10 +8,10 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..errors import InputError, UnwritableError
-from ..files import parse_json, read_json, read_text, read_whole
+from ..errors import FIX_FOLDER, InputError, UnwritableError
+from ..files import parse_json, read_json, read_rows, read_text, read_whole
 from .spec import SPEC_VERSION, ConnectivitySpec, DenseSpec, MaskSpec, Spec, takes_gradients
 
 SPEC = "spec.json"
@@ -20,6 +20,7 @@ REPLAY_BUFFER = "replay_buffer.pkl"
 CONNECTIVITY = "connectivity.csv"
 MASK = "mask.pkl"
 MASK_GRADIENT = "mask_gradient.pkl"
+METRICS = "metrics.csv"
 TIMINGS = "timings.json"
 RESUME = "resume.safetensors"
 VERIFIED = ".verified.json"
@@ -27,25 +28,27 @@ ATTEMPTS = "attempts.jsonl"
 FAILURES = "failures.jsonl"
 PROGRESS = "progress.json"
 LOCK = ".lock"
+RETURN, SUCCESS = "evaluation/return", "evaluation/success"
+"""The metrics of an evaluation."""
 
 
 def checkpoint_file(run: Path, env_steps: int | None = None) -> Path:
-    """Return where the agent at an environment step lies; None is the end of training."""
+    """Return the path of the checkpoint at an environment step; None is the end of training."""
     return run / (CHECKPOINT if env_steps is None else f"checkpoint_{env_steps}.safetensors")
 
 
 def replay_file(run: Path, env_steps: int | None = None) -> Path:
-    """Return where the replay buffer at an environment step lies; None is the end of training."""
+    """Return the path of the replay buffer at an environment step; None is the end of training."""
     return run / (REPLAY_BUFFER if env_steps is None else f"replay_buffer_{env_steps}.pkl")
 
 
 def mask_name(method: str) -> str:
-    """Return the file name of a method's mask: `mask_gradient.pkl` where gradients were taken, else `mask.pkl`."""
+    """Return the file name of a method's mask: `mask_gradient.pkl` if the method uses gradients, else `mask.pkl`."""
     return MASK_GRADIENT if takes_gradients(method) else MASK
 
 
 def last_file(root: Path, spec: Spec) -> Path:
-    """Return the file that is written last, whose presence says that a run is finished."""
+    """Return the file that is written last, which marks a run as finished."""
     run = root / spec.path
     if isinstance(spec, ConnectivitySpec):
         return run / CONNECTIVITY
@@ -53,13 +56,13 @@ def last_file(root: Path, spec: Spec) -> Path:
 
 
 def is_finished(root: Path, spec: Spec) -> bool:
-    """Return whether a run is there, whole; a dense run includes its replay buffer, which masks are made from.
+    """Return whether a run is finished; a dense run includes its replay buffer.
 
-    The last file is hashed once. Its size and modification time are kept in `.verified.json`; while they stay the same it is not
-    hashed again here. Every reader of its content compares the checksum in any case.
+    The last file is hashed once. Its size and modification time are recorded in `.verified.json`; while they are unchanged, it is
+    not hashed again here. Reading its content always checks the hash.
 
     Raises:
-        InputError: the directory holds a run of another specification, or a file was altered.
+        InputError: the directory contains another run, or a file was altered.
     """
     run, last = root / spec.path, last_file(root, spec)
     stamp = _stamp(spec, last)
@@ -100,32 +103,32 @@ def _remember(run: Path, stamp: dict[str, Any]) -> None:
 
 
 def write_quick(path: Path, value: Any) -> None:
-    """Write a file that nothing depends on; not flushed to the disk."""
+    """Write a file that no result depends on, without flushing it to disk."""
     temporary = path.with_name(f".{path.name.lstrip('.')}.{os.getpid()}.partial")
     try:
         temporary.write_text(json.dumps(value))
         temporary.replace(path)
-    except OSError:  # such as a read-only folder's
+    except OSError:  # the folder may be read-only
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
 def check_spec(run: Path, spec: Spec) -> None:
-    """Raise InputError unless a run's directory holds the run that is asked for."""
+    """Raise InputError unless a run's directory contains the given spec."""
     try:
         stored = read_json(run / SPEC)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{run / SPEC} cannot be read ({error}); delete the folder {run} to make the run anew"
+            f"'{run / SPEC}' cannot be read ({error}); delete the folder '{run}' to restart the run"
         ) from None
     asked = {"spec_version": SPEC_VERSION, **spec.model_dump(mode="json")}
-    # Fields that a later version added are absent from what an earlier one stored, and are at their default there.
+    # Fields added by later versions are absent from older specs, where they have their default.
     optional = {name for name, field in type(spec).model_fields.items() if not field.is_required()}
     required = (asked.keys() - optional) | {"stage"}
     if not isinstance(stored, dict) or not required <= stored.keys() or not _agrees(stored, asked):
         raise InputError(
-            f"{run} holds a run whose settings differ from those asked for ({_first_difference(stored, asked)}). "
-            "Use another output_dir, or move that folder away."
+            f"'{run}' contains a run with other settings ({_first_difference(stored, asked)}). "
+            "Use another output_dir, or move that folder."
         )
 
 
@@ -140,26 +143,26 @@ def _first_difference(stored: Any, asked: Any, where: str = "") -> str:
         for key in sorted(stored.keys() | asked.keys()):
             if key not in stored or key not in asked or not _agrees(stored[key], asked[key]):
                 return _first_difference(stored.get(key), asked.get(key), f"{where}.{key}".strip("."))
-    return f"{where} is {stored!r} there and {asked!r} here"
+    return f"{where} is {stored!r} in the folder, but {asked!r} in the config"
 
 
 def remove_leftovers(run: Path) -> None:
-    """Remove what a finished run no longer needs, and what killed processes left of it."""
+    """Remove the temporary files of a finished run, including those of killed processes."""
     for file in (run / RESUME, run / PROGRESS, *run.glob(".*.partial")):
-        with contextlib.suppress(OSError):  # such as a read-only folder's
+        with contextlib.suppress(OSError):  # the folder may be read-only
             file.unlink(missing_ok=True)
 
 
 def now() -> str:
-    """Return the time of day for records of what befell a run."""
+    """Return the current local time for records of attempts and failures."""
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
 def append_line(path: Path, value: dict[str, Any]) -> None:
-    """Append a JSON object as one line: of attempts and failures.
+    """Append a JSON object as one line to a record of attempts or failures.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the folder is not writable.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -168,11 +171,11 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
             cut_short = file.read(1) not in (b"", b"\n")
             file.write(b"\n" * cut_short + json.dumps(value, sort_keys=True).encode() + b"\n")
     except OSError as error:
-        raise UnwritableError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise UnwritableError(f"'{path}' cannot be written: {error.strerror or error}") from error
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a file of `append_line`; a line that a killed process left unfinished is passed over."""
+    """Read a file of `append_line`; incomplete lines of killed processes are skipped."""
     found = []
     with contextlib.suppress(OSError, ValueError):
         for line in read_text(path).splitlines():
@@ -184,12 +187,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def save_progress(run: Path, progress: dict[str, Any]) -> None:
-    """Write where a run stands, for whoever looks on."""
+    """Write the progress of a run for `lth status`."""
     write_quick(run / PROGRESS, progress)
 
 
 def read_progress(run: Path) -> dict[str, Any]:
-    """Read where a run stands; empty if nothing is known, or if a value is not a number of a possible size."""
+    """Read the progress of a run; empty if it is unknown or contains implausible values."""
     try:
         found = dict(read_json(run / PROGRESS))
         steps, numbers = found["env_steps"], [found["env_steps"], found["seconds"], found["time"]]
@@ -209,8 +212,29 @@ def read_timings(run: Path) -> dict[str, float]:
     return found if all(map(math.isfinite, found.values())) else {}
 
 
+class MetricRow(NamedTuple):
+    """A metric of a run during training."""
+
+    env_steps: int
+    metric: str
+    value: float
+
+
+def read_evaluations(run: Path) -> dict[str, dict[int, float]]:
+    """Return a run's evaluations by metric (`evaluation/return`) and environment step, in order.
+
+    Empty if there are none or they are unreadable; `store.evaluations` raises an error instead.
+    """
+    found: dict[str, dict[int, float]] = {}
+    with contextlib.suppress(InputError):
+        for row in read_rows(run / METRICS, "the metrics", MetricRow, ""):
+            if row.metric.startswith("evaluation/") and math.isfinite(row.value):
+                found.setdefault(row.metric, {})[row.env_steps] = row.value
+    return found
+
+
 _HELD: set[Any] = set()
-"""Files of the locks that this process holds. A lock is shared with forked children, which would keep it when this one dies."""
+"""The lock files that this process holds. Forked children inherit locks and would keep them after this process ends."""
 
 
 def _let_go() -> None:
@@ -225,18 +249,16 @@ os.register_at_fork(after_in_child=_let_go)
 
 @contextlib.contextmanager
 def locked(path: Path, shared: bool = False, wait: bool = False) -> Iterator[bool]:
-    """Hold a lock that ends with the process; yields whether it was to be had.
+    """Hold a lock that is released when the process ends; yields whether it was acquired.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the folder is not writable.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a")
     except OSError as error:
-        raise UnwritableError(
-            f"{path.parent} cannot be written: {error.strerror or error}. Is it read-only, or the disk full?"
-        ) from error
+        raise UnwritableError(f"'{path.parent}' cannot be written: {error.strerror or error}. {FIX_FOLDER}") from error
     with file:
         _HELD.add(file)
         try:
@@ -251,7 +273,7 @@ def locked(path: Path, shared: bool = False, wait: bool = False) -> Iterator[boo
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether somebody holds a lock exclusively; changes nothing."""
+    """Return whether another process holds a lock exclusively; changes nothing."""
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

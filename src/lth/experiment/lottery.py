@@ -1,9 +1,9 @@
-"""The method, a function a stage: (output directory, spec) -> the run's folder. Where its files are there nothing is done.
+"""The stages of an experiment. Each is a function (output directory, spec) -> run folder that skips finished runs.
 
-dense     train an agent; keep its start, its rewind points, its end and its replay buffer
-mask      score the trained weights over the replay buffer, and keep the best of each network
-start     put the dense agent's early state under the mask
-ticket    train it for the steps that remain, with the pruned weights gone
+dense     train an agent; save its initial state, its rewind points, its final state and its replay buffer
+mask      score the trained weights over the replay buffer, and keep the highest-scoring weights of each network
+start     rewind the dense agent and apply the mask
+ticket    train it for the remaining steps with the pruned weights at zero
 """
 
 import functools
@@ -20,7 +20,7 @@ from ..pruning.prune import check_collapse
 from ..replay import ReplayBuffer
 from . import store
 from .journal import check_spec, checkpoint_file, is_finished, last_file, mask_name, replay_file
-from .masking import create_masks
+from .masking import gather_statistics, select_masks
 from .measurements import rows_of_mask
 from .spec import DenseSpec, MaskSpec, TicketSpec
 from .start import check_mask_file, initial_agent, load_source, rewound_buffer, ticket_start
@@ -31,22 +31,22 @@ PLAIN = RunOptions()
 
 @in_float32
 def train_dense(root: Path, spec: DenseSpec, options: RunOptions = PLAIN) -> Path:
-    """Train a dense agent, keeping its start, the states at `options.rewind_points`, its end and its replay buffer.
+    """Train a dense agent. Saves its initial state, the states at `options.rewind_points`, its final state and its replay buffer.
 
     Raises:
-        InputError: the folder holds another run, or cannot be written.
-        TrainingError: training could not go on.
+        InputError: the folder contains another run, or is not writable.
+        TrainingError: training failed.
     """
     run, started = root / spec.path, time.perf_counter()
     if is_finished(root, spec):
         return keep_points(root, spec, options)
     if spec.training.adopted:
         raise InputError(
-            f"{spec.title()} is an adopted agent, which is not trained here, and {run} is not whole: call `lth.adopt` again"
+            f"{spec.title()} is an adopted agent, which lth does not train, but '{run}' is incomplete; call `lth.adopt` again"
         )
     if checkpoint_file(run).exists():
         warnings.warn(
-            f"{spec.title()}: its replay buffer is missing, so it is trained again, to the same bytes", stacklevel=2
+            f"{spec.title()}: its replay buffer is missing; training it again, with identical results", stacklevel=2
         )
     store.open_run(root, spec)
     env = envs.make(spec.task, spec.seed, envs.EVALUATE, step_timeout=options.step_timeout)
@@ -58,35 +58,36 @@ def train_dense(root: Path, spec: DenseSpec, options: RunOptions = PLAIN) -> Pat
 
 @in_float32
 def make_mask(root: Path, spec: MaskSpec, name: str | None = None) -> Path:
-    """Score the weights of a finished run and keep the best of each network, in a file called `name` or as usual.
+    """Score the weights of a finished run and write the masks of the highest-scoring weights to the file `name`.
 
     Raises:
-        InputError: the run, or the replay buffer that its gradients are taken on, is missing or unusable.
+        InputError: the run or its replay buffer is missing or invalid.
     """
     run, name, started = root / spec.path, name or mask_name(spec.method), time.perf_counter()
     if (run / name).exists():
         check_spec(run, spec)
         return run
     agent, buffer = load_source(root, spec), functools.partial(_source_buffer, root, spec)
-    masks = create_masks(agent, buffer, spec)
+    gathered = gather_statistics(agent, buffer, spec)
+    masks = select_masks(agent, spec, gathered)
     for network, mask in masks.items():
         check_collapse(mask, what=spec.title(), whose=f"the {network}'s ")
     total = time.perf_counter() - started
     store.open_run(root, spec)
-    store.save_analysis(run, rows_of_mask(masks, agent, buffer, spec))
+    store.save_analysis(run, rows_of_mask(masks, agent, buffer, spec, gathered))
     store.save_timings(run, {"total": total, "analysis": time.perf_counter() - started - total})
     store.finish_mask(root, spec, masks, name)
     return run
 
 
 def _source_buffer(root: Path, spec: MaskSpec) -> ReplayBuffer:
-    """Return the replay buffer of the run that a mask is made from; of a ticket that `lth clean` has been at, it is made again."""
+    """Return the replay buffer of the scored run; a ticket whose buffer was removed by `lth clean` is trained again."""
     source = spec.previous or spec.dense
     if spec.previous and not replay_file(root / source.path).exists():
         warnings.warn(
-            f"{source.title()}: its replay buffer is missing, so it is trained again, to the same bytes", stacklevel=2
+            f"{source.title()}: its replay buffer is missing; training it again, with identical results", stacklevel=2
         )
-        train_ticket(root, spec.previous, again=True)
+        train_ticket(root, spec.previous, force=True)
     return store.load_replay_buffer(root / source.path, spec=source)
 
 
@@ -96,23 +97,23 @@ def train_ticket(
     spec: TicketSpec,
     mask_file: Path | None = None,
     options: RunOptions = PLAIN,
-    again: bool = False,
+    force: bool = False,
 ) -> Path:
-    """Put a dense agent's early state under a mask and train it for the steps that remain; or a control.
+    """Rewind a dense agent, apply a mask and train it for the remaining steps; also trains controls.
 
     Args:
         root: the output directory.
-        spec: the ticket, or a control.
-        mask_file: where the mask lies, for a spec whose mask is a file.
-        options: how the run is made.
-        again: train it even if it is finished.
+        spec: the ticket or control.
+        mask_file: the path of the mask, for a spec whose mask is a file.
+        options: options that do not affect results.
+        force: train even if the run is finished.
 
     Raises:
-        InputError: the dense agent, its rewind point or the mask is missing or unusable.
-        TrainingError: training could not go on.
+        InputError: the dense agent, its rewind point or the mask is missing or invalid.
+        TrainingError: training failed.
     """
     run, started = root / spec.path, time.perf_counter()
-    if is_finished(root, spec) and not again:
+    if is_finished(root, spec) and not force:
         return run
     if isinstance(spec.mask, MaskSpec):
         mask_file = last_file(root, spec.mask)

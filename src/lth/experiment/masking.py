@@ -1,22 +1,25 @@
-"""How a mask is made from a trained agent: score every weight, keep the best of each network."""
+"""Make masks from a trained agent: score every weight and keep the highest-scoring weights of each network."""
 
 import zlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from ..algorithms.architecture import AgentConfig, Spaces
 from ..algorithms.base import Agent
 from ..algorithms.tickets import masks_of
+from ..analysis.scores import Bin, score_histogram, threshold
 from ..analysis.stability import Stability, stability
+from ..config import CONTROL_METHODS
 from ..precision import in_float32
 from ..pruning.controls import shuffled_mask
 from ..pruning.criteria import criterion_named
-from ..pruning.layers import layer_names, layers
+from ..pruning.layers import layer_names, layers, named_leaves
+from ..pruning.masks import apply_mask
 from ..pruning.names import check_layer_names, holds_layer
-from ..pruning.prune import prune
+from ..pruning.prune import prune, scores_by
 from ..replay import ReplayBuffer
 from ..saliency import gradient_halves, gradient_statistics, synaptic_flow
 from ..types import Mask
@@ -24,15 +27,20 @@ from .spec import INVERTED, Allocation, MaskSpec, takes_gradients
 
 
 def create_masks(agent: Agent, buffer: Callable[[], ReplayBuffer], spec: MaskSpec) -> dict[str, Mask]:
-    """Make the mask of each network from a trained agent; `buffer` is called where gradients are taken.
+    """Make the mask of each network from a trained agent. `buffer` is called only if the method uses gradients.
 
-    What the agent was trained without stays pruned. Random masks depend on the run's seed, the method and the network, and
-    not on the sparsity of other networks.
+    Weights that are already pruned stay pruned. Random masks depend on the run's seed, the method and the network, but not on
+    the sparsity of other networks.
     """
+    return select_masks(agent, spec, gather_statistics(agent, buffer, spec))
+
+
+def gather_statistics(agent: Agent, buffer: Callable[[], ReplayBuffer], spec: MaskSpec) -> dict[str, Any]:
+    """Return what the criterion needs of the replay buffer's batches, by network; empty where it takes no gradients."""
     if not takes_gradients(spec.method):
-        return _select_masks(agent, spec, {})
+        return {}
     sizes = (spec.num_gradient_batches, spec.gradient_batch_size)
-    return _select_masks(agent, spec, gradient_statistics(agent, buffer(), *sizes, statistic=_statistic(spec)))
+    return gradient_statistics(agent, buffer(), *sizes, statistic=_statistic(spec))
 
 
 def _statistic(spec: MaskSpec) -> str:
@@ -42,18 +50,14 @@ def _statistic(spec: MaskSpec) -> str:
 
 
 def saliency_stability(agent: Agent, buffer: ReplayBuffer, spec: MaskSpec) -> dict[str, Stability]:
-    """Make a mask from each half of its gradient batches, and say how far they agree, by network."""
+    """Make a mask from each half of the gradient batches, and measure their agreement for each network."""
     sizes = (spec.num_gradient_batches, spec.gradient_batch_size)
     gathered = gradient_halves(agent, buffer, *sizes, statistic=_statistic(spec))
-    masks = [_select_masks(agent, spec, half) for half in gathered]
+    masks = [select_masks(agent, spec, half) for half in gathered]
     exclude, _ = named_layers(agent.config, spec.exclude, spec.allocation)
     found = {}
     for network, before in masks_of(agent.state).items():
-        rows = layers(before, exclude[network])
-        treedef: Any
-        leaves, treedef = jax.tree.flatten(before)
-        # What is excluded, or was pruned before, is no candidate.
-        candidates = treedef.unflatten([m * row.prunable for m, row in zip(leaves, rows, strict=True)])
+        candidates = _candidates(before, exclude[network])
         found[network] = stability(
             agent.state.params[network],
             (gathered[0][network], gathered[1][network]),
@@ -64,8 +68,57 @@ def saliency_stability(agent: Agent, buffer: ReplayBuffer, spec: MaskSpec) -> di
     return found
 
 
-def _select_masks(agent: Agent, spec: MaskSpec, gathered: dict[str, Any]) -> dict[str, Mask]:
-    """Make the masks from what was gathered over batches, by network; nothing where the criterion needs none."""
+def _candidates(before: Mask, exclude: Sequence[str]) -> Mask:
+    """Mark the weights that can be pruned. Excluded and already pruned weights are not candidates."""
+    rows = layers(before, exclude)
+    treedef: Any
+    leaves, treedef = jax.tree.flatten(before)
+    candidates: Mask = treedef.unflatten([np.asarray(m) * row.prunable for m, row in zip(leaves, rows, strict=True)])
+    return candidates
+
+
+class Scores(NamedTuple):
+    """How the scores of one network's weights are distributed."""
+
+    bins: list[Bin]
+    threshold: float | None  # log10 |score|; None where a higher score is pruned than one that is kept
+
+
+def score_histograms(
+    agent: Agent, spec: MaskSpec, gathered: Mapping[str, Any], masks: Mapping[str, Mask]
+) -> dict[str, Scores]:
+    """Count the weights that could be pruned by their score, by network.
+
+    Empty where a mask does not come from one ranking: scores that are drawn, of weights taken in many rounds, or inverted.
+
+    Args:
+        agent: the agent that the mask is made from.
+        spec: the mask's.
+        gathered: what `gather_statistics` returned.
+        masks: the masks that were made.
+    """
+    if spec.method in CONTROL_METHODS or spec.method.startswith(INVERTED):
+        return {}
+    row = criterion_named(spec.criterion, load=False)
+    if row.rounds > 1 or row.statistic == "flow":
+        return {}
+    exclude, _ = named_layers(agent.config, spec.exclude, spec.allocation)
+    found = {}
+    for network, before in masks_of(agent.state).items():
+        weights = named_leaves(apply_mask(agent.state.params[network], before))
+        statistics = named_leaves(gathered[network]) if gathered else weights
+        kept = named_leaves(masks[network])
+        chosen = {n: np.asarray(leaf) != 0 for n, leaf in named_leaves(_candidates(before, exclude[network])).items()}
+        scored = scores_by(row.score)(weights, statistics)
+        scores = [np.asarray(scored[n])[chosen[n]] for n in weights]
+        stays = [(np.asarray(kept[n]) != 0)[c] for n, c in chosen.items()]
+        if any(len(s) for s in scores):
+            found[network] = Scores(score_histogram(scores, stays), threshold(scores, stays))
+    return found
+
+
+def select_masks(agent: Agent, spec: MaskSpec, gathered: Mapping[str, Any]) -> dict[str, Mask]:
+    """Make the masks from gradient statistics by network; empty if the criterion needs none."""
     params = agent.state.params
     before: dict[str, Any] = masks_of(agent.state) if spec.previous else dict.fromkeys(params)
     shuffled = spec.method == "shuffled"
@@ -86,8 +139,8 @@ def _select_masks(agent: Agent, spec: MaskSpec, gathered: dict[str, Any]) -> dic
             next(iter(spec.sparsity.networks.values())),
             criterion,
             loss=synaptic_flow,
-            batches=[jnp.ones(())],
-            gradients=gathered or None,
+            batches=[np.ones((), np.float32)],
+            gradients=dict(gathered) or None,
             allocation=by_layer or spec.allocation,  # type: ignore[arg-type]
             exclude=every,
             prev_mask=before if spec.previous else None,
@@ -101,7 +154,7 @@ def _select_masks(agent: Agent, spec: MaskSpec, gathered: dict[str, Any]) -> dic
                 spec.sparsity[network],
                 criterion,
                 loss=synaptic_flow,
-                batches=[jnp.ones(())],
+                batches=[np.ones((), np.float32)],
                 gradients=gathered.get(network),
                 key=keys[network],
                 allocation=allocation[network],
@@ -119,12 +172,12 @@ def _select_masks(agent: Agent, spec: MaskSpec, gathered: dict[str, Any]) -> dic
 def named_layers(
     agent: AgentConfig, exclude: Sequence[str], allocation: Allocation = "global"
 ) -> tuple[dict[str, list[str]], dict[str, Any]]:
-    """Say for each network which of its layers stay dense, and what its allocation is, both by layers' whole names.
+    """Return for each network the full names of its excluded layers, and its allocation by full layer names.
 
-    A name is any part of a layer's path from its network on: `layer_0`, `q1/output`, `q/layer_1`.
+    A given name is any part of a layer's path, including its network: `layer_0`, `q1/output`, `q/layer_1`.
 
     Raises:
-        InputError: a name is no layer's (naming the layers there are).
+        InputError: a layer name is unknown (lists the layers).
     """
     algorithm = agent.build(Spaces(1, 1, agent.DISCRETE))
     state = jax.eval_shape(lambda: algorithm.init(jax.random.key(0)))

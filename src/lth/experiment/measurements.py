@@ -1,8 +1,9 @@
-"""What is recorded of each run besides its results: `analysis.csv`, tidy rows of network, layer, metric, value."""
+"""The analysis of each run: `analysis.csv` with tidy rows of network, layer, metric, value."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,17 +18,19 @@ from ..replay import ReplayBuffer
 from ..types import Mask
 from . import store
 from .journal import last_file, replay_file
-from .masking import saliency_stability
+from .masking import Scores, gather_statistics, saliency_stability, score_histograms
 from .spec import DenseSpec, MaskSpec, TicketSpec, takes_gradients
 from .start import load_source
 from .store import AnalysisRow
 
 READS = "reads"
-"""The metric of an input: `reads[3]`, the effective weights of the first layer that stand at input 3."""
+"""The metric of an input: `reads[3]` is the number of effective first-layer weights of input 3."""
+SCORES = "scores_"
+"""The prefix of histogram metrics: `scores_kept[-2.4]` counts the kept weights with a score of 10^-2.4 to 10^-2.2."""
 
 
 def mask_rows(masks: dict[str, Mask]) -> list[AnalysisRow]:
-    """Count kept and effective weights of each layer and network, constant and unheard units, and what each input feeds."""
+    """Count kept and effective weights, constant and unheard units, for each layer and network, and the weights of each input."""
     rows: list[AnalysisRow] = []
     for network, mask in masks.items():
         found = layers(mask)
@@ -57,7 +60,7 @@ def mask_rows(masks: dict[str, Mask]) -> list[AnalysisRow]:
 
 
 def agent_rows(agent: Agent) -> list[AnalysisRow]:
-    """Return `mask_rows` of the masks under which an agent trains, and its dead and dormant units on its replay buffer."""
+    """Return `mask_rows` of an agent's masks, and its dead and dormant units on its replay buffer."""
     rows = mask_rows(masks_of(agent.state))
     if agent.replay_buffer is None:
         return rows
@@ -75,7 +78,7 @@ def _whole_and_parts(found: dict[str, Units]) -> Iterator[tuple[str, Sequence[Un
 
 
 def stability_rows(found: dict[str, Stability]) -> list[AnalysisRow]:
-    """Lay out how stable each network's ranking was."""
+    """Return the stability of each network's ranking as rows."""
     return [
         AnalysisRow(network, "", metric, value)
         for network, result in found.items()
@@ -88,11 +91,37 @@ def stability_rows(found: dict[str, Stability]) -> list[AnalysisRow]:
     ]
 
 
+def score_rows(found: dict[str, Scores]) -> list[AnalysisRow]:
+    """Lay out how many weights with such scores each network keeps and loses, and where it cuts."""
+    rows = []
+    for network, scores in found.items():
+        for low, pruned, kept in scores.bins:
+            for name, count in (("pruned", pruned), ("kept", kept)):
+                if count:
+                    rows.append(AnalysisRow(network, "", f"{SCORES}{name}[{low:.1f}]", count))
+        if scores.threshold is not None:
+            rows.append(AnalysisRow(network, "", "score_threshold", scores.threshold))
+    return rows
+
+
 def rows_of_mask(
-    masks: dict[str, Mask], agent: Agent, buffer: Callable[[], ReplayBuffer], spec: MaskSpec
+    masks: dict[str, Mask],
+    agent: Agent,
+    buffer: Callable[[], ReplayBuffer],
+    spec: MaskSpec,
+    gathered: Mapping[str, Any] | None = None,
 ) -> list[AnalysisRow]:
-    """Return `mask_rows`, and how stable the ranking was where it was made from gradients; `buffer` is called only then."""
-    rows = mask_rows(masks)
+    """Return `mask_rows`, the score histograms, and the stability of the ranking if the method uses gradients.
+
+    Args:
+        masks: the masks by network.
+        agent: the agent that they were made from.
+        buffer: returns its replay buffer; called only if the method uses gradients.
+        spec: the spec of the mask.
+        gathered: the result of `gather_statistics`; computed if None.
+    """
+    gathered = gather_statistics(agent, buffer, spec) if gathered is None else gathered
+    rows = mask_rows(masks) + score_rows(score_histograms(agent, spec, gathered, masks))
     if takes_gradients(spec.method) and spec.num_gradient_batches > 1:
         rows += stability_rows(saliency_stability(agent, buffer(), spec))
     return rows
@@ -100,10 +129,10 @@ def rows_of_mask(
 
 @in_float32
 def measured(root: Path, spec: DenseSpec | MaskSpec | TicketSpec) -> list[AnalysisRow]:
-    """Return what `analysis.csv` says of a finished run; for a run of an earlier version it is made now.
+    """Return the rows of a finished run's `analysis.csv`, which is created now for runs of earlier versions.
 
     Raises:
-        InputError: the run is not there, or a file was altered; or the rows cannot be the analysis of such a run.
+        InputError: the run does not exist, a file was altered, or the rows are inconsistent.
     """
     run = root / spec.path
     if not (run / store.ANALYSIS).exists():
@@ -111,19 +140,19 @@ def measured(root: Path, spec: DenseSpec | MaskSpec | TicketSpec) -> list[Analys
             agent, source = load_source(root, spec), root / (spec.previous or spec.dense).path
             masks = store.load_mask(last_file(root, spec))
             rows = mask_rows(masks)
-            if replay_file(source).exists():
+            if replay_file(source).exists() or not takes_gradients(spec.method):
                 rows = rows_of_mask(masks, agent, lambda: store.load_replay_buffer(source), spec)
         else:
             rows = agent_rows(store.load(run).agent)
         store.save_analysis(run, rows)
     rows = store.read_analysis(run)
     if wrong := _inconsistency(rows, spec.dense.agent.NETWORKS):
-        raise InputError(f"the analysis {run / store.ANALYSIS} is damaged ({wrong}). Delete it, and it is made anew.")
+        raise InputError(f"the analysis '{run / store.ANALYSIS}' is damaged ({wrong}). Delete it to recreate it.")
     return rows
 
 
 def _inconsistency(rows: Sequence[AnalysisRow], networks: Sequence[str]) -> str:
-    """Return what is wrong with an analysis: a number that is not finite, or weights that do not add up; else nothing."""
+    """Return the first inconsistency of an analysis (a number that is not finite, or wrong sums), or an empty string."""
     for row in rows:
         if not math.isfinite(row.value):
             return f"{row.metric} of {row.network} {row.layer} is not finite"

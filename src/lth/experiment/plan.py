@@ -1,4 +1,4 @@
-"""Which runs a config asks for, and why: the grid, computed once and handed to whatever needs it."""
+"""The plan: all runs of a config, and the rows of its results."""
 
 import functools
 from collections import Counter
@@ -18,31 +18,36 @@ from .tasks import spaces_of_task
 
 
 class Row(NamedTuple):
-    """One row of the results for one seed: what is asked for, and the run that answers."""
+    """One row of the results for one seed, and its run."""
 
-    method: str  # empty where a control serves all methods
+    method: str  # empty if a control applies to all methods
     control: str  # empty for a ticket
-    sparsity: str  # empty where nothing is pruned
+    sparsity: str  # empty if nothing is pruned
     rewind: str
     run: DenseSpec | TicketSpec
-    dense: DenseSpec  # what it is judged against
+    dense: DenseSpec  # the baseline
+
+
+def label(method: str, control: str) -> str:
+    """Name a row for people: `taylor`, `random (control)`, `taylor + reinit`, `random-erk`."""
+    return f"{method} (control)" if method in CONTROL_METHODS else " + ".join(filter(None, (method, control)))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a config asks for. Nothing in it depends on what is on the disk."""
+    """All runs of a config. Does not depend on files on disk."""
 
     config: Config
     specs: tuple[Spec, ...]
-    """Every run once, after those that it needs."""
+    """All runs without duplicates, each after its dependencies."""
     rows: tuple[Row, ...]
-    """The rows of the results, seed by seed."""
+    """The rows of the results, ordered by seed."""
     comparisons: tuple[ConnectivitySpec, ...]
-    """What `analysis.connectivity` asks for."""
+    """The comparisons of `analysis.connectivity`."""
     broken: Mapping[str, str] = field(default_factory=dict, compare=False)
-    """Tasks that cannot be trained on, and what is wrong with them: their runs fail at once."""
+    """Tasks that cannot be used, with the reason; their runs fail immediately."""
     notes: tuple[str, ...] = field(default=(), compare=False)
-    """What a person should know of its tasks before training begins."""
+    """Warnings about the tasks, shown before training starts."""
 
     @property
     def root(self) -> Path:
@@ -50,16 +55,16 @@ class Plan:
         return self.config.output_dir
 
     def only(self, pattern: str) -> "Plan":
-        """Return the part whose runs' paths match a pattern or contain it, with the runs that those need.
+        """Return the runs whose paths match or contain a pattern, and their dependencies.
 
         Raises:
-            InputError: no path does.
+            InputError: no path matches.
         """
         paths = {spec: str(spec.path) for spec in self.specs}
         wanted = {spec for spec, path in paths.items() if fnmatchcase(path, pattern) or pattern in path}
         if not wanted:
             raise InputError(
-                f"--only {pattern}: no run's path matches. Paths look like {paths[self.specs[-1]]!r}: see `lth status --paths`"
+                f"--only '{pattern}' matches no run. Paths look like {paths[self.specs[-1]]!r}; list them with `lth status --paths`"
             )
         for spec in reversed(self.specs):
             if spec in wanted:
@@ -73,13 +78,13 @@ def plan(
     broken: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
 ) -> Plan:
-    """Enumerate the runs of a config; starts no simulator where the output directory has seen the tasks before.
+    """Enumerate the runs of a config. Starts no simulator if the output directory records the tasks.
 
     Args:
-        config: the experiment, with `training.backend` as `backend.recorded` or `backend.settle` returns it.
-        spaces: the spaces of a task, for controls that change the networks' sizes.
-        broken: tasks that cannot be trained on, and what is wrong with them.
-        notes: what a person should know of the tasks.
+        config: the experiment, with `training.backend` from `backend.recorded` or `backend.resolve_backend`.
+        spaces: returns the spaces of a task, for controls that change the sizes of networks.
+        broken: tasks that cannot be used, with the reason.
+        notes: warnings about the tasks.
 
     Raises:
         InputError: a control does not fit the algorithm.
@@ -108,7 +113,7 @@ def plan(
 
 
 def sparsity_paths(config: Config) -> list[list[Sparsity]]:
-    """Return the sparsities to reach, each with those of the rounds before: after k rounds of rate p, 1 - (1 - p)^k."""
+    """Return, for each target, the sparsities after each round: after k rounds of rate p, 1 - (1 - p)^k."""
     pruning = config.pruning
     rounds = range(1, pruning.rounds + 1)
     if pruning.rate is not None:
@@ -136,7 +141,7 @@ class _Cell:
         prefixes = {(path[i].label(), tuple(path[: i + 1])) for path in self.paths for i in range(len(path))}
         reached = Counter(label for label, _ in prefixes)
         self.twice = {label for label, count in reached.items() if count > 1}
-        """Sparsities that are reached on several ways, by other rounds before."""
+        """Sparsities that are reached on several paths, with different earlier rounds."""
         self.controls = {name: control_named(name) for name in self.pruning.controls}
 
     def rows(self) -> Iterator[Row]:
@@ -147,7 +152,7 @@ class _Cell:
                 for method in self.pruning.methods:
                     yield from self._method_rows(method, path, rewind)
                 for name, control in self._controls("sparsity").items():
-                    yield self._row("", rewind, self._controlled("", control, name, path, rewind), name, path[-1])
+                    yield self._row("", rewind, self._control_run("", control, name, path, rewind), name, path[-1])
 
     def _controls(self, each: str) -> dict[str, Control]:
         return {name: control for name, control in self.controls.items() if control.each == each}
@@ -158,7 +163,7 @@ class _Cell:
         return Row(method, control, sparsity.label() if sparsity else "", str(rewind), run, self.dense)
 
     def _method_rows(self, method: str, path: list[Sparsity], rewind: Any) -> Iterator[Row]:
-        """A method's tickets, one for each round; its controls; and its masks from other tasks."""
+        """Yield a method's tickets, one per round, its controls, and its masks from other tasks."""
         if method in SCHEDULED_METHODS:
             ticket = scheduled_spec(self.config, self.dense, method, path[-1], rewind)
             yield self._row(method, rewind, ticket, sparsity=path[-1])
@@ -166,12 +171,12 @@ class _Cell:
         chain = self._masks(self.dense, method, path, rewind)
         for i, mask in enumerate(chain, 1):
             row = self._row(method, rewind, self._ticket(mask, rewind), sparsity=mask.sparsity)
-            # 0.9 on the way to 0.99 is another ticket than 0.9 that was asked for.
+            # 0.9 on the path to 0.99 is a different ticket than the target 0.9.
             between = i < len(chain) and mask.sparsity.label() in self.twice
             yield row._replace(sparsity=f"{row.sparsity} (round {i} of {len(chain)})") if between else row
         if method not in CONTROL_METHODS:
             for name, control in self._controls("method").items():
-                run = self._controlled(method, control, name, path, rewind)
+                run = self._control_run(method, control, name, path, rewind)
                 yield self._row(method, rewind, run, name, path[-1])
         for source in self.sources:
             mask = self._masks(source, method, path, rewind)[-1]
@@ -187,7 +192,7 @@ class _Cell:
         return ticket_spec(self.config, self.dense, mask, rewind, control, **more)
 
     def _masks(self, dense: DenseSpec, method: str, path: list[Sparsity], rewind: Any) -> list[MaskSpec]:
-        """The mask of each round, each made from the ticket of the round before. Control methods take one round."""
+        """Return the mask of each round, made from the ticket of the previous round. Control methods use one round."""
         if method in CONTROL_METHODS:
             return [mask_spec(self.config, dense, method, path[-1])]
         masks: list[MaskSpec] = []
@@ -196,15 +201,15 @@ class _Cell:
             masks.append(mask_spec(self.config, dense, method, sparsity, previous))
         return masks
 
-    def _controlled(
+    def _control_run(
         self, method: str, control: Control, name: str, path: list[Sparsity], rewind: Any
     ) -> DenseSpec | TicketSpec:
-        """The run of a control that belongs to a method, or to a sparsity."""
+        """Return the run of a control for a method or a sparsity."""
         sparsity = path[-1]
         if control.agent:
             exclude = self.pruning.exclude
             agent = control.agent(self.dense.agent, self.spaces(self.dense.task), sparsity.networks, exclude)
-            # Trained here, whoever trained the dense agent.
+            # Trained here even if the dense agent was adopted.
             training = self.dense.training.model_copy(update={"adopted": None})
             update = {"agent": agent, "training": training, "role": f"{name} {sparsity.label()}"}
             return self.dense.model_copy(update=update)
@@ -217,7 +222,7 @@ class _Cell:
         return self._ticket(mask, rewind, name if control.start or control.fresh_noise else "")
 
     def comparisons(self, rows: list[Row]) -> Iterator[ConnectivitySpec]:
-        """What `analysis.connectivity` asks for: between tickets, never of controls."""
+        """Yield the comparisons of `analysis.connectivity`: between tickets, without controls."""
         asked, dense = self.config.analysis, self.dense
 
         def compare(kind: str, one: DenseSpec | TicketSpec, other: TicketSpec) -> ConnectivitySpec:
@@ -232,8 +237,8 @@ class _Cell:
         for (rewind, _), found in groups.items():
             if "noise" in asked.connectivity and rewind not in restarted:
                 restarted.add(rewind)
-                again = self._ticket(None, found[0][1].rewind_steps, "retrained")
-                yield compare("noise", dense, again)
+                retrained = self._ticket(None, found[0][1].rewind_steps, "retrained")
+                yield compare("noise", dense, retrained)
             for i, (row, ticket) in enumerate(found):
                 mask = ticket.mask
                 if "parent" in asked.connectivity:

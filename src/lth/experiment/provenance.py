@@ -1,4 +1,4 @@
-"""What a run was made with."""
+"""Record the software and hardware of a run."""
 
 import functools
 import platform

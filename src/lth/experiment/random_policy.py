@@ -11,7 +11,6 @@ from ..training import run_episodes
 from .journal import LOCK, locked
 from .spec import folder_name
 
-EPISODES = 200
 FILE = "returns.csv"
 _SEED = 0
 
@@ -29,8 +28,8 @@ def random_policy_file(root: Path, task: str) -> Path:
     return root / folder_name(task) / "random-policy" / FILE
 
 
-def measure_random_policy(root: Path, task: str, step_timeout: float | None = None) -> None:
-    """Run 200 evaluation episodes with uniformly random actions, unless that was done or another process is at it.
+def measure_random_policy(root: Path, task: str, episodes: int = 200, step_timeout: float | None = None) -> None:
+    """Run evaluation episodes with uniformly random actions, unless that was done or another process is at it.
 
     The episodes are those that agents are evaluated on, and those that follow; the actions come from a Generator of seed 0.
 
@@ -47,9 +46,9 @@ def measure_random_policy(root: Path, task: str, step_timeout: float | None = No
         env = envs.make(task, _SEED, envs.EVALUATE, step_timeout=step_timeout)
         spaces, rng = envs.spaces_of(env), np.random.default_rng(_SEED)
 
-        found = run_episodes(lambda observation: spaces.random_actions(rng, 1), env, EPISODES)
+        found = run_episodes(lambda observation: spaces.random_actions(rng, 1), env, episodes)
         env.close()
-        successes = found.successes or [float("nan")] * EPISODES
+        successes = found.successes or [float("nan")] * episodes
         rows = [Episode(i, *both) for i, both in enumerate(zip(found.returns, successes, strict=True))]
         write_whole(path, csv_bytes(Episode._fields, rows), checksum=False)
 

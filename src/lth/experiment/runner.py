@@ -1,4 +1,4 @@
-"""All runs of a config, side by side, each after those that it needs; what is finished is not done again."""
+"""Execute all runs of a config in parallel, each after its dependencies. Finished runs are skipped."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
     from .cluster import RayPool
 
 MAX_KILLS = 50
-"""A run whose process is killed so often without having come further is given up."""
+"""The number of kills without progress after which a run fails."""
 
 
 def run_plan(
     plan: Plan, display: Display, whole: bool = True, ended: Callable[[Outcome], None] = lambda outcome: None
 ) -> list[Outcome]:
-    """Make all runs of a plan that are not there yet, `config.workers` at a time.
+    """Execute all unfinished runs of a plan, `config.workers` at a time.
 
-    A run whose training fails is tried again as often as `config.retries` says, and then does not stop the others, except
-    those that need it. With `whole` the plan is all of a config, and the output directory is locked for this command alone.
-    `ended` is called with the outcome of each run: first of those that were there before.
+    A failed run is retried up to `config.retries` times. If it still fails, only the runs that depend on it are skipped. With
+    `whole` the plan covers all of a config, and the output directory is locked exclusively. `ended` is called with the outcome of
+    each run, first for runs that were already finished.
 
     Raises:
-        InputError: the folder cannot be written, or another command is at work in it; what was finished stays.
+        InputError: the folder is not writable, or another command uses it. Finished runs are kept.
     """
     with journal.locked(plan.root / journal.LOCK, shared=not whole) as have:
         if not have:
             raise InputError(
-                f"another `lth run` is at work in {plan.root}. Wait for it, or give this one an output_dir of its own. "
-                "(Several may share a folder if each is given its part by --only.)"
+                f"another `lth run` is using '{plan.root}'. Wait for it to finish, or set another output_dir. "
+                "(Several commands may share a folder if each uses --only.)"
             )
         if whole:
-            for partial in plan.root.glob(".*.partial"):  # of a command that was killed
+            for partial in plan.root.glob(".*.partial"):  # left by a killed command
                 partial.unlink(missing_ok=True)
         return _run_all(plan, options_of(plan.config), display, ended)
 
@@ -64,7 +64,7 @@ def _run_all(plan: Plan, options: RunOptions, display: Display, ended: Callable[
             continue
         if made_before:
             journal.remove_leftovers(plan.root / spec.path)
-            end(Outcome(spec, "kept", 0.0))
+            end(Outcome(spec, "kept", journal.read_timings(plan.root / spec.path).get("total", 0.0)))
         elif spec.task in plan.broken and isinstance(spec, DenseSpec):
             end(Outcome(spec, "failed", 0.0, plan.broken[spec.task]))
         else:
@@ -79,11 +79,11 @@ def _run_all(plan: Plan, options: RunOptions, display: Display, ended: Callable[
     try:
         news = True
         while waiting or running:
-            if news:  # not after every step: to compare hundreds of specs takes a while
+            if news:  # not after every step, because comparing hundreds of specs takes time
                 news = False
                 for spec in [spec for spec in waiting if lost & set(spec.needs())]:
                     waiting.remove(spec)
-                    end(Outcome(spec, "skipped", 0.0, "what it starts from failed"))
+                    end(Outcome(spec, "skipped", 0.0, "a run that it depends on failed"))
                     news = True
                 for spec in [spec for spec in waiting if made.issuperset(spec.needs())][: pool.free]:
                     waiting.remove(spec)
@@ -105,12 +105,12 @@ def _run_all(plan: Plan, options: RunOptions, display: Display, ended: Callable[
                     end(Outcome(event.spec, "done", event.data["seconds"]))
                     continue
                 message = event.data["message"]
-                if event.kind == "failed" and "traceback" not in event.data:  # its process could not say so itself
+                if event.kind == "failed" and "traceback" not in event.data:  # its process could not record it
                     line = {"time": journal.now(), "message": message, "traceback": ""}
                     journal.append_line(plan.root / event.spec.path / journal.FAILURES, line)
                 if event.kind == "unwritable":
                     raise InputError(f"{event.spec.title()}: {message}")
-                if event.kind == "unusable":  # it would be again
+                if event.kind == "unusable":  # a retry would fail too
                     end(Outcome(event.spec, "failed", event.data["seconds"], message))
                     continue
                 count, most = (kills, MAX_KILLS) if event.kind == "killed" else (failures, plan.config.retries)
@@ -119,7 +119,7 @@ def _run_all(plan: Plan, options: RunOptions, display: Display, ended: Callable[
                     end(Outcome(event.spec, "failed", event.data.get("seconds", 0.0), message))
                 else:
                     waiting.insert(0, event.spec)
-                    display.note(event.spec, f"{message}; it is started again")
+                    display.note(event.spec, f"{message}; retrying")
     finally:
         pool.close()
     return outcomes

@@ -1,8 +1,8 @@
-"""The frozen description of one run, and the name that follows from it.
+"""The immutable specification of a run, and its directory name.
 
-spec -> canonical JSON -> SHA-256 -> directory. Fields at their default are left out of the hash, so a new field does not
-orphan old runs; a default therefore never changes unless SPEC_VERSION, which is hashed, is raised. Which runs a config asks
-for is in plan.py.
+spec -> canonical JSON -> SHA-256 -> directory. Fields at their default are omitted from the hash, so that a new field does not
+orphan old runs. A default therefore never changes unless SPEC_VERSION, which is hashed, is raised. plan.py enumerates the runs of
+a config.
 """
 
 import functools
@@ -38,7 +38,7 @@ SPEC_VERSION = 4
 
 
 class Sizes(NamedTuple):
-    """Bytes of what a run writes."""
+    """Sizes in bytes of a run's files."""
 
     checkpoint: int
     mask: int
@@ -46,7 +46,7 @@ class Sizes(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What it takes to make a run; masks and comparisons train for no environment steps."""
+    """The cost of a run. Masks and comparisons do not train."""
 
     env_steps: int = 0
     updates: int = 0
@@ -54,13 +54,13 @@ class Cost(NamedTuple):
 
 
 class _Part(BaseModel):
-    """Anything that is hashed as part of a spec. Two are equal if their canonical JSON is."""
+    """A hashed part of a spec. Two parts are equal if their canonical JSON is equal."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @functools.cached_property
     def _parts(self) -> dict[str, str]:
-        """The canonical JSON of each field that is not at its default. Parts that several specs share are written once."""
+        """The canonical JSON of each field that is not at its default. Shared parts are serialized once."""
         parts = {name: value for name, value in self if isinstance(value, _Part)}
         plain = self.model_dump(mode="json", exclude_defaults=True, exclude=set(parts))
         return {name: _dump(value) for name, value in plain.items()} | {n: part.text for n, part in parts.items()}
@@ -77,7 +77,7 @@ class _Part(BaseModel):
         return self is other or (type(self) is type(other) and self.text == other.text)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Copy with changes; what was computed from the fields is left behind."""
+        """Copy with changes; cached properties are dropped."""
         copied = super().model_copy(update=update, deep=deep)
         for name in copied.__dict__.keys() - type(self).model_fields.keys():
             del copied.__dict__[name]
@@ -93,9 +93,9 @@ def _join(parts: Mapping[str, str]) -> str:
 
 
 class _Spec(_Part):
-    """A run."""
+    """The base class of run specs."""
 
-    if TYPE_CHECKING:  # each kind of run has these, as a field or a property
+    if TYPE_CHECKING:  # all subclasses have these as a field or a property
 
         @property
         def stage(self) -> Any: ...
@@ -119,7 +119,7 @@ class _Spec(_Part):
         return Path(folder_name(self.task), f"seed{self.seed}", folder_name(name))
 
     def words(self) -> list[str]:
-        """Name it among the runs of one task and seed, in titles and directories."""
+        """Return the words that identify the run among those of its task and seed, for titles and directories."""
         return []
 
     @property
@@ -129,24 +129,24 @@ class _Spec(_Part):
 
     @property
     def env_steps(self) -> int:
-        """How many environment steps it trains for."""
+        """The number of environment steps that it trains for."""
         return 0
 
     @property
     def updates(self) -> int:
-        """How many updates it makes."""
+        """The number of its updates."""
         return total_updates(self.dense.training, self.start) if self.env_steps else 0
 
     def cost(self, sizes: Sizes) -> Cost:
-        """Return what it takes to make it, given the sizes of its agent."""
+        """Return the cost of the run, given the file sizes of its agent."""
         return Cost()
 
 
 class _Trained(_Spec):
-    """A run that trains an agent, and keeps its start, its end and its replay buffer."""
+    """A run that trains an agent. It saves its initial state, its final state and its replay buffer."""
 
     def cost(self, sizes: Sizes) -> Cost:
-        """Return what it takes to make it, given the sizes of its agent."""
+        """Return the cost of the run, given the file sizes of its agent."""
         rows = replay_capacity(self.dense.agent, self.dense.training)
         return Cost(self.env_steps, self.updates, (2 * sizes.checkpoint + sizes.transition * rows) / 1e6)
 
@@ -165,7 +165,7 @@ class _OfDense(_Spec):
         return int(self.dense.seed)
 
     def title(self) -> str:
-        """Say in a few words which run this is."""
+        """Return a short title of the run."""
         kind = [] if self.stage == "ticket" else [self.stage]
         return " ".join([f"{self.task} seed {self.seed}", *kind, *self.words()])
 
@@ -178,10 +178,10 @@ class DenseSpec(_Trained):
     seed: int
     training: TrainingConfig
     agent: SerializeAsAny[AgentConfig]
-    """Written under the name of its algorithm: `"sac": {...}`."""
+    """Serialized under the name of its algorithm: `"sac": {...}`."""
     evaluation: EvaluationConfig
     role: str = Field(default="dense", exclude=True)
-    """What it is for, in titles: `dense`, or `small-dense 0.9`. No part of its identity."""
+    """Its role in titles: `dense`, or `small-dense 0.9`. Not part of its identity."""
 
     @model_validator(mode="before")
     @classmethod
@@ -190,7 +190,7 @@ class DenseSpec(_Trained):
             return fields
         names = [name for name in fields if name not in cls.model_fields]
         if len(names) != 1:
-            raise ValueError(f"it needs one algorithm, and has {', '.join(names) or 'none'}")
+            raise ValueError(f"expected one algorithm, but got {', '.join(names) or 'none'}")
         (name,) = names
         agent = config_class(name).model_validate(fields[name])
         return {**{key: value for key, value in fields.items() if key != name}, "agent": agent}
@@ -208,27 +208,27 @@ class DenseSpec(_Trained):
 
     @property
     def env_steps(self) -> int:
-        """How many environment steps it trains for."""
+        """The number of environment steps that it trains for."""
         return self.training.env_steps
 
     def title(self) -> str:
-        """Say in a few words which run this is."""
+        """Return a short title of the run."""
         return f"{self.task} seed {self.seed} {self.role}"
 
     def needs(self) -> list["Spec"]:
-        """Return the runs that have to be there first."""
+        """Return the runs that it depends on."""
         return []
 
 
 Allocation = str | tuple[tuple[str, float], ...]
-"""How many weights each layer loses: by a rule's name, or by layers' names."""
+"""The allocation: a name, or sparsities by layer name."""
 
 INVERTED = "inverted-"
-"""Before a method's name: its scores are turned round, so that it prunes what it would keep."""
+"""The prefix of a method with negated scores, which prunes the most important weights."""
 
 
 class MaskSpec(_OfDense):
-    """A mask made from a dense agent by a method. What does not bear on the method is left at its default."""
+    """A mask made from a dense agent by a method. Fields that the method does not use keep their defaults."""
 
     stage: Literal["mask"] = "mask"
     dense: DenseSpec
@@ -238,25 +238,25 @@ class MaskSpec(_OfDense):
     num_gradient_batches: int = 100
     gradient_batch_size: int = 256
     allocation: Allocation = "global"
-    """Or sparsities by layers' names."""
+    """A name, or sparsities by layer name."""
     pool: str = "apart"
     previous: "TicketSpec | None" = None
-    """Iterative pruning: the ticket of the round before, which is scored in the place of the dense agent."""
+    """Iterative pruning: the ticket of the previous round, which is scored instead of the dense agent."""
 
     @property
     def criterion(self) -> str:
-        """The method by whose scores weights are told apart."""
+        """The criterion that scores the weights."""
         return self.method.removeprefix(INVERTED)
 
     @property
     def round(self) -> int:
-        """Which round of iterative pruning made it, from 1."""
+        """The round of iterative pruning, counted from 1."""
         before = self.previous.mask if self.previous else None
         return 1 + (before.round if isinstance(before, MaskSpec) else 0)
 
     @property
     def role(self) -> str:
-        """What it is for."""
+        """Its role."""
         return "mask"
 
     def needs(self) -> list["Spec"]:
@@ -264,57 +264,57 @@ class MaskSpec(_OfDense):
         return [self.previous or self.dense]
 
     def cost(self, sizes: Sizes) -> Cost:
-        """Return what it takes to make it, given the sizes of its agent."""
+        """Return the cost of the run, given the file sizes of its agent."""
         return Cost(megabytes=sizes.mask / 1e6)
 
     def words(self) -> list[str]:
-        """Name the mask: taylor 0.8; random erk 0.9; magnitude 0.488 round3."""
+        """Return the words that identify the mask: taylor 0.8; random erk 0.9; magnitude 0.488 round3."""
         words = [self.method, *allocation_words(self.allocation), *(["pooled"] if self.pool == "together" else [])]
         return [*words, self.sparsity.label(), *([f"round{self.round}"] if self.previous else [])]
 
 
 def allocation_words(allocation: Allocation) -> list[str]:
-    """Name an allocation, in titles and directories: the default needs no word."""
+    """Return the words for an allocation in titles and directories; none for the default."""
     if isinstance(allocation, str):
         return [allocation] if allocation != "global" else []
     return ["by", "layer"]
 
 
 class ScheduleSpec(_Part):
-    """What changes the masks while a ticket trains (`pruning.schedules`)."""
+    """A schedule that changes the masks during training (`pruning.schedules`)."""
 
     method: Literal["gradual", "set", "rigl"]
     sparsity: Sparsity
     every: int
-    """Updates between two changes."""
+    """Updates between changes."""
     until: float
-    """The share of the ticket's updates up to which they change."""
+    """The share of the ticket's updates after which the masks are fixed."""
     fraction: float = 0.0
-    """set and rigl: how much of each layer is replaced."""
+    """set and rigl: the share of each layer's kept weights that is replaced."""
     allocation: Allocation = "global"
     exclude: tuple[str, ...] = ()
 
     def words(self) -> list[str]:
-        """Name it, in titles and directories."""
+        """Return the words that identify it, for titles and directories."""
         return [self.method, *allocation_words(self.allocation), self.sparsity.label()]
 
 
 class FileMask(_Part):
-    """A mask that somebody else made: the file's content, and the sparsities that were counted in it."""
+    """A mask from a file: the hash of the file and the sparsities counted in it."""
 
     stage: Literal["file"] = "file"
     method: str
-    """`file`, or `custom` for what an edited _02_create_mask.py wrote."""
+    """`file`, or `custom` for a mask of an edited _02_create_mask.py."""
     sha256: str
     sparsity: Sparsity
 
     def words(self) -> list[str]:
-        """Name it, in titles and directories."""
+        """Return the words that identify it, for titles and directories."""
         return [self.method, self.sparsity.label()]
 
 
 class TicketSpec(_OfDense, _Trained):
-    """A ticket, or a control: the dense agent whose start it is put back to, and the mask it trains under."""
+    """A ticket or a control: the dense agent that is rewound, and the mask."""
 
     stage: Literal["ticket"] = "ticket"
     dense: DenseSpec
@@ -324,14 +324,14 @@ class TicketSpec(_OfDense, _Trained):
     rewind_steps: int | Literal["none"] = 0
     rewound: tuple[str, ...] = REWOUND
     control: str = ""
-    """A row of `CONTROLS`."""
+    """A key of `CONTROLS`, or a custom control."""
     weights: DenseSpec | None = None
-    """Whose start it is put back to, where that is another task's agent."""
+    """The agent that provides the initial weights, if it is another task's agent."""
     mismatch: Literal["error", "dense"] = "error"
 
     @property
     def start(self) -> int:
-        """The environment step that training starts from; fine-tuning leaves out the random steps."""
+        """The environment step at which training starts; fine-tuning skips the random steps."""
         if self.rewind_steps != "none":
             return self.rewind_steps
         training = self.dense.training
@@ -339,23 +339,23 @@ class TicketSpec(_OfDense, _Trained):
 
     @property
     def env_steps(self) -> int:
-        """How many environment steps it trains for: what remains of the dense agent's."""
+        """The number of environment steps that it trains for: the dense agent's steps from its rewind point."""
         return self.dense.training.env_steps - self.start
 
     @property
     def role(self) -> str:
-        """What it is for: `ticket`, or `control`."""
+        """Its role: `ticket` or `control`."""
         ignorant = isinstance(self.mask, MaskSpec) and self.mask.method in CONTROL_METHODS and not self.schedule
         return "control" if self.control or ignorant else "ticket"
 
     def mask_task(self) -> str | None:
-        """Name the task on which the mask was found, if that was another one."""
+        """Return the task on which the mask was made, if it is another task."""
         if isinstance(self.mask, MaskSpec) and self.mask.dense.task != self.dense.task:
             return self.mask.dense.task
         return None
 
     def words(self) -> list[str]:
-        """Name it, in titles and directories."""
+        """Return the words that identify it, for titles and directories."""
         named = self.schedule or self.mask
         words = named.words() if named else []
         words += [self.control] if self.control else []
@@ -366,17 +366,17 @@ class TicketSpec(_OfDense, _Trained):
         return [*words, *([f"rewind{self.rewind_steps}"] if self.rewind_steps else [])]
 
     def needs(self) -> list["Spec"]:
-        """Return the runs that have to be there first."""
+        """Return the runs that it depends on."""
         needs: list[Spec] = [self.dense, *([self.weights] if self.weights else [])]
         return [*needs, *([self.mask] if isinstance(self.mask, MaskSpec) else [])]
 
 
 class ConnectivitySpec(_OfDense):
-    """A comparison of two trained agents along the straight line between their weights."""
+    """Linear mode connectivity between two trained agents."""
 
     stage: Literal["connectivity"] = "connectivity"
     dense: DenseSpec
-    """Whose replay buffer the losses are taken on."""
+    """The dense run whose replay buffer is used for the losses."""
     kind: Literal["parent", "methods", "rounds", "noise"]
     one: DenseSpec | TicketSpec
     other: TicketSpec
@@ -385,15 +385,15 @@ class ConnectivitySpec(_OfDense):
 
     @property
     def role(self) -> str:
-        """What it is for."""
+        """Its role."""
         return "comparison"
 
     def needs(self) -> list["Spec"]:
-        """Return the agents that are compared, and the dense one whose replay buffer is used."""
+        """Return the runs of both agents, and the dense run whose replay buffer is used."""
         return list(dict.fromkeys([self.dense, self.one, self.other]))
 
     def words(self) -> list[str]:
-        """Name it, in titles and directories; of three kinds the one side follows from the other."""
+        """Return the words that identify it, for titles and directories. For three kinds, the second agent determines the first."""
         one = self.one.words() if self.kind == "methods" and isinstance(self.one, TicketSpec) else []
         return [self.kind, *one, *self.other.words()]
 
@@ -414,18 +414,18 @@ def folder_name(task: str) -> str:
 
 
 def parse_spec(fields: dict[str, Any]) -> Spec:
-    """Read a spec back from what `model_dump` returned.
+    """Parse a spec from the result of `model_dump`.
 
     Raises:
-        ValueError: these are not the fields of a spec.
+        ValueError: the fields are not those of a spec.
     """
     stage = fields.get("stage")
     if stage not in _KINDS:
-        raise ValueError(f"its stage is {stage!r}")
+        raise ValueError(f"its stage {stage!r} is unknown")
     return _KINDS[stage].model_validate(fields)
 
 
 def takes_gradients(method: str) -> bool:
-    """Return whether a method's masks are made from gradients over the replay buffer."""
+    """Return whether a method uses gradients over the replay buffer."""
     name = method.removeprefix(INVERTED)
     return (name in CRITERIA or ":" in name) and criterion_named(name, load=False).takes_gradients

@@ -1,4 +1,4 @@
-"""What a ticket starts from: the dense agent's early state, under its mask, with what a control or a schedule changes."""
+"""Build the initial state of a ticket: rewind the dense agent, apply the mask, then the control and the schedule."""
 
 import hashlib
 import zlib
@@ -27,26 +27,26 @@ from .spec import DenseSpec, FileMask, MaskSpec, TicketSpec
 
 
 def load_dense(root: Path, spec: DenseSpec, env_steps: int | None = None) -> Agent:
-    """Read a dense run's agent (without its replay buffer).
+    """Read a dense run's agent without its replay buffer.
 
     Raises:
-        InputError: there is none, naming the path and the command that makes it.
+        InputError: it does not exist; names the path and the command that makes it.
     """
     path = checkpoint_file(root / spec.path, env_steps)
     if not path.exists():
         raise InputError(
-            f"there is no dense run for {spec.task}, seed {spec.seed}: {path} is missing. Make it with "
+            f"there is no dense run for {spec.task}, seed {spec.seed}: '{path}' is missing. Create it with "
             f"`python scripts/_01_train_dense.py tasks={spec.task} seeds={spec.seed}` or "
-            "`lth run`, with the same config (another setting is another run)."
+            "`lth run`, with the same config (other settings are another run)."
         )
     return store.read_agent(root, spec, env_steps)
 
 
 def load_source(root: Path, spec: MaskSpec) -> Agent:
-    """Return the agent whose weights a mask is made from.
+    """Return the agent whose weights are scored.
 
     Raises:
-        InputError: there is none.
+        InputError: it does not exist.
     """
     return store.read_agent(root, spec.previous) if spec.previous else load_dense(root, spec.dense)
 
@@ -58,35 +58,35 @@ def initial_agent(spec: DenseSpec, spaces: Spaces) -> Agent:
 
 
 def check_mask_file(spec: TicketSpec, mask_file: Path | None) -> None:
-    """Raise InputError unless a ticket's mask is there, and is the one that the spec describes."""
+    """Raise InputError unless a ticket's mask exists and matches the spec."""
     if isinstance(spec.mask, MaskSpec) and not (mask_file and mask_file.exists()):
         raise InputError(no_mask(mask_file or Path(mask_name(spec.mask.method)), spec.mask))
     if isinstance(spec.mask, FileMask):
         assert mask_file is not None
         if hashlib.sha256(mask_file.read_bytes()).hexdigest() != spec.mask.sha256:
-            raise InputError(f"the mask {mask_file} changed while this ran; start again")
+            raise InputError(f"the mask '{mask_file}' changed during this command; run it again")
 
 
 def no_mask(path: Path, spec: MaskSpec) -> str:
-    """Say that a mask is missing, and which command makes it."""
+    """Return a message that a mask is missing, with the command that makes it."""
     if path.name == MASK and not spec.dense.agent.has_pair():
         return (
-            f"there is no mask at {path}. `lth run` with the same config makes it; of the scripts `_02b_create_mask_gradient.py` "
-            f"prunes {spec.dense.agent.NAME}, and its masks are used with --mask {MASK_GRADIENT}."
+            f"there is no mask at '{path}'. Create it with `lth run` and the same config. For {spec.dense.agent.NAME}, use the "
+            f"script `_02b_create_mask_gradient.py`, and its masks with --mask {MASK_GRADIENT}."
         )
     script = "_02b_create_mask_gradient.py" if path.name == MASK_GRADIENT else "_02_create_mask.py"
     return (
-        f"there is no mask at {path}. Make it with `python scripts/{script}`"
+        f"there is no mask at '{path}'. Create it with `python scripts/{script}`"
         f"{f' pruning.gradient_method={spec.method}' if path.name == MASK_GRADIENT else ''} or `lth run`, "
         "with the same config."
     )
 
 
 def ticket_start(root: Path, spec: TicketSpec, mask_file: Path | None) -> AgentState:
-    """Return the state that a ticket trains from: rewound, masked, and changed by its control and its schedule.
+    """Return the initial state of a ticket: rewound, masked, and modified by its control and its schedule.
 
     Raises:
-        InputError: the dense agent or the mask is missing or unusable, or they do not fit each other.
+        InputError: the dense agent or the mask is missing or invalid, or they do not fit each other.
     """
     state = rewound_state(root, spec)
     masks = masks_of(state)
@@ -101,7 +101,7 @@ def ticket_start(root: Path, spec: TicketSpec, mask_file: Path | None) -> AgentS
 
 
 def rewound_state(root: Path, spec: TicketSpec) -> AgentState:
-    """Return the dense agent's state at the rewind point, with what is not rewound taken from its end."""
+    """Return the dense agent's state at the rewind point; parts that are not rewound are taken from the final state."""
     last = load_dense(root, spec.dense).state
     at = None if spec.rewind_steps == "none" else spec.rewind_steps
     state = load_dense(root, spec.dense, at).state
@@ -128,14 +128,14 @@ def rewound_state(root: Path, spec: TicketSpec) -> AgentState:
 def _check_names(masks: dict[str, Mask], state: AgentState, path: Path) -> None:
     if set(masks) != set(state.params):
         raise InputError(
-            f"the mask {path} is of the networks {sorted(masks)}, and this agent has {sorted(state.params)}"
+            f"the mask '{path}' has the networks {sorted(masks)}, but this agent has {sorted(state.params)}"
         )
 
 
 def check_counts(masks: dict[str, Mask], spec: MaskSpec, path: Path) -> None:
-    """Raise InputError unless masks prune as many weights as the run that they are files of says.
+    """Raise InputError unless masks prune as many weights as their spec requires.
 
-    Counts by layers' names are the allocation's, and not checked.
+    Allocations by layer name are not checked.
     """
     if not isinstance(spec.allocation, str):
         return
@@ -150,19 +150,19 @@ def check_counts(masks: dict[str, Mask], spec: MaskSpec, path: Path) -> None:
     for network, count in pruned.items():
         if count != wanted[network]:
             raise InputError(
-                f"the mask {path} prunes {count} weights of the {network}, and {spec.title()} prunes {wanted[network]}: it "
-                f"was changed. Delete the folder {path.parent} to make it anew. A mask of your own is a file elsewhere: "
+                f"the mask '{path}' prunes {count} weights of the {network}, but {spec.title()} prunes {wanted[network]}: the file "
+                f"was modified. Delete the folder '{path.parent}' to recreate it. To use a custom mask, save it elsewhere and run "
                 "python scripts/_03_train_ticket.py --mask FILE"
             )
 
 
 def _fitted(mask: Mask, params: Params) -> Mask:
-    """Leave layers dense whose shapes are others than the mask's."""
+    """Leave a layer dense if its shape differs from the mask's."""
     return jax.tree.map(lambda m, p: m if m.shape == p.shape else jnp.ones_like(p), mask, params)
 
 
 def apply_control(spec: TicketSpec, state: AgentState, masks: dict[str, Mask]) -> AgentState:
-    """Put a state under the masks, as a ticket or as the control that `spec` names (docs/protocols.md)."""
+    """Apply the masks to a state, as a ticket or as the control of `spec` (docs/protocols.md)."""
     control = control_named(spec.control, load=False) if spec.control else Control()
     if control.mask == "none" and spec.mask is None:
         return state
@@ -176,7 +176,7 @@ def apply_control(spec: TicketSpec, state: AgentState, masks: dict[str, Mask]) -
 
 
 def attach_schedule(spec: TicketSpec, state: AgentState) -> AgentState:
-    """Put what changes the masks in training into the optimisers' states, where the spec asks for it."""
+    """Add the spec's schedule, if any, to the optimizer states."""
     schedule = spec.schedule
     if schedule is None:
         return state
@@ -184,7 +184,7 @@ def attach_schedule(spec: TicketSpec, state: AgentState) -> AgentState:
     exclude, allocation = named_layers(spec.dense.agent, schedule.exclude, schedule.allocation)
     opts = dict(state.opts)
     for network, about in spec.dense.agent.networks().items():
-        # A schedule counts the updates of its own network, which may be fewer than the agent's (a delayed policy).
+        # A schedule counts the updates of its network, which may be fewer than the agent's (delayed policy updates).
         params, every, until = state.params[network], _network_updates(schedule.every, about), last // about.period
         if schedule.method == "gradual":
             at = range(every, until + 1, every)
@@ -200,42 +200,42 @@ def attach_schedule(spec: TicketSpec, state: AgentState) -> AgentState:
 
 
 def _network_updates(updates: int, network: Network) -> int:
-    """Return how many of a network's own updates fill so many of the agent's, at least one."""
+    """Convert agent updates to updates of one network, at least one."""
     return -(-updates // network.period)
 
 
 def check_schedules(plan: Plan) -> None:
-    """Raise InputError where a ticket's mask is to change in training and never would."""
+    """Raise InputError if a ticket's schedule would never change its mask."""
     for row in plan.rows:
         if isinstance(row.run, TicketSpec) and row.run.schedule:
             last_change(row.run)
 
 
 def last_change(spec: TicketSpec) -> int:
-    """Return the update up to which a ticket's mask changes in training.
+    """Return the last update at which a ticket's mask may change.
 
     Raises:
-        InputError: it would never change.
+        InputError: the mask would never change.
     """
     schedule = spec.schedule
     assert schedule is not None
     updates = total_updates(spec.dense.training, spec.start)
     until = round(schedule.until * updates)
 
-    def never(network: Network) -> bool:  # gradual pruning changes its mask at the last update too
+    def never(network: Network) -> bool:  # gradual pruning also changes its mask at the last update
         return _network_updates(schedule.every, network) >= until // network.period + (schedule.method == "gradual")
 
     if any(map(never, spec.dense.agent.networks().values())):
         raise InputError(
-            f"{schedule.method} would never change its mask: it does so after every {schedule.every} updates "
-            f"(pruning.mask_every), up to update {until} of the ticket's {updates} (pruning.mask_until={schedule.until}). Lower "
-            "pruning.mask_every, or train for longer."
+            f"{schedule.method} would never change its mask: it changes every {schedule.every} updates "
+            f"(pruning.mask_every) up to update {until} of {updates} (pruning.mask_until={schedule.until}). Lower "
+            "pruning.mask_every, or train longer."
         )
     return until
 
 
 def rewound_buffer(root: Path, spec: TicketSpec, state: AgentState) -> ReplayBuffer:
-    """Return the replay buffer that a ticket starts with: empty, that of the rewind point, or the trained agent's."""
+    """Return a ticket's initial replay buffer: empty, from the rewind point, or from the trained agent."""
     dense, training = root / spec.dense.path, spec.dense.training
     capacity = replay_capacity(spec.dense.agent, training)
     algorithm = Agent(spec.dense.agent, state).algorithm
@@ -249,15 +249,15 @@ def rewound_buffer(root: Path, spec: TicketSpec, state: AgentState) -> ReplayBuf
     want = (*sizes, capacity, min(training.env_steps if at is None else at, capacity))
     if have != want:
         raise InputError(
-            f"the replay buffer {replay_file(dense, at)} is not this run's: the lengths of its "
-            f"observations and actions, its capacity and its size are {have}, and should be {want}"
+            f"the replay buffer '{replay_file(dense, at)}' does not fit this run: its observation length, action length, capacity "
+            f"and size are {have}, but should be {want}"
         )
     buffer.state = buffer.full_state()
     return buffer
 
 
 def empty_buffer(algorithm: Algorithm, spec: DenseSpec) -> ReplayBuffer:
-    """Return a replay buffer without transitions, of the run's capacity."""
+    """Return an empty replay buffer with the run's capacity."""
     spaces = algorithm.spaces
     replay = init_replay(replay_capacity(spec.agent, spec.training), spaces.observation_dim, spaces.action_width)
     return ReplayBuffer(replay, spaces.observation_dim, spec.seed, discrete=spaces.discrete)

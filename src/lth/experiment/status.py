@@ -12,11 +12,13 @@ from .spec import DenseSpec, Spec, TicketSpec
 
 
 class Outcome(NamedTuple):
-    """How one run came out."""
+    """How one run ended."""
 
     spec: Spec
-    status: Literal["done", "kept", "failed", "skipped"]  # kept: it was there already; skipped: what it needs failed
-    seconds: float
+    status: Literal[
+        "done", "kept", "failed", "skipped"
+    ]  # kept: finished before; skipped: a run that it depends on failed
+    seconds: float  # of this attempt; of a kept run, of all its training
     message: str = ""
 
 

@@ -1,24 +1,23 @@
-"""The files of a run's results: how they are written and read. `journal` says which of them there are.
+"""Write and read the result files of a run. `journal` names the files.
 
-A dense run or ticket is finished when its `checkpoint.safetensors` is there, a mask when its .pkl is; each is written
-last. Whatever depends on the clock stays in `timings.json`, so that all other files repeat to the byte.
+A dense run or ticket is finished when its `checkpoint.safetensors` exists, a mask when its .pkl exists; these are written last.
+Only `CLOCK_FILES` depend on time, so all other files are reproducible to the byte.
 """
 
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..algorithms.base import Agent, AgentState
 from ..algorithms.checkpoint import dump_agent, load_agent, load_agent_and_more
 from ..algorithms.tickets import masks_of
-from ..config import Sparsity, replay_capacity
+from ..config import LAST_RUN, Sparsity, replay_capacity
 from ..errors import InputError
 from ..files import csv_bytes, dump_pickle, load_pickle, read_json, read_rows, write_sealed, write_whole
 from ..precision import in_float32
@@ -30,11 +29,13 @@ from .journal import (
     CONNECTIVITY,
     FAILURES,
     LOCK,
+    METRICS,
     PROGRESS,
     RESUME,
     SPEC,
     TIMINGS,
     VERIFIED,
+    MetricRow,
     check_spec,
     checkpoint_file,
     mask_name,
@@ -46,17 +47,16 @@ from .provenance import provenance
 from .question import QUESTION_FILE
 from .spec import SPEC_VERSION, DenseSpec, FileMask, MaskSpec, Spec, TicketSpec, parse_spec
 
-METRICS = "metrics.csv"
 ANALYSIS = "analysis.csv"
 PROVENANCE = "provenance.json"
 EVENTS = "events"
 TABLE_MEMORY = ".tidy.json"
-CLOCK_FILES = (QUESTION_FILE, TIMINGS, ATTEMPTS, FAILURES, PROGRESS, LOCK, VERIFIED, EVENTS, TABLE_MEMORY)
-"""What depends on the clock or on what happened to a run; all else repeats to the byte."""
+CLOCK_FILES = (QUESTION_FILE, LAST_RUN, TIMINGS, ATTEMPTS, FAILURES, PROGRESS, LOCK, VERIFIED, EVENTS, TABLE_MEMORY)
+"""Files that depend on time, on the command or on interruptions; all others are reproducible to the byte."""
 
 
 class Run(NamedTuple):
-    """A run read back: the agent, the replay buffer it learned from, and its masks by network."""
+    """A loaded run: the agent, its replay buffer, and its masks by network."""
 
     agent: Agent
     replay_buffer: ReplayBuffer | None
@@ -64,15 +64,15 @@ class Run(NamedTuple):
 
 
 def open_run(root: Path, spec: Spec) -> Path:
-    """Make a run's directory, record what it is, and return it.
+    """Create a run's directory, write its spec, and return the directory.
 
     Raises:
-        InputError: the directory holds a run of another specification, or cannot be written.
+        InputError: the directory contains another run, or is not writable.
     """
     run = root / spec.path
     if (run / SPEC).exists():
         check_spec(run, spec)
-    for partial in run.glob(".*.partial"):  # of a process that was killed
+    for partial in run.glob(".*.partial"):  # left by a killed process
         partial.unlink(missing_ok=True)
     _write_json(run / SPEC, {"spec_version": SPEC_VERSION, **spec.model_dump(mode="json")})
     _write_json(run / PROVENANCE, provenance())
@@ -84,10 +84,10 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def save_agent(run: Path, spec: DenseSpec | TicketSpec, state: AgentState, env_steps: int | None = None) -> None:
-    """Write a checkpoint, which says whose it is.
+    """Write a checkpoint, which records the spec of its run.
 
     Raises:
-        TrainingError: a number of it is not finite, so that it could not be read again.
+        TrainingError: the state contains NaN or infinity.
     """
     about = {"task": spec.task, "spec": spec.sha256}
     write_whole(checkpoint_file(run, env_steps), dump_agent(spec.dense.agent, state, about))
@@ -98,7 +98,7 @@ def read_agent(root: Path, spec: DenseSpec | TicketSpec, env_steps: int | None =
     """Read a checkpoint of a run, without its replay buffer.
 
     Raises:
-        InputError: it is missing, damaged, or another run's.
+        InputError: it is missing, damaged, or belongs to another run.
     """
     path = checkpoint_file(root / spec.path, env_steps)
     config, state, about = load_agent(path)
@@ -106,23 +106,23 @@ def read_agent(root: Path, spec: DenseSpec | TicketSpec, env_steps: int | None =
     expected = env_steps if env_steps is not None else spec.dense.training.env_steps
     if config != spec.dense.agent or int(state.env_steps) != expected:
         raise InputError(
-            f"the checkpoint {path} is of environment step {int(state.env_steps)}, and that of step {expected} of {spec.title()} "
-            f"is needed, with its settings. {_ANEW.format(path.parent)}"
+            f"the checkpoint '{path}' is of environment step {int(state.env_steps)}, but step {expected} of {spec.title()} with "
+            f"its settings is needed. {_RECREATE.format(path.parent)}"
         )
     return Agent(config, state, task=spec.task)
 
 
 def _check_whose(path: Path, what: str, found: Any, spec: Spec) -> None:
     if found != spec.sha256:
-        whose = f"of the run {str(found)[:8]}" if found else "of no run that it names"
+        whose = f"belongs to the run {str(found)[:8]}" if found else "does not name its run"
         raise InputError(
-            f"the {what} {path} is {whose}, and that of {spec.title()} ({spec.sha256[:8]}) is needed. Was it copied here from "
-            f"another folder? {_ANEW.format(path.parent)}"
+            f"the {what} '{path}' {whose}, but the one of {spec.title()} ({spec.sha256[:8]}) is needed. It may have been copied "
+            f"from another folder. {_RECREATE.format(path.parent)}"
         )
 
 
 def finish_agent(root: Path, spec: DenseSpec | TicketSpec, state: AgentState) -> None:
-    """Write the last checkpoint of a run, which says that it is finished."""
+    """Write the final checkpoint of a run, which marks the run as finished."""
     run = root / spec.path
     save_agent(run, spec, state)
     record_finished(root, spec)
@@ -130,7 +130,7 @@ def finish_agent(root: Path, spec: DenseSpec | TicketSpec, state: AgentState) ->
 
 
 def finish_mask(root: Path, spec: MaskSpec, masks: dict[str, Mask], name: str | None = None) -> Path:
-    """Write the file of a mask, in `name` or as usual, which says that it is finished; returns its path."""
+    """Write the mask file, which marks the run as finished; returns its path."""
     path = save_mask(root / spec.path, name or mask_name(spec.method), masks)
     record_finished(root, spec)
     return path
@@ -139,7 +139,7 @@ def finish_mask(root: Path, spec: MaskSpec, masks: dict[str, Mask], name: str | 
 def save_replay_buffer(
     run: Path, spec: DenseSpec | TicketSpec, buffer: ReplayBuffer, env_steps: int | None = None
 ) -> None:
-    """Write a replay buffer as a pickled dict of NumPy arrays; `spec_sha256` (32 bytes) says whose it is."""
+    """Write a replay buffer as a pickled dict of NumPy arrays; `spec_sha256` (32 bytes) identifies its run."""
     whose = np.frombuffer(bytes.fromhex(spec.sha256), np.uint8)
     write_whole(replay_file(run, env_steps), dump_pickle({**buffer.save(), _WHOSE: whose}))
 
@@ -148,7 +148,7 @@ _WHOSE = "spec_sha256"
 
 
 class Resume(NamedTuple):
-    """Where a run stands between two segments."""
+    """The state of a run between two segments."""
 
     state: AgentState
     replay: ReplayState
@@ -157,7 +157,7 @@ class Resume(NamedTuple):
 
 
 def save_resume(run: Path, spec: DenseSpec | TicketSpec, resume: Resume) -> None:
-    """Write all that a run needs to go on. One file, so that none of it can be of another moment than the rest."""
+    """Write the resume state of a run, as one file so that its parts are consistent."""
     size = int(resume.replay.size)
     more = {
         "replay/rows": np.asarray(resume.replay.rows[:size]),
@@ -169,45 +169,37 @@ def save_resume(run: Path, spec: DenseSpec | TicketSpec, resume: Resume) -> None
 
 
 def load_resume(run: Path, spec: DenseSpec | TicketSpec) -> Resume | None:
-    """Read where a run stands; None if it has not come to the first such point.
+    """Read the resume state of a run; None if there is none.
 
     Raises:
-        InputError: the file is damaged, or another run's.
+        InputError: the file is damaged, or belongs to another run.
     """
     if not (run / RESUME).exists():
         return None
     _, state, about, more = load_agent_and_more(run / RESUME, sealed=True)
-    _check_whose(run / RESUME, "state to go on from", about.get("spec"), spec)
+    _check_whose(run / RESUME, "resume file", about.get("spec"), spec)
     try:
         rows, capacity, position = more["replay/rows"], int(more["replay/capacity"]), int(more["replay/position"])
         if capacity != replay_capacity(spec.dense.agent, spec.dense.training):
-            raise ValueError(f"its replay buffer has room for {capacity} transitions")
+            raise ValueError(f"its replay buffer has capacity {capacity}")
         if not (0 <= position < capacity and len(rows) <= capacity and np.isfinite(rows).all()):
-            raise ValueError("its replay buffer is not whole")
+            raise ValueError("its replay buffer is invalid")
         steps, training = int(state.env_steps), spec.dense.training
         if not spec.start < steps < training.env_steps or steps % training.segment_steps:
-            raise ValueError(f"it is of environment step {steps}, where no segment of the run ends")
+            raise ValueError(f"it is of environment step {steps}, which is not the end of a segment")
         full = np.zeros((capacity, rows.shape[1]), np.float32)
         full[: len(rows)] = rows
-        size = jnp.asarray(len(rows), jnp.int32)
-        replay = ReplayState(jnp.asarray(full), jnp.asarray(more["replay/position"]), size)
+        size = np.array(len(rows), np.int32)
+        replay = ReplayState(*jax.device_put((full, more["replay/position"], size)))
         return Resume(state, replay, [(int(a), str(b), float(c)) for a, b, c in about["rows"]], dict(about["seconds"]))
     except (KeyError, ValueError, TypeError, IndexError) as error:
         raise InputError(
-            f"{run / RESUME} is no state to go on from ({error}); delete it to start the run anew"
+            f"'{run / RESUME}' is not a usable resume file ({error}); delete it to restart the run"
         ) from None
 
 
-class MetricRow(NamedTuple):
-    """One number that a run measured while it trained."""
-
-    env_steps: int
-    metric: str
-    value: float
-
-
 class AnalysisRow(NamedTuple):
-    """One number about a run; `layer` is empty for what concerns the whole network (docs/analysis.md)."""
+    """An analysis result of a run; `layer` is empty for the whole network (docs/analysis.md)."""
 
     network: str
     layer: str
@@ -216,7 +208,7 @@ class AnalysisRow(NamedTuple):
 
 
 class LineRow(NamedTuple):
-    """One number measured at a point of the line between two agents: `alpha` 0 is the one, 1 the other."""
+    """A measurement at a point of the line between two agents: `alpha` 0 is the first agent, 1 the second."""
 
     alpha: float
     metric: str  # return, success, <network>_loss
@@ -229,12 +221,12 @@ def save_metrics(run: Path, rows: Iterable[tuple[int, str, float]]) -> None:
 
 
 def save_analysis(run: Path, rows: Iterable[AnalysisRow]) -> None:
-    """Write what is known of a run besides its results."""
+    """Write the analysis of a run."""
     write_whole(run / ANALYSIS, csv_bytes(AnalysisRow._fields, rows), checksum=False)
 
 
 def save_line(root: Path, spec: Spec, rows: Iterable[LineRow]) -> None:
-    """Write a comparison, the file whose presence says that it is finished."""
+    """Write a comparison; the file marks it as finished."""
     write_whole(root / spec.path / CONNECTIVITY, csv_bytes(LineRow._fields, rows))
     record_finished(root, spec)
 
@@ -244,11 +236,11 @@ def save_timings(run: Path, timings: dict[str, float]) -> None:
     _write_json(run / TIMINGS, {name: round(seconds, 3) for name, seconds in timings.items()})
 
 
-_ANEW = "To make the run anew, delete the folder {} and run the same command again."
+_RECREATE = "To recreate the run, delete the folder '{}' and run the same command again."
 
 
 def read_provenance(run: Path) -> dict[str, Any]:
-    """Return what a run was made with; empty where the file is missing or damaged, for nothing depends on it."""
+    """Return the recorded software and hardware of a run; empty if the file is missing or damaged."""
     try:
         found = read_json(run / PROVENANCE)
         texts = [*found["versions"].values(), *found["devices"], found["git_revision"] or "", found["machine"]]
@@ -263,7 +255,7 @@ def read_analysis(run: Path) -> list[AnalysisRow]:
     Raises:
         InputError: it is missing or unreadable.
     """
-    return read_rows(run / ANALYSIS, "the analysis", AnalysisRow, "Delete it, and it is made anew.")
+    return read_rows(run / ANALYSIS, "the analysis", AnalysisRow, "Delete it to recreate it.")
 
 
 def read_line(run: Path) -> list[LineRow]:
@@ -272,37 +264,50 @@ def read_line(run: Path) -> list[LineRow]:
     Raises:
         InputError: it is missing or unreadable.
     """
-    return read_rows(run / CONNECTIVITY, "the comparison", LineRow, _ANEW.format(run))
+    return read_rows(run / CONNECTIVITY, "the comparison", LineRow, _RECREATE.format(run))
 
 
 def evaluations(run: Path) -> list[MetricRow]:
-    """Return what a run's evaluations measured: `evaluation/return`, `evaluation/success`.
+    """Return the evaluation metrics of a run: `evaluation/return`, `evaluation/success`.
 
     Raises:
-        InputError: they cannot be read, or there are none.
+        InputError: they are missing or unreadable.
     """
-    rows = read_rows(run / METRICS, "the metrics", MetricRow, _ANEW.format(run))
+    return _evaluations(run, _metrics(run))
+
+
+def _metrics(run: Path) -> list[MetricRow]:
+    return read_rows(run / METRICS, "the metrics", MetricRow, _RECREATE.format(run))
+
+
+def _evaluations(run: Path, rows: Sequence[MetricRow]) -> list[MetricRow]:
     found = [row for row in rows if row.metric.startswith("evaluation/")]
     if not found:
-        raise InputError(f"{run / METRICS} holds no evaluation. {_ANEW.format(run)}")
+        raise InputError(f"'{run / METRICS}' contains no evaluation. {_RECREATE.format(run)}")
     if not all(math.isfinite(row.value) for row in found):
-        raise InputError(f"{run / METRICS} holds an evaluation that is not finite. {_ANEW.format(run)}")
+        raise InputError(f"'{run / METRICS}' contains an evaluation that is not finite. {_RECREATE.format(run)}")
     return found
 
 
-def evaluations_of(root: Path, spec: DenseSpec | TicketSpec) -> list[MetricRow]:
-    """Return what the evaluations of a finished run measured.
+def metrics_of(root: Path, spec: DenseSpec | TicketSpec) -> list[MetricRow]:
+    """Return the evaluation metrics of a finished run, then its training metrics at the same steps.
+
+    The training metrics (`train/...`: losses, Q values, SAC's temperature and entropy) are means over the segment before an
+    evaluation. Values that are not finite, and the return of exploring episodes, are left out.
 
     Raises:
-        InputError: as `evaluations`; or they do not reach the run's end.
+        InputError: see `evaluations`; or the evaluation at the end of the run is missing.
     """
     run, end = root / spec.path, spec.dense.training.env_steps
-    found = evaluations(run)
+    rows = _metrics(run)
+    found = _evaluations(run, rows)
     if max(row.env_steps for row in found) != end or any(row.env_steps < spec.start for row in found):
         raise InputError(
-            f"{run / METRICS} is not of this run, whose last evaluation is at step {end}. {_ANEW.format(run)}"
+            f"'{run / METRICS}' belongs to another run: the last evaluation should be at step {end}. {_RECREATE.format(run)}"
         )
-    return found
+    times = {row.env_steps for row in found}
+    learning = (row for row in rows if row.metric.startswith("train/") and row.metric != "train/return")
+    return found + [row for row in learning if row.env_steps in times and math.isfinite(row.value)]
 
 
 def last_evaluation(run: Path) -> dict[str, float]:
@@ -320,16 +325,16 @@ def save_mask(run: Path, name: str, masks: dict[str, Mask]) -> Path:
 
 
 def load_mask(path: str | Path, state: AgentState | None = None) -> dict[str, Mask]:
-    """Read masks by network, of any program's making, as JAX arrays; otherwise as `read_mask`."""
-    return {network: jax.tree.map(jnp.asarray, mask) for network, mask in read_mask(path, state).items()}
+    """Read masks by network as JAX arrays; see `read_mask`."""
+    return {network: jax.device_put(mask) for network, mask in read_mask(path, state).items()}
 
 
 def read_mask(path: str | Path, state: AgentState | None = None) -> dict[str, Mask]:
-    """Read masks by network, of any program's making, as NumPy arrays.
+    """Read masks by network as NumPy arrays, from lth or any other program.
 
     Raises:
-        InputError: the file is missing, altered or hostile; it is not a mask; it does not fit the networks of `state`
-            (naming the leaf and both shapes).
+        InputError: the file is missing, altered or malicious; it is not a mask; or it does not fit the networks of `state`
+            (names the leaf and both shapes).
     """
     path = Path(path)
     tree = load_pickle(path, "the mask")
@@ -338,7 +343,7 @@ def read_mask(path: str | Path, state: AgentState | None = None) -> dict[str, Ma
         wanted = f"a dict of arrays for each of {', '.join(sorted(state.params))}"
     fits = tree and (state is None or set(tree) == set(state.params))
     if not fits or not all(isinstance(name, str) and isinstance(value, dict) for name, value in tree.items()):
-        raise InputError(f"the mask {path} has the keys {sorted(map(str, tree))}, and needs {wanted}")
+        raise InputError(f"the mask '{path}' has the keys {sorted(map(str, tree))}, but needs {wanted}")
     for network, mask in tree.items():
         check_mask_values(mask, f"the {network}'s part of {path}")
         if state is not None:
@@ -347,10 +352,10 @@ def read_mask(path: str | Path, state: AgentState | None = None) -> dict[str, Ma
 
 
 def file_mask(path: Path, method: str) -> FileMask:
-    """Describe a mask file by its content.
+    """Return the spec of a mask file.
 
     Raises:
-        InputError: as `load_mask`.
+        InputError: see `load_mask`.
     """
     masks = load_mask(path)
     sparsity = {network: round(compute_sparsity(mask), 4) for network, mask in masks.items()}
@@ -361,11 +366,11 @@ def file_mask(path: Path, method: str) -> FileMask:
 def load_replay_buffer(
     run: Path, env_steps: int | None = None, spec: DenseSpec | TicketSpec | None = None
 ) -> ReplayBuffer:
-    """Read a replay buffer; with `spec`, that of this run.
+    """Read a replay buffer; with `spec`, check that it belongs to this run.
 
     Raises:
-        InputError: "No replay buffer found", naming the path and the command that makes it; or it is altered, hostile,
-            or holds NaN (naming field and row).
+        InputError: "No replay buffer found", with the path and the command that makes it; or it is altered, malicious,
+            or contains NaN (names the field and the row).
     """
     path = replay_file(run, env_steps)
     if not path.exists():
@@ -374,23 +379,23 @@ def load_replay_buffer(
             "or `lth run` with the same config to make it."
         )
     data = load_pickle(path, "the replay buffer")
-    if spec is not None and _WHOSE in data:  # other programs' buffers do not say
+    if spec is not None and _WHOSE in data:  # other programs' buffers have no such field
         _check_whose(path, "replay buffer", np.asarray(data[_WHOSE]).astype(np.uint8).tobytes().hex(), spec)
     return ReplayBuffer.load(data, f"the replay buffer {path}")
 
 
 @in_float32
 def load(run: str | Path, env_steps: int | None = None) -> Run:
-    """Read a dense run or a ticket back: the agent, its replay buffer (None if it was deleted) and its masks.
+    """Load a dense run or a ticket: the agent, its replay buffer (None if it was deleted) and its masks.
 
     >>> agent, replay_buffer, masks = load("results/Pendulum-v1/seed0/dense-0a1b2c3d")  # doctest: +SKIP
 
     Args:
         run: the run's directory.
-        env_steps: a rewind point that was kept (0, or `pruning.rewind_steps`); None is the end of training.
+        env_steps: a saved rewind point (0, or one of `pruning.rewind_steps`); None is the end of training.
 
     Raises:
-        InputError: there is no such run, it is unfinished, or a file was altered.
+        InputError: the run does not exist or is unfinished, or a file was altered.
     """
     run = Path(run)
     path = checkpoint_file(run, env_steps)
@@ -407,7 +412,7 @@ def spec_of(run: Path) -> Spec:
     """Return a run's specification.
 
     Raises:
-        InputError: there is no such run.
+        InputError: the run does not exist.
     """
     if not (run / SPEC).exists():
         raise InputError(no_run(run, run / SPEC))
@@ -415,32 +420,32 @@ def spec_of(run: Path) -> Spec:
         fields = dict(read_json(run / SPEC))
         version = fields.pop("spec_version")
         if version != SPEC_VERSION:
-            raise ValueError(f"it is of version {version}, and this lth makes and reads version {SPEC_VERSION}")
+            raise ValueError(f"its version is {version}, but this lth reads version {SPEC_VERSION}")
         return parse_spec(fields)
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise InputError(f"{run / SPEC} is no description of a run: {error}") from None
+        raise InputError(f"'{run / SPEC}' is not a valid run specification: {error}") from None
 
 
 def dense_spec_of(run: Path) -> DenseSpec:
     """Return the dense part of a run's specification: task, seed and settings.
 
     Raises:
-        InputError: there is no such run.
+        InputError: the run does not exist.
     """
     spec = spec_of(run)
     return spec if isinstance(spec, DenseSpec) else spec.dense
 
 
 def no_run(run: Path, path: Path) -> str:
-    """Say why a folder is no run that can be read, and where there are some."""
+    """Return a message why a folder is not a loadable run, with runs below it."""
     if run.is_file():
-        return f"{run} is a file; a run is a directory such as results/Pendulum-v1/seed0/dense-0a1b2c3d"
+        return f"'{run}' is a file; a run is a directory such as results/Pendulum-v1/seed0/dense-0a1b2c3d"
     if (run / CONNECTIVITY).exists():
-        return f"{run} is a comparison of two agents, and has none of its own: its {SPEC} names them."
+        return f"'{run}' is a comparison of two agents and contains no agent; its {SPEC} names both."
     if (run / SPEC).exists() and any(run.glob("mask*.pkl")):
-        return f"{run} is a mask, which has no agent. `lth.load_mask` reads its file; the tickets lie beside it."
+        return f"'{run}' is a mask and contains no agent. Read the mask with `lth.load_mask`; tickets are in sibling folders."
     if (run / SPEC).exists():
         kept = sorted(file.name for file in run.glob("*.safetensors")) or "none"
-        return f"{run} has no {path.name} (checkpoints there: {kept}). If the run was interrupted, run the same command again."
+        return f"'{run}' has no {path.name} (checkpoints: {kept}). If the run was interrupted, run the same command to resume."
     below = sorted(str(file.parent) for file in run.glob(f"**/{SPEC}"))[:5] if run.is_dir() else []
-    return f"there is no run at {run}" + (f"; runs below it: {', '.join(below)}" if below else "")
+    return f"there is no run at '{run}'" + (f"; runs below it: {', '.join(below)}" if below else "")

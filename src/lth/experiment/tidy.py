@@ -126,7 +126,7 @@ class Collector:
             end, analysis = spec.dense.training.env_steps, self._analysis(spec)
             numbers: Numbers = []
             if is_result and not isinstance(spec, MaskSpec):
-                numbers += store.evaluations_of(self.root, spec)
+                numbers += store.metrics_of(self.root, spec)
                 analysis = self._costs(spec, analysis) | analysis
                 if isinstance(spec, TicketSpec) and isinstance(spec.mask, MaskSpec) and not spec.control:
                     analysis |= {k: v for k, v in self._analysis(spec.mask).items() if k.startswith("saliency")}

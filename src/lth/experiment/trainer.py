@@ -1,4 +1,4 @@
-"""Train an agent to the end of its budget: segments, evaluations between them, points to resume from, and what is kept."""
+"""Train an agent to the end of its budget: segments, evaluations, resume points and saved files."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from .spec import DenseSpec, TicketSpec
 from .start import initial_agent
 
 Progress = Callable[[int, dict[str, float]], None]
-"""Called with the environment step and the newest metrics after every segment."""
+"""Called with the environment step and the latest metrics after every segment, and about once a second within one."""
 
 
 def _quiet(env_steps: int, metrics: dict[str, float]) -> None:
@@ -29,21 +29,29 @@ def _quiet(env_steps: int, metrics: dict[str, float]) -> None:
 
 
 class RunOptions(NamedTuple):
-    """How runs are made; none of it changes their results."""
+    """Options that do not affect results."""
 
-    rewind_points: tuple[int, ...] = ()  # what dense runs keep besides their start and end
+    rewind_points: tuple[int, ...] = ()  # states that dense runs save besides their initial and final state
     checkpoint_every: int = 10  # segments
     tensorboard: bool = False
     step_timeout: float | None = None  # seconds
+    random_episodes: int = 200  # of the random policy, on each task
     threads: int = 1  # of the native kernel
     progress: Progress = _quiet
 
 
 def options_of(config: Config) -> RunOptions:
-    """Read from a config how its runs are made."""
+    """Return the run options of a config."""
     points = tuple(step for step in config.pruning.rewind_steps if step != "none")
     training = config.training
-    return RunOptions(points, training.checkpoint_every, config.tensorboard, training.step_timeout, training.threads)
+    return RunOptions(
+        points,
+        training.checkpoint_every,
+        config.tensorboard,
+        training.step_timeout,
+        config.report.random_episodes,
+        training.threads,
+    )
 
 
 def train_to_end(
@@ -56,21 +64,21 @@ def train_to_end(
     keep: Sequence[int] = (),
     fresh_noise: bool = False,
 ) -> None:
-    """Train from where the agent or an interrupted run stands to the end of the budget, and write what a run consists of.
+    """Train an agent, or resume an interrupted run, to the end of the budget, and write the run's files.
 
     Args:
         root: the output directory.
-        spec: the run, whose directory is there.
-        agent: the agent at the run's start, with its replay buffer.
-        env: the environment of the evaluations, which is closed at the end.
-        options: how the run is made.
-        started: `time.perf_counter()` when work on the run began.
-        keep: environment steps at which the agent and its replay buffer are kept.
-        fresh_noise: train with other random numbers than the dense agent of the seed did.
+        spec: the run, whose directory exists.
+        agent: the agent at the start of the run, with its replay buffer.
+        env: the evaluation environment, which is closed at the end.
+        options: options that do not affect results.
+        started: `time.perf_counter()` at the start of the run.
+        keep: environment steps at which the agent and its replay buffer are saved.
+        fresh_noise: use other random numbers than the dense agent of the seed.
 
     Raises:
-        InputError: the file to resume from is damaged.
-        TrainingError: training could not go on.
+        InputError: the resume file is damaged.
+        TrainingError: training failed.
     """
     buffer, run, dense = agent.replay_buffer, root / spec.path, spec.dense
     training = dense.training
@@ -114,6 +122,7 @@ def train_to_end(
         fresh_noise,
         use_kernel(dense, options.threads),
         options.step_timeout,
+        lambda env_steps: options.progress(env_steps, latest),
     )
     for number, segment in enumerate(segments, 1):
         state, buffer.state = segment.state, segment.replay
@@ -141,21 +150,21 @@ def train_to_end(
 
 
 def missing_points(run: Path, points: Sequence[int]) -> list[int]:
-    """Return the rewind points of a dense run that are not kept, in order."""
+    """Return the rewind points that a dense run did not save, in order."""
     files = (checkpoint_file, replay_file)
     return sorted(step for step in set(points) if step and not all(file(run, step).exists() for file in files))
 
 
 def keep_points(root: Path, spec: DenseSpec, options: RunOptions) -> Path:
-    """Train a finished dense agent up to rewind points that it did not keep, which gives the same bytes, and keep those."""
+    """Save missing rewind points of a finished dense run by training it again up to these points, with identical results."""
     run = root / spec.path
     points = missing_points(run, options.rewind_points)
     if not points:
         return run
     if spec.training.adopted:
         raise InputError(
-            f"{spec.title()} is an adopted agent, of which the states at steps {', '.join(map(str, points))} are not known: set "
-            "pruning.rewind_steps to [none], or to [0] where `lth.adopt` was given `initial`"
+            f"{spec.title()} is an adopted agent without saved states at steps {', '.join(map(str, points))}; set "
+            "pruning.rewind_steps to [none], or to [0] if `initial` was passed to `lth.adopt`"
         )
     agent = initial_agent(spec, envs.task_spaces(spec.task))
     buffer = agent.replay_buffer
@@ -172,13 +181,13 @@ def keep_points(root: Path, spec: DenseSpec, options: RunOptions) -> Path:
 
 
 def save_point(run: Path, spec: DenseSpec, state: AgentState, buffer: ReplayBuffer, env_steps: int) -> None:
-    """Write the agent and its replay buffer at an environment step to which tickets are put back."""
+    """Write the agent and its replay buffer at a rewind point."""
     store.save_replay_buffer(run, spec, buffer, env_steps)
     store.save_agent(run, spec, state, env_steps)
 
 
 def evaluation_metrics(evaluation: Evaluation) -> dict[str, float]:
-    """Name what an evaluation measured."""
+    """Return the metrics of an evaluation by name."""
     metrics = {"evaluation/return": evaluation.return_mean}
     if evaluation.success_rate is not None:
         metrics["evaluation/success"] = evaluation.success_rate
@@ -186,7 +195,7 @@ def evaluation_metrics(evaluation: Evaluation) -> dict[str, float]:
 
 
 def event_log(folder: Path) -> Callable[[int, dict[str, float]], None]:
-    """Return what writes metrics to a TensorBoard event file in `folder`; the metrics themselves are in metrics.csv.
+    """Return a function that writes metrics to a TensorBoard event file in `folder`, in addition to metrics.csv.
 
     Raises:
         InputError: tensorboardX is not installed.

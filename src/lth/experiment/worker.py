@@ -1,7 +1,7 @@
-"""The process that makes runs, one after the other: JSON lines in, JSON lines out.
+"""The worker process: executes runs one after another. Reads and writes JSON lines.
 
-It is started by `workers.py` with its number of threads in the environment, imports JAX and compiles once, and dies with
-the process that started it.
+`workers.py` starts it with its number of threads in the environment. It imports JAX and compiles once, and ends with its parent
+process.
 """
 
 import contextlib
@@ -23,16 +23,18 @@ def _close(descriptors: list[int]) -> None:
 
 
 def main() -> None:
-    """Read one line for each run: its spec, the output directory, and how it is made.
+    """Read one line per run: its spec, the output directory and its options.
 
-    The command line has the numbers of two descriptors: where the lines come from, and where news goes. Standard input is
-    /dev/null, standard output the log.
+    The command line has the numbers of two file descriptors: one to read lines from, one to write events to. Standard input is
+    /dev/null, and standard output is the log.
     """
-    with contextlib.suppress(OSError, AttributeError):  # Linux only; elsewhere the next line to the pipe ends it
+    with contextlib.suppress(
+        OSError, AttributeError
+    ):  # Linux only; elsewhere the process ends when it next writes to the pipe
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    # Not Python's KeyboardInterrupt: one that reaches the run was raised by an environment, and is its failure.
+    # SIGINT ends the process, so a KeyboardInterrupt in a run was raised by an environment and counts as its failure.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # Both are this process's alone: a child that an environment starts, or forks, must not hold the driver's pipes open.
+    # Child processes of an environment must not inherit the pipes, or they would keep them open.
     descriptors = [int(word) for word in sys.argv[1:3]]
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)

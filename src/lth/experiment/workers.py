@@ -1,4 +1,4 @@
-"""Processes of this machine that make runs side by side."""
+"""Execute runs in parallel in processes on this machine."""
 
 import contextlib
 import json
@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config import Config
-from ..errors import UnwritableError
+from ..errors import FIX_FOLDER, UnwritableError
 from ..threads import library_threads, thread_variables
 from .spec import Spec
 from .trainer import RunOptions
 
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""Signals by which people, schedulers and operating systems end a process; a crash comes by others."""
+"""Signals that users, schedulers and operating systems use to end a process; crashes use others."""
 
 
 class Event(NamedTuple):
-    """What is heard of a run: kind "step", as of `attempt`, or "killed"."""
+    """An event of a run: its kind is "step", "killed", or a kind of `attempt`."""
 
     spec: Spec
     kind: str
@@ -44,9 +44,7 @@ class _Worker:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             log = self.log.open("ab")
         except OSError as error:
-            raise UnwritableError(
-                f"{self.log} cannot be written: {error.strerror or error}. Is the disk full, or the folder read-only?"
-            ) from error
+            raise UnwritableError(f"'{self.log}' cannot be written: {error.strerror or error}. {FIX_FOLDER}") from error
         jobs, self.jobs = os.pipe()
         self.news, news = os.pipe()
         with log:
@@ -57,7 +55,7 @@ class _Worker:
                 stderr=log,
                 pass_fds=(jobs, news),
                 env={**os.environ, **thread_variables(self.threads)},
-                start_new_session=True,  # Ctrl-C is for the process that people see
+                start_new_session=True,  # only the main process handles Ctrl-C
             )
         os.close(jobs)
         os.close(news)
@@ -67,7 +65,7 @@ class _Worker:
         self.buffer = b""
 
     def end(self) -> int:
-        """End the process with all that it has left alive, if it has not ended; returns its status."""
+        """Kill the process and its children, if still alive; returns its exit status."""
         assert self.process
         with contextlib.suppress(OSError):
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -85,12 +83,12 @@ class _Worker:
 
 
 class LocalPool:
-    """`workers` processes, each pinned to its own `training.threads` cores if there are several; one that dies is replaced."""
+    """A pool of `workers` processes. With several, each is pinned to `training.threads` cores. A process that dies is replaced."""
 
     def __init__(self, config: Config, options: RunOptions):
         self.root, self.options = config.output_dir, options
         logs = config.output_dir / "logs"
-        # A single worker goes where the system puts it: several commands may be at work on this machine.
+        # A single worker is not pinned, because several commands may run on this machine.
         pinned = config.workers > 1
         self._workers = [
             _Worker(i, config.training.threads, library_threads(config), pinned, logs / f"worker{i}.log")
@@ -100,27 +98,27 @@ class LocalPool:
 
     @property
     def free(self) -> int:
-        """How many runs could start now."""
+        """The number of runs that can start now."""
         return sum(worker.spec is None for worker in self._workers)
 
     def start(self, spec: Spec) -> None:
-        """Hand a run to a free process."""
+        """Start a run in a free process."""
         worker = next(worker for worker in self._workers if worker.spec is None)
         worker.spec = spec
         if worker.process is None:
             worker.start()
             self._selector.register(worker.news, selectors.EVENT_READ, worker)
         fields = spec.model_dump(mode="json")
-        message = {"root": str(self.root.absolute()), "spec": fields, "options": list(self.options[:4])}
-        # Of one that died just now we hear when its pipe is read.
+        message = {"root": str(self.root.absolute()), "spec": fields, "options": list(self.options[:5])}
+        # A process that just died is detected when its pipe is read.
         with contextlib.suppress(BrokenPipeError):
             _write_all(worker.jobs, json.dumps(message).encode() + b"\n")
 
     def events(self) -> Iterator[Event]:
-        """Wait a moment for news, and yield them."""
+        """Wait briefly for events, and yield them."""
         ready = self._selector.select(timeout=0.5)
         if not ready:
-            # Processes that an environment left behind may hold a dead worker's pipe open.
+            # Child processes of an environment may keep a dead worker's pipe open.
             for worker in self._workers:
                 if worker.process and worker.process.poll() is not None:
                     yield from self._died(worker)
@@ -144,24 +142,24 @@ class LocalPool:
         self._selector.unregister(worker.news)
         assert worker.process
         with contextlib.suppress(subprocess.TimeoutExpired):
-            worker.process.wait(10)  # its pipe closes a moment before it has ended
+            worker.process.wait(10)  # the pipe closes shortly before the process ends
         status = worker.end()
         spec, worker.spec = worker.spec, None
         if spec is None:
             return
         if -status in FROM_OUTSIDE:
-            yield Event(spec, "killed", {"message": f"its process was ended by {signal.Signals(-status).name}"})
+            yield Event(spec, "killed", {"message": f"its process was killed by {signal.Signals(-status).name}"})
             return
         if status == -signal.SIGALRM and self.options.step_timeout is not None:
             seconds = self.options.step_timeout
-            message = f"the environment did not answer within training.step_timeout={seconds:g} seconds, so its process was ended"
+            message = f"the environment did not respond within training.step_timeout={seconds:g} seconds, so its process was ended"
             yield Event(spec, "failed", {"message": message})
             return
         how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
         yield Event(spec, "failed", {"message": f"its process ended {how}: {worker.last_words()} ({worker.log})"})
 
     def close(self) -> None:
-        """End the processes, at once: whatever they are at is safe to interrupt."""
+        """Kill the processes immediately; runs can be interrupted safely at any time."""
         for worker in self._workers:
             if worker.process:
                 worker.end()

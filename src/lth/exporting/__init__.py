@@ -1,5 +1,5 @@
-"""`lth export`: a trained policy, pruned or dense, as a program for other people's machines.
+"""`lth export`: write a trained policy, pruned or dense, as a standalone program.
 
-`network` is a policy as data, `fold` makes it smaller, `c`, `onnx` and `numpy_code` write it down, `programs` runs what was
-written, `check` is the proof, `contract` what the program's user has to know, `write` the files.
+`network` describes a policy as data and `fold` simplifies it. `c`, `onnx` and `numpy_code` generate programs, `programs` runs
+them, and `check` compares them with the agent. `contract` describes a program for its users, and `write` writes the files.
 """

@@ -1,4 +1,4 @@
-"""From a policy to checked programs: each is run, compared with the agent and measured before any file is written."""
+"""Build programs for a policy. Each is run, compared with the agent and measured before any file is written."""
 
 import io
 from collections.abc import Sequence
@@ -17,31 +17,31 @@ from .subjects import Subject
 
 
 class Built(NamedTuple):
-    """Checked programs that are not written yet."""
+    """Checked programs before they are written."""
 
     files: dict[str, bytes]
-    """By path below the output folder."""
+    """File contents by path in the output folder."""
     contract: dict[str, Any]
     rows: list[Row]
     notes: list[str]
-    """How each layer is laid out in C, and what was left out and why."""
+    """The layout of each layer in C, and skipped formats with the reason."""
     unread: list[str]
-    """The observations that do not bear on the actions, by name."""
+    """The names of observations that do not affect the actions."""
 
 
 def build(subject: Subject, formats: Sequence[str], quantized: bool, episodes: int, skip: bool) -> Built:
-    """Make programs of a policy and check each.
+    """Build programs for a policy and check each.
 
     Args:
         subject: the policy.
         formats: names of PROGRAMS.
-        quantized: whether the weights of C have 8 bits.
-        episodes: how many the agent and each program are driven for; 0: none.
-        skip: leave out a format whose tools are not installed, with a note, instead of raising.
+        quantized: whether the weights of the C program have 8 bits.
+        episodes: evaluation episodes for the agent and each program; 0: none.
+        skip: skip formats whose tools are not installed, with a note, instead of raising.
 
     Raises:
         InputError: a compiler or a package is missing.
-        ExportError: a program does not choose the agent's actions.
+        ExportError: a program does not reproduce the agent's actions.
     """
     interface, whole = subject.interface, subject.network
     network = fold(whole, interface.observation_low, interface.observation_high)
@@ -65,7 +65,7 @@ def build(subject: Subject, formats: Sequence[str], quantized: bool, episodes: i
         except InputError as error:
             if not skip:
                 raise
-            notes.append(f"no {name}: {error}")
+            notes.append(f"skipped {name}: {error}")
             continue
         files |= program.files
         notes += program.notes
@@ -74,7 +74,7 @@ def build(subject: Subject, formats: Sequence[str], quantized: bool, episodes: i
         raise InputError(f"nothing can be exported here: {'; '.join(notes)}")
     dropped = unread(whole, network)
     about = contract(subject, network, dropped, rows, sizes_of(whole, network, flash))
-    if "policy.onnx" in files:  # again, now that the contract is known
+    if "policy.onnx" in files:  # emit again with the contract as metadata
         files["policy.onnx"] = onnx.emit(network, about)
         check("onnx", network, onnx.session(files["policy.onnx"]), observations, actions)
     files["rollout.npz"] = _rollout(observations, actions)
@@ -83,7 +83,7 @@ def build(subject: Subject, formats: Sequence[str], quantized: bool, episodes: i
 
 def _measured(subject: Subject, program: Program, observations: np.ndarray, actions: np.ndarray, episodes: int) -> Row:
     quantized = program.network.layers[0].scales is not None
-    # Rounded weights are another policy: the program has to be that one, and how far it is from the agent is measured.
+    # Rounded weights are another policy: the program must match it, and its difference from the agent is reported.
     expected = run(program.network, observations) if quantized else actions
     check(program.name, program.network, program.act, observations, expected)
     differs = deviation(program.network, observations, program.act(observations), actions)

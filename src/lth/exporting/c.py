@@ -1,4 +1,4 @@
-"""A policy as C99: one header and one source without dependencies, and what compiles and checks them anywhere."""
+"""Write a policy as C99: one header and one source file without dependencies, with build files and a replay check."""
 
 import re
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from .network import Network, halves
 
 
 def emit(network: Network, title: str, observations: Sequence[str], actions: Sequence[str]) -> dict[str, str]:
-    """Return the C program of a folded policy, as texts by path.
+    """Return the C program of a folded policy, as text by path.
 
     Args:
-        network: what `fold` returned, or `quantize`.
-        title: one line that says whose policy it is.
+        network: the result of `fold` or `quantize`.
+        title: a one-line title of the policy.
         observations: the name of each observation, (observation_dim,).
         actions: the name of each action.
     """
@@ -27,14 +27,14 @@ def emit(network: Network, title: str, observations: Sequence[str], actions: Seq
 def with_replay(
     program: dict[str, str], network: Network, observations: np.ndarray, actions: np.ndarray, tolerance: float
 ) -> dict[str, str]:
-    """Add to a program what compiles it (CMake, make, Arduino) and checks it against a recorded rollout.
+    """Add build files (CMake, make, Arduino) and a check against a recorded rollout to a program.
 
     Args:
-        program: what `emit` returned.
+        program: the result of `emit`.
         network: the policy.
-        observations: (steps, observation_dim), recorded.
-        actions: (steps, actions), or (steps,) of discrete ones: what it has to answer.
-        tolerance: by how much an action may differ.
+        observations: recorded observations, (steps, observation_dim).
+        actions: the expected actions, (steps, actions), or (steps,) for discrete actions.
+        tolerance: the allowed difference of an action.
     """
     steps, width = observations.shape
     discrete = network.squash == "argmax"
@@ -49,26 +49,26 @@ def with_replay(
 
 
 def needs_libm(network: Network) -> bool:
-    """Return whether the C program has to be linked with -lm: for the square root of layer normalization."""
+    """Return whether the C program must be linked with -lm, for the square root of layer normalization."""
     return any(layer.norm is not None for layer in network.layers)
 
 
 def _plain(text: str) -> str:
-    """Keep what a C comment can hold."""
+    """Replace characters that a C comment cannot contain."""
     return (
         re.sub(r"[^ -~]", "?", text).replace("*/", "* /").replace("/*", "/ *").replace("??", "? ?").replace("\\", "/")
     )
 
 
 def describe(network: Network) -> list[str]:
-    """Say of each layer how it is laid out, and why."""
+    """Return one line per layer about its layout."""
     lines = []
     for i, (layer, chosen) in enumerate(zip(network.layers, layouts(network), strict=True)):
         inputs, outputs = layer.kernel.shape
         shape = f"layer {i}: {inputs} -> {outputs}, {layer.weights} of {layer.kernel.size} weights"
         other = "dense" if chosen.kind == "sparse" else "sparse rows"
         mine = "sparse rows" if chosen.kind == "sparse" else "dense"
-        why = ", but for a function of its own" if chosen.bytes > chosen.other else ""
+        why = ", plus an extra function" if chosen.bytes > chosen.other else ""
         lines.append(f"{shape}; {mine}, {chosen.bytes} bytes (as {other}: {chosen.other}{why})")
     return lines
 

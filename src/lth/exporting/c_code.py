@@ -1,4 +1,4 @@
-"""The functions of the C program: one for each kind of layer that a policy has, and those around them."""
+"""The functions of the C program: one for each kind of layer, and helpers."""
 
 from .c_tables import Layout
 
@@ -137,7 +137,7 @@ static void layer_norm(float *y, int n, const float *scale, const float *shift)
 
 
 def layer_function(layout: Layout) -> str:
-    """Write the function that computes layers of this layout."""
+    """Return the C function for layers of this layout."""
     quantized = layout.weight == "int8_t"
     total = "((s0 + s1) + (s2 + s3))"
     return {"sparse": _SPARSE, "dot": _DOT, "axpy": _AXPY}[layout.kind].format(

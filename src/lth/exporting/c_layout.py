@@ -1,4 +1,4 @@
-"""What stands around the C policy: a program that replays the rollout, CMake, make, and an Arduino library."""
+"""The files around the C policy: a program that replays the rollout, CMake, make, and an Arduino library."""
 
 
 def around(width: int, columns: int, discrete: bool, libm: bool) -> dict[str, str]:
@@ -6,9 +6,9 @@ def around(width: int, columns: int, discrete: bool, libm: bool) -> dict[str, st
 
     Args:
         width: the length of an observation.
-        columns: how many numbers an action has in the rollout.
-        discrete: whether actions are numbers of actions.
-        libm: whether it has to be linked with -lm.
+        columns: the number of values per action in the rollout.
+        discrete: whether actions are discrete.
+        libm: whether it must be linked with -lm.
     """
     compare = f"""
         const int action = policy_act(rollout_observations + step * {width});

@@ -1,4 +1,4 @@
-"""A layer as constant tables of C: how its kernel is laid out, what that takes, and the text."""
+"""Layers as constant tables in C: the layout of the kernel, its size, and the C text."""
 
 import itertools
 from collections.abc import Iterable
@@ -9,42 +9,42 @@ import numpy as np
 from .network import Layer, Network
 
 NARROW = 16
-"""Dense layers with fewer outputs are summed output by output, others input by input, which compilers vectorize."""
+"""Dense layers with fewer outputs are computed output by output, others input by input, which compilers vectorize."""
 
 
 MOST_LAYERS = 8
 FUNCTION_BYTES = 120
-"""About what the function of one kind of layer takes on a Cortex-M4."""
+"""The approximate size of the function for one kind of layer on a Cortex-M4."""
 
 
 class Layout(NamedTuple):
-    """How the kernel of one layer is written down."""
+    """The layout of a layer's kernel."""
 
     kind: Literal["sparse", "dot", "axpy"]
-    """sparse: for each output its count, then columns and weights; dot: outputs x inputs; axpy: inputs x outputs."""
+    """sparse: the count of each output, then columns and weights; dot: outputs x inputs; axpy: inputs x outputs."""
     weight: str
     """The C type of a weight: float or int8_t."""
     column: str
-    """The C type of a column, in sparse rows."""
+    """The C type of a column index, in sparse rows."""
     length: str
-    """The C type of the number of weights of a row, in sparse rows."""
+    """The C type of the number of weights in a row, in sparse rows."""
     bytes: int
-    """Of its tables, biases and scales included."""
+    """The size of its tables, including biases and scales."""
     other: int
-    """What the other choice, sparse or dense, would have taken."""
+    """The size of the alternative, sparse or dense."""
 
     @property
     def function(self) -> str:
-        """The name of the C function that computes such a layer."""
+        """The name of the C function for this layout."""
         parts = {"float": "f32", "int8_t": "i8", "uint8_t": "u8", "uint16_t": "u16"}
         types = [self.weight, *([self.length, self.column] if self.kind == "sparse" else [])]
         return "_".join([{"sparse": "sparse_rows"}.get(self.kind, f"dense_{self.kind}"), *(parts[t] for t in types)])
 
 
 def layouts(network: Network) -> tuple[Layout, ...]:
-    """Choose sparse rows or the whole matrix for every layer, so that the program is smallest, its functions included.
+    """Choose sparse rows or the whole matrix for each layer, to minimize the size of the program including its functions.
 
-    Each of up to MOST_LAYERS layers may have either; of deeper networks each layer has what is smaller for itself.
+    All combinations are compared for up to MOST_LAYERS layers; in deeper networks, each layer is minimized separately.
     """
     choices = [_choices(layer) for layer in network.layers]
     if len(choices) > MOST_LAYERS:
@@ -72,7 +72,7 @@ def _choices(layer: Layer) -> list[Layout]:
 
 
 def table_bytes(network: Network) -> int:
-    """Return how many bytes of constants the C program of a network has; its instructions are not among them."""
+    """Return the bytes of constants in the C program of a network, without its instructions."""
     n = len(network.reads)
     index = (1 if network.observation_dim <= 256 else 2) if gathers(network) else 0
     bounds = 0 if network.squash in ("argmax", "none") else 4 * network.actions * (4 if network.squash == "tanh" else 2)
@@ -80,18 +80,18 @@ def table_bytes(network: Network) -> int:
 
 
 def gathers(network: Network) -> bool:
-    """Return whether observations are copied before the first layer: some are not read, or they are normalized."""
+    """Return whether observations are copied before the first layer, because some are unused or they are normalized."""
     return len(network.reads) < network.observation_dim or network.normalizes
 
 
 def buffer_sizes(network: Network) -> tuple[int, int]:
-    """Return the lengths of the two float buffers that layers read and write in turn; 0 where there is no need of one."""
+    """Return the lengths of the two float buffers that layers alternately read and write; 0 if not needed."""
     widths = [len(network.reads) if gathers(network) else 0, *(len(layer.bias) for layer in network.layers)]
     return max(widths[0::2]), max(widths[1::2])
 
 
 def tables(layer: Layer, layout: Layout, name: str) -> str:
-    """Write a layer's tables, named `<name>_bias`, `<name>_weights`, ..."""
+    """Return the C text of a layer's tables, named `<name>_bias`, `<name>_weights`, ..."""
     kernel = layer.kernel
     if layer.scales is not None:
         kernel = np.rint(kernel / layer.scales)
@@ -116,13 +116,13 @@ def tables(layer: Layer, layout: Layout, name: str) -> str:
 
 
 def array(kind: str, name: str, values: Iterable[float] | np.ndarray) -> str:
-    """Write a constant array."""
+    """Return the C text of a constant array."""
     items = [literal(value) if kind == "float" else str(int(value)) for value in values]
     return f"static const {kind} {name}[{len(items)}] = {{\n{wrapped(items)}\n}};\n"
 
 
 def literal(value: float) -> str:
-    """Write a float32 so that a C compiler reads the same one.
+    """Return a float32 as a C literal that compilers read back exactly.
 
     >>> literal(0.1), literal(2), literal(float(np.float32(1e-20)))
     ('0.1f', '2.0f', '1e-20f')
@@ -133,7 +133,7 @@ def literal(value: float) -> str:
 
 
 def wrapped(items: list[str], width: int = 100) -> str:
-    """Lay items out in lines of at most `width` characters, with commas between them."""
+    """Join items with commas, wrapped to lines of at most `width` characters."""
     lines, line = [], "   "
     for i, item in enumerate(items):
         piece = f" {item}" + ("," if i < len(items) - 1 else "")

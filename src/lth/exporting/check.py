@@ -1,4 +1,4 @@
-"""The proof of an export: the agent's actions on recorded observations, which decides; and the return, for the reader."""
+"""Check an export: compare its actions with the agent's on recorded observations, and measure its return."""
 
 import math
 import time
@@ -13,27 +13,27 @@ from .network import Network, halves, outputs
 from .subjects import Subject
 
 Act = Callable[[np.ndarray], np.ndarray]
-"""Observations (n, observation_dim) float32 to actions, both in the environment's own units."""
+"""Observations (n, observation_dim) float32 -> actions, both in the environment's units."""
 TOLERANCE = 1e-5
-"""By how much an action may differ, in units of half its range where that is more than 1."""
+"""The largest allowed difference of an action, in units of max(half its range, 1)."""
 STEPS = 200
 
 
 class Returns(NamedTuple):
-    """What episodes returned."""
+    """The returns of episodes."""
 
     mean: float
     error: float
-    """The standard error of the mean; NaN of one episode."""
+    """The standard error of the mean; NaN for one episode."""
     episodes: int
     success: float | None = None
-    """The share of episodes that succeeded, where the task defines success."""
+    """The share of successful episodes; None if the task does not define success."""
 
 
 def record(subject: Subject, steps: int = STEPS) -> tuple[np.ndarray, np.ndarray]:
-    """Let the agent act in evaluation episodes, and record observations (steps, observation_dim) float32 and its actions.
+    """Run evaluation episodes, and return the observations (steps, observation_dim) float32 and the agent's actions.
 
-    Without an environment, observations are drawn from a standard normal distribution, within their bounds.
+    Without an environment, observations are drawn from a standard normal distribution, clipped to their bounds.
     """
     if subject.examples is not None:
         return subject.examples, subject.act(subject.examples)
@@ -68,9 +68,9 @@ def for_environment(env: Any, action: Any) -> Any:
 def deviation(network: Network, observations: np.ndarray, actions: np.ndarray, expected: np.ndarray) -> float:
     """Return the largest difference of actions from the expected ones.
 
-    Of continuous actions it is in units of half their range where that is more than 1. Of discrete ones it is how much less the
-    network values the action than the expected one, in units of the values' size where that is more than 1: where two are valued
-    alike, either may be chosen.
+    For continuous actions, it is in units of max(half their range, 1). For discrete actions, it is the difference between the
+    network's values of the expected and the chosen action, in units of max(largest value, 1), because actions with equal values
+    may both be chosen.
     """
     if network.squash == "argmax":
         values = outputs(network, observations).astype(np.float64)
@@ -83,7 +83,7 @@ def deviation(network: Network, observations: np.ndarray, actions: np.ndarray, e
 
 
 def tolerance_of(network: Network) -> float:
-    """Return by how much any action may differ in its own units: TOLERANCE times the least half range, or times 1."""
+    """Return the allowed difference of actions in their units: TOLERANCE times max(smallest half range, 1)."""
     half = halves(network)[0]
     return TOLERANCE * max(1.0, float(half.min())) if len(half) else TOLERANCE
 
@@ -97,15 +97,15 @@ def check(name: str, network: Network, act: Act, observations: np.ndarray, expec
     found = deviation(network, observations, act(observations), expected)
     if not found <= TOLERANCE:
         raise ExportError(
-            f"the {name} policy differs from the agent by {found:.2g} on {len(observations)} recorded observations, and at most "
-            f"{TOLERANCE:g} is allowed, so nothing was written. The likely cause: observations or weights so large that "
-            "float32 does not carry that many digits. If they are not, please report it."
+            f"the {name} policy differs from the agent by {found:.2g} on {len(observations)} recorded observations, but at most "
+            f"{TOLERANCE:g} is allowed, so nothing was written. Very large observations or weights exceed the precision of "
+            "float32; if yours are not large, please report this."
         )
     return found
 
 
 def returns(subject: Subject, act: Act, episodes: int) -> Returns | None:
-    """Run evaluation episodes in the environment's own units; None without an environment, or of no episodes."""
+    """Run evaluation episodes in the environment's units; None without an environment or for 0 episodes."""
     if subject.make_env is None or episodes < 1:
         return None
     env, totals, successes = subject.make_env(), [], []
@@ -116,7 +116,9 @@ def returns(subject: Subject, act: Act, episodes: int) -> Returns | None:
             while not done:
                 steps += 1
                 if steps > LONGEST_EPISODE:
-                    raise InputError(f"an episode has not ended after {LONGEST_EPISODE} steps: --episodes 0 runs none")
+                    raise InputError(
+                        f"an episode did not end after {LONGEST_EPISODE} steps; --episodes 0 skips this measurement"
+                    )
                 action = act(np.asarray(observation, np.float32).reshape(1, -1))[0]
                 observation, reward, terminated, truncated, info = env.step(for_environment(env, action))
                 total, done = total + float(reward), terminated or truncated
@@ -133,7 +135,7 @@ def returns(subject: Subject, act: Act, episodes: int) -> Returns | None:
 
 
 def seconds_of(act: Act, observations: np.ndarray, calls: int = 200) -> float:
-    """Return the seconds of one call of one observation: the least of several rounds."""
+    """Return the seconds per call with one observation: the minimum over several rounds."""
     one = [observations[i % len(observations)][None] for i in range(calls)]
     act(one[0])
     best = math.inf

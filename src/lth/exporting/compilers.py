@@ -1,4 +1,4 @@
-"""The C policy compiled here, to be checked and timed; and its size for a microcontroller."""
+"""Compile the C policy on this machine to check and time it, and measure its size for a microcontroller."""
 
 import contextlib
 import ctypes
@@ -19,7 +19,7 @@ from .network import Network
 STRICT = ["-std=c99", "-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Werror"]
 CORTEX_M4 = ["-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16", "-Os"]
 LIMIT = 120.0
-"""Seconds that a compiler may take."""
+"""The time limit for a compiler, in seconds."""
 
 _TIMER = """
 #define _POSIX_C_SOURCE 199309L
@@ -46,38 +46,38 @@ _DISCRETE = _CALL.replace("%%", "%") + "sink = (float)policy_act(x);"
 
 
 class Compiled(NamedTuple):
-    """A C policy in this process."""
+    """A C policy loaded into this process."""
 
     act: Callable[[np.ndarray], np.ndarray]
-    """Actions for observations (n, observation_dim)."""
+    """Returns actions for observations (n, observation_dim)."""
     seconds: Callable[[np.ndarray], float]
-    """The seconds of one call, over observations (n, observation_dim) in turn."""
+    """Returns the seconds per call, cycling through observations (n, observation_dim)."""
 
 
 def compiler() -> list[str]:
-    """Return the command that is the C compiler.
+    """Return the command of the C compiler.
 
     Raises:
-        InputError: there is none.
+        InputError: no compiler was found.
     """
     found = shlex.split(os.environ.get("CC", "")) or [
         shutil.which("gcc") or shutil.which("clang") or shutil.which("cc") or ""
     ]
     if not shutil.which(found[0]):
         raise InputError(
-            "the C policy is compiled and checked before it is written, and there is no C compiler here. Debian's package is gcc, "
-            "and CC in the environment names another; or export something else: --to onnx, --to numpy"
+            "there is no C compiler, which is needed to check the C policy. Install gcc, set CC to a compiler, or export another "
+            "format: --to onnx, --to numpy"
         )
     return found
 
 
 @contextlib.contextmanager
 def compiled(program: Mapping[str, str], network: Network, flags: tuple[str, ...] = ("-O3",)) -> Iterator[Compiled]:
-    """Compile a C policy as strictly as users do, and load it.
+    """Compile a C policy with strict warnings, and load it.
 
     Raises:
         InputError: there is no C compiler.
-        ExportError: it does not compile.
+        ExportError: compilation failed.
     """
     discrete = network.squash == "argmax"
     with tempfile.TemporaryDirectory(prefix="lth-export-") as name:
@@ -121,7 +121,7 @@ def compiled(program: Mapping[str, str], network: Network, flags: tuple[str, ...
 def cortex_m4_bytes(program: Mapping[str, str]) -> int | None:
     """Return the bytes of .text and .rodata of a policy compiled for a Cortex-M4F with -Os; None without a cross compiler.
 
-    Functions of the C library, of which only the square root of layer normalization is one, are not among them.
+    C library functions (only the square root of layer normalization) are not included.
     """
     gcc, size = shutil.which("arm-none-eabi-gcc"), shutil.which("arm-none-eabi-size")
     if not gcc or not size:
@@ -137,7 +137,7 @@ def cortex_m4_bytes(program: Mapping[str, str]) -> int | None:
 
 
 def write_sources(program: Mapping[str, str], folder: Path) -> None:
-    """Write the header and the source side by side."""
+    """Write the header and the source to a folder."""
     for path in ("src/policy.h", "src/policy.c"):
         (folder / Path(path).name).write_text(program[path])
 
@@ -150,11 +150,11 @@ def _run(command: list[str]) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise InputError(f"{shlex.join(command)} failed: {error}") from None
     if done.returncode:
-        raise ExportError(f"{shlex.join(command[:1])} refuses the C policy: {done.stderr.strip()[-800:]}")
+        raise ExportError(f"{shlex.join(command[:1])} could not compile the C policy: {done.stderr.strip()[-800:]}")
     return done.stdout
 
 
 def _close(library: Any) -> None:
-    """Unload a library, so that its file can go."""
+    """Unload a library, so that its file can be deleted."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).dlclose(ctypes.c_void_p(library._handle))

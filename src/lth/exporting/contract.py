@@ -1,4 +1,4 @@
-"""The contract: what a program needs to know of the policy, and what was measured of it."""
+"""The contract of an exported policy: names, units and bounds for its users, and measurements."""
 
 import hashlib
 import math
@@ -19,24 +19,24 @@ FORMAT = "lth-policy-1"
 
 
 class Row(NamedTuple):
-    """A line of the table: the agent, or one exported program."""
+    """A row of the table: the agent, or one exported program."""
 
     name: str
     bytes: int
-    """The agent: its acting network's dense parameters. C: its constants and code on a Cortex-M4 where a cross compiler is here,
-    else its constants. ONNX and NumPy: the file."""
+    """The agent: its acting network's dense parameters. C: constants and code on a Cortex-M4 if a cross compiler is installed, else
+    constants. ONNX and NumPy: the file."""
     multiply_adds: int
     microseconds: float
-    """One call with one observation, on one thread of this machine."""
+    """The time of one call with one observation, on one thread of this machine."""
     deviation: float
-    """From the agent's actions on the recorded rollout."""
+    """The difference from the agent's actions on the recorded rollout."""
     returns: Returns | None
 
 
 def contract(
     subject: Subject, network: Network, unread: Sequence[int], rows: Sequence[Row], sizes: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return what `policy.json` says, as plain values; what is not known or not bounded is null."""
+    """Return the content of `policy.json` as plain values; unknown and unbounded values are null."""
     interface, discrete = subject.interface, network.squash == "argmax"
     observations = [
         {
@@ -91,7 +91,7 @@ def contract(
 
 
 def sizes_of(whole: Network, network: Network, cortex_m4: int | None) -> dict[str, Any]:
-    """Return what a policy takes beside the same network without pruning."""
+    """Return the size of a policy and of the same network without pruning."""
     dense = dense_of(whole)
     return {
         "multiply_adds": network.multiply_adds,
@@ -108,7 +108,7 @@ def sizes_of(whole: Network, network: Network, cortex_m4: int | None) -> dict[st
 
 
 def dense_of(network: Network) -> Network:
-    """Return a network of the same shape in which every weight counts: pruned ones are tiny instead of 0."""
+    """Return a network of the same shape without zeros: pruned weights are tiny instead."""
 
     def filled(layer: Layer) -> Layer:
         return layer._replace(kernel=np.where(layer.kernel == 0, np.float32(1e-30), layer.kernel))
@@ -117,7 +117,7 @@ def dense_of(network: Network) -> Network:
 
 
 def processor() -> str:
-    """Name this machine's processor."""
+    """Return the name of this machine's processor."""
     try:
         for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
             if line.startswith("model name"):

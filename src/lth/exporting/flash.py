@@ -1,7 +1,5 @@
-"""`lth flash`: return against bytes of flash, for the runs of a grid: dense agents, tickets by method and sparsity, and 8 bits."""
+"""`lth flash`: return versus flash size for the runs of a grid: dense agents, tickets by method and sparsity, and int8."""
 
-import io
-import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,10 +17,8 @@ from .fold import fold, quantize
 from .network import Network, run
 from .subjects import of_run
 
-CSV, FIGURE = "flash.csv", "flash.png"
+CSV = "flash.csv"
 DENSE = "dense"
-_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#888888", "#D55E00", "#56B4E9", "#000000")
-_MARKERS = "os^Dv<>P"
 
 
 class FlashRow(NamedTuple):
@@ -31,7 +27,7 @@ class FlashRow(NamedTuple):
     task: str
     seed: int
     method: str
-    """`dense`, or the method or control of a ticket."""
+    """`dense`, or the method or control of a ticket: `taylor`, `taylor + reinit`."""
     sparsity: str
     weights: str
     """`float32` or `int8`."""
@@ -40,19 +36,19 @@ class FlashRow(NamedTuple):
     """`cortex-m4`: code and constants, compiled with -Os; `constants`: without a cross compiler."""
     multiply_adds: int
     not_needed: int
-    """How many observations do not bear on the actions."""
+    """The number of observations that do not affect the actions."""
     episodes: int
     value: float
-    """The mean return: of float32 the run's last evaluation, of int8 the same episodes driven by the rounded weights."""
+    """The mean return: for float32 of the run's last evaluation, for int8 of the same episodes with the rounded weights."""
 
 
-def save(plan: Plan, episodes: int | None = None, told: Callable[[str], None] = lambda line: None) -> list[Path]:
-    """Write flash.csv and flash.png into the output directory of a grid, from its finished runs; returns their paths.
+def measure(plan: Plan, episodes: int | None = None, told: Callable[[str], None] = lambda line: None) -> list[FlashRow]:
+    """Export the finished runs of a grid, and return their sizes and returns; writes nothing.
 
     Args:
-        plan: the grid's.
-        episodes: how many the rounded weights are driven for; None: as many as its last evaluation has.
-        told: what is called with a line for each run.
+        plan: the plan of the grid.
+        episodes: evaluation episodes for the rounded weights; None: as many as in the last evaluation.
+        told: called with one line per run.
 
     Raises:
         InputError: no run is finished, or a file is damaged.
@@ -66,15 +62,20 @@ def save(plan: Plan, episodes: int | None = None, told: Callable[[str], None] = 
                 rows += _rows(plan.root / spec.path, method, sparsity, episodes or spec.dense.evaluation.last_episodes)
                 told(f"{spec.title()}: {rows[-2].bytes:,} bytes, int8 {rows[-1].bytes:,}")
     if not rows:
-        raise InputError(f"no run of this config is finished in {plan.root}; `lth run` with the same words makes them")
-    table, figure = plan.root / CSV, plan.root / FIGURE
-    write_whole(table, csv_bytes((*FlashRow._fields[:-1], "return"), rows), checksum=False)
-    write_whole(figure, picture(rows), checksum=False)
-    return [table, figure]
+        raise InputError(
+            f"no run of this config is finished in '{plan.root}'; run `lth run` with the same arguments first"
+        )
+    return rows
+
+
+def save_table(root: Path, rows: Sequence[FlashRow]) -> Path:
+    """Write `flash.csv`."""
+    write_whole(root / CSV, csv_bytes((*FlashRow._fields[:-1], "return"), rows), checksum=False)
+    return root / CSV
 
 
 def _method(row: Row) -> str:
-    return " ".join(filter(None, (row.method, row.control))) or DENSE
+    return " + ".join(filter(None, (row.method, row.control)))
 
 
 def _rows(folder: Path, method: str, sparsity: str, episodes: int) -> list[FlashRow]:
@@ -112,46 +113,3 @@ def _rows(folder: Path, method: str, sparsity: str, episodes: int) -> list[Flash
 def _bytes(network: Network, observations: Sequence[str], actions: Sequence[str]) -> tuple[int, str]:
     found = cortex_m4_bytes(c.emit(network, "", observations, actions))
     return (table_bytes(network), "constants") if found is None else (found, "cortex-m4")
-
-
-def picture(rows: Sequence[FlashRow]) -> bytes:
-    """Draw rows as a PNG: a panel for each task, a line for each method over its sparsities, 8 bits hollow; means over seeds."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    tasks = list(dict.fromkeys(row.task for row in rows))
-    methods = list(dict.fromkeys(row.method for row in rows))
-    figure = Figure(figsize=(4.6 * len(tasks) + 1.4, 3.6), layout="constrained")
-    for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
-        for i, method in enumerate(methods):
-            for weights in ("float32", "int8"):
-                points = _means([r for r in rows if (r.task, r.method, r.weights) == (task, method, weights)])
-                whole = weights == "float32"
-                axes.plot(
-                    [x for x, _ in points],
-                    [y for _, y in points],
-                    color=_COLORS[i % len(_COLORS)],
-                    marker=_MARKERS[i % len(_MARKERS)],
-                    markersize=5,
-                    linewidth=1.2 if whole else 0.8,
-                    linestyle="-" if whole else ":",
-                    markerfacecolor=None if whole else "white",
-                    label=method if whole else f"{method}, int8",
-                )
-        axes.set(xscale="log", xlabel=f"bytes of flash ({rows[0].measured})", ylabel="return", title=task)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    data = io.BytesIO()
-    figure.savefig(data, dpi=150, format="png", metadata={"Software": None})
-    return data.getvalue()
-
-
-def _means(rows: Sequence[FlashRow]) -> list[tuple[float, float]]:
-    by_sparsity: dict[str, list[FlashRow]] = {}
-    for row in rows:
-        by_sparsity.setdefault(row.sparsity, []).append(row)
-    means = [(statistics.fmean(r.bytes for r in g), statistics.fmean(r.value for r in g)) for g in by_sparsity.values()]
-    return sorted(means)

@@ -1,4 +1,4 @@
-"""A smaller network with the same actions: units without a path removed, constants folded, observations dropped."""
+"""Simplify a network without changing its actions: remove unused units, fold constants, drop unused observations."""
 
 import jax
 import jax.numpy as jnp
@@ -8,22 +8,22 @@ from ..pruning.structure import shrink
 from .network import Layer, Network
 
 MOST_SHIFTED = 10.0
-"""A normalizer is folded into the first layer only where no mean is further from 0 than this many deviations, since the
-difference that it takes would otherwise be one of large numbers."""
+"""The normalizer is folded into the first layer only if all means are within this many standard deviations of 0, to avoid
+cancellation of large numbers."""
 
 
 def fold(network: Network, low: np.ndarray | None = None, high: np.ndarray | None = None) -> Network:
-    """Return a network that computes the same actions with less.
+    """Return a smaller network that computes the same actions.
 
-    Units that nothing reads and units that read nothing are removed, the latter into the next layer's biases (as `lth.shrink`).
-    Observations that no unit reads are dropped. Where no observation within its bounds can be clipped, the normalizer is folded
-    into the first layer. Hidden units are put in order of how many inputs they have, so that a loop over them is predictable.
-    A layer with layer normalization keeps its units, since each of them takes part in its mean and variance.
+    Removes units that are not read and units without inputs, which are folded into the next layer's biases (see `lth.shrink`).
+    Drops observations that no unit reads. If observations within their bounds are never clipped, folds the normalizer into the
+    first layer. Sorts hidden units by their number of inputs, so that loops over them are predictable. Layers with layer
+    normalization keep all units, because each affects the mean and variance.
 
     Args:
         network: a policy.
-        low: the least that each observation can be, (observation_dim,); None: they have no bounds.
-        high: the most.
+        low: the lower bound of each observation, (observation_dim,); None: unbounded.
+        high: the upper bound.
     """
     if not any(layer.norm for layer in network.layers):
         activation = jax.nn.relu if network.activation == "relu" else jnp.tanh
@@ -32,7 +32,7 @@ def fold(network: Network, low: np.ndarray | None = None, high: np.ndarray | Non
     else:
         layers = list(network.layers)
     read = layers[0].kernel.any(axis=1)
-    if not read.any():  # a constant policy; programs with empty tables are none
+    if not read.any():  # a constant policy; keep one input, because tables must not be empty
         read = np.arange(read.size) == 0
     layers[0] = layers[0]._replace(kernel=layers[0].kernel[read])
     network = network._replace(
@@ -44,13 +44,13 @@ def fold(network: Network, low: np.ndarray | None = None, high: np.ndarray | Non
 
 
 def unread(network: Network, kept: Network) -> list[int]:
-    """Return the indices of the observations of `network` that do not bear on the actions, by what was `kept` of it."""
+    """Return the indices of observations of `network` that do not affect the actions, given its folded version `kept`."""
     used = kept.reads[kept.layers[0].kernel.any(axis=1)]
     return [i for i in range(network.observation_dim) if i not in set(used.tolist())]
 
 
 def _never_clips(network: Network, low: np.ndarray, high: np.ndarray) -> bool:
-    """Return whether no observation within its bounds is clipped, and the normalizer can be folded without loss of precision."""
+    """Return whether observations within their bounds are never clipped and folding the normalizer loses no precision."""
     low, high = low[network.reads].astype(np.float64), high[network.reads].astype(np.float64)
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         return False
@@ -85,9 +85,9 @@ def _ordered(network: Network) -> Network:
 
 
 def quantize(network: Network) -> Network:
-    """Return a network whose weights are whole numbers from -127 to 127 times one scale for each unit.
+    """Return a network whose weights are integers from -127 to 127 times one scale per unit.
 
-    The scale is the unit's largest weight over 127; biases and activations stay float32. Weights that become 0 are pruned.
+    The scale is the unit's largest weight divided by 127; biases and activations stay float32. Weights rounded to 0 are pruned.
     """
 
     def quantized(layer: Layer) -> Layer:

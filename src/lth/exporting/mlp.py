@@ -1,4 +1,4 @@
-"""`lth.export_mlp`: any chain of dense layers as checked programs, with nothing of reinforcement learning."""
+"""`lth.export_mlp`: write any chain of dense layers as checked programs, independent of reinforcement learning."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,38 +39,38 @@ def export_mlp(
     apply: Callable[[Params, Any], Any] | None = None,
     quantize: str | None = None,
 ) -> Export:
-    """Write a network of dense layers as checked programs: C, ONNX, NumPy.
+    """Write a network of dense layers as checked programs in C, ONNX and NumPy.
 
     >>> lth.export_mlp(params, "policy", apply=model.apply)  # doctest: +SKIP
 
     Args:
-        params: as Flax, Equinox, Haiku or NNX have them, or a list of (kernel (inputs, outputs), bias (outputs,)). Pruned weights
-            are zeros.
-        out: the folder.
-        to: as for `lth.export`.
-        activation: between the layers, "relu" or "tanh".
-        squash: what becomes of the last layer: "none"; "tanh", to [low, high]; "clip", to them; "argmax", its largest output.
-        low: the lower bound of each output, or of all; -1 if None.
-        high: the upper bound; 1 if None.
-        mean: what is subtracted from each input first; None: nothing.
-        std: what it is divided by then; None: 1.
-        clip: inputs are clipped to [-clip, clip] then; None: they are not.
-        order: the layers' names in the order in which they are applied, where it does not follow from names or shapes.
+        params: parameters from Flax, Equinox, Haiku or NNX, or a list of (kernel (inputs, outputs), bias (outputs,)). Pruned
+            weights are zero.
+        out: the output folder.
+        to: see `lth.export`.
+        activation: the activation between layers, "relu" or "tanh".
+        squash: the output transform: "none"; "tanh" to [low, high]; "clip" to [low, high]; "argmax", the largest output.
+        low: the lower bound of each output, or of all; None: -1.
+        high: the upper bound; None: 1.
+        mean: subtracted from each input first; None: 0.
+        std: inputs are then divided by it; None: 1.
+        clip: inputs are then clipped to [-clip, clip]; None: no clipping.
+        order: the layer names in the order in which they are applied, if it does not follow from names or shapes.
         inputs: the name of each input.
         outputs: the name of each output.
-        examples: inputs that programs are compared on, (n, inputs); None: 200 drawn from a standard normal distribution.
-        apply: your network, (params, x (n, inputs)) -> (n, outputs): what programs are compared with, before `squash` and after
-            the inputs are normalized. None: the same chain in NumPy.
-        quantize: as for `lth.export`.
+        examples: inputs on which programs are compared, (n, inputs); None: 200 from a standard normal distribution.
+        apply: the original network, (params, x (n, inputs)) -> (n, outputs), with which programs are compared. It is applied after
+            normalization of the inputs and before `squash`. None: the same chain in NumPy.
+        quantize: see `lth.export`.
 
     Raises:
-        InputError: this is not a chain of dense layers, or an argument does not fit it.
-        ExportError: a program does not give the network's outputs; nothing is written.
+        InputError: `params` is not a chain of dense layers, or an argument does not fit it.
+        ExportError: a program does not reproduce the network's outputs; nothing is written.
     """
     formats, skip = formats_of(to, quantize)
     for name, value, known in (("activation", activation, get_args(Activation)), ("squash", squash, get_args(Squash))):
         if value not in known:
-            raise InputError(f"unknown {name} {value!r}{nearest(value, known)}; choose from {', '.join(known)}")
+            raise InputError(f"unknown {name} {value!r}; choose from {', '.join(known)}{nearest(value, known)}")
     pairs = isinstance(params, list | tuple) and all(
         isinstance(pair, list | tuple) and len(pair) == 2 for pair in params
     )
@@ -91,7 +91,7 @@ def export_mlp(
         high=_each("high", 1.0 if high is None else high, m) if bounded else np.zeros(0, np.float32),
     )
     if examples is not None and np.shape(examples)[1:] != (n,):
-        raise InputError(f"examples have the shape {np.shape(examples)}; the network takes (n, {n})")
+        raise InputError(f"examples have shape {np.shape(examples)}, but the network needs (n, {n})")
     anything = np.full(n, np.inf, np.float32)
     subject = Subject(
         network=network,
@@ -120,11 +120,11 @@ def _with(network: Network, params: Params, apply: Callable[[Params, Any], Any])
 def _each(name: str, value: Any, n: int) -> np.ndarray:
     array = np.asarray(value, np.float32)
     if array.shape not in ((), (n,)) or not np.isfinite(array).all():
-        raise InputError(f"{name} has the shape {array.shape}; it is one finite number, or {n} of them")
+        raise InputError(f"{name} has shape {array.shape}, but must be one finite number or {n} of them")
     return np.broadcast_to(array, (n,)).copy()
 
 
 def _names(name: str, given: Sequence[str], n: int, word: str) -> list[str]:
     if given and len(given) != n:
-        raise InputError(f"{name} has {len(given)} names, and there are {n}")
+        raise InputError(f"{name} has {len(given)} names, but needs {n}")
     return list(given) or [f"{word} {i}" for i in range(n)]

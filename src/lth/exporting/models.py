@@ -1,4 +1,4 @@
-"""Agents of Stable-Baselines3 and SBX as something to export."""
+"""Describe agents of Stable-Baselines3 and SBX for export."""
 
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -23,14 +23,14 @@ from .subjects import Subject
 
 
 def of_model(model: Any, env: Callable[[], Any] | None = None) -> Subject:
-    """Describe an agent of Stable-Baselines3 or SBX.
+    """Describe an agent of Stable-Baselines3 or SBX for export.
 
     Args:
-        model: an agent of SAC, TD3, DQN or PPO with MlpPolicy. Of a VecNormalize around its environment the statistics are taken.
-        env: makes its environment, in its own units; None: Gymnasium's of the same id, where the model's has one.
+        model: an agent of SAC, TD3, DQN or PPO with MlpPolicy. The statistics of a VecNormalize wrapper are included.
+        env: creates its environment, in its own units; None: the Gymnasium environment with the same id, if there is one.
 
     Raises:
-        InputError: the model is of another kind, or the environment has other spaces than it.
+        InputError: the model is not supported, or its spaces differ from the environment's.
     """
     kind, found = kind_of(model), acting_network(model)
     spec = environment_spec(model)
@@ -94,8 +94,8 @@ def _interface(model: Any, make_env: Callable[[], Any] | None) -> envs.Interface
         shapes = [(s.shape, getattr(s, "n", None)) for e in (env, model) for s in (e.observation_space, e.action_space)]
         if shapes[:2] != shapes[2:]:
             raise InputError(
-                f"the environment has {env.observation_space} and {env.action_space}, the model {model.observation_space} and "
-                f"{model.action_space}: give the one that it acts in, env=lambda: ..."
+                f"the environment has {env.observation_space} and {env.action_space}, but the model has {model.observation_space} "
+                f"and {model.action_space}; pass the model's environment as env=lambda: ..."
             )
         return envs.interface_of(env)
     finally:

@@ -1,6 +1,6 @@
-"""A policy as data: what is read, the normalizer, dense layers, and how outputs become actions. Emitters write it down.
+"""A policy as data: the observations it reads, the normalizer, dense layers, and the output transform.
 
-Everything is NumPy float32. `run` is the reference that every emitted program is compared with.
+Everything is NumPy float32. `run` is the reference for all exported programs.
 """
 
 from typing import Literal, NamedTuple
@@ -10,11 +10,11 @@ import numpy as np
 Activation = Literal["relu", "tanh"]
 Squash = Literal["tanh", "clip", "none", "argmax"]
 NORM_EPSILON = 1e-6
-"""Flax's, in layer normalization."""
+"""Flax's epsilon in layer normalization."""
 
 
 class Layer(NamedTuple):
-    """One dense layer, and the layer normalization after it, if any."""
+    """A dense layer with optional layer normalization."""
 
     kernel: np.ndarray
     """(inputs, outputs) float32."""
@@ -23,41 +23,41 @@ class Layer(NamedTuple):
     norm: tuple[np.ndarray, np.ndarray] | None = None
     """The scale and the shift of layer normalization, (outputs,) each."""
     scales: np.ndarray | None = None
-    """(outputs,) float32 of a quantized layer, whose kernel is these times whole numbers from -127 to 127."""
+    """(outputs,) float32 for a quantized layer, whose kernel is these scales times integers from -127 to 127."""
 
     @property
     def weights(self) -> int:
-        """How many weights are not zero."""
+        """The number of nonzero weights."""
         return int(np.count_nonzero(self.kernel))
 
 
 class Network(NamedTuple):
-    """A deterministic policy, from observations to actions in the environment's own units."""
+    """A deterministic policy from observations to actions, both in the environment's units."""
 
     observation_dim: int
-    """The length of an observation, of which `reads` are used."""
+    """The length of an observation."""
     reads: np.ndarray
-    """(n,) the indices of the observations that enter the arithmetic, ascending."""
+    """(n,) the indices of the observations that are used, ascending."""
     mean: np.ndarray
-    """(n,) float32: what is subtracted from those."""
+    """(n,) float32: subtracted from these observations."""
     scale: np.ndarray
-    """(n,) float32: what they are multiplied by then."""
+    """(n,) float32: then multiplied with them."""
     clip: float
-    """They are clipped to [-clip, clip] then; infinite: they are not."""
+    """Then they are clipped to [-clip, clip]; infinite: no clipping."""
     layers: tuple[Layer, ...]
     activation: Activation
-    """After every layer but the last."""
+    """Applied after every layer except the last."""
     squash: Squash
-    """tanh: to [low, high] by tanh; clip: clipped to them; none: outputs are actions; argmax: the number of the largest."""
+    """tanh: tanh scaled to [low, high]; clip: clipped to [low, high]; none: outputs are actions; argmax: index of the largest."""
     low: np.ndarray
-    """(actions,) float32; empty of argmax."""
+    """(actions,) float32; empty for argmax."""
     high: np.ndarray
     first_action: int = 0
-    """Of argmax: the number of the first action."""
+    """For argmax: the index of the first action."""
 
     @property
     def normalizes(self) -> bool:
-        """Whether observations are changed before they enter the first layer."""
+        """Whether observations are transformed before the first layer."""
         return bool(np.isfinite(self.clip) or self.mean.any() or (self.scale != 1).any())
 
     @property
@@ -67,12 +67,12 @@ class Network(NamedTuple):
 
     @property
     def multiply_adds(self) -> int:
-        """How many multiply-adds one call takes with the weights that are not zero."""
+        """The number of multiply-adds per call with nonzero weights only."""
         return sum(layer.weights for layer in self.layers)
 
     @property
     def dense_multiply_adds(self) -> int:
-        """How many multiply-adds one call takes with whole matrices."""
+        """The number of multiply-adds per call with whole matrices."""
         return sum(layer.kernel.size for layer in self.layers)
 
 
@@ -92,16 +92,16 @@ def outputs(network: Network, observations: np.ndarray) -> np.ndarray:
 
 
 def run(network: Network, observations: np.ndarray) -> np.ndarray:
-    """Return actions in the environment's own units for raw observations (n, observation_dim).
+    """Return actions in the environment's units for raw observations (n, observation_dim).
 
     Returns:
-        (n, actions) float32; of argmax (n,) int64.
+        (n, actions) float32; for argmax (n,) int64.
     """
     return finish(network, outputs(network, observations))
 
 
 def finish(network: Network, found: np.ndarray) -> np.ndarray:
-    """Turn the last layer's outputs (n, actions) into actions."""
+    """Convert the last layer's outputs (n, actions) to actions."""
     if network.squash == "argmax":
         return np.argmax(found, axis=1) + network.first_action
     if network.squash == "tanh":
@@ -111,6 +111,6 @@ def finish(network: Network, found: np.ndarray) -> np.ndarray:
 
 
 def halves(network: Network) -> tuple[np.ndarray, np.ndarray]:
-    """Return half the width of the actions' bounds and their middle, (actions,) float32 each."""
+    """Return half the range of each action and its middle, (actions,) float32 each."""
     low, high = network.low, network.high
     return (high - low) * np.float32(0.5), (high + low) * np.float32(0.5)

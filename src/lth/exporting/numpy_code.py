@@ -1,4 +1,4 @@
-"""A policy as arrays in an .npz file, and a short Python file that needs NumPy alone."""
+"""Write a policy as an .npz file and a short Python file that needs only NumPy."""
 
 import io
 from typing import Any
@@ -53,7 +53,7 @@ _ENDINGS = {
 
 
 def emit(network: Network, title: str) -> dict[str, bytes]:
-    """Return `policy.npz` and `policy.py` of a policy, by name."""
+    """Return `policy.npz` and `policy.py` for a policy, by name."""
     title = title.encode("ascii", "replace").decode().replace("\\", "/").replace('"', "'")
     code = PROGRAM.format(
         title=f"{title}.", activation=_ACTIVATIONS[network.activation], ending=_ENDINGS[network.squash]
@@ -84,7 +84,7 @@ def _arrays(network: Network) -> dict[str, Any]:
 
 
 def load(files: dict[str, bytes], folder: Any) -> Any:
-    """Write the files into a folder and return their `act`, as somebody else's program would import it."""
+    """Write the files to a folder and return their `act` function."""
     import runpy
 
     for name, data in files.items():

@@ -1,6 +1,6 @@
-"""A policy as an ONNX model: input `observation`, output `action`, any batch.
+"""Write a policy as an ONNX model: input `observation`, output `action`, any batch size.
 
-Nodes are made by the `onnx` package alone: the operators are few, and so neither JAX's version nor a tracer's bears on the file.
+The nodes are built with the `onnx` package directly, so the file does not depend on the version of JAX or of a tracer.
 """
 
 import json
@@ -13,7 +13,7 @@ from ..errors import InputError
 from .network import NORM_EPSILON, Network, halves
 
 OPSET = 17
-"""The first with LayerNormalization."""
+"""The first opset with LayerNormalization."""
 IR_VERSION = 8
 
 
@@ -22,7 +22,7 @@ def emit(network: Network, about: Mapping[str, Any]) -> bytes:
 
     Args:
         network: a policy.
-        about: the contract, which goes into the model's metadata: texts as they are, everything else as JSON.
+        about: the contract for the model's metadata: strings unchanged, other values as JSON.
 
     Returns:
         A model from `observation` (batch, observation_dim) float32 to `action`, (batch, actions) float32, or (batch,) int64.
@@ -87,7 +87,7 @@ def emit(network: Network, about: Mapping[str, Any]) -> bytes:
 
 
 def session(model: bytes) -> Any:
-    """Return a function from observations (n, observation_dim) float32 to actions, in ONNX Runtime on one thread.
+    """Return a function from observations (n, observation_dim) float32 to actions that runs ONNX Runtime on one thread.
 
     Raises:
         InputError: the package `onnxruntime` is not installed.
@@ -121,6 +121,6 @@ def import_onnx() -> Any:
 
 def _missing(package: str, error: ImportError) -> InputError:
     return InputError(
-        f"writing and checking ONNX needs the package {package} ({error}). Install it with pip install 'lth[export]', or export "
+        f"ONNX export needs the package {package} ({error}). Install it with pip install 'lth[export]', or export "
         "C or NumPy: --to c, --to numpy"
     )

@@ -1,4 +1,4 @@
-"""One program of each format, ready to be run: its files, how it acts, how fast and how large it is."""
+"""Build and run one program per format, and measure its speed and size."""
 
 import contextlib
 import tempfile
@@ -19,19 +19,19 @@ from .subjects import Subject
 
 
 class Program(NamedTuple):
-    """A program that is not written yet."""
+    """A program before it is written."""
 
     name: str
     files: dict[str, bytes]
-    """By path below the output folder."""
+    """File contents by path in the output folder."""
     act: Act
     seconds: float
-    """Of one call."""
+    """Seconds per call."""
     bytes: int
     network: Network
-    """What it has to compute."""
+    """The network that it computes."""
     flash: int | None = None
-    """Of C: .text and .rodata on a Cortex-M4, where a cross compiler is here."""
+    """For C: .text and .rodata on a Cortex-M4, if a cross compiler is installed."""
     notes: tuple[str, ...] = ()
 
 
@@ -43,7 +43,7 @@ def c_program(
 
     Raises:
         InputError: there is no C compiler.
-        ExportError: it does not compile.
+        ExportError: compilation failed.
     """
     if quantized:
         network = quantize(network)
@@ -70,14 +70,14 @@ def c_program(
 def onnx_program(
     subject: Subject, network: Network, observations: np.ndarray, actions: np.ndarray
 ) -> Iterator[Program]:
-    """Make the ONNX model of a folded policy, without metadata.
+    """Build the ONNX model of a folded policy, without metadata.
 
     Raises:
         InputError: `onnx` or `onnxruntime` is not installed.
     """
     model = onnx.emit(network, {})
     act = onnx.session(model)
-    for batch in (1, 2, 7):  # any batch: the check itself runs all observations at once
+    for batch in (1, 2, 7):  # other batch sizes; the check itself runs all observations at once
         act(observations[:batch])
     yield Program("onnx", {"policy.onnx": model}, act, seconds_of(act, observations), len(model), network)
 
@@ -86,7 +86,7 @@ def onnx_program(
 def numpy_program(
     subject: Subject, network: Network, observations: np.ndarray, actions: np.ndarray
 ) -> Iterator[Program]:
-    """Make the NumPy program of a folded policy."""
+    """Build the NumPy program of a folded policy."""
     files = numpy_code.emit(network, subject.title)
     with tempfile.TemporaryDirectory(prefix="lth-export-") as folder:
         act = numpy_code.load(files, Path(folder))

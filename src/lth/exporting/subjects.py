@@ -1,4 +1,4 @@
-"""What can be exported: an agent or a run, as a policy with its environment and what is known of both."""
+"""The subject of an export: an agent or a run, as a policy with its environment and metadata."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,14 +21,14 @@ from .network import Layer, Network
 
 
 class Subject(NamedTuple):
-    """A policy that is to be exported."""
+    """A policy to export."""
 
     network: Network
-    """All of it: nothing is folded or dropped."""
+    """The complete network before folding."""
     act: Callable[[np.ndarray], np.ndarray]
-    """The agent's own deterministic actions for observations (n, observation_dim), both in the environment's units."""
+    """The agent's deterministic actions for observations (n, observation_dim), both in the environment's units."""
     make_env: Callable[[], Any] | None
-    """Makes an environment in its own units; None: nothing is known of any."""
+    """Creates an environment in its own units; None if unknown."""
     interface: envs.Interface
     observations: list[str]
     """The name of each observation."""
@@ -36,16 +36,16 @@ class Subject(NamedTuple):
     """The name of each action."""
     title: str
     about: dict[str, Any]
-    """What the contract says of where it comes from."""
+    """Provenance for the contract."""
     examples: np.ndarray | None = None
-    """Observations that programs are compared on; None: recorded in the environment, or drawn where there is none."""
+    """Observations on which programs are compared; None: recorded in the environment, or random without one."""
 
 
 def of_run(run: Path) -> Subject:
-    """Read a run's agent.
+    """Read a run's agent for export.
 
     Raises:
-        InputError: there is no such run, or it has no agent that can be exported.
+        InputError: the run does not exist, or it has no agent that can be exported.
     """
     spec = store.spec_of(run)
     agent, _, masks = store.load(run)
@@ -62,19 +62,19 @@ def of_run(run: Path) -> Subject:
 
 
 def of_agent(agent: Agent, about: dict[str, Any] | None = None, seed: int = 0) -> Subject:
-    """Describe an agent.
+    """Describe an agent for export.
 
     Args:
-        agent: one that knows its task.
-        about: what the contract says of where it comes from.
-        seed: of the environments that it is evaluated in.
+        agent: an agent with a known task.
+        about: provenance for the contract.
+        seed: the seed of the evaluation environments.
 
     Raises:
-        InputError: the agent does not know its task, or its algorithm does not say how outputs become actions.
+        InputError: the agent's task is unknown, or its algorithm does not define `head`.
     """
     if not agent.task:
         raise InputError(
-            "this agent does not know its task, and so not the units of its actions. Export a run, lth.load(run).agent, or "
+            "the agent's task is unknown, so the units of its actions are unknown too. Export a run, lth.load(run).agent, or "
             "agent._replace(task='Pendulum-v1')"
         )
     task, interface = agent.task, envs.task_interface(agent.task)
@@ -99,14 +99,14 @@ def network_of(agent: Agent, interface: envs.Interface) -> Network:
     """Return an agent's policy as data.
 
     Raises:
-        InputError: its algorithm does not say how outputs become actions.
+        InputError: its algorithm does not define `head`.
     """
     algorithm, normalizer = agent.algorithm, agent.state.normalizer
     head = algorithm.head()
     if head is None:
         raise InputError(
-            f"the algorithm {algorithm_key(agent.config)} does not say how its network's outputs become actions: define its method "
-            "`head` (docs/recipes.md)"
+            f"the algorithm {algorithm_key(agent.config)} cannot be exported: define its method `head`, which describes how "
+            "network outputs become actions (docs/recipes.md)"
         )
     params = jax.tree.map(np.asarray, agent.state.params[algorithm.policy])
     layers: list[Layer] = []

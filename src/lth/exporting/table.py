@@ -1,4 +1,4 @@
-"""What an export prints."""
+"""Format the result of an export as a table."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from .contract import Row
 
 
 def table(rows: Sequence[Row], about: Mapping[str, Any], not_needed: Sequence[str], notes: Sequence[str]) -> str:
-    """Lay out the agent and its programs: bytes, multiply-adds, microseconds, deviation, return."""
+    """Return a table of the agent and its programs: bytes, multiply-adds, microseconds, deviation, return."""
     heads = ("", "bytes", "multiply-adds", "us a call", "deviation", "return")
     lines = [heads, *(_cells(row) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]

@@ -1,4 +1,4 @@
-"""`lth.export`: an agent or a run as checked programs in a folder."""
+"""`lth.export`: write an agent or a run as checked programs to a folder."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -22,14 +22,14 @@ POLICY = "policy.json"
 
 
 class Export(NamedTuple):
-    """What `export` wrote; prints as a table."""
+    """The result of `export`; prints as a table."""
 
     folder: Path
     files: list[Path]
     rows: list[Row]
     """The agent, then each program: name, bytes, multiply_adds, microseconds, deviation, returns."""
     not_needed: list[str]
-    """The observations that do not bear on the actions, by name."""
+    """The names of observations that do not affect the actions."""
     notes: list[str]
     contract: dict[str, Any]
     """The content of policy.json."""
@@ -47,28 +47,28 @@ def export(
     episodes: int = 50,
     env: Callable[[], Any] | None = None,
 ) -> Export:
-    """Write a policy as checked programs: from observations to actions, both in the environment's own units.
+    """Write a policy as checked programs that map observations to actions, both in the environment's units.
 
-    Each program is run on 200 recorded observations first, and has to choose the agent's actions to 1e-5. Nothing is written
-    unless all of them do. docs/export.md describes the files.
+    Each program is first run on 200 recorded observations, and must reproduce the agent's actions to 1e-5; otherwise nothing is
+    written. docs/export.md describes the files.
 
     >>> print(lth.export("results/quickstart/Pendulum-v1/seed0/ticket-taylor-0.95-..."))  # doctest: +SKIP
 
     Args:
-        what: a run's directory, what `lth.load` returns of it, or its agent; or an agent of Stable-Baselines3 or SBX.
-        out: the folder; None: `export` in the run's directory, or `export` here.
-        to: "c", "onnx", "numpy", several of them, or "all" that can be made here.
-        quantize: "int8": weights of C as whole numbers of 8 bits with a scale for each unit. What that costs is measured.
-        episodes: how many evaluation episodes the agent and each program are driven for; 0: none.
-        env: of another library's agent: makes its environment. None: Gymnasium's of the same id, where it has one.
+        what: a run's directory, the result of `lth.load`, or its agent; or an agent of Stable-Baselines3 or SBX.
+        out: the output folder; None: `export` in the run's directory, or `export` in the working directory.
+        to: "c", "onnx", "numpy", a sequence of these, or "all" formats whose tools are installed.
+        quantize: "int8": 8-bit integer weights with one scale per unit in the C program. Its accuracy is measured.
+        episodes: evaluation episodes for the agent and each program; 0: none.
+        env: for agents of other libraries: creates the environment. None: the Gymnasium environment with the same id, if any.
 
     Raises:
-        InputError: there is no such run or format, or a compiler or package that it needs is missing.
-        ExportError: a program does not choose the agent's actions; nothing is written.
+        InputError: the run or format is unknown, or a required compiler or package is missing.
+        ExportError: a program does not reproduce the agent's actions; nothing is written.
     """
     formats, skip = formats_of(to, quantize)
     if episodes < 0:
-        raise InputError(f"episodes={episodes}: it has to be at least 0")
+        raise InputError(f"episodes is {episodes}, but must be at least 0")
     subject, folder = _subject(what, env)
     return write(
         Path(out) if out is not None else folder, build(subject, formats, quantize is not None, episodes, skip)
@@ -76,23 +76,23 @@ def export(
 
 
 def formats_of(to: str | Sequence[str], quantize: str | None) -> tuple[tuple[str, ...], bool]:
-    """Return the names of the formats that are asked for, and whether those that cannot be made here are left out.
+    """Return the names of the requested formats, and whether formats with missing tools are skipped.
 
     Raises:
-        InputError: a format is not known, or the C program is to be quantized and is not asked for.
+        InputError: a format is unknown, or quantize is set without the format c.
     """
     names = tuple(PROGRAMS) if to == "all" else (to,) if isinstance(to, str) else tuple(to)
     for name in names:
         if name not in PROGRAMS:
             raise InputError(
-                f"unknown format {name!r}{nearest(name, PROGRAMS)}; choose from {', '.join(PROGRAMS)}, all"
+                f"unknown format {name!r}; choose from {', '.join(PROGRAMS)}, all{nearest(name, PROGRAMS)}"
             )
     if not names:
-        raise InputError(f"no format is given; choose from {', '.join(PROGRAMS)}, all")
+        raise InputError(f"no format given; choose from {', '.join(PROGRAMS)}, all")
     if quantize not in (None, "int8"):
-        raise InputError(f"quantize={quantize!r}: the only choice is 'int8'")
+        raise InputError(f"unknown quantize {quantize!r}; the only choice is 'int8'")
     if quantize and "c" not in names:
-        raise InputError(f"quantize='int8' is of the C program, and to={to!r} asks for none")
+        raise InputError(f"quantize='int8' needs the format c, but to={to!r}")
     return names, to == "all"
 
 
@@ -104,27 +104,25 @@ def _subject(what: Any, env: Callable[[], Any] | None) -> tuple[Subject, Path]:
         return of_agent(agent), Path("export")
     if is_model(agent):
         return of_model(agent, env), Path("export")
-    raise InputError(
-        f"an object of the type {type(what).__name__} cannot be exported; give a run's directory or an agent"
-    )
+    raise InputError(f"an object of type {type(what).__name__} cannot be exported; pass a run's directory or an agent")
 
 
 def write(folder: Path, built: Built) -> Export:
-    """Write checked programs; policy.json, which lists them with their SHA-256, goes first and comes last.
+    """Write checked programs. policy.json, which lists them with their SHA-256, is removed first and written last.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the folder is not writable.
     """
     policy = folder / POLICY
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; --out is a folder")
+        raise InputError(f"'{folder}' is a file, but --out must be a folder")
     before = _listed(policy)
     try:
         policy.unlink(missing_ok=True)
-        for name in before - built.files.keys():  # programs of another policy must not be left beside the new ones
+        for name in before - built.files.keys():  # programs of another policy must not remain
             (folder / name).unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"{folder} cannot be written: {error.strerror or error}") from None
+        raise InputError(f"'{folder}' cannot be written: {error.strerror or error}") from None
     for name, data in built.files.items():
         write_whole(folder / name, data, checksum=False)
     files = {name: digest(data) for name, data in sorted(built.files.items())}
@@ -135,7 +133,7 @@ def write(folder: Path, built: Built) -> Export:
 
 
 def _listed(policy: Path) -> set[str]:
-    """Return the files that an earlier export wrote, those within its folder alone."""
+    """Return the files of an earlier export, only those inside its folder."""
     try:
         names = [str(name) for name in read_json(policy)["files"]]
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,5 +1,5 @@
-"""Agents of other libraries, Stable-Baselines3 and SBX: read, pruned, and taken over. Neither library is imported here.
+"""Support for agents of Stable-Baselines3 and SBX. Neither library is imported here.
 
-`models` says what a model is and what its acting network is, `sbx_masks` and `sb3_masks` hold masks on it while it learns, and
-`prune` is `lth.prune_agent`.
+`models` recognizes a model and reads its acting network. `sbx_masks` and `sb3_masks` keep masks on it during training. `prune` is
+`lth.prune_agent`, and `adopt` is `lth.adopt`.
 """

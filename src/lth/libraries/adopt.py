@@ -1,4 +1,4 @@
-"""`lth.adopt`: a trained agent of Stable-Baselines3 or SBX as a finished dense run, from which `lth run` makes tickets."""
+"""`lth.adopt`: import a trained agent of Stable-Baselines3 or SBX as a finished dense run for `lth run`."""
 
 import hashlib
 from pathlib import Path
@@ -31,14 +31,14 @@ from .weights import networks_of
 
 
 class Adopted(NamedTuple):
-    """What `adopt` wrote."""
+    """The result of `adopt`."""
 
     config: Path
-    """The file for `lth run`."""
+    """The config file for `lth run`."""
     run: Path
     """The directory of the dense run."""
     notes: list[str]
-    """What tickets do otherwise than the model did."""
+    """Differences between the training of tickets and of the model."""
 
 
 @in_float32
@@ -51,30 +51,30 @@ def adopt(
     output_dir: str | Path = "results/adopted",
     seed: int = 0,
 ) -> Adopted:
-    """Write an agent of Stable-Baselines3 or SBX as a finished dense run, and a config from which `lth run` makes its tickets.
+    """Write an agent of Stable-Baselines3 or SBX as a finished dense run, with a config for `lth run` to train its tickets.
 
     >>> first = copy.deepcopy(model)  # doctest: +SKIP
     >>> model.learn(50_000)  # doctest: +SKIP
     >>> lth.adopt(model, "Pendulum-v1", initial=first)  # doctest: +SKIP
     >>> lth.run("results/adopted/config.yaml")  # doctest: +SKIP
 
-    Tickets train in lth's loop with the model's settings; `notes` names those that lth does not have. With `initial` tickets are
-    rewound to its weights, without it they are fine-tuned from the trained ones. Adam's moments are not taken over.
+    Tickets train in lth's loop with the model's settings; `notes` lists settings that lth does not support. With `initial`, tickets
+    are rewound to its weights; without it, they are fine-tuned from the trained weights. Adam's moments are not imported.
 
     Args:
         model: an agent of SAC, TD3 or DQN with MlpPolicy and ReLU, after `learn`.
-        task: the task that it was trained on, as lth names it: a Gymnasium id or a Meta-World task.
-        replay_buffer: what it learned from; None: the model's own.
-        initial: the model as it was before `learn`: a copy, or what was saved then and loaded.
-        output_dir: where the run and config.yaml are written.
-        seed: the number of the run.
+        task: the task that it was trained on: a Gymnasium id or a Meta-World task.
+        replay_buffer: the replay buffer that it was trained with; None: the model's own.
+        initial: the model before `learn`: a copy, or a saved and loaded model.
+        output_dir: the folder for the run and config.yaml.
+        seed: the seed in the name of the run.
 
     Raises:
-        InputError: the model is of another kind, does not fit the task, or has not learned; or its replay buffer cannot be read.
+        InputError: the model is not supported, does not fit the task, or is untrained; or its replay buffer cannot be read.
     """
     kind = kind_of(model)
     if kind.algorithm == "PPO":
-        raise InputError("PPO has no replay buffer, and lth does not train it; `lth.prune_agent` prunes it in place")
+        raise InputError("PPO has no replay buffer and cannot be adopted; prune it in place with `lth.prune_agent`")
     networks, targets = networks_of(model, kind)
     sections, notes = settings_of(model, kind, networks)
     start = networks_of(initial, kind) if initial is not None else None
@@ -90,7 +90,7 @@ def adopt(
         **sections,
         "pruning": {"rewind_steps": [0 if start else "none"]},
     }
-    config, _ = resolve_backend(parse_config(tree))  # the run belongs to what the folder settles on
+    config, _ = resolve_backend(parse_config(tree))  # use the backend recorded in the folder
     spec = dense_spec(config, task, seed)
     spaces = envs.task_spaces(task)
     algorithm = spec.agent.build(spaces, task)
@@ -129,9 +129,7 @@ def _check_fits(algorithm: Algorithm, networks: Any, task: str) -> None:
     wanted = jax.eval_shape(lambda: algorithm.init(jax.random.key(0))).params
     shapes = [jax.tree.map(lambda leaf: tuple(leaf.shape), tree) for tree in (networks, wanted)]
     if shapes[0] != shapes[1]:
-        raise InputError(
-            f"the model's networks do not fit the observations and actions of {task!r}: is it another task's model?"
-        )
+        raise InputError(f"the model's networks do not fit the observations and actions of {task!r}; check the task")
 
 
 def _arrays(tree: Any) -> Any:
@@ -162,15 +160,15 @@ def _log_alpha(model: Any, kind: Kind) -> float:
 
 
 def _buffer(model: Any, given: Any, spec: DenseSpec, spaces: envs.Spaces) -> ReplayBuffer:
-    """Return a replay buffer's transitions, the latest that lth's has room for, in the order in which they were made."""
+    """Return the latest transitions of a replay buffer, up to lth's capacity, in chronological order."""
     source = model.replay_buffer if given is None else given
     if source is None or source.size() == 0:
         raise InputError(
-            "the model's replay buffer is empty: give one that was saved, replay_buffer=..., or call model.learn"
+            "the model's replay buffer is empty; pass a saved one as replay_buffer=..., or call model.learn first"
         )
     if isinstance(source.observations, dict) or source.optimize_memory_usage or getattr(model, "n_steps", 1) > 1:
         raise InputError(
-            "the replay buffer has to hold single steps, without optimize_memory_usage, of flat observations"
+            "the replay buffer must contain single steps of flat observations, without optimize_memory_usage"
         )
     count = source.size()
     order = np.roll(np.arange(count), -source.pos) if source.full else np.arange(count)

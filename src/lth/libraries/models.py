@@ -1,6 +1,6 @@
-"""What a model of Stable-Baselines3 or SBX is: its library and algorithm, its acting network, its environment.
+"""Read a Stable-Baselines3 or SBX model: its library, algorithm, acting network and environment.
 
-Everything is read from the model itself, so that no more is imported than its owner has.
+Everything is read from the model object, so that neither library is imported.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ _MODULES = {"ReLU": "relu", "Tanh": "tanh"}
 
 
 class Kind(NamedTuple):
-    """What a model is."""
+    """The library and algorithm of a model."""
 
     library: str
     """`sbx` or `stable_baselines3`."""
@@ -27,7 +27,7 @@ class Kind(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The display name."""
         return f"{self.algorithm} of {LIBRARIES[self.library]}"
 
 
@@ -42,34 +42,34 @@ class ActingNetwork(NamedTuple):
 
 
 def is_model(model: Any) -> bool:
-    """Return whether this is a model of one of LIBRARIES."""
+    """Return whether an object is a model of one of LIBRARIES."""
     return _class(model) is not None
 
 
 def kind_of(model: Any) -> Kind:
-    """Return what a model is.
+    """Return the library and algorithm of a model.
 
     Raises:
-        InputError: it is another algorithm, or a policy that is not a plain multilayer perceptron on flat observations.
+        InputError: the algorithm is not supported, or the policy is not a multilayer perceptron on flat observations.
     """
     found = _class(model)
     if found is None:
-        raise InputError(f"an object of the type {type(model).__name__} is not a model of Stable-Baselines3 or SBX")
+        raise InputError(f"an object of type {type(model).__name__} is not a model of Stable-Baselines3 or SBX")
     library, algorithm = found.__module__.split(".")[0], found.__name__
     name = f"{algorithm} of {LIBRARIES[library]}"
-    nearest = "Supported are SAC, TD3, DQN and PPO with MlpPolicy; `lth.export_mlp` and `lth.prune` take any chain of dense layers"
+    nearest = "Supported: SAC, TD3, DQN and PPO with MlpPolicy; `lth.export_mlp` and `lth.prune` accept any chain of dense layers"
     if algorithm not in ALGORITHMS or library not in ("sbx", "stable_baselines3"):
         raise InputError(f"{name} is not supported. {nearest}")
     space = model.observation_space
     if type(space).__name__ != "Box" or len(space.shape) != 1:
-        raise InputError(f"{name} with observations {space} is not supported: they have to be a flat Box. {nearest}")
+        raise InputError(f"{name} with observations {space} is not supported: they must be a flat Box. {nearest}")
     if getattr(model, "use_sde", False):
-        raise InputError(f"{name} with use_sde=True is not supported: its exploration shapes its network. {nearest}")
+        raise InputError(f"{name} with use_sde=True is not supported, because it changes the network. {nearest}")
     return Kind(library, algorithm)
 
 
 def _class(model: Any) -> type | None:
-    """Return the class by which the library knows a model, below which its user may have derived others."""
+    """Return the library's class of a model, which may be a base class of the model's class."""
     for found in type(model).__mro__:
         if found.__module__.split(".")[0] in LIBRARIES:
             return found if hasattr(model, "policy") else None
@@ -77,10 +77,10 @@ def _class(model: Any) -> type | None:
 
 
 def acting_network(model: Any) -> ActingNetwork:
-    """Return the network that acts, without what it samples by.
+    """Return the network of the deterministic policy.
 
     Raises:
-        InputError: as `kind_of`; or the network has other layers than dense ones with ReLU or tanh between them (naming one).
+        InputError: see `kind_of`; or the network has other layers than dense layers with ReLU or tanh (names the layer).
     """
     kind = kind_of(model)
     layers, activation = (_sbx_network if kind.library == "sbx" else _torch_network)(model, kind)
@@ -88,7 +88,7 @@ def acting_network(model: Any) -> ActingNetwork:
     squash = SQUASH.get(kind.algorithm, "argmax" if discrete else "clip")
     if discrete and type(model.action_space).__name__ != "Discrete":
         raise InputError(
-            f"{kind.name} with actions {model.action_space} is not supported: they have to be Box or Discrete"
+            f"{kind.name} with actions {model.action_space} is not supported: they must be Box or Discrete"
         )
     return ActingNetwork(layers, activation, squash)
 
@@ -101,9 +101,9 @@ def _sbx_network(model: Any, kind: Kind) -> tuple[list[tuple[np.ndarray, np.ndar
     names = sorted(tree, key=lambda name: (len(name), name))
     for i, name in enumerate(names):
         if name != f"Dense_{i}":
-            raise InputError(f"{kind.name} with a layer {name!r} is not supported: its policy has to be MlpPolicy")
+            raise InputError(f"{kind.name} with a layer {name!r} is not supported: the policy must be MlpPolicy")
     if kind.algorithm == "SAC":
-        names = names[:-1]  # the last is the deviation's
+        names = names[:-1]  # the last is the standard deviation
     arrays = [(np.asarray(tree[name]["kernel"]), np.asarray(tree[name]["bias"])) for name in names]
     return arrays, _activation_of(policy.activation_fn, kind)
 
@@ -115,7 +115,7 @@ def _activation_of(function: Callable[[Any], Any], kind: Kind) -> str:
         if np.allclose(values, known(at), atol=1e-6):
             return name
     raise InputError(
-        f"{kind.name} with the activation {getattr(function, '__name__', function)} is not supported; relu and tanh are"
+        f"{kind.name} with the activation {getattr(function, '__name__', function)} is not supported; use relu or tanh"
     )
 
 
@@ -129,11 +129,13 @@ def _torch_network(model: Any, kind: Kind) -> tuple[list[tuple[np.ndarray, np.nd
         elif name in _MODULES:
             activations.append(_MODULES[name])
         else:
-            raise InputError(f"{kind.name} with a layer {name} is not supported: its policy has to be MlpPolicy")
+            raise InputError(f"{kind.name} with a layer {name} is not supported: the policy must be MlpPolicy")
     if kind.algorithm == "TD3" and activations:
         activations = activations[:-1]  # the last one squashes the action
     if len(activations) != len(arrays) - 1 or len({*activations}) > 1:
-        raise InputError(f"{kind.name} with activations {activations} is not supported: one kind between all layers is")
+        raise InputError(
+            f"{kind.name} with activations {activations} is not supported: use one activation between all layers"
+        )
     return arrays, activations[0] if activations else "relu"
 
 
@@ -149,7 +151,7 @@ def _torch_modules(model: Any, kind: Kind) -> Sequence[Any]:
         owner, parts = policy, [*policy.mlp_extractor.policy_net, policy.action_net]
     extractor = type(owner.features_extractor).__name__
     if extractor != "FlattenExtractor":
-        raise InputError(f"{kind.name} with a {extractor} is not supported: its policy has to be MlpPolicy")
+        raise InputError(f"{kind.name} with a {extractor} is not supported: the policy must be MlpPolicy")
     return parts
 
 
@@ -158,7 +160,7 @@ def _array(tensor: Any) -> np.ndarray:
 
 
 def normalizer_of(model: Any) -> tuple[np.ndarray, np.ndarray, float] | None:
-    """Return mean, scale and clip of a VecNormalize that normalizes the model's observations; None: there is none."""
+    """Return mean, scale and clip of the model's VecNormalize; None if observations are not normalized."""
     wrapper = model.get_vec_normalize_env()
     if wrapper is None or not wrapper.norm_obs:
         return None
@@ -168,7 +170,7 @@ def normalizer_of(model: Any) -> tuple[np.ndarray, np.ndarray, float] | None:
 
 
 def actions_of(model: Any) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the model's own deterministic actions for raw observations (n, observation_dim)."""
+    """Return a function that returns the model's deterministic actions for raw observations (n, observation_dim)."""
     wrapper = model.get_vec_normalize_env()
 
     def act(observations: np.ndarray) -> np.ndarray:
@@ -180,7 +182,7 @@ def actions_of(model: Any) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def environment_spec(model: Any) -> Any:
-    """Return the Gymnasium spec of a model's environment; None where it has none."""
+    """Return the Gymnasium spec of a model's environment; None if it has none."""
     env = model.get_env()
     try:
         return env.get_attr("spec")[0] if env is not None else None
@@ -189,7 +191,7 @@ def environment_spec(model: Any) -> Any:
 
 
 def recorded_observations(model: Any, n: int) -> np.ndarray | None:
-    """Return raw observations of the model's replay buffer, (n, observation_dim) or fewer; None: it has none."""
+    """Return up to n raw observations of the model's replay buffer, (n, observation_dim); None if it has no buffer."""
     buffer: Any = getattr(model, "replay_buffer", None)
     size = buffer.size() if buffer is not None else 0
     if not size or isinstance(buffer.observations, dict):

@@ -1,4 +1,4 @@
-"""`lth.prune_agent`: masks for an agent of Stable-Baselines3 or SBX, which goes on learning under them."""
+"""`lth.prune_agent`: masks for an agent of Stable-Baselines3 or SBX, which keeps training with them."""
 
 from collections.abc import Mapping
 from types import ModuleType
@@ -25,29 +25,28 @@ def prune_agent(
     seed: int = 0,
     **how: Any,
 ) -> dict[str, Mask]:
-    """Prune an agent of Stable-Baselines3 or SBX in place: `model.learn` goes on under the masks, `lth.export` ships it.
+    """Prune an agent of Stable-Baselines3 or SBX in place. `model.learn` then trains with the masks, and `lth.export` exports it.
 
     >>> masks = lth.prune_agent(model, 0.9)  # doctest: +SKIP
     >>> model.learn(50_000, reset_num_timesteps=False)  # doctest: +SKIP
 
-    Weights, target networks and optimizer moments of pruned weights become 0.0 and stay so. Weights that are 0.0 already stay
-    pruned, so that a model of Stable-Baselines3 that was saved and loaded, which loses the masks, is put under them again by the
-    same call.
+    Pruned weights, their targets and their optimizer moments become 0.0 and stay 0.0. Weights that are already 0.0 stay pruned.
+    Saving a Stable-Baselines3 model loses the masks; call this function again after loading to restore them.
 
     Args:
         model: an agent of SAC, TD3, DQN or PPO with MlpPolicy.
-        sparsity: the share of pruned weights, of each network; or by network: {"actor": a, "critic": c}, {"q": s} of DQN.
-            Stacked critics are counted one by one.
-        criterion: how weights are scored: "magnitude" or "random"; with SAC of SBX, any of `lth.prune`.
-        seed: of "random", and of the batches of criteria that take gradients.
-        how: more of what `lth.prune` takes: allocation, exclude, invert.
+        sparsity: the share of pruned weights in each network; or by network: {"actor": a, "critic": c}, {"q": s} for DQN.
+            Stacked critics are counted separately.
+        criterion: "magnitude" or "random"; for SAC of SBX, any criterion of `lth.prune`.
+        seed: the seed of "random", and of the batches of criteria that need gradients.
+        how: further arguments of `lth.prune`: allocation, exclude, invert.
 
     Returns:
-        The masks by network, in the library's own layout: 1 kept, 0 pruned.
+        The masks by network, in the library's layout: 1 kept, 0 pruned.
 
     Raises:
-        InputError: the model is of another kind (naming it), the criterion needs gradients that are not taken of it, or as
-            `lth.prune`.
+        InputError: the model is not supported (names its kind), the criterion needs gradients that are not available for it, or
+            an error of `lth.prune`.
     """
     kind = kind_of(model)
     takes_gradients = criterion_named(criterion).takes_gradients
@@ -55,7 +54,7 @@ def prune_agent(
     networks = library.networks_of(model, kind)
     if isinstance(sparsity, Mapping) and set(sparsity) != set(networks):
         raise InputError(
-            f"sparsity is given for {', '.join(sparsity)}; the networks of {kind.name} are {', '.join(networks)}"
+            f"sparsity names {', '.join(sparsity)}, but the networks of {kind.name} are {', '.join(networks)}"
         )
     if takes_gradients:
         masks = _by_gradients(model, kind, sparsity, criterion, seed, how)
@@ -81,8 +80,8 @@ def _by_gradients(
 ) -> dict[str, Mask]:
     if kind != Kind("sbx", "SAC"):
         raise InputError(
-            f"the criterion {criterion!r} needs gradients of the losses, which are taken of SAC of SBX alone, and this is "
-            f"{kind.name}. Use 'magnitude' or 'random'; or `lth.adopt` the model, and `lth run` makes masks by any criterion"
+            f"the criterion {criterion!r} needs gradients, which are supported only for SAC of SBX, not for {kind.name}. Use "
+            "'magnitude' or 'random', or call `lth.adopt` and make masks by any criterion with `lth run`"
         )
     from ..algorithms.sac.sbx import prune_sbx
 
@@ -90,7 +89,7 @@ def _by_gradients(
 
 
 def _kept(params: Params) -> Mask:
-    """Return a mask of the weights that are not 0.0 already; of what is not pruned, of all."""
+    """Return a mask that prunes the prunable weights that are 0.0."""
     rows = {row.path: row.prunable for row in layers(params)}
     leaves = [
         np.asarray(leaf) != 0 if prunable else np.ones(np.shape(leaf), bool)

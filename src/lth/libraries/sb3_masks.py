@@ -1,6 +1,6 @@
-"""Masks on a model of Stable-Baselines3, by hooks on its parameters: whatever `model.learn` does, pruned weights stay at zero.
+"""Masks for a Stable-Baselines3 model. Hooks on its parameters keep pruned weights at zero in `model.learn`.
 
-PyTorch is not imported: every tensor is made from one of the model's own.
+PyTorch is not imported: all tensors are created from tensors of the model.
 """
 
 import weakref
@@ -14,11 +14,11 @@ from .models import Kind
 
 _TARGETS = {"actor": "actor_target", "critic": "critic_target", "q": "q_net_target"}
 _hooks: "weakref.WeakKeyDictionary[Any, list[Any]]" = weakref.WeakKeyDictionary()
-"""The hooks on each model's parameters, so that other masks can take their place."""
+"""The hooks on each model's parameters, so that new masks can replace them."""
 
 
 def networks_of(model: Any, kind: Kind) -> dict[str, Params]:
-    """Return the weights of each network, as dicts by the names of PyTorch's modules; arrays are copies."""
+    """Return copies of each network's weights, as nested dicts by PyTorch module names."""
     found: dict[str, Params] = {}
     for network, name, parameter in _parameters(model.policy, kind):
         *path, own = name.split(".")
@@ -30,7 +30,7 @@ def networks_of(model: Any, kind: Kind) -> dict[str, Params]:
 
 
 def set_masks(model: Any, kind: Kind, masks: Mapping[str, Mask]) -> None:
-    """Put masks on a model: pruned weights, their targets and their moments become 0.0, and stay so in `model.learn`."""
+    """Apply masks to a model: pruned weights, their targets and their moments become 0.0 and stay 0.0 in `model.learn`."""
     policy = model.policy
     for hook in _hooks.pop(model, []):
         hook.remove()
@@ -43,7 +43,7 @@ def set_masks(model: Any, kind: Kind, masks: Mapping[str, Mask]) -> None:
             continue
         mask = parameter.data.new_tensor(np.asarray(kept, np.float32).tolist())
         parameter.data.mul_(mask)
-        # A gradient of zero and moments of zero are an update of zero, whatever Adam's or RMSprop's other constants are.
+        # Zero gradients and zero moments give zero updates, for any constants of Adam or RMSprop.
         hooks.append(parameter.register_hook(lambda gradient, mask=mask: gradient * mask))
         for optimizer in _optimizers(policy):
             for value in optimizer.state.get(parameter, {}).values():
@@ -61,7 +61,7 @@ def _optimizers(policy: Any) -> list[Any]:
 
 
 def _parameters(policy: Any, kind: Kind) -> Iterator[tuple[str, str, Any]]:
-    """Go through the matrices and biases of a policy: the network, the name within it, the parameter."""
+    """Yield the matrices and biases of a policy: (network, name within it, parameter)."""
     if kind.algorithm == "PPO":
         parts = {
             "actor": ("mlp_extractor.policy_net.", "action_net."),

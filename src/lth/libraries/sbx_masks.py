@@ -1,4 +1,4 @@
-"""Masks on a model of SBX, within its optimizers, whose states keep their structure."""
+"""Masks for an SBX model, inside its optimizers, whose state structure does not change."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,18 +21,20 @@ _STATES = {
 
 
 def networks_of(model: Any, kind: Kind) -> dict[str, Params]:
-    """Return the weights of each network, as SBX has them."""
+    """Return the weights of each network in SBX's layout."""
     return {network: getattr(model.policy, name).params for network, name in _STATES[kind.algorithm].items()}
 
 
 def set_masks(model: Any, kind: Kind, masks: Mapping[str, Mask]) -> None:
-    """Put masks on a model: pruned weights, their targets and their moments become 0.0, and stay so in `model.learn`.
+    """Apply masks to a model: pruned weights, their targets and their moments become 0.0 and stay 0.0 in `model.learn`.
 
     Raises:
-        InputError: `param_resets` would undo them.
+        InputError: the model uses `param_resets`, which would drop the masks.
     """
     if getattr(model, "param_resets", None):
-        raise InputError("the model has param_resets, which would draw all weights anew and forget the masks")
+        raise InputError(
+            "the model uses param_resets, which would reinitialize all weights and drop the masks; set param_resets=None"
+        )
     for network, name in _STATES[kind.algorithm].items():
         state, mask = getattr(model.policy, name), masks[network]
         structure = jax.tree.structure(state.params)
@@ -54,11 +56,11 @@ def set_masks(model: Any, kind: Kind, masks: Mapping[str, Mask]) -> None:
 
 
 def _under(tx: optax.GradientTransformation, mask: Mask) -> optax.GradientTransformation:
-    """Return an optimizer that neither sees nor changes what is pruned; its state is that of `tx`."""
+    """Return an optimizer that ignores pruned weights; its state is that of `tx`."""
     kept = jax.tree.map(lambda leaf: jnp.asarray(leaf) != 0, mask)
 
     def update(gradients: Any, state: Any, params: Any = None) -> Any:
-        # Not a product: a gradient that is not finite times 0 would not be 0.
+        # Select instead of multiplying: a gradient that is not finite times 0 is not 0.
         updates, state = tx.update(_where(kept, gradients), state, params)
         return _where(kept, updates), state
 

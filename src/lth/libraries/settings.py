@@ -1,4 +1,4 @@
-"""The settings of a model of Stable-Baselines3 or SBX as lth's, and what of them cannot follow."""
+"""Convert the settings of a Stable-Baselines3 or SBX model to lth's, with notes on unsupported settings."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,16 +11,16 @@ from .models import Kind
 from .weights import hidden_of
 
 SEGMENTS = 10
-"""About how many evaluations an adopted run's tickets have."""
+"""The approximate number of evaluations of an adopted run's tickets."""
 LONGEST_SEGMENT = 5000
 OBSERVATION_CLIP = 10.0
 
 
 def settings_of(model: Any, kind: Kind, networks: Mapping[str, Params]) -> tuple[dict[str, Any], list[str]]:
-    """Return the sections of a config that describe a model, and what its tickets will do otherwise than it.
+    """Return the config sections for a model, and notes on how the training of its tickets differs.
 
     Raises:
-        InputError: the model has not learned yet.
+        InputError: the model is untrained.
     """
     notes: list[str] = []
     agent = {"sac": _sac, "td3": _td3, "dqn": _dqn}[kind.algorithm.lower()](model, kind, networks, notes)
@@ -28,18 +28,18 @@ def settings_of(model: Any, kind: Kind, networks: Mapping[str, Params]) -> tuple
     wrapper = model.get_vec_normalize_env()
     agent["normalize_obs"] = bool(wrapper is not None and wrapper.norm_obs)
     if agent["normalize_obs"] and wrapper.clip_obs != OBSERVATION_CLIP:
-        notes.append(f"observations are clipped to 10 deviations, not to VecNormalize's {wrapper.clip_obs}")
+        notes.append(f"observations are clipped to 10 standard deviations, not to VecNormalize's {wrapper.clip_obs}")
     if wrapper is not None and wrapper.norm_reward:
-        notes.append("rewards are not normalized, as VecNormalize does")
+        notes.append("rewards are not normalized, unlike in VecNormalize")
     return {kind.algorithm.lower(): agent, **_training(model, notes)}, notes
 
 
 def _training(model: Any, notes: list[str]) -> dict[str, Any]:
     steps = int(model.num_timesteps)
     if steps < 2:
-        raise InputError("the model has not learned yet: call model.learn first")
+        raise InputError("the model is untrained; call model.learn first")
     if model.n_envs > 1:
-        notes.append(f"tickets train in one environment, not in {model.n_envs} side by side")
+        notes.append(f"tickets train in one environment, not in {model.n_envs} parallel ones")
     frequency = getattr(model.train_freq, "frequency", model.train_freq)
     each = frequency[0] if isinstance(frequency, tuple) else int(frequency)
     if getattr(getattr(model.train_freq, "unit", None), "value", "step") == "episode":
@@ -62,7 +62,7 @@ def _training(model: Any, notes: list[str]) -> dict[str, Any]:
 def _rate(model: Any, notes: list[str], rate: Any = None) -> float:
     rate = model.learning_rate if rate is None else rate
     if callable(rate):
-        notes.append("the learning rate stays at its first value; the model's follows a schedule")
+        notes.append("the learning rate is constant at its initial value, but the model uses a schedule")
         return float(rate(1.0))
     return float(rate)
 
@@ -83,7 +83,7 @@ def _sac(model: Any, kind: Kind, networks: Mapping[str, Params], notes: list[str
         _, _, start = given.partition("_")
         found["initial_alpha"] = float(start or 1.0)
     else:
-        notes.append(f"the temperature is learned from {given}, where the model keeps it")
+        notes.append(f"the temperature is learned, starting at {given}, but the model keeps it fixed")
         found["initial_alpha"] = float(given)
     target = model.target_entropy
     return {**found, **({} if isinstance(target, str) else {"target_entropy": float(target)})}
@@ -92,7 +92,7 @@ def _sac(model: Any, kind: Kind, networks: Mapping[str, Params], notes: list[str
 def _td3(model: Any, kind: Kind, networks: Mapping[str, Params], notes: list[str]) -> dict[str, Any]:
     noise = getattr(model.action_noise, "_sigma", None)
     if noise is None:
-        notes.append("tickets explore with normal noise of 0.1; the model has none that can be read")
+        notes.append("tickets explore with Gaussian noise of 0.1, because the model's noise could not be read")
     return {
         **_pair(model, networks, notes),
         "policy_delay": int(model.policy_delay),

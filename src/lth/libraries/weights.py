@@ -1,4 +1,4 @@
-"""The weights of a model of Stable-Baselines3 or SBX in the layout of lth's own agents."""
+"""Convert the weights of a Stable-Baselines3 or SBX model to the layout of lth's agents."""
 
 from typing import Any
 
@@ -13,13 +13,13 @@ Pairs = list[tuple[np.ndarray, np.ndarray]]
 
 
 def networks_of(model: Any, kind: Kind) -> tuple[dict[str, Params], dict[str, Params]]:
-    """Return the networks and the targets by lth's names, as Flax parameters.
+    """Return the networks and targets by lth's names, as Flax parameters.
 
     Raises:
-        InputError: a network is not one that lth has: other activations than ReLU, not two critics, normalized layers.
+        InputError: lth does not support a network: other activations than ReLU, not two critics, normalized layers.
     """
     if acting_network(model).activation != "relu":
-        raise InputError(f"{kind.name} with tanh units cannot be adopted: lth's networks have ReLU")
+        raise InputError(f"{kind.name} with tanh units cannot be adopted: lth's networks use ReLU")
     read = _Sbx(model, kind) if kind.library == "sbx" else _Torch(model, kind)
     if kind.algorithm == "DQN":
         return {"q": _named(read.actor(False))}, {"q": _named(read.actor(True))}
@@ -31,7 +31,7 @@ def networks_of(model: Any, kind: Kind) -> tuple[dict[str, Params], dict[str, Pa
 
 
 def hidden_of(params: Params) -> tuple[int, ...]:
-    """Return the sizes of the hidden layers of a network, or of the first of twins."""
+    """Return the sizes of a network's hidden layers; for twins, of the first."""
     tree: Any = params.get("q1", params)
     return tuple(tree[f"layer_{i}"]["bias"].shape[0] for i in range(len(tree) - 1))
 
@@ -43,7 +43,7 @@ def _named(pairs: Pairs) -> Params:
 
 def _twins(members: list[Pairs], kind: Kind) -> Params:
     if len(members) != 2:
-        raise InputError(f"{kind.name} with {len(members)} critics cannot be adopted: lth has two")
+        raise InputError(f"{kind.name} with {len(members)} critics cannot be adopted: lth uses two")
     return {f"q{i + 1}": _named(pairs) for i, pairs in enumerate(members)}
 
 

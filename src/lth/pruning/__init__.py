@@ -1,7 +1,7 @@
 """Pruning: arrays in, arrays out. No reinforcement learning, no files, no printing, no configuration.
 
-`prune` is all of it as one function. `layers` says what can be pruned, `names` how people name layers, `criteria` how a weight is
-scored and `gradients` what that needs of a loss, `allocation` how many weights go and from where, `masks` which ones exactly,
-`schedules` how masks change in training, `structure` what becomes smaller by them. `names`, `criteria` and `allocation` import no
-JAX.
+`prune` combines everything below into one function. `layers` finds what can be pruned and `names` matches layer names. `criteria`
+scores weights and `gradients` computes the statistics that criteria need. `allocation` sets how many weights each layer loses, and
+`masks` selects them. `schedules` changes masks during training, and `structure` shrinks networks. `names`, `criteria` and
+`allocation` do not import JAX.
 """

@@ -1,4 +1,4 @@
-"""How many weights are pruned, from which layers, and in which steps."""
+"""Set how many weights are pruned from each layer in each round."""
 
 import math
 import numbers
@@ -10,9 +10,9 @@ from .names import check_layer_names, holds_layer
 
 
 def pruned_count(size: int, sparsity: float, already_pruned: int = 0) -> int:
-    """THE counting rule: of `size` weights, `max(round(sparsity * size), already_pruned)` are pruned.
+    """Return how many of `size` weights are pruned: `max(round(sparsity * size), already_pruned)`. All code uses this rule.
 
-    `round` is Python's (to even at a half), `sparsity` the fraction removed, in [0, 1].
+    `sparsity` is the fraction removed, in [0, 1]; `round` is Python's, which rounds halves to even.
 
     >>> pruned_count(10, 0.2), pruned_count(10, 0.25), pruned_count(10, 0.2, already_pruned=5)
     (2, 2, 5)
@@ -25,10 +25,10 @@ def pruned_count(size: int, sparsity: float, already_pruned: int = 0) -> int:
 
 
 def uniform_counts(sizes: Sequence[int], sparsity: float) -> list[int]:
-    """Return how many weights each layer loses when every layer has the same sparsity.
+    """Return how many weights each layer loses when all layers have the same sparsity.
 
-    The counts add up to `pruned_count(sum(sizes), sparsity)` exactly: each layer gets the whole part of
-    `sparsity * size`, and what is missing goes to the layers with the largest fractional parts, earlier layers first.
+    The counts add up to exactly `pruned_count(sum(sizes), sparsity)`: each layer gets the integer part of `sparsity * size`,
+    and the remainder goes to the layers with the largest fractional parts, earlier layers first.
 
     >>> uniform_counts([10, 10, 5], 0.5)
     [5, 5, 2]
@@ -46,11 +46,11 @@ def uniform_counts(sizes: Sequence[int], sparsity: float) -> list[int]:
 
 
 def erk_counts(shapes: Sequence[Sequence[int]], sparsity: float) -> list[int]:
-    """Return how many weights each layer loses by Erdős-Rényi-Kernel (Evci et al. 2020, https://arxiv.org/abs/1911.11134).
+    """Return how many weights each layer loses under Erdős-Rényi-Kernel (Evci et al. 2020, https://arxiv.org/abs/1911.11134).
 
-    A layer keeps a share proportional to sum(shape) / prod(shape), so that narrow layers stay denser; layers that would keep
-    more than all of their weights keep all, and the others share the rest. Counts add up to
-    `pruned_count(total, sparsity)` exactly, rounded as in `uniform_counts`.
+    A layer keeps a share proportional to sum(shape) / prod(shape), so narrow layers stay denser. A layer whose share exceeds
+    its size keeps all its weights, and the other layers split the rest. Counts add up to exactly
+    `pruned_count(total, sparsity)`, rounded as in `uniform_counts`.
 
     >>> erk_counts([(10, 100), (100, 100), (100, 1)], 0.8)
     [248, 8632, 0]
@@ -76,16 +76,16 @@ def erk_counts(shapes: Sequence[Sequence[int]], sparsity: float) -> list[int]:
 
 
 def not_below(counts: Sequence[int], already_pruned: Sequence[int]) -> list[int]:
-    """Raise layers' counts to what is pruned of them already, and take as much from the others, so that the total stays.
+    """Raise each layer's count to at least its already pruned weights, and lower other layers so that the total is unchanged.
 
-    Counts that are rounded to one total can fall by one in a layer while the sparsity rises.
+    Needed because counts rounded to a fixed total can fall by one in a layer while the sparsity rises.
 
     >>> not_below([50, 12], [49, 13])
     [49, 13]
     """
     spare = [max(count - before, 0) for count, before in zip(counts, already_pruned, strict=True)]
     left = max(sum(counts) - sum(already_pruned), 0)
-    # Those with most to spare give first: down to a level, and the first few of them one more.
+    # Layers with the most to spare give first: all down to one level, and the first few one more.
     low, high = 0, max(spare, default=0)
     while low < high:
         middle = (low + high) // 2
@@ -103,16 +103,16 @@ def counts_by_layer(
     sparsity: float,
     layers: Sequence[str] = (),
 ) -> list[int] | int:
-    """Return how many weights are pruned: of all layers together (`global`), or of each (`layer`, `erk`, a mapping).
+    """Return how many weights are pruned: one number for all layers (`global`), or one per layer (`layer`, `erk`, a mapping).
 
-    A mapping gives sparsities by layers' names, any part of their path (`output`, `q1/output`); what it does not name has
-    `sparsity`. Where several names fit a layer, the longest does.
+    A mapping gives sparsities by layer name, any part of a layer's path (`output`, `q1/output`). Layers without an entry get
+    `sparsity`; if several names match a layer, the longest is used.
 
     >>> counts_by_layer({"output": 0.5, "q1/output": 0.0}, [(4, 4), (4, 1), (4, 1)], 0.75, ["q1/x", "q1/output", "q2/output"])
     [12, 0, 2]
 
     Raises:
-        InputError: there is no such allocation, or a name is no layer's.
+        InputError: the allocation or a layer name is unknown.
     """
     return counts_by_round(allocation, shapes, sparsity, 1, layers)[0]
 
@@ -125,7 +125,7 @@ def counts_by_round(
     layers: Sequence[str] = (),
     path: str = "geometric",
 ) -> list[list[int] | int]:
-    """Return `counts_by_layer` for each round of one of `PATHS`. Each sparsity that a mapping names has its own such path.
+    """Return `counts_by_layer` for each round of one of `PATHS`. Each sparsity in a mapping follows its own path.
 
     >>> counts_by_round({"b": 0.75}, [(4, 4), (4, 4)], 0.0, 2, ["a", "b"])
     [[0, 8], [0, 12]]
@@ -144,10 +144,10 @@ def counts_by_round(
 
 
 def _counts(allocation: str, shapes: Sequence[Sequence[int]], sparsity: float) -> list[int] | int:
-    """Return the counts of one of ALLOCATIONS, or of one from outside, which is checked.
+    """Return the counts of one of ALLOCATIONS, or the checked counts of a custom allocation.
 
     Raises:
-        InputError: there is no such allocation, or its counts are not those of `pruned_count` in total.
+        InputError: the allocation is unknown, or its counts do not add up to `pruned_count`.
     """
     counts = lookup(ALLOCATIONS, allocation, "allocation", also=", {layer: sparsity}")(shapes, sparsity)
     if allocation in ALLOCATIONS:
@@ -157,8 +157,8 @@ def _counts(allocation: str, shapes: Sequence[Sequence[int]], sparsity: float) -
     fits = len(given) == len(sizes) and all(0 <= n <= size for n, size in zip(given, sizes, strict=True))
     if not fits or sum(given) != want:
         raise InputError(
-            f"the allocation {allocation!r} returned the counts {given} for layers of {sizes} weights; it has to return how many "
-            f"each layer loses, {want} in all (round(sparsity * weights), `lth.pruning.allocation.pruned_count`)"
+            f"the allocation {allocation!r} returned the counts {given} for layers of {sizes} weights; it must return the number "
+            f"of weights that each layer loses, {want} in total (`lth.pruning.allocation.pruned_count`)"
         )
     return given
 
@@ -175,12 +175,12 @@ Allocation = Callable[[Sequence[Sequence[int]], float], list[int] | int]
 """(shapes, sparsity) -> how many weights each layer loses, or one number for all layers together."""
 
 ALLOCATIONS: dict[str, Allocation] = {"global": _global, "layer": _layer, "erk": erk_counts}
-"""Which layers lose how many weights. A config can name another as `package.module:function`."""
+"""Allocations by name. A config can name a custom allocation as `package.module:function`."""
 
 
 def geometric(sparsity: float, rounds: int) -> list[float]:
-    """Each round prunes the same share of what is left: 1 - (1 - s)^(k/n) after round k (Frankle & Carbin 2019; the
-    exponential schedule of Tanaka et al. 2020).
+    """Prune the same share of the remaining weights in each round: sparsity 1 - (1 - s)^(k/n) after round k (Frankle & Carbin
+    2019; the exponential schedule of Tanaka et al. 2020).
 
     >>> [round(s, 6) for s in geometric(0.75, 2)]
     [0.5, 0.75]
@@ -189,7 +189,7 @@ def geometric(sparsity: float, rounds: int) -> list[float]:
 
 
 def cubic(sparsity: float, rounds: int) -> list[float]:
-    """s (1 - (1 - k/n)^3) after round k: fast while there is much to spare (Zhu & Gupta 2017, eq. 1,
+    """Prune fast at first, then slowly: sparsity s (1 - (1 - k/n)^3) after round k (Zhu & Gupta 2017, eq. 1,
     https://arxiv.org/abs/1710.01878).
 
     >>> cubic(0.5, 2)
@@ -199,7 +199,7 @@ def cubic(sparsity: float, rounds: int) -> list[float]:
 
 
 PATHS = {"geometric": geometric, "cubic": cubic}
-"""Ways to a sparsity in a number of rounds; in one round, each is one-shot."""
+"""Sparsity paths over a number of rounds; with one round, each is one-shot."""
 
 
 def check_sparsity(sparsity: float) -> None:
@@ -207,6 +207,5 @@ def check_sparsity(sparsity: float) -> None:
     number = isinstance(sparsity, numbers.Real) and not isinstance(sparsity, bool)
     if not number or not 0.0 <= sparsity <= 1.0:
         raise InputError(
-            f"sparsity is {sparsity!r}, but it is the fraction of weights to remove, a number from 0 to 1 "
-            "(0.8 prunes 80 % of them)"
+            f"sparsity is {sparsity!r}, but must be the fraction of weights to remove, from 0 to 1 (0.8 prunes 80 % of the weights)"
         )

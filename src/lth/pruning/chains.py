@@ -1,4 +1,4 @@
-"""A network's parameters, as its library has them, read as a chain of dense layers; and such a chain put back.
+"""Read a library's parameter tree as a chain of dense layers, and write a chain back into such a tree.
 
 A chain is a list of (kernel, bias) in the order in which the network applies them: kernels (inputs, outputs), biases (outputs,).
 """
@@ -17,15 +17,15 @@ from ..types import Array, Params
 from .layers import is_matrix, layers, named_leaves
 
 MOST_ORDERS = 8
-"""Of more layers, whose names do not tell their order, not every order is tried."""
+"""The largest number of layers for which all orders are tried if the names do not determine the order."""
 
 
 class Reading(NamedTuple):
-    """How a tree of parameters is read as a chain."""
+    """A parameter tree read as a chain."""
 
     chain: list[tuple[Array, Array]]
     names: list[tuple[str, str]]
-    """The leaves of each layer, kernel and bias; the latter empty where there is none."""
+    """The leaf names of each layer: (kernel, bias); the bias is empty if there is none."""
     output_first: list[bool]
     """Whether a kernel is (outputs, inputs) in the tree, as in Equinox and PyTorch."""
 
@@ -34,12 +34,12 @@ def read_chain(params: Params, order: Sequence[str] | None = None) -> Reading:
     """Read parameters as a chain of dense layers.
 
     Args:
-        params: as Flax, Equinox, Haiku or NNX have them, or any pytree of one matrix, and one vector beside it, for each layer.
-        order: the layers' names in the order in which they are applied. None: the order of the numbers in their names; where the
-            shapes do not fit each other so, the only order in which they do.
+        params: parameters from Flax, Equinox, Haiku or NNX, or any pytree with one matrix and at most one vector per layer.
+        order: the layer names in the order in which they are applied. None: the order of the numbers in their names; if the
+            shapes do not fit in that order, the only order in which they do.
 
     Raises:
-        InputError: a leaf belongs to no dense layer, a name is no layer's, or the order is not clear.
+        InputError: a leaf does not belong to a dense layer, a layer name is unknown, or the order is ambiguous.
     """
     leaves = named_leaves(params)
     rows = [row for row in layers(params, prunable=is_matrix) if row.prunable]
@@ -48,7 +48,7 @@ def read_chain(params: Params, order: Sequence[str] | None = None) -> Reading:
     for row in rows:
         if row.stack_axes or row.window_axes or len(row.shape) != 2:
             raise InputError(
-                f"{row.path!r} {row.shape} is not the matrix of a dense layer, and a chain has no other layers"
+                f"{row.path!r} {row.shape} is not the kernel of a dense layer; a chain has only dense layers"
             )
         parent = row.path.rpartition("/")[0]
         beside = [n for n, leaf in leaves.items() if n.rpartition("/")[0] == parent and np.ndim(leaf) == 1]
@@ -59,8 +59,8 @@ def read_chain(params: Params, order: Sequence[str] | None = None) -> Reading:
         used |= {row.path, bias}
     if other := [name for name in leaves if name not in used]:
         raise InputError(
-            f"{', '.join(map(repr, other[:4]))}: a chain has dense layers alone, a matrix and a bias each, and no norms, "
-            "embeddings or other parameters; take the part of the tree that is one"
+            f"{', '.join(map(repr, other[:4]))}: a chain has only dense layers with a kernel and a bias, no norms, "
+            "embeddings or other parameters; pass only the dense part of the tree"
         )
     names = _ordered(found, leaves, order)
     chain = []
@@ -75,7 +75,7 @@ def put_back(params: Params, reading: Reading, chain: Sequence[tuple[Array, Arra
     """Return a tree like `params` with the layers of another chain.
 
     Raises:
-        InputError: a layer has a bias that is not 0, and the tree has no place for it.
+        InputError: a layer has a nonzero bias, but the tree has no bias there.
     """
     new: dict[str, Any] = {}
     for (kernel, bias), output_first, layer in zip(reading.names, reading.output_first, chain, strict=True):
@@ -83,7 +83,9 @@ def put_back(params: Params, reading: Reading, chain: Sequence[tuple[Array, Arra
         if bias:
             new[bias] = layer[1]
         elif np.asarray(layer[1]).any():
-            raise InputError(f"the layer of {kernel!r} has no bias, and constants of the layer before would go into it")
+            raise InputError(
+                f"the layer of {kernel!r} has no bias, but constants of the previous layer must be added to one"
+            )
     leaves = [new[name] for name in named_leaves(params)]
     return jax.tree.unflatten(jax.tree.structure(params), leaves)
 
@@ -102,16 +104,14 @@ def _ordered(
     listed = ", ".join(f"{name} {shape(name)}" for name in found)
     if order is not None:
         if sorted(order) != sorted(found):
-            raise InputError(f"order names {', '.join(order)}, and the layers are {listed}")
+            raise InputError(f"order is {', '.join(order)}, but the layers are {listed}")
         if not fits(order):
-            raise InputError(
-                f"in the order {', '.join(order)} a layer does not take what the one before gives: {listed}"
-            )
+            raise InputError(f"in the order {', '.join(order)}, the shapes of consecutive layers do not fit: {listed}")
         return list(order)
     natural = sorted(found, key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)])
     if fits(natural):
         return natural
     orders = [o for o in itertools.permutations(natural) if fits(o)] if len(natural) <= MOST_ORDERS else []
     if len(orders) != 1:
-        raise InputError(f"the order of the layers is not clear: {listed}. Give it as order=[names, ...]")
+        raise InputError(f"the order of the layers is ambiguous: {listed}. Pass order=[name, ...]")
     return list(orders[0])

@@ -1,4 +1,4 @@
-"""Masks that ignore what the network learned: what a ticket has to beat."""
+"""Control masks that ignore what the network learned."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,10 +20,10 @@ def random_mask(
     allocation: str = "layer",
     stack_axes: StackAxes | None = None,
 ) -> Mask:
-    """Prune random weights, `round(s * n)` of all n in total, the same fraction of every layer unless told otherwise.
+    """Prune random weights: `round(s * n)` of all n weights, by default the same fraction of each layer.
 
     Raises:
-        InputError: as `prune_kernels_by_magnitude`.
+        InputError: see `prune_kernels_by_magnitude`.
     """
     how: dict[str, Any] = {"allocation": allocation, "exclude": exclude, "stack_axes": stack_axes, "collapse": "allow"}
     return prune(params, target_sparsity, "random", key=key, **how)
@@ -32,9 +32,9 @@ def random_mask(
 def shuffled_mask(
     mask: Mask, params: Params, key: jax.Array, exclude: Sequence[str] = (), stack_axes: StackAxes | None = None
 ) -> Mask:
-    """Prune as many weights of each layer as `mask` does, at random positions.
+    """Prune as many weights of each layer as `mask`, at random positions.
 
-    Against the mask itself it tells choosing weights from choosing how much each layer keeps (Frankle et al. 2021,
+    Compared with `mask`, this separates the choice of weights from the sparsity of each layer (Frankle et al. 2021,
     https://arxiv.org/abs/2009.08576).
     """
     rows = layers(params, exclude, stack_axes=stack_axes)
@@ -42,10 +42,10 @@ def shuffled_mask(
 
 
 def permute_kept(trees: Sequence[Params], mask: Mask, key: jax.Array) -> list[Params]:
-    """Permute the kept weights of each layer among their places, in all trees alike (weights, targets, moments).
+    """Permute the kept weights within each layer, in the same way in all trees (weights, targets, moments).
 
-    Against the ticket it tells which weights are kept from what their values are. Biases and layers of which nothing is
-    pruned stay as they are.
+    Compared with the ticket, this separates the mask from the values of the kept weights. Biases and unpruned layers are
+    unchanged.
     """
     treedef: Any
     masks, treedef = jax.tree.flatten(mask)

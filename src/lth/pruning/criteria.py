@@ -1,8 +1,8 @@
-"""How a weight is scored. The weights with the lowest scores are pruned.
+"""Pruning criteria: score each weight; the weights with the lowest scores are pruned.
 
-A criterion is a function of one array of weights and one of what was gathered about them, and returns scores of the same
-shape; what it needs gathered is a row of `gradients.STATISTICS`. A config can name another as `package.module:name`
-(docs/recipes.md). Formulas, sources, and when each misleads: docs/criteria/. Scores of complex weights are real. Imports no JAX.
+A criterion is a function of one array of weights and one array of a statistic (a key of `gradients.STATISTICS`), and returns
+scores of the same shape. Scores of complex weights are real. A config can name a custom criterion as `package.module:name`
+(docs/recipes.md). docs/criteria/ gives formulas, sources and failure cases. Does not import JAX.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ def magnitude(weights: Array, _: Array) -> Array:
 
 
 def gradient(_: Array, gradients: Array) -> Array:
-    """|dL/dw|: the weights to which the loss is least sensitive are pruned, however large they are."""
+    """|dL/dw|: prunes the weights to which the loss is least sensitive, regardless of their magnitude."""
     return abs(gradients)
 
 
@@ -37,9 +37,9 @@ def squared_taylor(weights: Array, squares: Array) -> Array:
 
 
 def grasp(weights: Array, hessian_gradients: Array) -> Array:
-    """w (H g): how much less the gradient's squared norm becomes, to first order and halved, when w is set to zero.
+    """w (H g): half the first-order decrease of the gradient's squared norm when w is set to zero. Signed.
 
-    Minus S(-w) of Wang et al. 2020 (https://arxiv.org/abs/2002.07376), who remove the highest S. Signed.
+    This is -S(-w) of Wang et al. 2020 (https://arxiv.org/abs/2002.07376), who remove the weights with the highest S.
     """
     return (weights * hessian_gradients).real
 
@@ -49,21 +49,21 @@ def synflow(weights: Array, flow: Array) -> Array:
     return abs(weights) * flow.real
 
 
-def drawn(_: Array, uniform: Array) -> Array:
-    """What was drawn for the weight: no information at all, the control that a criterion has to beat."""
+def random_scores(_: Array, uniform: Array) -> Array:
+    """A random number for each weight: a control without information."""
     return uniform
 
 
 class Criterion(NamedTuple):
-    """A row of `CRITERIA`."""
+    """An entry of `CRITERIA`."""
 
     score: Callable[[Array, Array], Array]
-    statistic: str | None  # a row of `gradients.STATISTICS`; "uniform": drawn from a key; None: the weights are enough
-    rounds: int = 1  # on the way to the sparsity, each scoring what the one before left
+    statistic: str | None  # a key of `gradients.STATISTICS`; "uniform": drawn from a random key; None: only the weights
+    rounds: int = 1  # pruning rounds to the target sparsity; each scores the remaining weights again
 
     @property
     def takes_gradients(self) -> bool:
-        """Whether it needs batches of the replay buffer; synaptic flow needs only an input of ones."""
+        """Whether it needs batches from the replay buffer; synflow needs only an input of ones."""
         return self.statistic not in (None, "uniform", "flow")
 
 
@@ -75,14 +75,14 @@ CRITERIA: dict[str, Criterion] = {
     "snip": Criterion(taylor, "mean"),
     "grasp": Criterion(grasp, "hessian_gradient"),
     "synflow": Criterion(synflow, "flow", rounds=100),
-    "random": Criterion(drawn, "uniform"),
+    "random": Criterion(random_scores, "uniform"),
 }
 
 
 def criterion_named(name: str, load: bool = True) -> Criterion:
-    """Return a row of `CRITERIA`, or a Criterion of the user's own, `package.module:name`.
+    """Return an entry of `CRITERIA`, or the custom Criterion at `package.module:name`.
 
     Raises:
-        InputError: there is none; or its module is not imported yet, and `load` is False.
+        InputError: the name is unknown, or its module is not imported and `load` is False.
     """
     return lookup(CRITERIA, name, "criterion", Criterion, load)

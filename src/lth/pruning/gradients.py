@@ -1,4 +1,4 @@
-"""What criteria need to know of a loss: gradients gathered over batches, in one compiled loop."""
+"""Gradient statistics for criteria, accumulated over batches in one compiled loop."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -26,10 +26,10 @@ STATISTICS: dict[str, str] = {
 def accumulate(
     loss: Loss, params: Params, draw: Callable[[jax.Array], Any], num_batches: jax.Array, statistic: str
 ) -> tuple[Params, jax.Array]:
-    """Gather one of `STATISTICS` over batches 0 to `num_batches` - 1, which `draw(i)` returns. Pure, and one loop.
+    """Accumulate one of `STATISTICS` over batches 0 to `num_batches` - 1, where `draw(i)` returns batch i. Pure.
 
-    Returns a tree like `params`, and for each of its leaves, in tree order, the first batch in which it was not finite
-    (`num_batches`: none).
+    Returns a tree like `params`, and for each leaf, in tree order, the first batch in which its gradient was not finite
+    (`num_batches` if none).
     """
 
     def total(gradient: Callable[[Any], Params], each: Callable[[jax.Array], jax.Array]) -> tuple[Params, jax.Array]:
@@ -40,7 +40,7 @@ def accumulate(
             first_bad = jnp.where(finite, first_bad, jnp.minimum(first_bad, i))
             return jax.tree.map(lambda s, g: s + each(g.astype(s.dtype)), sums, found), first_bad
 
-        # Sums of half precision would stop growing after a few hundred batches, and squares vanish.
+        # Half-precision sums stop growing after a few hundred batches, and squares underflow.
         zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)), params)
         none_bad = jnp.broadcast_to(num_batches, (len(jax.tree.leaves(params)),))
         return jax.lax.fori_loop(0, num_batches, one, (zeros, none_bad))
@@ -55,7 +55,7 @@ def accumulate(
     each = {"mean_abs": jnp.abs, "mean_square": lambda g: jnp.square(jnp.abs(g))}.get(statistic, lambda g: g)
     sums, first_bad = total(lambda batch: gradient(params, batch), each)
     if statistic == "hessian_gradient":
-        # The gradient by a complex weight is conjugate to the direction of ascent.
+        # The JAX gradient of a complex weight is the conjugate of the ascent direction.
         direction = jax.tree.map(lambda p, g: jnp.conj(g).astype(p.dtype), params, mean(sums))
 
         def along(batch: Any) -> Params:
@@ -69,7 +69,7 @@ def accumulate(
 def gradient_statistic(
     loss: Loss, params: Params, batches: Any, statistic: str = "mean_abs", num_batches: int = 100, batch_size: int = 256
 ) -> Params:
-    """Gather what a criterion needs from any loss over any batches, in one compiled loop.
+    """Compute a criterion's gradient statistic for any loss and batches, in one compiled loop.
 
     >>> import jax.numpy as jnp
     >>> loss = lambda params, batch: jnp.sum(params["w"] * batch)
@@ -82,18 +82,18 @@ def gradient_statistic(
     Args:
         loss: (params, batch) -> scalar.
         params: a pytree of floats.
-        batches: an iterable of pytrees of equal shapes, all of which are held at once; or a replay buffer, that is
-            anything with `sample(batch_size)`.
-        statistic: a row of `STATISTICS`.
-        num_batches: how many batches of `batch_size` are sampled, of a replay buffer.
-        batch_size: see `num_batches`.
+        batches: an iterable of pytrees of equal shapes, all held in memory at once; or a replay buffer, that is any object with
+            `sample(batch_size)`.
+        statistic: a key of `STATISTICS`.
+        num_batches: the number of batches sampled from a replay buffer.
+        batch_size: the size of each sampled batch.
 
     Returns:
-        A tree like `params`; float32 for half precision, in which sums would stop growing.
+        A tree like `params`, in at least float32.
 
     Raises:
-        InputError: there is no such statistic; there are no batches, or their shapes differ (naming the batch); a leaf is no
-            float; a gradient is not finite (naming the leaf and the first bad batch).
+        InputError: the statistic is unknown; there are no batches, or their shapes differ (names the batch); a leaf is not a
+            float; a gradient is not finite (names the leaf and the first bad batch).
     """
     return gatherer(loss, batches, statistic, num_batches, batch_size)(params)
 
@@ -101,14 +101,14 @@ def gradient_statistic(
 def gatherer(
     loss: Loss, batches: Any, statistic: str = "mean_abs", num_batches: int = 100, batch_size: int = 256
 ) -> Callable[[Params], Params]:
-    """Return `gradient_statistic` as a function of the parameters, which is compiled once.
+    """Return `gradient_statistic` as a function of the parameters that is compiled once.
 
-    The loss is traced anew for each gatherer, because it may read what changes from one to the next, as a loss with a target
-    reads target networks.
+    Each gatherer traces the loss again, because the loss may close over values that change between gatherers, such as target
+    networks.
     """
     if statistic not in STATISTICS:
         raise InputError(
-            f"there is no statistic {statistic!r}; there are {', '.join(STATISTICS)}{nearest(statistic, STATISTICS)}"
+            f"unknown statistic {statistic!r}; choose from {', '.join(STATISTICS)}{nearest(statistic, STATISTICS)}"
         )
     sampled = hasattr(batches, "sample")
     given = None if sampled else _stacked(batches)
@@ -121,9 +121,7 @@ def gatherer(
     def gather(params: Params) -> Params:
         for name, leaf in named_leaves(params).items():
             if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
-                raise InputError(
-                    f"the leaf {name!r} is {jnp.result_type(leaf)}, and gradients are taken by floats only"
-                )
+                raise InputError(f"the leaf {name!r} is {jnp.result_type(leaf)}, but gradients need floats")
         stack = _stacked([batches.sample(batch_size) for _ in range(num_batches)]) if sampled else given
         found, first_bad = over(params, stack)
         if not isinstance(first_bad, jax.core.Tracer):
@@ -131,8 +129,8 @@ def gatherer(
             if (bad < n).any():
                 name = list(named_leaves(params))[int(bad.argmin())]
                 raise InputError(
-                    f"NaN gradients: that of {name!r} is not finite, first in batch {int(bad.min())} of {n}. Check the "
-                    "parameters and that batch, or lower the scale of the loss."
+                    f"NaN gradients: the gradient of {name!r} is not finite, first in batch {int(bad.min())} of {n}. Check the "
+                    "parameters and that batch, or scale the loss down."
                 )
         return found
 
@@ -142,21 +140,21 @@ def gatherer(
 def _stacked(batches: Iterable[Any]) -> Any:
     """Stack batches leaf by leaf along a new first axis."""
     if isinstance(batches, Mapping):
-        raise InputError("the batches are one mapping; put it into a list if it is one batch: [batch]")
+        raise InputError("`batches` is a single mapping; pass one batch as a list: [batch]")
     batches = list(batches)
     if not batches or not jax.tree.leaves(batches[0]):
-        raise InputError("there are no batches to take gradients over; give at least one, as a pytree of arrays")
+        raise InputError("there are no batches to take gradients over; pass at least one, as a pytree of arrays")
     shapes = [[np.shape(leaf) for leaf in jax.tree.leaves(batch)] for batch in batches]
     for i, found in enumerate(shapes):
         if found != shapes[0]:
             raise InputError(
-                f"batch {i} has arrays of shapes {found}, batch 0 of {shapes[0]}, but one loop goes over them all. Is it "
-                "the short one at the end? Leave it out."
+                f"batch {i} has arrays of shapes {found}, but batch 0 has {shapes[0]}; all batches must have equal shapes. "
+                "If the last batch is shorter, leave it out."
             )
     structures: list[Any] = [jax.tree.structure(batch) for batch in batches]
     for i, structure in enumerate(structures):
         if structure != structures[0]:
-            raise InputError(f"batch {i} is another kind of tree than batch 0: {structure}, {structures[0]}")
+            raise InputError(f"batch {i} has a different tree structure than batch 0: {structure}, {structures[0]}")
     if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(batches[0])):
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
     return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *batches)

@@ -1,8 +1,8 @@
-"""What each leaf of a pytree is: which layer it belongs to, whether it can be pruned, and how many layers it holds.
+"""Describe each leaf of a pytree: which layer it belongs to, whether it can be pruned, and how many layers it holds.
 
-Any pytree of arrays will do: dicts of arrays, Flax linen's parameters, the state of a Flax NNX module, an Equinox module
-without what is no array. A leaf is named by its path, `q1/layer_0/kernel`; its layer is what comes before the weight's own
-name, `q1/layer_0`, so that people can say which layers to leave out.
+Any pytree of arrays works: dicts of arrays, Flax linen parameters, the state of a Flax NNX module, or the arrays of an Equinox
+module. A leaf is named by its path, `q1/layer_0/kernel`. Its layer is the path without the weight's own name, `q1/layer_0`;
+options such as `exclude` use layer names.
 """
 
 import math
@@ -20,24 +20,24 @@ from ..types import Array, Params
 from .names import check_layer_names, holds_layer
 
 Prunable = Callable[[str, Array], bool]
-"""Says of a leaf, by its name and its value, whether it may be pruned."""
+"""(name, leaf) -> whether the leaf may be pruned."""
 Axes = int | Sequence[int]
 StackAxes = Axes | Mapping[str, Axes]
-"""Which axes of a leaf count stacked layers: one axis, several, or either by layers' names; `()` is none."""
+"""The axes of a leaf that index stacked layers: one axis, several, or a mapping from layer names to these; `()` means none."""
 
 WEIGHTS = ("kernel", "weight", "w")
-"""What Flax, Equinox and PyTorch, and Haiku call the matrix or convolution kernel of a layer."""
+"""The names of a layer's matrix or convolution kernel in Flax, Equinox, PyTorch and Haiku."""
 _NO_WEIGHT = re.compile(r"^b\d*$|bias|scale|offset|norm|embed", re.IGNORECASE)
 _NO_LAYER = re.compile(r"norm|embed|(?:^|_)emb(?:$|_|\d)", re.IGNORECASE)
 _STACKED = re.compile(r"^(?:Scan|Vmap)(?=[A-Z])")
-"""How Flax linen begins the name of a module that `nn.scan` or `nn.vmap` made; both stack along axis 0 by default."""
+"""The prefix of Flax linen modules made by `nn.scan` or `nn.vmap`; both stack along axis 0 by default."""
 
 
 class Layer(NamedTuple):
-    """What one leaf is.
+    """The description of one leaf.
 
-    A leaf of `copies` stacked layers is counted layer by layer. Each layer of it is a matrix from `inputs` to `outputs`, or a
-    convolution with a `window`.
+    A leaf that holds `copies` stacked layers is counted layer by layer. Each of its layers is a matrix from `inputs` to
+    `outputs`, or a convolution with a window.
     """
 
     path: str
@@ -47,39 +47,39 @@ class Layer(NamedTuple):
     shape: tuple[int, ...]
     prunable: bool
     why: str
-    """Why it can be pruned, or not."""
+    """The reason why it can or cannot be pruned."""
     stack_axes: tuple[int, ...] = ()
-    """The axes that count stacked layers."""
+    """The axes that index stacked layers."""
     window_axes: tuple[int, ...] = ()
-    """The axes of a convolution's window."""
+    """The spatial axes of a convolution kernel."""
     input_axes: tuple[int, ...] = ()
     output_axes: tuple[int, ...] = ()
     doubt: str = ""
-    """What was assumed of its axes, where the tree does not tell."""
+    """What was assumed about its axes, if the tree does not determine them."""
 
     @property
     def copies(self) -> int:
-        """How many layers it holds."""
+        """The number of layers that it holds."""
         return math.prod(self.shape[axis] for axis in self.stack_axes)
 
     @property
     def inputs(self) -> int:
-        """How many weights each output reads: the fan-in, a window's positions included."""
+        """The fan-in: the number of weights that each output reads, including the positions of a convolution window."""
         return math.prod(self.shape[axis] for axis in (*self.window_axes, *self.input_axes))
 
     @property
     def outputs(self) -> int:
-        """How many outputs each of its layers has."""
+        """The number of outputs of each of its layers."""
         return math.prod(self.shape[axis] for axis in self.output_axes)
 
     @property
     def size(self) -> int:
-        """How many numbers it holds."""
+        """The number of elements."""
         return math.prod(self.shape)
 
     @property
     def each(self) -> tuple[int, ...]:
-        """The shape of one of its layers as allocations count it: the window, the inputs, the outputs."""
+        """The shape of one of its layers for allocations: (window, inputs, outputs)."""
         if not self.output_axes:
             return tuple(n for axis, n in enumerate(self.shape) if axis not in self.stack_axes)
         window = (self.shape[axis] for axis in self.window_axes)
@@ -87,7 +87,7 @@ class Layer(NamedTuple):
 
     @property
     def names(self) -> list[str]:
-        """The names of its layers: `body`, or `body[0]`, `body[1]`, ... of a stack."""
+        """The names of its layers: `body`, or `body[0]`, `body[1]`, ... for a stack."""
         if not self.stack_axes:
             return [self.layer]
         places = np.ndindex(*(self.shape[axis] for axis in self.stack_axes))
@@ -95,7 +95,7 @@ class Layer(NamedTuple):
 
 
 def split(leaf: Array, stack_axes: Sequence[int]) -> list[Array]:
-    """Return the layers that are stacked in a leaf, in order; the leaf itself where it is one layer."""
+    """Return the layers that are stacked in a leaf, in order; a leaf without stack axes is returned as one layer."""
     if not stack_axes:
         return [leaf]
     library: Any = jnp if isinstance(leaf, jax.Array) else np
@@ -104,7 +104,7 @@ def split(leaf: Array, stack_axes: Sequence[int]) -> list[Array]:
 
 
 def join(layers_of_one: Sequence[Array], stack_axes: Sequence[int], shape: Sequence[int]) -> Array:
-    """Undo `split` of a leaf of this shape."""
+    """Undo `split` for a leaf of this shape."""
     if not stack_axes:
         return layers_of_one[0]
     library: Any = jnp if isinstance(layers_of_one[0], jax.Array) else np
@@ -114,7 +114,7 @@ def join(layers_of_one: Sequence[Array], stack_axes: Sequence[int], shape: Seque
 
 
 class Layers(tuple[Layer, ...]):
-    """The rows of `layers`, one a leaf in tree order; prints as a table."""
+    """The rows of `layers`, one per leaf in tree order; prints as a table."""
 
     def __str__(self) -> str:
         heads = ("leaf", "shape", "layers", "inputs", "outputs", "weights", "pruned?")
@@ -135,19 +135,19 @@ class Layers(tuple[Layer, ...]):
 
 
 def path_name(path: Sequence[Any]) -> str:
-    """Name a leaf by its path: `layer_0/kernel`. The `.value` in which Flax NNX keeps each array is left out."""
+    """Return the name of a leaf, its path: `layer_0/kernel`. The trailing `.value` of Flax NNX variables is omitted."""
     return "/".join(path_keys(path))
 
 
 def path_keys(path: Sequence[Any]) -> list[str]:
-    """Return the parts of a leaf's name: dicts' keys, indexes, attributes."""
+    """Return the parts of a leaf's name: dict keys, indices and attributes."""
     if path and path[-1] == jax.tree_util.GetAttrKey("value"):
         path = path[:-1]
     return [jax.tree_util.keystr((key,), simple=True) for key in path]
 
 
 def layer_of(name: str) -> str:
-    """Name the layer of a leaf: its name without a last part that says only that these are the weights.
+    """Return the layer of a leaf: its name without a last part from `WEIGHTS`.
 
     >>> layer_of("q1/layer_0/kernel"), layer_of("cell/weight_ih"), layer_of("w")
     ('q1/layer_0', 'cell/weight_ih', 'w')
@@ -157,10 +157,10 @@ def layer_of(name: str) -> str:
 
 
 def is_weight(name: str, leaf: Array) -> bool:
-    """Say whether a leaf is named as weights are: `kernel`; or `weight...` or `w`, if it has two axes or more.
+    """Return whether a leaf is named like a weight: `kernel`, or `weight...` or `w` with at least two axes.
 
-    Biases, norms and embeddings are none: an Equinox norm's or embedding's `weight` is told by its layer's name, that is
-    by `norm`, `embed` or `emb` in the part before.
+    Biases, norms and embeddings do not count. The `weight` of an Equinox norm or embedding is recognized by `norm`, `embed` or
+    `emb` in the part before it.
     """
     *layers, own = name.split("/")
     if own == "kernel":
@@ -170,7 +170,7 @@ def is_weight(name: str, leaf: Array) -> bool:
 
 
 def is_matrix(name: str, leaf: Array) -> bool:
-    """Say whether a leaf has two axes or more and a name that is no bias's, norm's or embedding's."""
+    """Return whether a leaf has at least two axes and is not named like a bias, norm or embedding."""
     *layers, own = name.split("/")
     none = _NO_WEIGHT.search(own) or (layers and _NO_LAYER.search(layers[-1]))
     return np.ndim(leaf) >= 2 and not none and not jnp.issubdtype(leaf.dtype, jnp.integer)
@@ -180,14 +180,14 @@ def named_leaves(tree: Params) -> dict[str, Array]:
     """Return the leaves by name, in tree order.
 
     Raises:
-        InputError: two leaves have one name, as "a/b" in one dict and "b" in its "a".
+        InputError: two leaves have the same name, such as the key "a/b" and the key "b" in "a".
     """
     found = jax.tree_util.tree_leaves_with_path(tree)
     leaves = {path_name(path): leaf for path, leaf in found}
     if len(leaves) != len(found):
         names = [path_name(path) for path, _ in found]
         twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"two leaves are called {twice!r}; rename one, because leaves are told apart by their paths")
+        raise InputError(f"two leaves have the same path {twice!r}; rename one of them")
     return leaves
 
 
@@ -197,7 +197,7 @@ def layers(
     prunable: Prunable | None = None,
     stack_axes: StackAxes | None = None,
 ) -> Layers:
-    """Say what each leaf of a network's parameters is, as `prune` takes it. Print it before you prune.
+    """Describe each leaf of a network's parameters as `prune` sees it. Print the result before you prune.
 
     >>> body = {"kernel": np.ones((3, 8, 8)), "bias": np.ones((3, 8))}
     >>> print(layers({"body": body, "head": {"kernel": np.ones((8, 2))}}, exclude=["head"]))
@@ -207,28 +207,28 @@ def layers(
     head/kernel  (8, 2)                                  16       no: excluded
     192 of 232 weights can be pruned
 
-    That a leaf holds several layers is read from its bias, which has the same axes in front; from Equinox's modules, which
-    know their sizes; or from the names that Flax's `nn.scan` and `nn.vmap` give (`ScanBlock_0`, `VmapCritic_0`: axis 0).
-    Where nothing tells, a leaf of three axes or more is taken for a convolution, and the row's `doubt` says so.
+    Stacked layers are recognized by the leaf's bias, which has the same leading axes; by the sizes stored in Equinox modules;
+    or by the names that Flax's `nn.scan` and `nn.vmap` give (`ScanBlock_0`, `VmapCritic_0`: axis 0). Otherwise, a leaf with three
+    or more axes is assumed to be a convolution, and the row's `doubt` states this assumption.
 
     Args:
         params: a pytree of arrays.
-        exclude: layers that stay dense, by any part of their path.
-        prunable: (name, leaf) -> bool, what may be pruned. By default what is named as weights are: `kernel`, `weight...`
-            or `w`; where nothing is named so, every matrix.
-        stack_axes: which axes count stacked layers, as vmap's `in_axes`: 0, or (0, 1), of all that can be pruned; or by
-            layers' names, {"body": 0}. `()` says that there are none.
+        exclude: layers that stay dense; each entry is any part of a layer's path.
+        prunable: (name, leaf) -> bool, whether a leaf may be pruned. Default: leaves named `kernel`, `weight...` or `w`; if there
+            are none, every matrix.
+        stack_axes: the axes that index stacked layers, like `in_axes` of `jax.vmap`: 0 or (0, 1) for all prunable leaves, or
+            by layer name, {"body": 0}. `()` means no stacked layers.
 
     Raises:
-        InputError: there is nothing to prune, a leaf is no array of numbers, a name is no layer's, or a leaf has no such axis.
+        InputError: there is nothing to prune, a leaf is not a numeric array, a layer name is unknown, or an axis does not exist.
     """
     leaves = named_leaves(params)
     for name, leaf in leaves.items():
         dtype = getattr(leaf, "dtype", None)
         if dtype is None or jnp.issubdtype(dtype, jax.dtypes.extended) or not _numeric(dtype):
             raise InputError(
-                f"the leaf {name!r} is no array of numbers but {type(leaf).__name__}. Of an Equinox module take "
-                "eqx.filter(model, eqx.is_inexact_array), of a Flax NNX module nnx.state(model, nnx.Param)."
+                f"the leaf {name!r} is not a numeric array but {type(leaf).__name__}. For an Equinox module pass "
+                "eqx.filter(model, eqx.is_inexact_array), for a Flax NNX module nnx.state(model, nnx.Param)."
             )
     owners = [_owner(params, path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     shapes = {name: tuple(np.shape(leaf)) for name, leaf in leaves.items()}
@@ -242,7 +242,7 @@ def layers(
     for (name, leaf), owner in zip(leaves.items(), owners, strict=True):
         layer = layer_of(name)
         if name not in found:
-            why = "`prunable` does not admit it" if prunable else _why_not(name, leaf, owner)
+            why = "rejected by `prunable`" if prunable else _why_not(name, leaf, owner)
             rows.append(Layer(name, layer, shapes[name], False, why))
         else:
             out = any(holds_layer(layer, e) for e in exclude)
@@ -256,27 +256,25 @@ def _numeric(dtype: Any) -> bool:
 
 
 def _prunable(leaves: Mapping[str, Array], owners: Sequence[Any], prunable: Prunable | None) -> dict[str, str]:
-    """Return which leaves may be pruned, and why."""
+    """Return the prunable leaves by name, each with the reason."""
 
     def library_says_no(owner: Any) -> bool:
         return owner is not None and _NO_LAYER.search(type(owner).__name__) is not None
 
     if prunable:
         if found := [name for name, leaf in leaves.items() if prunable(name, leaf)]:
-            return dict.fromkeys(found, "`prunable` says so")
+            return dict.fromkeys(found, "accepted by `prunable`")
     else:
         open_ = {n: leaf for (n, leaf), owner in zip(leaves.items(), owners, strict=True) if not library_says_no(owner)}
         if named := [name for name, leaf in open_.items() if is_weight(name, leaf)]:
             return {name: f"named {name.rpartition('/')[2]}" for name in named}
         if found := [name for name, leaf in open_.items() if is_matrix(name, leaf)]:
-            return dict.fromkeys(found, "a matrix, and no leaf is named as weights are")
-    wanted = "that `prunable` admits" if prunable else "named 'kernel', 'weight' or 'w', nor any other matrix"
-    raise InputError(
-        f"there is nothing to prune: the parameters have no leaf {wanted}. Their leaves are {list(leaves)[:8]}"
-    )
+            return dict.fromkeys(found, "a matrix, and no leaf is named like a weight")
+    wanted = "that `prunable` accepts" if prunable else "named 'kernel', 'weight' or 'w', and no other matrix"
+    raise InputError(f"nothing to prune: the parameters have no leaf {wanted}. Their leaves are {list(leaves)[:8]}")
 
 
-UNNAMED = "a matrix whose name is no weight's"
+UNNAMED = "a matrix that is not named like a weight"
 
 
 def _why_not(name: str, leaf: Array, owner: Any) -> str:
@@ -294,7 +292,7 @@ def _why_not(name: str, leaf: Array, owner: Any) -> str:
 
 
 def _owner(tree: Any, path: Sequence[Any]) -> Any:
-    """Return the object that holds a leaf, if it is one of a library's modules (an Equinox layer), else None."""
+    """Return the module that holds a leaf, such as an Equinox layer; None if a plain container holds it."""
     at = tree
     for key in path[:-1]:
         if isinstance(key, jax.tree_util.GetAttrKey):
@@ -310,7 +308,7 @@ def _owner(tree: Any, path: Sequence[Any]) -> Any:
 
 
 def _given(stack_axes: StackAxes | None, layer: str, shape: tuple[int, ...], own: bool) -> tuple[int, ...] | None:
-    """Return the axes that the user gave for a layer; None if none were."""
+    """Return the stack axes that the user gave for a layer, or None."""
     if isinstance(stack_axes, Mapping):
         fitting = [name for name in stack_axes if holds_layer(layer, name)]
         stack_axes = stack_axes[max(fitting, key=len)] if fitting else None
@@ -319,11 +317,11 @@ def _given(stack_axes: StackAxes | None, layer: str, shape: tuple[int, ...], own
     given = (stack_axes,) if isinstance(stack_axes, int | np.integer) else tuple(stack_axes)
     ndim = len(shape)
     if not all(isinstance(axis, int | np.integer) and -ndim <= axis < ndim for axis in given):
-        raise InputError(f"stack_axes is {stack_axes!r}, and {layer!r} of shape {shape} has no such axis")
+        raise InputError(f"stack_axes={stack_axes!r} is out of range for {layer!r}, which has shape {shape}")
     axes = tuple(sorted({int(axis) % ndim for axis in given}))
     if axes and ndim - len(axes) < 2 and not own:
         raise InputError(
-            f"stack_axes is {stack_axes!r}, which leaves no matrix of {layer!r}, whose shape is {shape}. If only some layers are "
+            f"stack_axes={stack_axes!r} leaves fewer than two axes of {layer!r}, which has shape {shape}. If only some layers are "
             "stacked, name them: stack_axes={'body': 0}"
         )
     return axes
@@ -332,7 +330,7 @@ def _given(stack_axes: StackAxes | None, layer: str, shape: tuple[int, ...], own
 def _axes(
     name: str, shapes: Mapping[str, tuple[int, ...]], owner: Any, given: tuple[int, ...] | None
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...], str]:
-    """Say which axes of a leaf count stacked layers, which are a window's, the inputs and the outputs; and what is assumed."""
+    """Return a leaf's stack, window, input and output axes, and what was assumed to find them."""
     shape, own = shapes[name], name.rpartition("/")[2]
     ndim = len(shape)
     if ndim < 2:
@@ -347,7 +345,7 @@ def _axes(
     elif told is not None:
         leading, outs, certain = told
         if given is None and not (certain or stacks or attention):
-            doubt = f"taken for {math.prod(shape[:leading])} stacked layers, as its bias's shape allows; if not, say stack_axes=()"
+            doubt = f"assumed to be {math.prod(shape[:leading])} stacked layers, to match its bias; if not, pass stack_axes=()"
     elif stacks:
         leading = min(stacks, ndim - 2)
     elif attention:
@@ -355,7 +353,9 @@ def _axes(
     else:
         leading = 0
         if ndim > 2 and given is None and "conv" not in name.lower():
-            doubt = "taken for one convolution; if its first axis counts stacked layers, say stack_axes=0, else ()"
+            doubt = (
+                "assumed to be one convolution; if its first axis indexes stacked layers, pass stack_axes=0, else ()"
+            )
     stack = tuple(range(leading)) if given is None else given
     rest = [axis for axis in range(ndim) if axis not in stack]
     if len(rest) < 2:
@@ -371,7 +371,7 @@ def _axes(
 
 
 def _natural_axes(owner: Any, own: str) -> int | None:
-    """Return how many axes one layer of an Equinox module has, where the module tells; they are (outputs, inputs, window)."""
+    """Return the number of axes of one layer of an Equinox module, in the order (outputs, inputs, window); None if unknown."""
     if owner is None or not own.startswith("weight"):
         return None
     if isinstance(window := getattr(owner, "kernel_size", None), tuple):
@@ -381,7 +381,7 @@ def _natural_axes(owner: Any, own: str) -> int | None:
 
 
 def _bias(name: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...] | None:
-    """Return the shape of the bias beside a leaf of weights, if there is one."""
+    """Return the shape of the bias that belongs to a weight leaf, if there is one."""
     above, _, own = name.rpartition("/")
     beside = {n.rpartition("/")[2]: shape for n, shape in shapes.items() if n.rpartition("/")[0] == above and n != name}
     for bias in ("bias", "b", re.sub(r"^(?:weight|kernel|w)", "b", own, flags=re.IGNORECASE)):
@@ -392,7 +392,7 @@ def _bias(name: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...] |
 
 
 def _from_bias(name: str, shapes: Mapping[str, tuple[int, ...]], output_first: bool) -> tuple[int, int, bool] | None:
-    """Read from the bias's shape how many axes in front are a stack, how many at the end are outputs, and if that is certain."""
+    """Infer the numbers of leading stack axes and trailing output axes from the bias's shape, and whether they are certain."""
     bias, shape = _bias(name, shapes), shapes[name]
     if bias is None or output_first or not 0 < len(bias) < len(shape):
         return None
@@ -409,13 +409,13 @@ def _from_bias(name: str, shapes: Mapping[str, tuple[int, ...]], output_first: b
 
 
 def _torch_order(name: str, shapes: Mapping[str, tuple[int, ...]], rest: Sequence[int]) -> bool:
-    """Say whether a leaf called `weight` is (outputs, inputs), as PyTorch keeps it: unless its bias says otherwise."""
+    """Return whether a `weight` leaf is (outputs, inputs), as in PyTorch; true unless the shape of its bias contradicts it."""
     bias, shape = _bias(name, shapes), shapes[name]
     return bias is None or not bias or bias[-1] != shape[rest[1]] or bias[-1] == shape[rest[0]]
 
 
 def _attention(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """Say of a leaf in a Flax attention layer whether it leads into the heads ("in") or out of them ("out")."""
+    """Return "in" for a Flax attention leaf that projects into the heads, "out" for one that projects out of them, else ""."""
     layer = layer_of(name)
     above, _, own = layer.rpartition("/")
     prefix = f"{above}/" if above else ""
@@ -426,17 +426,17 @@ def _attention(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
 
 
 def warn_of_doubts(rows: Layers, stacklevel: int = 3) -> None:
-    """Warn of leaves whose axes are assumed, and of matrices that stay dense by their names alone."""
+    """Warn about leaves whose axes are assumed, and about matrices that stay dense only because of their names."""
     if doubted := [f"{row.path!r} {row.shape} is {row.doubt}" for row in rows if row.prunable and row.doubt]:
         warnings.warn(
-            f"what is assumed of their axes: {'; '.join(doubted[:4])} (or by layer: stack_axes={{layer: 0}}). Each layer of a "
-            "stack is counted by itself. `lth.layers` shows what every leaf is taken for.",
+            f"ambiguous axes: {'; '.join(doubted[:4])} (or by layer: stack_axes={{layer: 0}}). Each layer of a stack is counted "
+            "separately. `lth.layers` lists how every leaf is interpreted.",
             stacklevel=stacklevel,
         )
     if unnamed := [f"{row.path!r} {row.shape}" for row in rows if row.why == UNNAMED]:
         warnings.warn(
-            f"left dense: {', '.join(unnamed[:4])}, whose names are not those of weights, as others' are. "
-            "prunable=lth.pruning.layers.is_matrix prunes every matrix; exclude=... or prunable=... says what else you mean.",
+            f"left dense: {', '.join(unnamed[:4])}, because other leaves are named like weights and these are not. "
+            "Pass prunable=lth.pruning.layers.is_matrix to prune every matrix, or `exclude` or `prunable` to choose.",
             stacklevel=stacklevel,
         )
 
@@ -447,5 +447,5 @@ def layer_names(params: Params, prunable: Prunable | None = None) -> list[str]:
 
 
 def pieces(rows: Sequence[Layer]) -> Iterator[tuple[Layer, str]]:
-    """Go through the layers that can be pruned, those of a stack one by one: the row and the layer's name."""
+    """Iterate over the prunable layers, counting each layer of a stack separately: (row, layer name)."""
     return ((row, name) for row in rows if row.prunable for name in row.names)

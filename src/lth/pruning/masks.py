@@ -1,8 +1,8 @@
-"""Which weights are pruned, exactly; and an optimiser that keeps them at zero.
+"""Make masks by score, and keep pruned weights at zero in any optax optimizer.
 
-The k lowest-ranked weights are found by rank and never by comparing with a threshold, so the count is exact whatever
-ties there are. Scores are floats, and the order of floats is the order of their bits read as integers; the k-th
-lowest is therefore found bit by bit, in one pass over the scores for each bit, without sorting them.
+Weights are selected by rank, not by comparison with a threshold, so the pruned count is exact even if scores are tied. Floats
+have the same order as their bits read as integers, so the k-th lowest score is found bit by bit, in one pass over the scores
+per bit, without sorting.
 """
 
 import dataclasses
@@ -22,17 +22,17 @@ from .layers import Layer, Prunable, StackAxes, join, layers, named_leaves, path
 
 
 def _ordered_bits(x: jax.Array) -> jax.Array:
-    """Map floats to unsigned integers of the same order (IEEE 754), with -0.0 equal to 0.0."""
+    """Map floats to unsigned integers in the same order (IEEE 754), with -0.0 equal to 0.0."""
     unsigned = jnp.uint32 if x.dtype.itemsize == 4 else jnp.uint64
     bits = jax.lax.bitcast_convert_type(x, unsigned)
     sign = jnp.array(1, unsigned) << (x.dtype.itemsize * 8 - 1)
-    # Compared as bits, because the processor takes subnormal numbers for zero in float comparisons.
+    # Compare bits: float comparisons may flush subnormal numbers to zero.
     bits = jnp.where(bits == sign, jnp.zeros_like(bits), bits)
     return jnp.where((bits & sign) != 0, ~bits, bits | sign)
 
 
 def _per_group(marks: Sequence[jax.Array], groups: Sequence[int]) -> jax.Array:
-    """Count the marked elements of each group of leaves, (number of groups,) int32."""
+    """Count the marked elements in each group of leaves: (number of groups,) int32."""
     counts = [jnp.sum(leaf, dtype=jnp.int32) for leaf in marks]
     members = ([n for n, g in zip(counts, groups, strict=True) if g == group] for group in range(max(groups) + 1))
     return jnp.stack([functools.reduce(jnp.add, of_one) for of_one in members])
@@ -41,9 +41,9 @@ def _per_group(marks: Sequence[jax.Array], groups: Sequence[int]) -> jax.Array:
 def _lowest(
     keys: list[jax.Array], among: list[jax.Array], groups: Sequence[int], counts: jax.Array
 ) -> tuple[list[jax.Array], list[jax.Array], jax.Array]:
-    """Among the marked elements find those with the lowest keys of each group, as far as the keys decide it.
+    """Find the marked elements with the lowest keys in each group, leaving ties undecided.
 
-    Returns the elements below each group's count-th lowest key, those tied at it, and how many of the tied are needed.
+    Returns the elements below each group's count-th lowest key, the elements tied at it, and how many tied elements are needed.
     """
     dtype = jnp.result_type(*keys)
     bits, one = dtype.itemsize * 8, jnp.array(1, dtype)
@@ -70,22 +70,22 @@ def _in_one_type(leaves: Sequence[Array]) -> list[jax.Array]:
 def lowest(
     scores: list[Array], weights: list[Array], among: list[Array], groups: Sequence[int], counts: Array
 ) -> list[jax.Array]:
-    """Mark, among the marked elements of each group of leaves, exactly so many with the lowest scores as `counts` says.
+    """Mark exactly `counts[g]` elements with the lowest scores among the candidates of each group g of leaves.
 
-    Ties: the smaller |w| first, then the later in order. Traceable; one program for all counts.
+    Ties: the smaller |w| is marked first, then the later element. Traceable; all counts share one compilation.
 
     Args:
         scores: arrays of floats. NaN ranks above infinity, or below minus infinity if its sign is set.
-        weights: arrays of the same shapes; `scores` itself where |w| is the score.
-        among: bool arrays of the same shapes.
-        groups: the number of each leaf's group, from 0.
-        counts: (number of groups,) int32, each at most the number of marked elements.
+        weights: arrays of the same shapes; pass `scores` itself if |w| is the score.
+        among: bool arrays of the same shapes that mark the candidates.
+        groups: the group of each leaf, counted from 0.
+        counts: (number of groups,) int32, each at most the group's number of candidates.
     """
     below, tied, needed = _lowest([_ordered_bits(x) for x in _in_one_type(scores)], among, groups, counts)
 
     def by_weight() -> list[jax.Array]:
         chosen, still_tied, missing = [jnp.zeros_like(leaf) for leaf in tied], tied, needed
-        if weights is not scores:  # else what is tied by score is tied by weight
+        if weights is not scores:  # otherwise elements tied by score are tied by weight too
             bits = [_ordered_bits(jnp.abs(leaf)) for leaf in _in_one_type(weights)]
             chosen, still_tied, missing = _lowest(bits, tied, groups, needed)
         later = [jnp.int32(0)] * (max(groups) + 1)
@@ -95,7 +95,7 @@ def lowest(
             later[groups[i]] += jnp.sum(still_tied[i], dtype=jnp.int32)
         return chosen
 
-    # Most often the threshold is one element, and it goes.
+    # Usually there are no ties: all elements at the threshold are needed.
     decided = jax.lax.cond(jnp.all(needed == _per_group(tied, groups)), lambda: tied, by_weight)
     return [a | b for a, b in zip(below, decided, strict=True)]
 
@@ -103,7 +103,7 @@ def lowest(
 def prune_to(
     scores: list[Array], weights: list[Array], kept: list[Array], groups: Sequence[int], counts: Array
 ) -> list[jax.Array]:
-    """Return which weights of each group stay, bool arrays, when `counts` are pruned, or more if more were before."""
+    """Return bool arrays of the weights that stay when max(`counts`, already pruned) weights of each group are pruned."""
     before = _per_group([~leaf for leaf in kept], groups)
     gone = lowest(scores, weights, kept, groups, jnp.maximum(counts, before) - before)
     return [k & ~g for k, g in zip(kept, gone, strict=True)]
@@ -120,15 +120,15 @@ def _keep(
 def prune_lowest(
     scores: Params, params: Params, rows: Sequence[Layer], count: int | Sequence[int], prev_mask: Mask | None = None
 ) -> Mask:
-    """Prune the `count` weights with the lowest scores; ties: the larger |w| stays, then the earlier in tree order.
+    """Prune the `count` weights with the lowest scores. Ties: the larger |w| stays, then the earlier in tree order.
 
     Args:
         scores: a pytree like `params`, of floats without NaN; only prunable leaves are read.
         params: the weights.
-        rows: what each leaf is, as `layers` says.
-        count: how many weights to prune of all prunable leaves together (global), or one number for each layer that can be
-            pruned, those of a stack one by one.
-        prev_mask: what is pruned there stays pruned; where more is pruned than `count` says, its count is kept.
+        rows: the result of `layers`.
+        count: the number of weights to prune from all prunable leaves together (global), or one number per prunable layer,
+            counting each layer of a stack separately.
+        prev_mask: weights pruned in it stay pruned; if it prunes more than `count`, no more are pruned.
 
     Returns:
         A mask with the structure, shapes and dtypes of `params`, all ones where not prunable.
@@ -147,11 +147,11 @@ def prune_lowest(
     mask, rest = [np.ones(leaf.shape, leaf.dtype) for leaf in leaves], iter(found)
     for i in chosen:
         mask[i] = join([next(rest) for _ in range(rows[i].copies if axes[i] else 1)], axes[i], rows[i].shape)
-    return treedef.unflatten([jnp.asarray(leaf) for leaf in mask])
+    return treedef.unflatten([jax.device_put(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in mask])
 
 
 def _array(leaf: Any) -> Array:
-    """Return a leaf in the type that JAX would give it, float32 for float64. In NumPy: eager JAX compiles for each shape."""
+    """Cast a leaf to the dtype that JAX would give it (float64 to float32). Uses NumPy: eager JAX compiles once per shape."""
     if isinstance(leaf, jax.Array):
         return leaf
     array = np.asarray(leaf)
@@ -159,22 +159,33 @@ def _array(leaf: Any) -> Array:
 
 
 def apply_mask(params: Params, mask: Mask) -> Params:
-    """Set the pruned weights to exactly 0.0. By selection, not multiplication: NaN * 0 would be NaN, -1 * 0 is -0.0.
+    """Set the pruned weights to exactly 0.0. Selects instead of multiplying: NaN * 0 is NaN and -1 * 0 is -0.0.
 
     Raises:
-        InputError: the mask is no tree like `params` (naming the first leaf that differs).
+        InputError: the mask does not have the structure of `params` (names the first leaf that differs).
     """
     try:
-        return jax.tree.map(lambda m, p: jnp.where(jnp.asarray(m) != 0, p, jnp.zeros_like(p)), mask, params)
+        return _masked(mask, params)
     except (ValueError, TypeError):
         check_same_structure(mask, params, "the mask", "the parameters'")
         raise
 
 
+# One program for a tree, as wherever trees are changed outside of jit: eager JAX compiles one for each operation and shape.
+@functools.partial(jax.jit, inline=True)
+def _masked(mask: Mask, params: Params) -> Params:
+    return jax.tree.map(lambda m, p: jnp.where(jnp.asarray(m) != 0, p, jnp.zeros_like(p)), mask, params)
+
+
+@jax.jit
+def _kept(leaves: list[Array]) -> list[jax.Array]:
+    return [leaf != 0 for leaf in leaves]
+
+
 def pruned_counts(
     mask: Mask, exclude: Sequence[str] = (), prunable: Prunable | None = None, stack_axes: StackAxes | None = None
 ) -> dict[str, tuple[int, int]]:
-    """Return, for each prunable layer by name, how many weights are pruned and how many there are; of a stack, each layer's."""
+    """Return (pruned weights, all weights) of each prunable layer by name, counting each layer of a stack separately."""
     counts: dict[str, tuple[int, int]] = {}
     rows = layers(mask, exclude, prunable, stack_axes)
     for row, leaf in zip(rows, jax.tree.leaves(mask), strict=True):
@@ -186,13 +197,13 @@ def pruned_counts(
 
 
 def pruned_by_layer(mask: Mask, rows: Sequence[Layer]) -> list[int]:
-    """Count what is pruned of each layer that can be, those of a stack one by one."""
+    """Count the pruned weights of each prunable layer, counting each layer of a stack separately."""
     leaves = [(row, np.asarray(leaf)) for row, leaf in zip(rows, jax.tree.leaves(mask), strict=True) if row.prunable]
     return [int(np.sum(piece == 0)) for row, leaf in leaves for piece in split(leaf, row.stack_axes)]
 
 
 def compute_sparsity(mask: Mask, exclude: Sequence[str] = ()) -> float:
-    """Return the fraction of prunable weights that a mask removes, in [0, 1]; biases and norms are not counted.
+    """Return the fraction of prunable weights that a mask removes, in [0, 1]. Biases and norms are not counted.
 
     >>> import jax.numpy as jnp
     >>> compute_sparsity({"layer": {"kernel": jnp.array([[1., 0.], [0., 0.]]), "bias": jnp.ones(2)}})
@@ -204,7 +215,7 @@ def compute_sparsity(mask: Mask, exclude: Sequence[str] = ()) -> float:
 
 
 def sparsity_text(mask: Mask, exclude: Sequence[str] = ()) -> str:
-    """Say a mask's sparsity with four decimals; where layers are excluded, of the prunable weights and of all kernels.
+    """Format a mask's sparsity with four decimals; if layers are excluded, for the prunable weights and for all kernels.
 
     >>> kernels = {"a": {"kernel": np.array([[0.0], [1.0]])}, "b": {"kernel": np.array([[1.0]])}}
     >>> sparsity_text(kernels), sparsity_text(kernels, ["b"])
@@ -221,13 +232,13 @@ def sparsity_text(mask: Mask, exclude: Sequence[str] = ()) -> str:
 def emptied_layers(
     mask: Mask, exclude: Sequence[str] = (), prunable: Prunable | None = None, stack_axes: StackAxes | None = None
 ) -> list[str]:
-    """Name the layers that a mask leaves without a single weight, those of a stack one by one."""
+    """Return the names of layers whose weights are all pruned, counting each layer of a stack separately."""
     counts = pruned_counts(mask, exclude, prunable, stack_axes)
     return [name for name, (pruned, size) in counts.items() if pruned == size > 0]
 
 
 class Schedule(Protocol):
-    """What changes a mask in training: a pytree of arrays that counts the updates (`schedules`)."""
+    """Changes a mask during training: a pytree of arrays that counts the updates (see `schedules`)."""
 
     @property
     def instead_of_a_step(self) -> bool: ...
@@ -244,34 +255,33 @@ class Schedule(Protocol):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Unset:
-    """Says of a state of `keep_pruned_at_zero` that `set_mask` has not been called. Part of the tree's structure: no array."""
+    """Marks a state of `keep_pruned_at_zero` on which `set_mask` was not called. Part of the tree structure; holds no array."""
 
 
 class MaskedState(NamedTuple):
-    """The state of `keep_pruned_at_zero`: which weights are kept (a pytree of bool arrays), the inner state, and what
-    changes the mask as training goes on, if anything.
+    """The state of `keep_pruned_at_zero`: the mask (a pytree of bool arrays), the inner state, and an optional schedule that
+    changes the mask during training.
     """
 
-    mask: (
-        Mask | None
-    )  # None: all that there are, because the pruned ones are not among the parameters; a schedule only counts
+    # None: the parameters hold kept weights only, so nothing is masked, and a schedule only counts updates.
+    mask: Mask | None
     inner: optax.OptState
     schedule: Any = None
     unset: Unset | None = None
 
 
 def keep_pruned_at_zero(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Wrap an optimiser so that it never sees, and never moves, a pruned weight.
+    """Wrap an optimizer so that pruned weights never receive an update.
 
-    The mask lives in the state and not in the code, so one compilation serves all masks, a mask of ones included. It is
-    applied on the way in, so that moments and clipping see the kept weights only, and on the way out. What else `update`
-    is given (`value`, `grad`, `value_fn`, ...) goes on to the inner optimiser.
+    The mask is part of the state, so all masks share one compilation, including a mask of ones. It is applied to the gradients,
+    so that moments and clipping see the kept weights only, and again to the updates. Extra arguments of `update` (`value`,
+    `grad`, `value_fn`, ...) are passed to the inner optimizer.
 
-    With a schedule in the state (`tx.init(params)._replace(schedule=...)`, see `schedules`) the mask changes at its
-    updates: what is pruned then becomes 0.0 with all that the optimiser remembers of it, and what grows starts from there.
+    With a schedule in the state (`tx.init(params)._replace(schedule=...)`, see `schedules`), the mask changes at the scheduled
+    updates: newly pruned weights and their optimizer state become 0.0, and newly grown weights start from 0.0.
 
     Warns:
-        UserWarning: an update finds neither a mask that `set_mask` set nor a schedule, so nothing is held at zero.
+        UserWarning: at an update the state has neither a mask from `set_mask` nor a schedule, so no weight is kept at zero.
     """
     inner = optax.with_extra_args_support(inner)
 
@@ -288,8 +298,8 @@ def keep_pruned_at_zero(inner: optax.GradientTransformation) -> optax.GradientTr
             return stepped, state._replace(inner=inner_state, schedule=schedule)
         if state.unset is not None and state.schedule is None:
             warnings.warn(
-                "no mask was set, so keep_pruned_at_zero holds nothing at zero: call "
-                "state = lth.set_mask(tx.init(params), mask, params) (to train the dense network with it, set a mask of ones)",
+                "no mask was set, so keep_pruned_at_zero keeps no weight at zero: call "
+                "state = lth.set_mask(tx.init(params), mask, params) (for a dense network, set a mask of ones)",
                 stacklevel=2,
             )
 
@@ -300,7 +310,7 @@ def keep_pruned_at_zero(inner: optax.GradientTransformation) -> optax.GradientTr
         if state.schedule is None:
             return step()
         if params is None:
-            raise InputError("a schedule prunes the parameters, so they are needed: tx.update(grads, state, params)")
+            raise InputError("a schedule needs the parameters: call tx.update(grads, state, params)")
         state = state._replace(schedule=state.schedule.counted())
 
         def change() -> tuple[Params, MaskedState]:
@@ -316,14 +326,14 @@ def keep_pruned_at_zero(inner: optax.GradientTransformation) -> optax.GradientTr
 
 
 def set_mask(state: Any, mask: Mask, params: Params) -> Any:
-    """Put a mask into the state of `keep_pruned_at_zero` and zero the pruned weights' share of the inner state.
+    """Put a mask into the state of `keep_pruned_at_zero`, and zero the inner state of pruned weights.
 
-    The state is found wherever it lies in an optimizer's: in optax.chain, MultiSteps, inject_hyperparams, multi_transform,
-    masked, apply_if_finite, ... Masked is every array of the inner state whose path ends in a parameter's and whose shape is
-    that parameter's: Adam's two moments. Counters are not, nor the sums over rows and columns of Adafactor.
+    The state may be nested anywhere in an optimizer state: in optax.chain, MultiSteps, inject_hyperparams, multi_transform,
+    masked, apply_if_finite, ... Masks every array of the inner state whose path ends in a parameter's path and which has that
+    parameter's shape, such as the two moments of Adam. Counters and the row and column sums of Adafactor are not masked.
 
     Raises:
-        InputError: there is no such state; or what is pruned is not all in the hands of one; or the mask does not fit.
+        InputError: there is no such state; the mask prunes a leaf that no such state holds; or the mask does not fit.
     """
     check_same_structure(mask, params, "the mask", "the parameters'")
 
@@ -333,15 +343,15 @@ def set_mask(state: Any, mask: Mask, params: Params) -> Any:
     states = [node for node in jax.tree.leaves(state, is_leaf=found) if found(node)]
     if not states:
         raise InputError(
-            "there is no state of lth.keep_pruned_at_zero in this optimizer's state, so no mask can be set in it. Wrap the "
-            f"optimizer: tx = lth.keep_pruned_at_zero(optax.adam(1e-3)).{_instead(state)}"
+            "the optimizer state contains no state of lth.keep_pruned_at_zero, so the mask cannot be set. Wrap the optimizer: "
+            f"tx = lth.keep_pruned_at_zero(optax.adam(1e-3)).{_instead(state)}"
         )
     held = {path for s in states for path in _paths(params if s.mask is None else s.mask)}
     for path, leaf in jax.tree_util.tree_leaves_with_path(mask):
         if path not in held and not isinstance(leaf, jax.core.Tracer) and (np.asarray(leaf) == 0).any():
             raise InputError(
                 f"the mask prunes {path_name(path)!r}, but no keep_pruned_at_zero in this optimizer holds that leaf (as in one "
-                "part of multi_transform), so it would not stay pruned. Wrap that part too, or the whole."
+                "part of multi_transform), so it would not stay pruned. Wrap that part too, or the whole optimizer."
             )
     return jax.tree.map(
         lambda n: _with_mask(n, mask, params)._replace(unset=None) if found(n) else n, state, is_leaf=found
@@ -349,9 +359,9 @@ def set_mask(state: Any, mask: Mask, params: Params) -> Any:
 
 
 def _instead(state: Any) -> str:
-    """Say where the optimizer's state lies, if this is a train state."""
+    """Return a hint about `opt_state` if the given state is a train state."""
     if hasattr(state, "opt_state"):
-        return " (This is a train state: state.replace(opt_state=lth.set_mask(state.opt_state, mask, state.params)).)"
+        return " (For a train state use state.replace(opt_state=lth.set_mask(state.opt_state, mask, state.params)).)"
     return ""
 
 
@@ -360,22 +370,25 @@ def _paths(tree: Any) -> list[tuple[Any, ...]]:
 
 
 def _with_mask(state: MaskedState, mask: Mask, params: Params) -> MaskedState:
-    """Set the mask of one state, which may hold a part of the parameters only."""
-    kept = dict(zip(_paths(params), (jnp.asarray(m) != 0 for m in jax.tree.leaves(mask)), strict=True))
+    """Set the mask of one state, which may hold only a part of the parameters."""
+    kept = dict(zip(_paths(params), _kept(jax.tree.leaves(mask)), strict=True))
     like = params if state.mask is None else state.mask
-
-    def masked(path: tuple[Any, ...], leaf: Any) -> Any:
-        ends = (path[i:] for i in range(len(path) + 1))
-        own = next((kept[end] for end in ends if end in kept), None)
-        return leaf if own is None or own.shape != jnp.shape(leaf) else apply_mask(leaf, own)
-
+    treedef: Any
+    found, treedef = jax.tree_util.tree_flatten_with_path(state.inner)
+    leaves, own = [leaf for _, leaf in found], {}
+    for i, (path, leaf) in enumerate(found):
+        ends = (path[j:] for j in range(len(path) + 1))
+        bits = next((kept[end] for end in ends if end in kept), None)
+        if bits is not None and bits.shape == jnp.shape(leaf):
+            own[i] = bits
+    for i, leaf in apply_mask({i: leaves[i] for i in own}, own).items():
+        leaves[i] = leaf
     own_mask = jax.tree_util.tree_map_with_path(lambda path, _: kept[path], like)
-    inner = jax.tree_util.tree_map_with_path(masked, state.inner)
-    return state._replace(mask=own_mask, inner=inner)
+    return state._replace(mask=own_mask, inner=treedef.unflatten(leaves))
 
 
 def check_same_leaves(tree: Any, params: Params, what: str, like: str = "the network's") -> None:
-    """Raise InputError unless `tree` has leaves of the names and shapes of those of `params`, naming the first that differs."""
+    """Raise InputError unless the leaves of `tree` and `params` have the same names and shapes; names the first that differs."""
     have, want = ({name: jnp.shape(leaf) for name, leaf in named_leaves(t).items()} for t in (tree, params))
     for name in want:
         if name not in have:
@@ -391,15 +404,15 @@ def check_same_leaves(tree: Any, params: Params, what: str, like: str = "the net
 
 
 def check_same_structure(tree: Any, params: Params, what: str, like: str = "the network's") -> None:
-    """Raise InputError unless `tree` is a tree like `params`: the same leaves, shapes and containers."""
+    """Raise InputError unless `tree` has the same leaves, shapes and containers as `params`."""
     check_same_leaves(tree, params, what, like)
     structure: Any = jax.tree.structure(tree)
     if structure != jax.tree.structure(params):
-        raise InputError(f"{what} is another kind of tree than {like}: {structure}")
+        raise InputError(f"{what} has a different tree structure than {like}: {structure}")
 
 
 def check_mask_values(mask: Mask, what: str) -> None:
-    """Raise InputError unless every value of a mask is 0 or 1, naming the leaf, the position and the value."""
+    """Raise InputError unless every value of a mask is 0 or 1; names the leaf, the position and the value."""
     for name, leaf in named_leaves(mask).items():
         values = np.asarray(leaf)
         wrong = np.argwhere((values != 0) & (values != 1))

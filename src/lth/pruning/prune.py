@@ -1,4 +1,4 @@
-"""The one function that most people need: parameters in, mask out."""
+"""`prune`: make a mask for the parameters of any network."""
 
 import functools
 import warnings
@@ -50,8 +50,8 @@ def prune(
 ) -> Mask:
     """Make a mask that prunes the least important weights of any network.
 
-    Of n prunable weights exactly `max(round(sparsity * n), already pruned)` are pruned; ties: the larger |w| stays, then
-    the earlier in tree order. Runs under `jit` and `vmap` too, where values cannot be checked.
+    Exactly `max(round(sparsity * n), already pruned)` of n prunable weights are pruned. Ties: the larger |w| stays, then the
+    earlier in tree order. Also runs under `jit` and `vmap`, where values are not checked.
 
     >>> import jax.numpy as jnp
     >>> params = [(jnp.array([[3.0, -1.0], [0.5, 2.0]]), jnp.zeros(2))]
@@ -62,35 +62,35 @@ def prune(
     [[0.0, 0.0], [1.0, 1.0]]
 
     Args:
-        params: a pytree of arrays: nested dicts, Flax linen's params, nnx.state(model, nnx.Param), an Equinox module's
+        params: a pytree of arrays: nested dicts, Flax linen params, nnx.state(model, nnx.Param), or for an Equinox module
             eqx.filter(model, eqx.is_inexact_array).
         sparsity: the fraction of prunable weights to remove, in [0, 1].
-        criterion: a row of `CRITERIA`, or a Criterion of your own as `package.module:name`.
-        loss: (params, batch) -> scalar, where the criterion needs gradients. For synflow: the sum of the network's
-            outputs.
-        batches: an iterable of pytrees, or anything with `sample(batch_size)` (100 batches of 256 are drawn). For
+        criterion: a key of `CRITERIA`, or a custom Criterion as `package.module:name`.
+        loss: (params, batch) -> scalar, for criteria that need gradients. For synflow: the sum of the network's outputs.
+        batches: an iterable of pytrees, or an object with `sample(batch_size)`, from which 100 batches of 256 are drawn. For
             synflow: one input of ones.
-        gradients: instead of loss and batches, what the criterion needs of them, as `gradient_statistic` returns it.
-        key: for the criterion random.
-        allocation: "global", "layer" (the same share of each), "erk" (`erk_counts`), a function of your own as
-            `package.module:name`, or {layer: sparsity}, where layers that are not named have `sparsity`.
-        exclude: layers that stay dense, by any part of their path.
-        prev_mask: an earlier mask; what is pruned there stays pruned.
-        rounds: prune in so many rounds of equal shares, scoring what is left each time; the criterion's own if None.
-        invert: prune the most important instead, as a control.
-        prunable: (name, leaf) -> bool, what may be pruned; by default matrices and convolution kernels (`layers`).
-        stack_axes: which axes of a leaf count stacked layers (of `nn.scan`, `vmap`, an ensemble), where `layers` does not find
-            them: 0, (0, 1), or {layer: 0}; `()` is none. Each layer of a stack is counted by itself.
-        collapse: what to do about a layer that the mask leaves without a weight, by name: warn, raise, or nothing.
+        gradients: the statistic that the criterion needs, as returned by `gradient_statistic`; replaces `loss` and `batches`.
+        key: the random key for the criterion random.
+        allocation: "global", "layer" (the same sparsity in each layer), "erk" (`erk_counts`), a custom function as
+            `package.module:name`, or {layer: sparsity}; layers without an entry get `sparsity`.
+        exclude: layers that stay dense; each entry is any part of a layer's path.
+        prev_mask: an earlier mask; weights pruned in it stay pruned.
+        rounds: the number of pruning rounds. Each round prunes the same share of the remaining weights, with new scores. None: the
+            criterion's default.
+        invert: prune the most important weights instead, as a control.
+        prunable: (name, leaf) -> bool, whether a leaf may be pruned; by default matrices and convolution kernels (`layers`).
+        stack_axes: the axes of a leaf that index stacked layers (`nn.scan`, `vmap`, an ensemble), if `layers` does not recognize
+            them: 0, (0, 1), or {layer: 0}; `()` means none. Each layer of a stack is counted separately.
+        collapse: what to do if a layer loses all its weights: "warn", "error" or "allow".
 
     Returns:
         A mask with the structure, shapes and dtypes of `params`: 1 kept, 0 pruned; all ones for biases, norms and
         excluded layers.
 
     Raises:
-        InputError: the criterion is unknown or lacks what it needs; the sparsity is outside [0, 1]; a tree does not fit
-            (naming the leaf and both shapes); weights, gradients or scores are not finite (naming the leaf); prev_mask
-            holds other values than 0 and 1; a layer collapses and `collapse` is "error".
+        InputError: the criterion is unknown or lacks an argument; the sparsity is outside [0, 1]; a tree does not fit
+            (names the leaf and both shapes); weights, gradients or scores are not finite (names the leaf); prev_mask
+            holds values other than 0 and 1; a layer loses all its weights and `collapse` is "error".
     """
     row = criterion_named(criterion)
     check_sparsity(sparsity)
@@ -99,7 +99,7 @@ def prune(
     each, names = [r.each for r, _ in pieces(rows)], [r.layer for r, _ in pieces(rows)]
     rounds = row.rounds if rounds is None else rounds
     if isinstance(rounds, bool) or not isinstance(rounds, int | np.integer) or rounds < 1:
-        raise InputError(f"rounds is {rounds!r}, and has to be a whole number of at least 1")
+        raise InputError(f"rounds is {rounds!r}, but must be an integer of at least 1")
     statistic = _source(criterion, row, params, loss, batches, gradients, key, rows)
     _check_finite(params, "parameters", rows)
     if prev_mask is not None:
@@ -109,13 +109,13 @@ def prune(
     mask, pruned = prev_mask, _pruned(prev_mask, rows)
     for counts in counts_by_round(allocation, each, sparsity, int(rounds), names):
         left = params if mask is None else apply_mask(params, mask)
-        scores = _scores(row.score)(left, statistic(left))
+        scores = scores_by(row.score)(left, statistic(left))
         _check_scores(scores, criterion, rows, rising=row.statistic == "flow")
         if isinstance(counts, list) and isinstance(allocation, str):
             if pruned is None:
                 raise InputError(
-                    f"how many weights each layer loses by the allocation {allocation} depends on what prev_mask prunes already, "
-                    "so prev_mask cannot be traced: give it as an array from outside of jit and vmap, or allocation='global'"
+                    f"the allocation {allocation!r} needs the values of prev_mask, which are unknown while it is traced: pass it "
+                    "as a concrete array from outside jit and vmap, or use allocation='global'"
                 )
             counts = pruned = not_below(counts, pruned)
         mask = prune_lowest(jax.tree.map(jnp.negative, scores) if invert else scores, params, rows, counts, mask)
@@ -125,7 +125,7 @@ def prune(
 
 
 def _pruned(mask: Mask | None, rows: Layers) -> list[int] | None:
-    """Count what is pruned of each layer that can be; None where the mask is traced."""
+    """Count the pruned weights of each prunable layer; None if the mask is traced."""
     if mask is None:
         return [0] * len(list(pieces(rows)))
     return None if _traced(mask) else pruned_by_layer(mask, rows)
@@ -140,11 +140,11 @@ def check_collapse(
     what: str = "the mask",
     whose: str = "",
 ) -> None:
-    """Warn of layers that a mask leaves without a weight, or raise InputError: nothing passes through them any more."""
+    """Warn, or raise InputError, if a mask prunes all weights of a layer, so that no signal passes through it."""
     if emptied := emptied_layers(mask, exclude, prunable, stack_axes):
         text = (
-            f"{what}: no weight is left in {whose}{', '.join(emptied)}: all that comes out of such a layer is its bias. `exclude` "
-            "keeps a layer dense; a lower sparsity, or the allocation layer or erk, empties fewer."
+            f"{what}: no weight is left in {whose}{', '.join(emptied)}, so only the bias passes through. Use `exclude` to keep a "
+            "layer dense, a lower sparsity, or the allocation layer or erk."
         )
         if collapse == "error":
             raise InputError(text)
@@ -161,12 +161,12 @@ def _source(
     key: jax.Array | None,
     rows: Layers,
 ) -> Callable[[Params], Params]:
-    """Return the function that gathers what a criterion needs at some parameters."""
+    """Return a function of the parameters that computes the criterion's statistic."""
     if row.statistic is None:
         return lambda left: left
     if row.statistic == "uniform":
         if key is None:
-            raise InputError(f"method {criterion!r} needs a key, as jax.random.key(0): the same key, the same mask")
+            raise InputError(f"method {criterion!r} needs a random key, such as key=jax.random.key(0)")
         return lambda left: random_scores(left, key)
     if gradients is not None:
         check_same_structure(gradients, params, "the gradients' tree", "the parameters'")
@@ -174,23 +174,28 @@ def _source(
         return lambda left: gradients
     if loss is None or batches is None:
         raise InputError(
-            f"method {criterion!r} needs gradients: give `loss` and `batches`, or `gradients`, which `gradient_statistic(..., "
-            f"{row.statistic!r})` computes, and for an agent of lth `lth.gradient_statistics`"
+            f"method {criterion!r} needs gradients: pass `loss` and `batches`, or pass `gradients` from `gradient_statistic(..., "
+            f"{row.statistic!r})` (for an lth agent: `lth.gradient_statistics`)"
         )
     return gatherer(loss, batches, row.statistic)
 
 
 def random_scores(params: Params, key: jax.Array) -> Params:
-    """Draw a score for each weight, uniform in [0, 1)."""
+    """Draw a random score for each weight, uniform in [0, 1)."""
     treedef: Any
     leaves, treedef = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    return treedef.unflatten([jax.random.uniform(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)])
+    return treedef.unflatten(_uniform(key, tuple(jnp.shape(leaf) for leaf in leaves)))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _uniform(key: jax.Array, shapes: tuple[tuple[int, ...], ...]) -> list[jax.Array]:
+    keys = jax.random.split(key, len(shapes))
+    return [jax.random.uniform(k, shape) for k, shape in zip(keys, shapes, strict=True)]
 
 
 @functools.cache
-def _scores(score: Callable[..., Any]) -> Callable[[Params, Params], Params]:
-    """Compile a criterion over whole trees. Products of half precision overflow, so they are taken in float32 at least."""
+def scores_by(score: Callable[..., Any]) -> Callable[[Params, Params], Params]:
+    """Compile a criterion over whole trees. Half-precision products overflow, so scores are computed in at least float32."""
 
     def wide(leaf: Any) -> jax.Array:
         return jnp.asarray(leaf, jnp.promote_types(jnp.result_type(leaf), jnp.float32))
@@ -217,6 +222,6 @@ def _check_scores(scores: Params, criterion: str, rows: Layers, rising: bool) ->
             raise InputError(f"the {criterion} scores of {name!r} are NaN or overflow; scale the loss down")
         if rising and (values < 0).any():
             raise InputError(
-                f"{criterion}: the loss falls where |w| of {name!r} grows, so it is no flow. It has to be the sum of the "
-                "network's outputs on an input of ones, without norms, tanh or a minus sign."
+                f"{criterion}: the scores of {name!r} are negative. The loss must be the sum of the network's outputs on an "
+                "input of ones, without normalization, tanh or a minus sign."
             )

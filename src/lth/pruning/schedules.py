@@ -1,10 +1,10 @@
-"""Masks that change in training, as data in the state of `keep_pruned_at_zero`.
+"""Masks that change during training, as data in the state of `keep_pruned_at_zero`.
 
     tx = keep_pruned_at_zero(optax.adam(3e-4))
     state = set_mask(tx.init(params), mask, params)._replace(schedule=rigl(params, every=100, until=75_000))
 
-Each schedule is a pytree of arrays, so one compilation serves all of a kind, under `jit`, `vmap` and `scan`, and whatever
-saves the optimiser's state saves it. Networks with biases are like any others: what is not prunable is left alone.
+Each schedule is a pytree of arrays, so all schedules of one type share a compilation, work under `jit`, `vmap` and `scan`, and
+are saved with the optimizer state. Leaves that are not prunable, such as biases, are unchanged.
 """
 
 import dataclasses
@@ -26,9 +26,9 @@ from .masks import lowest, prune_to
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Stacks:
-    """Which axes of each leaf count stacked layers; part of a schedule's structure, because shapes hang on it."""
+    """The stack axes of each leaf; part of a schedule's tree structure, because shapes depend on them."""
 
-    axes: tuple[tuple[int, ...], ...] = ()  # of each leaf; empty: there are no stacks
+    axes: tuple[tuple[int, ...], ...] = ()  # one entry per leaf; empty: no stacks
 
     def _pairs(self, leaves: Sequence[Array]) -> list[tuple[Array, tuple[int, ...]]]:
         return list(zip(leaves, self.axes or [()] * len(leaves), strict=True))
@@ -38,32 +38,32 @@ class Stacks:
         return [math.prod(leaf.shape[axis] for axis in axes) for leaf, axes in self._pairs(leaves)]
 
     def split(self, leaves: Sequence[Array]) -> list[Array]:
-        """Return the layers of all leaves, those of a stack one by one."""
+        """Return the layers of all leaves, each layer of a stack separately."""
         return [piece for leaf, axes in self._pairs(leaves) for piece in split(leaf, axes)]
 
     def join(self, found: Sequence[Array], leaves: Sequence[Array]) -> list[Array]:
-        """Undo `split`; `leaves` have the shapes wanted."""
+        """Undo `split`; `leaves` have the original shapes."""
         rest = iter(found)
         taken = [[next(rest) for _ in range(n)] for n in self.copies(leaves)]
         return [join(some, axes, leaf.shape) for some, (leaf, axes) in zip(taken, self._pairs(leaves), strict=True)]
 
     def of_each(self, values: Array, leaves: Sequence[Array]) -> list[Array]:
-        """Repeat a leaf's value for each of its layers."""
+        """Repeat each leaf's value for each of its layers."""
         return [values[i] for i, copies in enumerate(self.copies(leaves)) for _ in range(copies)]
 
 
 class PruneAt(NamedTuple):
-    """Prune the smallest |w| after the updates `at`: one-shot, iterative or gradual, as `at` and `counts` say."""
+    """Prune the smallest |w| after the updates `at`: one-shot, iterative or gradual, depending on `at` and `counts`."""
 
     step: Array  # () int32: updates so far
     at: Array  # (m,) int32
-    counts: Array  # (m, 1) int32: how many weights are pruned of all together; or (m, layers): of each
+    counts: Array  # int32: pruned weights in total, (m, 1), or per layer, (m, layers)
     prunable: Array  # (leaves,) bool
     stacks: Stacks = Stacks()
 
     @property
     def instead_of_a_step(self) -> bool:
-        """The weights take their step, then the mask changes."""
+        """False: the optimizer steps, then the mask changes."""
         return False
 
     def counted(self) -> "PruneAt":
@@ -71,7 +71,7 @@ class PruneAt(NamedTuple):
         return self._replace(step=self.step + 1)
 
     def due(self) -> jax.Array:
-        """Say whether the mask changes at this update."""
+        """Return whether the mask changes at this update."""
         return jnp.any(self.at == self.step)
 
     def next_change(self) -> int | None:
@@ -80,7 +80,7 @@ class PruneAt(NamedTuple):
         return int(later.min()) if later.size else None
 
     def change(self, mask: Mask, params: Params, gradients: Params) -> Mask:
-        """Return the next mask; what is pruned stays pruned."""
+        """Return the next mask; pruned weights stay pruned."""
         del gradients
         counts = self.counts[jnp.argmax(self.at == self.step)]
         leaves, sizes = jax.tree.leaves(mask), [jnp.abs(leaf) for leaf in jax.tree.leaves(params)]
@@ -97,9 +97,9 @@ def _next_multiple(step: int, every: int, until: int) -> int | None:
 
 
 def _replaced(mask: Mask, params: Params, growth: list[Array], share: Array, prunable: Array, stacks: Stacks) -> Mask:
-    """In each layer drop a share of the kept weights, the smallest |w|, and grow as many of the highest growth scores.
+    """In each layer, drop the given share of kept weights with the smallest |w|, and grow as many with the highest growth scores.
 
-    A dropped weight may grow again at once, and then was not dropped at all; so a dense layer stays as it is.
+    A dropped weight may grow back at once, and then keeps its value; so a dense layer is unchanged.
     """
     leaves = jax.tree.leaves(mask)
     kept, sizes = stacks.split(leaves), stacks.split([jnp.abs(leaf) for leaf in jax.tree.leaves(params)])
@@ -116,11 +116,11 @@ def _replaced(mask: Mask, params: Params, growth: list[Array], share: Array, pru
 
 
 class Set(NamedTuple):
-    """Sparse evolutionary training (Mocanu et al. 2018, https://arxiv.org/abs/1707.04780): what grows is drawn at random."""
+    """Sparse evolutionary training (Mocanu et al. 2018, https://arxiv.org/abs/1707.04780): grows random weights."""
 
     step: Array  # () int32: updates so far
-    every: Array  # () int32: the mask changes after each so many updates
-    until: Array  # () int32: and no more from this update on
+    every: Array  # () int32: updates between changes of the mask
+    until: Array  # () int32: no changes from this update on
     fraction: Array  # () float32: the share of each layer's kept weights that is replaced
     prunable: Array  # (leaves,) bool
     key: Array  # (2,) uint32, a threefry key
@@ -128,7 +128,7 @@ class Set(NamedTuple):
 
     @property
     def instead_of_a_step(self) -> bool:
-        """The weights take their step, then the mask changes."""
+        """False: the optimizer steps, then the mask changes."""
         return False
 
     def counted(self) -> "Set":
@@ -136,7 +136,7 @@ class Set(NamedTuple):
         return self._replace(step=self.step + 1)
 
     def due(self) -> jax.Array:
-        """Say whether the mask changes at this update."""
+        """Return whether the mask changes at this update."""
         return (self.step % self.every == 0) & (self.step < self.until)
 
     def next_change(self) -> int | None:
@@ -144,7 +144,7 @@ class Set(NamedTuple):
         return _next_multiple(int(self.step), int(self.every), int(self.until))
 
     def change(self, mask: Mask, params: Params, gradients: Params) -> Mask:
-        """Return the next mask, of as many weights in each layer."""
+        """Return the next mask, with the same number of weights in each layer."""
         del gradients
         leaves = jax.tree.leaves(mask)
         key = jax.random.fold_in(jax.random.wrap_key_data(self.key, impl="threefry2x32"), self.step)
@@ -154,20 +154,20 @@ class Set(NamedTuple):
 
 
 class RigL(NamedTuple):
-    """Rigging the lottery (Evci et al. 2020, algorithm 1, https://arxiv.org/abs/1911.11134): what grows has the largest
-    |dL/dw| of the batch at hand, and the share that is replaced falls as fraction / 2 (1 + cos(pi step / until)).
+    """Rigging the lottery (Evci et al. 2020, algorithm 1, https://arxiv.org/abs/1911.11134): grows the weights with the largest
+    |dL/dw| on the current batch; the replaced share decays as fraction / 2 (1 + cos(pi step / until)).
     """
 
     step: Array  # () int32: updates so far
-    every: Array  # () int32: the mask changes at each so many updates, in the place of a step
-    until: Array  # () int32: and no more from this update on
+    every: Array  # () int32: updates between changes of the mask; a change replaces the optimizer step
+    until: Array  # () int32: no changes from this update on
     fraction: Array  # () float32
     prunable: Array  # (leaves,) bool
     stacks: Stacks = Stacks()
 
     @property
     def instead_of_a_step(self) -> bool:
-        """An update that changes the mask moves no weight otherwise (algorithm 1)."""
+        """True: an update that changes the mask does not step the optimizer (algorithm 1)."""
         return True
 
     def counted(self) -> "RigL":
@@ -175,7 +175,7 @@ class RigL(NamedTuple):
         return self._replace(step=self.step + 1)
 
     def due(self) -> jax.Array:
-        """Say whether the mask changes at this update."""
+        """Return whether the mask changes at this update."""
         return (self.step % self.every == 0) & (self.step < self.until)
 
     def next_change(self) -> int | None:
@@ -183,7 +183,7 @@ class RigL(NamedTuple):
         return _next_multiple(int(self.step), int(self.every), int(self.until))
 
     def change(self, mask: Mask, params: Params, gradients: Params) -> Mask:
-        """Return the next mask, of as many weights in each layer."""
+        """Return the next mask, with the same number of weights in each layer."""
         share = self.fraction / 2 * (1 + jnp.cos(jnp.pi * self.step / self.until))
         growth = [jnp.abs(leaf) for leaf in jax.tree.leaves(gradients)]
         return _replaced(mask, params, growth, share, self.prunable, self.stacks)
@@ -203,22 +203,22 @@ def prune_at(
     prunable: Prunable | None = None,
     stack_axes: StackAxes | None = None,
 ) -> PruneAt:
-    """Schedule magnitude pruning after the updates `at`, on a path of `allocation.PATHS` to the sparsity.
+    """Schedule magnitude pruning after the updates `at`, along a path of `allocation.PATHS` to the target sparsity.
 
-    One update is one-shot; path "geometric" is iterative pruning with no rewinding; "cubic" is gradual pruning.
+    One update gives one-shot pruning, the path "geometric" iterative pruning without rewinding, "cubic" gradual pruning.
 
     >>> params = {"a": {"kernel": np.ones((10, 10), np.float32)}}
     >>> prune_at(params, 0.5, at=range(100, 500, 100)).counts.tolist()
     [[29], [44], [49], [50]]
 
     Raises:
-        InputError: as `prune`; there is no such path; `at` is not rising from 1 or more.
+        InputError: see `prune`; the path is unknown; or `at` is not increasing from at least 1.
     """
     if path not in PATHS:
-        raise InputError(f"there is no path {path!r}; there are {', '.join(PATHS)}{nearest(path, PATHS)}")
+        raise InputError(f"unknown path {path!r}; choose from {', '.join(PATHS)}{nearest(path, PATHS)}")
     steps = np.asarray(list(at), np.int64)
     if not len(steps) or steps[0] < 1 or (np.diff(steps) < 1).any() or steps[-1] >= 2**31:
-        raise InputError(f"the mask is to change after updates {steps.tolist()[:8]}; give rising numbers of at least 1")
+        raise InputError(f"`at` is {steps.tolist()[:8]}, but must be increasing update numbers of at least 1")
     table = layers(params, exclude, prunable, stack_axes)
     warn_of_doubts(table)
     shapes, names = [row.each for row, _ in pieces(table)], [row.layer for row, _ in pieces(table)]
@@ -244,10 +244,10 @@ def sparse_evolution(
     prunable: Prunable | None = None,
     stack_axes: StackAxes | None = None,
 ) -> Set:
-    """Schedule SET on the mask that training starts with, best a random one with the allocation erk.
+    """Schedule SET, starting from the mask in the state; a random mask with the allocation erk is recommended.
 
     Raises:
-        InputError: a number is out of its range, or as `layers`.
+        InputError: a number is out of range, or an error of `layers`.
     """
     table = layers(params, exclude, prunable, stack_axes)
     warn_of_doubts(table)
@@ -265,12 +265,12 @@ def rigl(
     prunable: Prunable | None = None,
     stack_axes: StackAxes | None = None,
 ) -> RigL:
-    """Schedule RigL on the mask that training starts with, best a random one with the allocation erk.
+    """Schedule RigL, starting from the mask in the state; a random mask with the allocation erk is recommended.
 
-    The gradients that `keep_pruned_at_zero` is handed have to be dense, as jax.grad's are.
+    The gradients passed to `keep_pruned_at_zero` must be dense, as those of `jax.grad`.
 
     Raises:
-        InputError: a number is out of its range, or as `layers`.
+        InputError: a number is out of range, or an error of `layers`.
     """
     table = layers(params, exclude, prunable, stack_axes)
     warn_of_doubts(table)
@@ -278,20 +278,20 @@ def rigl(
 
 
 def _leaves(rows: Layers) -> tuple[Array, Stacks]:
-    """Return which leaves are prunable, (leaves,) bool, and which of their axes are stacks."""
+    """Return whether each leaf is prunable, (leaves,) bool, and the stack axes of each leaf."""
     axes = tuple(row.stack_axes for row in rows)
     return np.array([row.prunable for row in rows]), Stacks(axes if any(axes) else ())
 
 
 def _on_device(schedule: Any) -> Any:
-    return jax.tree.map(jnp.asarray, schedule)
+    return jax.device_put(schedule)
 
 
 def _numbers(every: int, until: int, fraction: float) -> tuple[Array, Array, Array]:
     whole = all(isinstance(number, int | np.integer) for number in (every, until))
     if not whole or not (0 < every < 2**31 and 0 < until < 2**31 and 0 < fraction < 1):
         raise InputError(
-            f"every is {every}, until {until} and fraction {fraction}: the first two count updates, at least 1, and the "
-            "third is a share between 0 and 1"
+            f"every={every}, until={until}, fraction={fraction}: every and until must be update counts of at least 1, and fraction "
+            "must be between 0 and 1"
         )
     return np.int32(every), np.int32(until), np.float32(fraction)

@@ -1,7 +1,7 @@
-"""Sparsity that hardware can use: N of M weights, and whole neurons, whose network is then physically smaller.
+"""Structured sparsity: N:M patterns, and pruned neurons that `shrink` removes from the network.
 
 A chain is a list of (kernel, bias) in the order in which a network of dense layers applies them: kernels (inputs, outputs),
-biases (outputs,), one activation between them and none after the last.
+biases (outputs,), with one activation between layers and none after the last.
 """
 
 import math
@@ -33,29 +33,29 @@ def n_of_m_mask(
     prunable: Prunable | None = None,
     stack_axes: StackAxes | None = None,
 ) -> Mask:
-    """Keep the `n` weights with the highest scores of every `m` consecutive ones; ties: the earlier stays.
+    """Keep the `n` highest-scoring weights in every group of `m` consecutive weights. Ties: the earlier stays.
 
-    A layer whose axis `m` does not divide stays dense, and is named in a warning.
+    A layer whose axis length is not a multiple of `m` stays dense; a warning names it.
 
     >>> n_of_m_mask({"w": jnp.array([[4.0], [-3.0], [1.0], [2.0]])}, 2, 4)["w"].ravel().tolist()
     [1.0, 1.0, 0.0, 0.0]
 
     Args:
         params: the weights.
-        n: how many are kept of each group, from 0 to m.
+        n: the number of weights kept in each group, from 0 to m.
         m: the size of a group.
-        scores: a tree like `params`; |w| if None.
-        axis: along which the weights of a group lie. None: the inputs of a unit, as `layers` finds them (of an attention layer
-            out of the heads, heads and features together; of a convolution, its channels).
-        exclude: layers that stay dense, by any part of their path.
-        prunable: as for `prune`.
-        stack_axes: as for `prune`.
+        scores: a tree like `params`; None: |w|.
+        axis: the axis along which groups lie. None: the inputs of a unit, as `layers` finds them (for the output projection of
+            an attention layer, heads and features together; for a convolution, its channels).
+        exclude: layers that stay dense; each entry is any part of a layer's path.
+        prunable: see `prune`.
+        stack_axes: see `prune`.
 
     Raises:
-        InputError: not 0 <= n <= m, a layer has no such axis, the scores do not fit, or as `layers`.
+        InputError: not 0 <= n <= m, a layer does not have the axis, the scores do not fit, or an error of `layers`.
     """
     if not 0 <= n <= m or m < 1:
-        raise InputError(f"{n} of {m} weights cannot be kept; as in 2 of 4, the first is at most the second")
+        raise InputError(f"cannot keep {n} of {m} weights; n must be from 0 to m, as in 2 of 4")
     rows = layers(params, exclude, prunable, stack_axes)
     leaves = named_leaves(params)
     if scores is not None:
@@ -66,7 +66,7 @@ def n_of_m_mask(
         kept = np.ones(leaf.shape, leaf.dtype)
         axes = row.input_axes if axis is None else (axis,)
         if row.prunable and not all(-leaf.ndim <= a < leaf.ndim for a in axes or (leaf.ndim,)):
-            raise InputError(f"{name!r} has {leaf.ndim} axes, and so no axis {'of inputs' if axis is None else axis}")
+            raise InputError(f"{name!r} has {leaf.ndim} axes and no {'input axis' if axis is None else f'axis {axis}'}")
         along = math.prod(leaf.shape[a] for a in axes) if row.prunable else 0
         if row.prunable and along % m:
             uneven.append(f"{row.layer} ({along})")
@@ -77,19 +77,21 @@ def n_of_m_mask(
             kept = np.moveaxis((ranks < n).reshape(last.shape), ends, axes).astype(leaf.dtype)
         mask.append(jnp.asarray(kept))
     if uneven:
-        warnings.warn(f"{n} of {m}: {m} does not divide the inputs of {', '.join(uneven)}; left dense", stacklevel=2)
+        warnings.warn(
+            f"{n} of {m}: the inputs of {', '.join(uneven)} are not a multiple of {m}; left dense", stacklevel=2
+        )
     return jax.tree.unflatten(jax.tree.structure(params), mask)
 
 
 def neuron_masks(chain: Chain, sparsity: float, scores: Sequence[Array] | None = None) -> list[tuple[Array, Array]]:
-    """Prune the hidden units of the chain that score lowest, `round(sparsity * units)` of each hidden layer.
+    """Prune the `round(sparsity * units)` lowest-scoring units of each hidden layer of a chain.
 
-    A pruned unit loses its inputs, its bias and its outputs. Its score is the sum of `scores` over its inputs; of |w| if
-    none are given (Li et al. 2017, https://arxiv.org/abs/1608.08710). Ties: the earlier stays. At least one unit of each
-    layer does too.
+    A pruned unit loses its inputs, its bias and its outputs. Its score is the sum of `scores` over its inputs, or of |w| if
+    `scores` is None (Li et al. 2017, https://arxiv.org/abs/1608.08710). Ties: the earlier stays. At least one unit per layer
+    stays.
 
     Returns:
-        Masks like the chain, 1 kept and 0 pruned.
+        Masks with the shapes of the chain: 1 kept, 0 pruned.
 
     Raises:
         InputError: the chain's shapes do not fit each other, or the sparsity is outside [0, 1].
@@ -106,27 +108,27 @@ def neuron_masks(chain: Chain, sparsity: float, scores: Sequence[Array] | None =
 
 
 def shrink(params: Any, activation: Callable[[Array], Array] = jax.nn.relu, order: Sequence[str] | None = None) -> Any:
-    """Remove the units that compute nothing, and return the physically smaller network with the same outputs.
+    """Remove unused units and return a smaller network with the same outputs.
 
-    A hidden unit without inputs (its column is 0) is a constant, which is folded into the biases of the next layer; one
-    without outputs (its row in the next kernel is 0) goes as it is. One unit is left where all would go. The sums are in
-    float64, so that outputs differ by rounding alone.
+    A hidden unit without inputs (its column is 0) is a constant, and is folded into the biases of the next layer. A unit without
+    outputs (its row in the next kernel is 0) is removed. At least one unit per layer stays. Sums are in float64, so that outputs
+    differ only by rounding.
 
     >>> small = shrink([(jnp.array([[0.0, 2.0]]), jnp.array([3.0, 0.0])), (jnp.array([[10.0], [1.0]]), jnp.array([0.5]))])
     >>> [kernel.tolist() for kernel, _ in small], small[1][1].tolist()
     ([[[2.0]], [[1.0]]], [30.5])
 
     Args:
-        params: a chain; or the parameters of a network of dense layers as Flax, Equinox, Haiku or NNX have them.
-        activation: between the layers.
-        order: of parameters that are no chain: the layers' names in the order in which they are applied, where it does not follow
-            from the numbers in their names or from their shapes.
+        params: a chain, or the parameters of a network of dense layers from Flax, Equinox, Haiku or NNX.
+        activation: the activation between layers.
+        order: the layer names in the order in which they are applied; needed only for parameters that are not a chain and whose
+            order does not follow from the numbers in their names or from their shapes.
 
     Returns:
         A chain, or a tree like `params` with smaller arrays.
 
     Raises:
-        InputError: the chain's shapes do not fit each other, or these are not the parameters of a chain of dense layers.
+        InputError: the shapes of the layers do not fit each other, or `params` is not a chain of dense layers.
     """
     if _is_chain(params):
         return _shrunk(params, activation)
@@ -152,7 +154,9 @@ def _shrunk(chain: Chain, activation: Callable[[Array], Array]) -> list[tuple[Ar
         layers[i] = kernel[:, units], bias[units]
         layers[i + 1] = layers[i + 1][0][units], layers[i + 1][1]
 
-    for i in range(len(layers) - 1):  # constants, from the inputs on: a layer whose inputs were all constant is one too
+    for i in range(
+        len(layers) - 1
+    ):  # constants, from inputs to outputs: a unit with only constant inputs is a constant too
         (kernel, bias), (following, next_bias) = layers[i], layers[i + 1]
         constant = ~kernel.any(axis=0)
         values = np.where(constant, np.asarray(activation(jnp.asarray(bias, jnp.float32)), np.float64), 0.0)
@@ -160,7 +164,7 @@ def _shrunk(chain: Chain, activation: Callable[[Array], Array]) -> list[tuple[Ar
         cleared[constant] = 0.0
         layers[i + 1] = cleared, next_bias + values @ following
         keep(i, ~constant)
-    for i in reversed(range(len(layers) - 1)):  # and what nothing reads, from the outputs back
+    for i in reversed(range(len(layers) - 1)):  # unread units, from outputs to inputs
         keep(i, layers[i + 1][0].any(axis=1))
     return [
         (jnp.asarray(kernel, of_kernel), jnp.asarray(bias, of_bias))
@@ -169,15 +173,15 @@ def _shrunk(chain: Chain, activation: Callable[[Array], Array]) -> list[tuple[Ar
 
 
 def check_chain(chain: Chain) -> None:
-    """Raise InputError unless each layer of a chain takes what the one before it gives."""
+    """Raise InputError unless the shapes of consecutive layers of a chain fit."""
     for i, (kernel, bias) in enumerate(chain):
         if np.ndim(kernel) != 2 or np.shape(bias) != np.shape(kernel)[1:]:
             raise InputError(
-                f"layer {i} of the chain has a kernel of shape {np.shape(kernel)} and a bias of shape {np.shape(bias)}; they "
-                "are (inputs, outputs) and (outputs,). (Equinox keeps its weights the other way round: transpose them.)"
+                f"layer {i} of the chain has a kernel of shape {np.shape(kernel)} and a bias of shape {np.shape(bias)}; "
+                "expected (inputs, outputs) and (outputs,). Equinox stores transposed weights: transpose them."
             )
         if i and np.shape(kernel)[0] != np.shape(chain[i - 1][1])[0]:
             raise InputError(
-                f"layer {i} of the chain takes {np.shape(kernel)[0]} inputs, and layer {i - 1} gives "
-                f"{np.shape(chain[i - 1][1])[0]}: are they in the order in which the network applies them?"
+                f"layer {i} of the chain takes {np.shape(kernel)[0]} inputs, but layer {i - 1} has {np.shape(chain[i - 1][1])[0]} "
+                "outputs; list the layers in the order in which the network applies them"
             )

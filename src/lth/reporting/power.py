@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats as scipy_stats
+from scipy import special
 
 from .. import stats
 from .families import main_scope
+from .numbers import share
 from .scores import DENSE_AGENT, Condition, Runs
 
 ASSUMED = (0.05, 0.1, 0.2, 0.4)
@@ -46,7 +47,7 @@ def seeds_needed(
     """
     found = []
     tests = [(f"{question[0]} against {question[1]}", effect, False)] if question else []
-    tests.append((f"a ticket within {margin:.0%} of dense", margin, True))
+    tests.append((f"a ticket within {share(margin)} of dense", margin, True))
     for what, size, greater in tests:
         pilots = _pilots(runs, question if not greater else None) if runs else []
         for spread, low, high, count in pilots or [(sd, sd, sd, 0) for sd in ASSUMED]:
@@ -75,6 +76,6 @@ def _pilots(runs: Runs, question: Sequence[str] | None) -> list[tuple[float, flo
         return []
     one = sorted(samples, key=lambda d: float(np.std(d, ddof=1)))[len(samples) // 2]
     spread, free = float(np.std(one, ddof=1)), len(one) - 1
-    tails = scipy_stats.chi2.ppf([(1 + SURE) / 2, (1 - SURE) / 2], free)
+    tails = special.chdtri(free, [(1 - SURE) / 2, (1 + SURE) / 2])  # of chi-squared; upper tails
     low, high = (spread * float(np.sqrt(free / tail)) for tail in tails)
     return [(spread, low, high, len(one))]

@@ -1,55 +1,54 @@
 """What the commands print: tables and their summaries."""
 
 import math
-import textwrap
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ..config import Config
-from ..errors import InputError
-from ..experiment import journal, store
-from ..experiment.costs import Planned
-from ..experiment.spec import Cost, DenseSpec, parse_spec
-from ..files import read_json
+from ..experiment.costs import Estimate, Planned
+from ..experiment.rates import wall_seconds
+from ..experiment.spec import Cost, DenseSpec, MaskSpec, Spec
+from .answer import Answer
 from .display import duration
+from .power import Needed
+from .progress import level_title
 from .views import TableRow, label
 
 
 def results_table(rows: Sequence[TableRow]) -> Table:
-    """Lay the results out for a terminal: mean ± sample standard deviation over seeds, of the last evaluation."""
+    """Lay the results out for a terminal: mean ± sample standard deviation over seeds, of the last evaluation.
+
+    The rows of a task, sparsity and rewind point stand together, under the dense agents of their seeds.
+    """
     seeds = sorted({row.seeds for row in rows})
-    title = f"return at the last evaluation, mean ± sd over {' or '.join(map(str, seeds))} seed{'s' * (seeds != [1])}"
+    title = f"last evaluation, mean ± sd over {' or '.join(map(str, seeds))} seed{'s' * (seeds != [1])}"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    table.add_column("task", no_wrap=True)
-    table.add_column("method", no_wrap=True)
-    for name in ("sparsity", "dense", "ticket"):
-        table.add_column(name, justify="right")
     with_rewind = len({row.rewind for row in rows}) > 1
-    if with_rewind:
-        table.add_column("rewound to", justify="right")
     with_success = any(row.ticket_success is not None for row in rows)
-    if with_success:
-        for name in ("dense success", "ticket success"):
-            table.add_column(name, justify="right")
-    last = None
+    table.add_column("", no_wrap=True)
+    for name in (*(["seeds"] if len(seeds) > 1 else []), "return", *(["success"] if with_success else [])):
+        table.add_column(name, justify="right", no_wrap=True)
+
+    def add(name: str, count: int, *spreads: str) -> None:
+        table.add_row(f"  {name}", *([str(count)] if len(seeds) > 1 else []), *spreads[: 1 + with_success])
+
+    groups: dict[str, list[TableRow]] = {}
     for row in rows:
-        if last not in (None, (row.task, row.rewind, row.sparsity)):
-            table.add_section()
-        last = (row.task, row.rewind, row.sparsity)
-        cells = [row.task, label(row.method, row.control), row.sparsity]
-        cells += [_spread(row.dense_return, row.dense_return_sd), _spread(row.ticket_return, row.ticket_return_sd)]
-        if with_rewind:
-            cells.append(row.rewind)
-        if with_success:
-            cells += [
-                _spread(row.dense_success, row.dense_success_sd, 2),
+        groups.setdefault(level_title(row.task, row.sparsity, row.rewind if with_rewind else ""), []).append(row)
+    for group, some in groups.items():
+        table.add_section()
+        table.add_row(group)
+        most = max(some, key=lambda row: row.seeds)
+        dense = _spread(most.dense_return, most.dense_return_sd), _spread(most.dense_success, most.dense_success_sd, 2)
+        add("dense", most.seeds, *dense)
+        for row in some:
+            ticket = (
+                _spread(row.ticket_return, row.ticket_return_sd),
                 _spread(row.ticket_success, row.ticket_success_sd, 2),
-            ]
-        table.add_row(*cells)
+            )
+            add(label(row.method, row.control), row.seeds, *ticket)
     return table
 
 
@@ -57,24 +56,31 @@ def _spread(mean: float | None, sd: float | None, digits: int | None = None) -> 
     if mean is None:
         return ""
     if digits is None:
-        digits = 1 if abs(mean) < 1000 else 0
+        digits = 1 if max(abs(mean), sd or 0.0) < 1000 else 0
     return f"{mean:.{digits}f}" + ("" if sd is None else f" ± {sd:.{digits}f}")
 
 
-def how_to_read(rows: Sequence[TableRow]) -> str:
-    """Say what a table of so few seeds does and does not show."""
-    seeds = min(row.seeds for row in rows)
-    text = "A ticket is judged against 'dense' and against the controls. "
-    if seeds > 1:
-        text += f"With {seeds} seeds the spread is shown but nothing is tested: differences of its size mean nothing."
-    else:
-        text += "One seed shows no spread, so no difference means anything yet: `seeds=[0,1,2,3,4]` goes on from here."
-    if any(row.method == "shuffled" for row in rows):
-        text += (
-            " 'shuffled' keeps as many weights of each layer as magnitude does, at random positions: where it does as well "
-            "as a method, that method's choice of weights explains nothing beyond its layer sizes."
-        )
-    return text
+def conclusion(said: Answer) -> list[str]:
+    """Return the answer of a grid as lines: the headline, the question, and what limits it."""
+    return [*said.headline, *([said.question] if said.question else []), *said.notes]
+
+
+def needed_table(needed: Sequence[Needed], power: float) -> Table:
+    """Lay out how many seeds tests take."""
+    title = f"Seeds to decide with a probability of {power:g}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("test")
+    for name in ("difference", "sd over seeds", "seeds", "80 % range"):
+        table.add_column(name, justify="right")
+
+    def count(seeds: int | None) -> str:
+        return f"{seeds}" if seeds else "> 1,000"
+
+    for one in needed:
+        spread = f"{one.spread:.2f}" + (f" ({one.pilots} pilot seeds)" if one.pilots else " (assumed)")
+        between = f"{count(one.fewest)} to {count(one.most)}" if one.pilots else ""
+        table.add_row(one.what, f"{one.effect:g}", spread, count(one.seeds), between)
+    return table
 
 
 def unstable_note(sentences: Sequence[str], most: int = 4) -> str:
@@ -83,38 +89,61 @@ def unstable_note(sentences: Sequence[str], most: int = 4) -> str:
     return "\n".join([*sentences[:most], *rest])
 
 
-MOST_LISTED = 200
-"""Runs that a dry run lists one by one; of more it lists what they have in common."""
+def planned_summary(estimate: Estimate, workers: int) -> str:
+    """Say what is to do in total, how long it takes, and where that comes from."""
+    todo = [one for one in estimate.runs if not one.finished]
+    counted = f"{len(todo)} of {len(estimate.runs)} runs to do"
+    if not todo:
+        return f"{counted}."
+    cost, seconds = total(todo), sum(one.seconds for one in todo)
+    together = wall_seconds(((one.seconds, 1) for one in todo), workers)
+    time = f"about {duration(together)}" + (f" with workers={workers}" if workers > 1 else "")
+    alone = f" ({duration(seconds)} one at a time)" if workers > 1 else ""
+    return (
+        f"{counted}: {time}{alone}, {cost.env_steps:,} environment steps, {cost.updates:,} updates, "
+        f"{cost.megabytes:,.0f} MB of disk. Times are estimated {estimate.times.source}."
+    )
 
 
-def costs_table(planned: Sequence[Planned]) -> Table:
-    """Lay out what `lth run` would do: each run, or where there are many each kind of run of a task, over its seeds."""
-    groups: dict[str, list[Planned]] = {}
-    for one in planned:
-        title = one.spec.title()
-        if len(planned) > MOST_LISTED:
-            title = title.replace(f" seed {one.spec.seed} ", " ", 1)
-        groups.setdefault(title, []).append(one)
-    several = len(groups) < len(planned)
-    table = Table(title="what lth run would do", title_justify="left")
-    table.add_column("runs" if several else "run")
-    table.add_column("state")
-    for name in ("env steps", "updates", "disk MB", "time"):
+def planned_table(estimate: Estimate, each: bool = False) -> Table:
+    """Lay out what `lth run` would do: each kind of run of a task over its seeds, the masks together; with `each` every run.
+
+    Steps, disk and time are of the runs that are not finished; with `each` of every run.
+    """
+    groups: dict[str, dict[str, list[Planned]]] = {}
+    for one in estimate.runs:
+        title = one.spec.title() if each else _without_seed(one.spec)
+        groups.setdefault(one.spec.task, {}).setdefault(title, []).append(one)
+    started = any(one.finished for one in estimate.runs)
+    table = Table(title="Planned runs", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("run", overflow="fold")
+    if each:
+        table.add_column("state")
+    else:
+        table.add_column("runs", justify="right")
+        if started:
+            table.add_column("to do", justify="right")
+    for name in ("env steps", "disk MB", "time"):
         table.add_column(name, justify="right")
-    for title, group in groups.items():
-        cost, left = total(group), sum(not one.finished for one in group)
-        state = f"{left} of {len(group)} to do" if several else "to do" if left else "finished"
-        seconds = [one.seconds for one in group]
-        known = cost.env_steps and None not in seconds
-        table.add_row(
-            title,
-            state,
-            f"{cost.env_steps:,}" if cost.env_steps else "",
-            f"{cost.updates:,}" if cost.env_steps else "",
-            f"{cost.megabytes:.1f}",
-            duration(sum(seconds)) if known else "",  # type: ignore[arg-type]
-        )
+    for task, titles in groups.items():
+        if not each:
+            table.add_section()
+            table.add_row(task)
+        for title, group in titles.items():
+            todo = [one for one in group if not one.finished]
+            counts = [f"{len(group)}", *([f"{len(todo)}"] if started else [])]
+            about = ["to do" if todo else "finished"] if each else counts
+            some = group if each else todo
+            cost = total(some)
+            amounts = [f"{cost.env_steps:,}" if cost.env_steps else "", f"{cost.megabytes:,.1f}"]
+            table.add_row(title if each else f"  {title}", *about, *amounts, duration(sum(one.seconds for one in some)))
     return table
+
+
+def _without_seed(spec: Spec) -> str:
+    if isinstance(spec, MaskSpec):
+        return "masks"
+    return spec.title().partition(f" seed {spec.seed} ")[2] or spec.title()
 
 
 def total(planned: Iterable[Planned]) -> Cost:
@@ -123,63 +152,20 @@ def total(planned: Iterable[Planned]) -> Cost:
     return Cost(sum(c.env_steps for c in costs), sum(c.updates for c in costs), math.fsum(c.megabytes for c in costs))
 
 
-def costs_summary(planned: Sequence[Planned]) -> str:
-    """Say what is to do, in total."""
-    todo = [one for one in planned if not one.finished]
-    cost, seconds = total(todo), [one.seconds for one in todo]
-    time, workers = "not known until one run has finished", ""
-    if None not in seconds:
-        time, workers = duration(sum(seconds)), " for one worker"  # type: ignore[arg-type]
-    return (
-        f"{len(todo)} of {len(planned)} runs to do: {cost.env_steps:,} environment steps, {cost.updates:,} updates, "
-        f"{cost.megabytes:,.0f} MB; time: {time}{workers}"
-    )
-
-
 def growth(config: Config, planned: Sequence[Planned]) -> str:
-    """Say what one more seed, task or sparsity would cost: a grid grows with the product of all three."""
-    runs = [one for one in planned if one.cost.env_steps]
-    steps = total(runs).env_steps
-    cells = len(config.tasks) * len(config.seeds)
-    dense = total(one for one in runs if isinstance(one.spec, DenseSpec)).env_steps
+    """Say what one more seed, task or sparsity costs: a grid grows with the product of all three."""
+    dense = [one for one in planned if isinstance(one.spec, DenseSpec)]
     levels = 1 if config.pruning.rate is not None else len(config.pruning.sparsity)
-    return (
-        f"{len(runs)} training runs, {steps:,} environment steps in all. One more seed on each task: "
-        f"{steps // len(config.seeds):,}; one more task: {steps // len(config.tasks):,}; one more sparsity: about "
-        f"{(steps - min(dense, steps)) // levels:,} ({cells} dense agents are shared by all tickets of their task and seed)."
-    )
 
-
-def describe(run: Path) -> str:
-    """Say all that is known of one run: its settings, what it was made with, timings, attempts and files.
-
-    Raises:
-        InputError: there is no run.
-    """
-    import yaml
-
-    if not (run / journal.SPEC).exists():
-        raise InputError(store.no_run(run, run / journal.SPEC))
-    try:
-        spec = dict(read_json(run / journal.SPEC))
-        title = parse_spec({k: v for k, v in spec.items() if k != "spec_version"}).title()
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{run / journal.SPEC} is no description of a run: {error}") from None
-    files = [file for file in sorted(run.rglob("*")) if file.is_file() and not file.name.startswith(".")]
-    found = {
-        "run": {"folder": str(run), "title": title},
-        "settings": spec,
-        "made with": store.read_provenance(run) or f"not known: {store.PROVENANCE} is missing or damaged",
-        "seconds": journal.read_timings(run),
-        "progress": journal.read_progress(run),
-        "attempts": journal.read_lines(run / journal.ATTEMPTS),
-        "failures": journal.read_lines(run / journal.FAILURES),
-        "files": {str(file.relative_to(run)): f"{file.stat().st_size:,} bytes" for file in files},
-    }
-
-    def block(title: str, value: Any) -> str:
-        return (
-            f"{title}:\n" + textwrap.indent(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), "  ").rstrip()
+    def amount(share: int, without: Sequence[Planned] = ()) -> str:
+        steps, seconds = (
+            (total(planned).env_steps - total(without).env_steps) // share,
+            sum(one.seconds for one in planned),
         )
+        seconds = (seconds - sum(one.seconds for one in without)) / share
+        return f"{steps:,} environment steps ({duration(seconds)})"
 
-    return "\n".join(block(title, value) for title, value in found.items() if value)
+    return (
+        f"One more seed costs {amount(len(config.seeds))}; one more task {amount(len(config.tasks))}; one more sparsity about "
+        f"{amount(levels, dense)}. Times are for one worker."
+    )

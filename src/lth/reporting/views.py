@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from ..analysis.interpolation import line_barriers
 from ..analysis.overlap import compare
 from ..analysis.stability import LEAST_SHARED
-from ..config import CONTROL_METHODS
-from ..experiment.measurements import READS
+from ..experiment.journal import RETURN, SUCCESS
+from ..experiment.measurements import READS, SCORES
+from ..experiment.plan import label as label
 from ..experiment.tidy import DENSE, TidyRow
 from ..files import csv_bytes, write_whole
 
@@ -25,11 +26,10 @@ OVERLAP_FILE = "overlap.csv"
 LINES_FILE = "lines.csv"
 BARRIERS_FILE = "barriers.csv"
 
-RETURN = "evaluation/return"
-SUCCESS = "evaluation/success"
 _NO_LAYER = (
     "evaluation",
     "random_policy",
+    "train",
     "cost",
     "overlap",
     "overlap_by_chance",
@@ -40,11 +40,6 @@ _NO_LAYER = (
     "value_other",
 )
 """What metrics that are not about a network or a layer begin with."""
-
-
-def label(method: str, control: str) -> str:
-    """Name what was done, for people: `taylor`, `random (control)`, `taylor + reinit`, `random-erk`."""
-    return f"{method} (control)" if method in CONTROL_METHODS else " + ".join(filter(None, (method, control)))
 
 
 class RunRow(NamedTuple):
@@ -209,7 +204,7 @@ def layer_rows(rows: Iterable[TidyRow]) -> list[LayerRow]:
     for row in rows:
         metric, _, rest = row.metric.partition("/")
         copied = metric.startswith("saliency") and not _is_mask(row.run)
-        if metric in _NO_LAYER or metric.startswith(READS) or copied:
+        if metric in _NO_LAYER or metric.startswith((READS, SCORES)) or copied:
             continue
         network, _, layer = rest.partition("/")
         found.setdefault((row.run, row.metric), LayerRow(row.run, network, layer, metric, row.value))
@@ -297,8 +292,8 @@ def unstable_masks(rows: Iterable[TidyRow]) -> list[str]:
     """Say which masks depend on the draw of their gradient batches more than docs/analysis.md takes for sound."""
     return [
         f"{row.run}: two halves of its gradient batches agree on {row.value:.0%} of the weights that the "
-        f"{row.metric.partition('/')[2]} keeps; below {LEAST_SHARED:.0%} the mask is a matter of the draw. Raise "
-        "pruning.num_gradient_batches."
+        f"{row.metric.partition('/')[2]} keeps; below {LEAST_SHARED:.0%} agreement the mask depends on which batches were drawn. "
+        "Raise pruning.num_gradient_batches."
         for row in rows
         if row.metric.startswith("saliency_shared/") and _is_mask(row.run) and row.value < LEAST_SHARED
     ]

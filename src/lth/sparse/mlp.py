@@ -1,4 +1,4 @@
-"""A multilayer perceptron over its kept weights, as one differentiable function."""
+"""A sparse multilayer perceptron as a differentiable function of its kept weights."""
 
 import functools
 from collections.abc import Callable
@@ -20,25 +20,25 @@ def sparse_mlp(pattern: Pattern, backend: str = "native") -> Callable[..., jax.A
     """Return the network of a pattern as a function of its packed weights and its input.
 
     Args:
-        pattern: which weights are kept.
-        backend: `native` computes with the kept weights alone; `dense` puts them into whole matrices and multiplies those.
+        pattern: the sparsity pattern.
+        backend: `native` computes with the kept weights only; `dense` unpacks them and multiplies whole matrices.
 
     Returns:
-        A function (theta (kept,) float32, *x) -> (n, outputs) float32, where the arrays x, (n, width) float32 each, lie side
-        by side in the network's input. It can be differentiated once, in reverse. Of the native backend's gradients only
-        those are computed that are asked for.
+        A function (theta (kept,) float32, *x) -> (n, outputs) float32, where the arrays x, (n, width) float32 each, are
+        concatenated to the network's input. It supports one reverse-mode differentiation. The native backend computes only the
+        requested gradients.
 
     Raises:
-        native.Unavailable: there is no native backend here.
-        InputError: there is no such backend; or, when the function is called, shapes or types are others.
+        native.Unavailable: the native backend is not available.
+        InputError: the backend is unknown; or, when the function is called, shapes or dtypes do not fit.
     """
     if backend not in ("native", "dense"):
         raise InputError(
-            f"there is no backend {backend!r}; there are native and dense{nearest(backend, ('native', 'dense'))}"
+            f"unknown backend {backend!r}; choose from native, dense{nearest(backend, ('native', 'dense'))}"
         )
     if backend == "dense":
         return lambda theta, *x: _dense(unpack(pattern, theta), jnp.concatenate(x, axis=1))
-    native.load()  # now, and not only where it is traced, so that whoever asks learns it here
+    native.load()  # load now, so that a missing kernel is reported here and not during tracing
     return functools.partial(native_mlp, pattern.layout, jnp.asarray(pattern.table))
 
 
@@ -55,20 +55,20 @@ def _dense(params: Params, x: jax.Array) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def native_mlp(layout: Layout, table: jax.Array, theta: jax.Array, *x: jax.Array) -> jax.Array:
-    """Compute `sparse_mlp` with a pattern's table as data, so that all masks of one layout share a compilation."""
+    """Compute `sparse_mlp` with the pattern's table as an argument, so that all masks with one layout share a compilation."""
     return _forward(layout, table, theta, _whole(layout, theta, x), _NOTHING)[0]
 
 
 def _whole(layout: Layout, theta: Any, x: tuple[Any, ...]) -> jax.Array:
-    # The kernel reads as far as the pattern says, whatever the arrays' lengths are.
+    # The kernel does not check array lengths, so check them here.
     shapes = [jnp.shape(part) for part in x]
     fits = all(len(shape) == 2 for shape in shapes) and len({shape[0] for shape in shapes}) == 1
     fits = fits and sum(shape[1] for shape in shapes) == layout.sizes[0] and jnp.shape(theta) == (layout.kept,)
     types = {str(jnp.result_type(array)) for array in (theta, *x)}
     if not fits or types != {"float32"}:
         raise InputError(
-            f"this sparse network takes theta ({layout.kept},) and inputs (n, ...) that are {layout.sizes[0]} wide together, all "
-            f"of float32, and was given {jnp.shape(theta)} and {', '.join(map(str, shapes))} of {', '.join(sorted(types))}"
+            f"this sparse network needs theta ({layout.kept},) and inputs (n, ...) with a total width of {layout.sizes[0]}, all "
+            f"float32, but got {jnp.shape(theta)} and {', '.join(map(str, shapes))} of {', '.join(sorted(types))}"
         )
     return jnp.concatenate(x, axis=1)
 
@@ -87,7 +87,7 @@ def _forward(layout: Layout, table: Any, theta: Any, x: jax.Array, keep: int) ->
 
 @jax.tree_util.register_static
 class _Static(tuple):
-    """What is known when a function is traced, carried between its two rules."""
+    """Static values, passed from the forward rule to the backward rule."""
 
 
 def _forward_rule(layout: Layout, table: Any, theta: Any, *x: Any) -> Any:

@@ -1,8 +1,8 @@
-"""The compiled kernel: built on first use, kept in a cache, loaded into XLA.
+"""The native kernel: built on first use, cached, and loaded into XLA.
 
-A file of the cache is named by what it was made from (source, flags, jaxlib) and by its own content, so a stale one is not
-found and a damaged one is seen before it is loaded; both are built anew. Processes that build at the same time each move a
-whole file into place. The compiler is not part of the name: where there is none, what another machine built is good.
+The name of a cached file contains hashes of its inputs (source, flags, jaxlib) and of its content. So stale files are not found,
+and damaged files are detected before they are loaded; the kernel is then rebuilt. Concurrent builds are safe, because files are
+moved into place atomically. The compiler is not part of the name, so a machine without one can use a kernel built elsewhere.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ SOURCES = ("vectors.h", "threads.h", "kernel.h", "mlp.cc")
 TARGETS = ("lth_sparse_mlp_forward", "lth_sparse_mlp_backward")
 OTHERS = ("lth_sparse_mlp_one", "lth_sparse_threads")
 COMPILER_LIMIT = 300.0
-"""Seconds that the compiler may take; it takes about ten."""
+"""The time limit for the compiler in seconds; it needs about ten."""
 _DIE_WITH_PARENT = """import ctypes, os, sys
 try:
     ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL; on Linux
@@ -38,24 +38,24 @@ except (OSError, AttributeError):
     pass
 os.execvp(sys.argv[1], sys.argv[1:])
 """
-# A program, and not a function that runs between fork and exec: JAX has threads, and warns of every fork of Python's.
+# A separate program instead of preexec_fn, because JAX is multithreaded and warns about forks.
 SWITCH = "LTH_NATIVE"
-"""Set to 0 in the environment, it turns the kernel off; set to x86-64-v3, it keeps to AVX2 where there is AVX-512 too."""
+"""The environment variable that disables the kernel (0), or restricts it to AVX2 on processors with AVX-512 (x86-64-v3)."""
 CACHE = "LTH_CACHE"
-"""The folder of the cache, if it is set; otherwise $XDG_CACHE_HOME/lth or ~/.cache/lth."""
+"""The environment variable for the cache folder; the default is $XDG_CACHE_HOME/lth or ~/.cache/lth."""
 _AVX512 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 _AVX2 = {"avx", "avx2", "fma", "bmi1", "bmi2", "f16c", "abm", "movbe"}
 
 
 class Unavailable(Exception):
-    """Why there is no kernel here."""
+    """The kernel is not available; the message gives the reason."""
 
 
 def load() -> ctypes.CDLL:
-    """Return the kernel's library, registered with XLA; builds it where it is not in the cache.
+    """Return the kernel's library, registered with XLA; builds it if it is not cached.
 
     Raises:
-        Unavailable: there is no kernel here, and why.
+        Unavailable: the kernel is not available.
     """
     if os.environ.get(SWITCH) == "0":
         raise Unavailable(f"{SWITCH}=0 in the environment")
@@ -87,20 +87,20 @@ def _load() -> ctypes.CDLL | str:
 
 @functools.cache
 def instruction_set() -> str:
-    """Return what to compile for: the x86-64 level v4 (AVX-512) or v3 (AVX2), or aarch64.
+    """Return the target instruction set: x86-64-v4 (AVX-512), x86-64-v3 (AVX2), or aarch64.
 
     Raises:
-        Unavailable: this is another system or processor.
+        Unavailable: the system or processor is not supported.
     """
     if (platform.system(), platform.machine()) == ("Linux", "aarch64"):
         return "aarch64"
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         raise Unavailable(
-            f"it is written for Linux on x86-64 and aarch64, and this is {platform.system()} on {platform.machine()}"
+            f"it supports only Linux on x86-64 and aarch64, and this is {platform.system()} on {platform.machine()}"
         )
     wanted = os.environ.get(SWITCH) or "1"
     if wanted not in ("1", "x86-64-v3", "x86-64-v4"):
-        raise Unavailable(f"{SWITCH}={wanted} in the environment; it can be 0, 1, x86-64-v3 or x86-64-v4")
+        raise Unavailable(f"{SWITCH}={wanted} in the environment; choose from 0, 1, x86-64-v3, x86-64-v4")
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     has = set(next((line.split(":")[1].split() for line in lines if line.startswith("flags")), []))
     if has >= _AVX512 | _AVX2 and wanted != "x86-64-v3":
@@ -111,44 +111,44 @@ def instruction_set() -> str:
 
 
 def lanes() -> int:
-    """Return how many examples the kernel takes at a time, LANES of kernel.h."""
+    """Return the number of examples that the kernel processes at a time, LANES of kernel.h."""
     return {"x86-64-v4": 64, "x86-64-v3": 32, "aarch64": 16}[instruction_set()]
 
 
 def sign_bytes() -> int:
-    """Return how many bytes say of one unit which of a block's examples were positive."""
+    """Return the number of bytes that store the signs of one unit for a block of examples."""
     return {"x86-64-v4": 8, "x86-64-v3": 4, "aarch64": 4}[instruction_set()]
 
 
 def set_threads(threads: int) -> None:
-    """Let the kernel work on so many threads, the calling one included; no result depends on it.
+    """Set the number of kernel threads, including the calling thread. Does not affect results.
 
     Raises:
-        Unavailable: there is no kernel here.
+        Unavailable: the kernel is not available.
     """
     load().lth_sparse_threads(threads)
 
 
 def _flags() -> list[str]:
-    """Return the compiler's flags; no -ffast-math, with which GCC turns subnormal numbers off in the whole process."""
+    """Return the compiler flags. Not -ffast-math, because GCC then flushes subnormal numbers to zero in the whole process."""
     march = {"aarch64": "armv8-a"}.get(instruction_set(), instruction_set())
     return ["-std=c++17", "-O3", f"-march={march}", "-ffp-contract=fast", "-fPIC", "-shared", "-pthread", "-w"]
 
 
 def compiler() -> list[str]:
-    """Return the command that is the C++ compiler.
+    """Return the command of the C++ compiler.
 
     Raises:
-        Unavailable: there is none.
+        Unavailable: no compiler was found.
     """
     named = os.environ.get("CXX", "")
     try:
         command = shlex.split(named) or [shutil.which("g++") or shutil.which("clang++") or ""]
     except ValueError as error:
-        raise Unavailable(f"CXX is {named!r} in the environment, which is no command ({error})") from None
+        raise Unavailable(f"CXX is {named!r} in the environment, which is not a valid command ({error})") from None
     if not shutil.which(command[0]):
         raise Unavailable(
-            f"there is no C++ compiler ({command[0] or 'g++ or clang++'}); Debian's package is g++, and CXX names another"
+            f"there is no C++ compiler ({command[0] or 'g++ or clang++'}); install g++, or set CXX to a compiler"
         )
     return command
 
@@ -160,10 +160,10 @@ def _key() -> str:
 
 
 def cache_folder() -> Path:
-    """Return the folder of the cache, made if need be; nobody but the user can write there.
+    """Return the cache folder, which is created if necessary and writable only by the user.
 
     Raises:
-        Unavailable: it cannot be made, or others can write there.
+        Unavailable: it cannot be created, or other users can write to it.
     """
     folder = Path(os.environ.get(CACHE) or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "lth")
     try:
@@ -171,18 +171,20 @@ def cache_folder() -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
     except (OSError, RuntimeError) as error:
-        raise Unavailable(f"its cache {folder} cannot be made ({error}); {CACHE} names another") from None
+        raise Unavailable(f"its cache '{folder}' cannot be created ({error}); set {CACHE} to another folder") from None
     if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o022:
-        raise Unavailable(f"others can write to its cache {folder}; `chmod 700` it, or name another in {CACHE}")
+        raise Unavailable(
+            f"other users can write to its cache '{folder}'; run `chmod 700` on it, or set {CACHE} to another folder"
+        )
     return folder
 
 
 def cached_file() -> Path | None:
-    """Return the kernel's file in the cache, or None where there is none that is whole."""
+    """Return the kernel's file in the cache, or None if there is no undamaged file."""
     for file in sorted(cache_folder().glob(f"kernel-{_key()}-*.so")):
         if file.stem.endswith(_digest(file.read_bytes())):
             return file
-    return None  # a damaged one is left to be replaced: it may have been by now, by another process that uses it
+    return None  # damaged files are kept, because another process may just have replaced them
 
 
 def _digest(content: bytes) -> str:
@@ -192,7 +194,7 @@ def _digest(content: bytes) -> str:
 def _build() -> Path:
     folder = cache_folder()
     source = Path(__file__).parent / "mlp.cc"
-    for left in folder.glob("build-*"):  # of a process that was killed
+    for left in folder.glob("build-*"):  # left by a killed process
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > 2 * COMPILER_LIMIT:
                 shutil.rmtree(left, ignore_errors=True)
@@ -201,19 +203,19 @@ def _build() -> Path:
         command = [*compiler(), *_flags(), "-isystem", jax.ffi.include_dir(), str(source), "-o", str(built)]
         status, complaints = _run_compiler(command)
         if status or not built.exists():
-            said = complaints.strip()[:200] or f"the compiler said nothing, and ended with exit status {status}"
+            said = complaints.strip()[:200] or f"the compiler printed nothing and exited with status {status}"
             first = next((line for line in complaints.splitlines() if "error" in line), said)
-            raise Unavailable(f"it did not compile: {first}; the command was {shlex.join(command)}")
+            raise Unavailable(f"compilation failed: {first}; the command was {shlex.join(command)}")
         content = built.read_bytes()
         if missing := [name for name in (*TARGETS, *OTHERS) if name.encode() not in content]:
-            raise Unavailable(f"what the compiler made has no {missing[0]}; the command was {shlex.join(command)}")
+            raise Unavailable(f"the compiled file has no symbol {missing[0]}; the command was {shlex.join(command)}")
         file = folder / f"kernel-{_key()}-{_digest(content)}.so"
         built.replace(file)
     return file
 
 
 def _run_compiler(command: list[str]) -> tuple[int, str]:
-    """Run a compiler for at most COMPILER_LIMIT seconds; nothing that it starts outlives it. Returns its status and complaints."""
+    """Run a compiler for at most COMPILER_LIMIT seconds, and end all its processes. Returns its exit status and error output."""
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, *command],
         stdin=subprocess.DEVNULL,
@@ -240,10 +242,10 @@ def _run_compiler(command: list[str]) -> tuple[int, str]:
 def one_example(
     table: np.ndarray, inputs: int, outputs: int
 ) -> Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]]:
-    """Return a function from packed weights (kept,) to the network for one input: (inputs,) -> (outputs,), all float32.
+    """Return a function from packed weights (kept,) to a network for one input: (inputs,) -> (outputs,), all float32.
 
-    `table` is a pattern's. The output is overwritten by the next call. Addresses are looked up once, since that takes as long
-    as the network itself.
+    `table` is the table of a pattern. Each call overwrites the previous output. Addresses are looked up once, because a lookup
+    takes as long as the network.
     """
     call = load().lth_sparse_mlp_one
     x, y = np.empty(inputs, np.float32), np.empty(outputs, np.float32)

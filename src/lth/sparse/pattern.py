@@ -1,4 +1,4 @@
-"""Which weights of a network are kept, laid out for the kernel; and the way between parameters and kept weights alone."""
+"""Sparsity patterns: the kept weights of a network in the kernel's layout, and conversion to and from packed vectors."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -16,33 +16,32 @@ from . import native
 
 
 class Layout(NamedTuple):
-    """What of a pattern decides the shapes of arrays: masks with equal counts share one compilation."""
+    """The part of a pattern that determines array shapes. Masks with equal layouts share one compilation."""
 
-    sizes: tuple[int, ...]  # the network's widths from input to output; those of an ensemble's members are added up
+    sizes: tuple[int, ...]  # the network's widths from input to output, summed over the members of an ensemble
     kept: int  # parameters: weights, biases, and the scales and shifts of layer normalization
     members: int = 1
     normed: bool = False  # layer normalization after each hidden layer
 
     @property
     def kept_rows(self) -> int:
-        """How many rows of activations a block of examples keeps for a backward pass (`kept_rows` of kernel.h)."""
+        """The number of activation rows that a block of examples stores for a backward pass (`kept_rows` of kernel.h)."""
         hidden = self.sizes[1:-1]
         return sum(hidden) * (2 if self.normed else 1) + (self.members * len(hidden) if self.normed else 0)
 
 
 class Pattern(NamedTuple):
-    """The kept weights of a multilayer perceptron, or of an ensemble of them on the same input.
+    """The kept weights of a multilayer perceptron, or of an ensemble of them with the same input.
 
-    They are held in one vector theta, (kept,) float32: first the weights that have a path to an output, layer by layer, unit
-    by unit, in the order of a unit's inputs; then the biases of such units; then all others, whose gradient is zero. An
-    ensemble is one network: its first layers side by side, the others block-diagonal.
+    They are stored in one vector theta, (kept,) float32: first the weights with a path to an output, layer by layer, unit by unit,
+    in the order of a unit's inputs; then the biases of such units; then all others, whose gradient is zero. An ensemble is one
+    network with concatenated first layers and block-diagonal further layers.
     """
 
     layout: Layout
-    table: np.ndarray  # int32, what kernel.h reads; its length follows from the layout
-    places: (
-        np.ndarray
-    )  # (kept,) int32: where each stands among all parameters, raveled one leaf after the other, or beyond them
+    table: np.ndarray  # int32, the input of kernel.h; its length follows from the layout
+    # (kept,) int32: the index of each kept weight in the concatenation of all raveled leaves; padding is beyond the end
+    places: np.ndarray
     shapes: tuple[tuple[int, ...], ...]  # of the leaves
     treedef: Any
 
@@ -52,9 +51,9 @@ class Pattern(NamedTuple):
 
 
 DENSE_FROM = {"x86-64-v4": 0.6, "x86-64-v3": 0.6, "aarch64": 0.6}
-"""The share of a block's weights from which on the kernel computes it as a dense product, by instruction set
-(docs/performance.md). A constant, and not measured at run time, so that the same seed gives the same bytes."""
-_FEWEST_UNITS = 4  # of a dense block: a tile of fewer rows loads as much as rows by themselves do
+"""The density from which the kernel computes a block as a dense product, by instruction set (docs/performance.md). It is a
+constant rather than measured at run time, so that the same seed gives the same bytes."""
+_FEWEST_UNITS = 4  # the minimum units of a dense block: smaller tiles have no advantage over single rows
 
 
 def make_pattern(mask: Mask, instruction_set: str | None = None, room: int = 0) -> Pattern:
@@ -62,30 +61,30 @@ def make_pattern(mask: Mask, instruction_set: str | None = None, room: int = 0) 
 
     Args:
         mask: dense layers `{"layer_0": {"kernel": (inputs, outputs), "bias": (outputs,)}, ..., "output": ...}`, applied in
-            this order with ReLU between them, and `"norm_0": {"scale": (outputs,), "bias": (outputs,)}, ...` before the ReLUs
-            where there is layer normalization; or a dict of such networks with one input (an ensemble). Zero is pruned,
-            in all of them; anything else is kept.
-        room: lay out arrays for at least so many kept parameters, so that masks of fewer share a compilation. What is beyond the
-            kept ones is 0 and stays so.
-        instruction_set: a key of `DENSE_FROM`, which decides what is computed densely; None is this processor's.
+            this order with ReLU between them, and with layer normalization `"norm_0": {"scale": (outputs,), "bias": (outputs,)},
+            ...` before the ReLUs; or a dict of such networks with the same input (an ensemble). Zero is pruned; all other values
+            are kept.
+        room: reserve space for at least this many kept parameters, so that masks with fewer share a compilation. The padding is 0
+            and stays 0.
+        instruction_set: a key of `DENSE_FROM`, which determines the dense blocks; None is this processor's.
 
     Raises:
-        InputError: the mask is not that of such a network; says what is in the way, as `obstacle` does.
-        native.Unavailable: no instruction set is named, and the kernel is not written for this processor.
+        InputError: the mask is not that of a supported network; gives the reason of `unsupported_reason`.
+        native.Unavailable: no instruction set is given, and the kernel does not support this processor.
     """
-    if reason := obstacle(mask):
+    if reason := unsupported_reason(mask):
         raise InputError(f"no sparse pattern can be made: {reason}")
     dense_from = DENSE_FROM[instruction_set or native.instruction_set()]
     leaves, treedef = jax.tree_util.tree_flatten_with_path(mask)
     sizes = [np.size(leaf) for _, leaf in leaves]
-    place = {  # of each parameter; -1 where it is pruned
+    place = {  # the index of each parameter; -1 if it is pruned
         path_name(path): np.where(np.asarray(leaf) != 0, np.arange(start, start + size).reshape(np.shape(leaf)), -1)
         for (path, leaf), start, size in zip(leaves, _offsets(sizes)[:-1], sizes, strict=True)
     }
     networks = list(_networks(mask))
     normed = bool(_norms(networks[0], place))
-    kernels, biases, norms = [], [], []  # of the ensemble: (inputs, outputs), (outputs,), two of (outputs,)
-    widths = []  # of each member, level by level
+    kernels, biases, norms = [], [], []  # of the ensemble: (inputs, outputs), (outputs,), a pair of (outputs,)
+    widths = []  # of each member, layer by layer
     for level, names in enumerate(zip(*networks, strict=True)):
         blocks = [place[f"{name}/kernel"] for name in names]
         widths.append([block.shape[1] for block in blocks])
@@ -95,12 +94,12 @@ def make_pattern(mask: Mask, instruction_set: str | None = None, room: int = 0) 
             both = (np.concatenate([place[f"{_norm_of(name)}/{part}"] for name in names]) for part in ("scale", "bias"))
             norms.append(tuple(both))
 
-    # Units from which kept weights lead to an output. All units of a normalized layer count in its mean.
+    # Units with a path to an output. In a normalized layer, all units affect its mean.
     alive: list[Any] = [np.ones(kernels[-1].shape[1], bool)]
     for kernel in kernels[:0:-1]:
         alive.insert(0, np.ones(kernel.shape[0], bool) if normed else (kernel[:, alive[0]] >= 0).any(axis=1))
     alive.insert(0, np.ones(kernels[0].shape[0], bool))
-    bounds = [  # of the members' units among those, level by level, the input first
+    bounds = [  # of the members among these units, layer by layer, input first
         np.concatenate([[0], np.cumsum([part.sum() for part in np.split(lives, np.cumsum(counts)[:-1])])])
         for lives, counts in zip(alive[1:], widths, strict=True)
     ]
@@ -116,7 +115,7 @@ def make_pattern(mask: Mask, instruction_set: str | None = None, room: int = 0) 
     )
     everything = np.concatenate([p[p >= 0] for p in place.values()])
     places = np.concatenate([used, np.setdiff1d(everything, used)]).astype(np.int32)
-    theta = np.full(sum(sizes) + 1, -1)  # from places among all parameters to places in theta; -1 stays -1
+    theta = np.full(sum(sizes) + 1, -1)  # index among all parameters -> index in theta; -1 stays -1
     theta[places] = np.arange(len(places))
 
     beyond = max(room - len(places), 0)
@@ -136,14 +135,14 @@ def make_pattern(mask: Mask, instruction_set: str | None = None, room: int = 0) 
         first += int((kernel >= 0).sum())
     parts += [np.nonzero(k.T >= 0)[1] for k in kernels]  # the input of each weight, by units
     parts += [np.nonzero(k >= 0)[1] for k in kernels]  # the unit of each weight, by inputs
-    parts += [theta[k[k >= 0]] for k in kernels]  # and its place
+    parts += [theta[k[k >= 0]] for k in kernels]  # its index in theta
     table = np.zeros(_table_length(layout), np.int32)
     table[: sum(map(len, parts))] = np.concatenate(parts)
     return Pattern(layout, table, places, tuple(np.shape(leaf) for _, leaf in leaves), treedef)
 
 
 def _blocks(kernel: np.ndarray, inputs: Any, units: Any, dense_from: float) -> list[list[int]]:
-    """Return unit, unit_end, input, input_end and whether dense of each block; the first layer, with `inputs` None, is one."""
+    """Return (unit, unit_end, input, input_end, dense) for each block; the first layer (`inputs` None) has one block per member."""
     bounds = [(0, kernel.shape[1], 0, kernel.shape[0])]
     if inputs is not None:
         bounds = [(*unit, *input_) for unit, input_ in zip(pairwise(units), pairwise(inputs), strict=True)]
@@ -155,8 +154,8 @@ def _blocks(kernel: np.ndarray, inputs: Any, units: Any, dense_from: float) -> l
     return blocks
 
 
-def obstacle(mask: Mask) -> str:
-    """Say why a network cannot be computed by the kernel, or nothing if it can."""
+def unsupported_reason(mask: Mask) -> str:
+    """Return why the kernel does not support a network; empty if it does."""
     shapes = {path_name(path): np.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(mask)}
     names = sorted(shapes)
     networks = list(_networks(mask)) if isinstance(mask, dict) else []
@@ -167,24 +166,24 @@ def obstacle(mask: Mask) -> str:
     if not networks or names != sorted(wanted) or uneven:
         odd = sorted(set(names) ^ set(wanted))
         return (
-            "it is not made of dense layers layer_0, layer_1, ..., output alone, with ReLU between them, each with kernel "
-            f"and bias, and before each ReLU a norm_0, norm_1, ... or none ({', '.join(odd[:3]) or 'networks of unlike depth'})"
+            "it must consist of dense layers layer_0, layer_1, ..., output with kernel and bias, and optionally norm_0, norm_1, "
+            f"... before each ReLU ({', '.join(odd[:3]) or 'networks of different depth'})"
         )
     for network in networks:
         for before, layer in pairwise((networks[0][0], *network)):
             kernel, bias = shapes[f"{layer}/kernel"], shapes[f"{layer}/bias"]
             if len(kernel) != 2 or len(bias) != 1:
                 return (
-                    f"{layer} has a kernel {kernel} and a bias {bias}, and should have (inputs, outputs) and (outputs,)"
+                    f"{layer} has a kernel {kernel} and a bias {bias}, but should have (inputs, outputs) and (outputs,)"
                 )
             inputs = shapes[f"{before}/kernel"][0 if layer == network[0] else 1]
             if kernel != (inputs, *bias):
-                return f"{layer} has a kernel {kernel} and a bias {bias}, and {inputs} inputs"
+                return f"{layer} has a kernel {kernel} and a bias {bias}, but {inputs} inputs"
         for layer, norm in zip(network, _norms(network, shapes), strict=False):
             scale, shift = shapes[f"{norm}/scale"], shapes[f"{norm}/bias"]
             if not scale == shift == shapes[f"{layer}/bias"]:
                 return (
-                    f"{norm} has a scale {scale} and a bias {shift}, and {layer} has {shapes[f'{layer}/bias'][0]} units"
+                    f"{norm} has a scale {scale} and a bias {shift}, but {layer} has {shapes[f'{layer}/bias'][0]} units"
                 )
     return ""
 
@@ -195,13 +194,13 @@ def _norm_of(layer: str) -> str:
 
 
 def _norms(network: list[str], paths: Any) -> list[str]:
-    """Return the paths of a network's normalizations: one a hidden layer, or none."""
+    """Return the paths of a network's normalizations: one per hidden layer, or none."""
     norms = [_norm_of(layer) for layer in network[:-1]]
     return norms if any(f"{norm}/scale" in paths for norm in norms) else []
 
 
 def _networks(mask: Mask) -> Iterator[list[str]]:
-    """Yield the paths of each member's layers, from input to output."""
+    """Yield the layer paths of each member, from input to output."""
     for prefix, network in [("", mask)] if "output" in mask else [(f"{name}/", mask[name]) for name in sorted(mask)]:
         if isinstance(network, dict):
             hidden = sum(name.startswith("layer_") for name in network)
@@ -222,7 +221,7 @@ def _block_diagonal(blocks: list[np.ndarray]) -> np.ndarray:
 
 
 def _table_length(layout: Layout) -> int:
-    # As long as it would be if every unit had a path to an output and no bias were kept.
+    # An upper bound: every unit has a path to an output.
     members, normed = layout.members, layout.normed
     hidden = sum((members + 1) + 2 * width for width in layout.sizes[1:-1]) if normed else 0
     layers = sum(4 + (after + 1) + after + (before + 1) + 5 * members for before, after in pairwise(layout.sizes))
@@ -230,10 +229,10 @@ def _table_length(layout: Layout) -> int:
 
 
 def pack(pattern: Pattern, params: Params) -> jax.Array:
-    """Gather the kept weights of `params` as the vector theta, (kept,), in the order of the pattern.
+    """Gather the kept weights of `params` into the vector theta, (kept,), in the order of the pattern.
 
     Raises:
-        InputError: `params` is not a tree of the mask's shapes.
+        InputError: `params` does not have the mask's structure and shapes.
     """
     if (
         jax.tree.structure(params) != pattern.treedef
@@ -246,13 +245,13 @@ def pack(pattern: Pattern, params: Params) -> jax.Array:
 
 
 def unpack(pattern: Pattern, theta: jax.Array) -> Params:
-    """Put the kept weights back in their places; pruned ones are 0.0. The inverse of `pack`.
+    """Scatter the kept weights back into a tree; pruned weights are 0.0. The inverse of `pack`.
 
     Raises:
-        InputError: theta is no vector of as many weights as the pattern keeps.
+        InputError: theta does not have the shape (kept,).
     """
     if jnp.shape(theta) != (pattern.layout.kept,):
-        raise InputError(f"theta has shape {jnp.shape(theta)}, and the pattern keeps {pattern.layout.kept} weights")
+        raise InputError(f"theta has shape {jnp.shape(theta)}, but the pattern keeps {pattern.layout.kept} weights")
     sizes = [int(np.prod(shape)) for shape in pattern.shapes]
     flat = jnp.zeros(sum(sizes), theta.dtype).at[pattern.places].set(theta, mode="drop", unique_indices=True)
     pieces = jnp.split(flat, np.cumsum(sizes)[:-1])

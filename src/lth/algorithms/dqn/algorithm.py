@@ -23,7 +23,7 @@ class DQN(Algorithm):
     def update(
         self, state: AgentState, batch: Batch, noise: Array, apply: dict[str, Apply]
     ) -> tuple[AgentState, dict[str, jax.Array]]:
-        """Take one gradient step; move the target where it is due."""
+        """Take one gradient step; update the target if it is due."""
         c = self.config
         (loss, q_mean), grads = jax.value_and_grad(q_loss, has_aux=True)(
             state.params["q"], state.targets["q"], batch, apply["q"], c.discount, c.double
@@ -41,7 +41,7 @@ class DQN(Algorithm):
         return state, {"q_loss": loss, "q_mean": q_mean}
 
     def noise_shape(self, n: int) -> tuple[int, ...]:
-        """None is drawn."""
+        """Return the shape of no noise."""
         return (0,)
 
     def epsilon(self, progress: float) -> float:
@@ -51,12 +51,12 @@ class DQN(Algorithm):
         return float(c.exploration_initial + done * (c.exploration_final - c.exploration_initial))
 
     def act(self, output: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
-        """Return the best action, (n, 1), or the random one of `noise` where that is not negative."""
+        """Return the greedy action, (n, 1), or the random action from `noise` where it is not negative."""
         best = np.argmax(output, axis=1)[:, None].astype(np.float32)
         return best if noise is None else np.where(noise < 0, best, noise)
 
     def head(self) -> Head:
-        """The number of the largest value."""
+        """Return the index of the largest value."""
         return Head(self.spaces.action_dim, "argmax")
 
     def explore(self, rng: np.random.Generator, n: int, progress: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The settings of DQN and the shape of its network."""
+"""The settings and network of DQN."""
 
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -26,22 +26,22 @@ class DQNConfig(AgentConfig):
     q_learning_rate: Rate = 3e-4
     """Adam's learning rate."""
     q_learning_rate_steps: Positive | None = None
-    """Updates over which the learning rate falls linearly to 0; null: it stays. A rewound ticket continues at its rewind point."""
+    """Updates over which the learning rate decays linearly to 0; null: constant. A ticket starts at its rewind point's rate."""
     double: bool = True
-    """Let the network itself choose the action that its target values (van Hasselt et al. 2016, eq. 4)."""
+    """Double DQN: the online network chooses the action and the target network values it (van Hasselt et al. 2016, eq. 4)."""
     tau: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """How far the target moves towards the network each time; 1.0 copies it."""
+    """The Polyak averaging coefficient of the target network; 1.0 copies the network."""
     target_every: Positive = 250
-    """Updates between two moves of the target."""
+    """Updates between updates of the target network."""
     exploration_initial: Share = 1.0
     """The share of random actions, epsilon, at environment step 0."""
     exploration_final: Share = 0.05
-    """Epsilon at the end of the schedule and from there on."""
+    """Epsilon at the end of the schedule and after it."""
     exploration_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """The share of `training.env_steps` over which epsilon falls linearly."""
+    """The share of `training.env_steps` over which epsilon decays linearly."""
 
     def describe(self, spaces: Spaces) -> dict[str, Network]:
-        """Describe the network from an observation to the value of each action."""
+        """Describe the network that maps an observation to the value of each action."""
         return {
             "q": Network(
                 ("observations",),
@@ -55,7 +55,7 @@ class DQNConfig(AgentConfig):
         }
 
     def passes(self) -> dict[str, float]:
-        """The target 1, the loss 3, and, double, the network at s' 1."""
+        """Return the passes: the target 1, the loss 3, and for double DQN the network at s' 1."""
         return {"q": 5.0 if self.double else 4.0}
 
     def implementation(self) -> "type[Algorithm]":

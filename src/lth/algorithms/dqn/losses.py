@@ -1,4 +1,4 @@
-"""The loss of DQN: the only copy, which training minimizes and saliency differentiates."""
+"""The loss of DQN, used by both training and saliency."""
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,9 @@ def q_loss(
 ) -> tuple[jax.Array, jax.Array]:
     """Return the mean Huber loss to the target (Mnih et al. 2015), and the mean value of the actions taken.
 
-    The target is r + discount * (1 - terminated) * Q_target(s', a'), where a' maximizes Q_target(s', .), or, double, Q(s', .)
-    (van Hasselt et al. 2016, eq. 4). `q_apply(params, observations)` returns (n, actions); the actions of the batch are
-    whole numbers (n, 1).
+    The target is r + discount * (1 - terminated) * Q_target(s', a'), where a' maximizes Q_target(s', .), or with `double`
+    Q(s', .) (van Hasselt et al. 2016, eq. 4). `q_apply(params, observations)` returns (n, actions); the actions of the batch are
+    integers (n, 1).
     """
     next_values = q_apply(target_params, batch.next_observations)
     if double:

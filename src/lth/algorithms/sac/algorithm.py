@@ -1,4 +1,4 @@
-"""SAC's update, in the paper's order (Haarnoja et al. 2018, algorithm 1), and how it acts."""
+"""SAC's update, in the order of the paper (Haarnoja et al. 2018, algorithm 1), and its policy."""
 
 from typing import Any
 
@@ -19,12 +19,12 @@ class SAC(Algorithm):
 
     @property
     def target_entropy(self) -> float:
-        """The entropy that the temperature aims at, in nats (appendix D: minus the number of action dimensions)."""
+        """The target entropy of the temperature, in nats (appendix D: minus the number of action dimensions)."""
         wanted: float | None = self.config.target_entropy
         return -float(self.spaces.action_dim) if wanted is None else wanted
 
     def initial_values(self) -> dict[str, Any]:
-        """The temperature is learned by its logarithm."""
+        """Return the logarithm of the temperature, which is learned."""
         start = jnp.log(jnp.float32(self.config.initial_alpha))
         return {"log_alpha": ("alpha", start, optax.adam(self.config.alpha_learning_rate))}
 
@@ -97,7 +97,7 @@ class SAC(Algorithm):
         return state, metrics
 
     def noise_shape(self, n: int) -> tuple[int, ...]:
-        """Noise for the actions at s' and at s."""
+        """Return the shape of the noise for the actions at s' and at s."""
         return 2, n, self.spaces.action_dim
 
     def act(self, output: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
@@ -108,7 +108,7 @@ class SAC(Algorithm):
         return np.tanh(output[:, :dim] + np.exp(np.clip(output[:, dim:], *LOG_STD_RANGE)) * noise.astype(np.float32))
 
     def head(self) -> Head:
-        """The tanh of the mean, which is the first half of the output."""
+        """Return tanh of the mean, which is the first half of the output."""
         return Head(self.spaces.action_dim, "tanh")
 
     def explore(self, rng: np.random.Generator, n: int, progress: float) -> np.ndarray:
@@ -117,5 +117,5 @@ class SAC(Algorithm):
 
 
 def gaussian_of(apply: Apply) -> ActorApply:
-    """Return the actor as a function to mean and log_std."""
+    """Return the actor as a function that returns mean and log_std."""
     return lambda params, observations: gaussian(apply(params, observations))

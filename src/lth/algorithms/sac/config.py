@@ -1,4 +1,4 @@
-"""The settings of SAC and the shapes of its networks."""
+"""The settings and networks of SAC."""
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class SACConfig(AgentConfig):
-    """`sac.*`: soft actor-critic. The defaults are those of the paper and of Stable-Baselines3, but for normalisation."""
+    """`sac.*`: soft actor-critic. The defaults are those of the paper and of Stable-Baselines3, except for normalization."""
 
     NAME: ClassVar[str] = "SAC"
     NETWORKS: ClassVar[tuple[str, ...]] = ("actor", "critic")
@@ -23,7 +23,7 @@ class SACConfig(AgentConfig):
     critic_hidden: Layers = (256, 256)
     """Sizes of each critic's hidden layers."""
     critic_layer_norm: bool = False
-    """Layer normalisation after each hidden layer of the critics."""
+    """Layer normalization after each hidden layer of the critics."""
     actor_learning_rate: Rate = 3e-4
     """Adam's learning rate for the actor."""
     critic_learning_rate: Rate = 3e-4
@@ -31,16 +31,16 @@ class SACConfig(AgentConfig):
     alpha_learning_rate: Rate = 3e-4
     """Adam's learning rate for the logarithm of the temperature."""
     tau: Annotated[float, Field(gt=0, le=1)] = 0.005
-    """How far the target critics move towards the critics at each update (Polyak averaging)."""
+    """The Polyak averaging coefficient of the target critics."""
     initial_alpha: Rate = 1.0
-    """The temperature at the start; it is learned from there."""
+    """The initial temperature; it is learned during training."""
     target_entropy: Annotated[float, Field(ge=-1e30, le=1e30)] | None = None
-    """The entropy that the temperature aims at, in nats; null: minus the number of action dimensions."""
+    """The target entropy in nats; null: minus the number of action dimensions."""
     temperature_loss: Literal["log_alpha", "alpha"] = "log_alpha"
-    """What the temperature's loss is linear in: its logarithm, as in SBX and Stable-Baselines3, or alpha, as in the paper."""
+    """The temperature loss is linear in log alpha, as in SBX and Stable-Baselines3, or in alpha, as in the paper."""
 
     def describe(self, spaces: Spaces) -> dict[str, Network]:
-        """The actor's last layer holds the mean and the logarithm of the standard deviation side by side."""
+        """Describe the networks. The actor's output is the mean and the logarithm of the standard deviation, concatenated."""
         both = ("observations", "actions")
         return {
             "actor": Network(("observations",), self.actor_hidden, 2 * spaces.action_dim, self.actor_learning_rate),
@@ -56,11 +56,11 @@ class SACConfig(AgentConfig):
         }
 
     def spaces(self, observation_dim: int, outputs: int) -> Spaces:
-        """Return the spaces that belong to an actor with so many outputs."""
+        """Return the spaces for an actor with `outputs` outputs."""
         return Spaces(observation_dim, outputs // 2)
 
     def passes(self) -> dict[str, float]:
-        """The actor at s' and, differentiated, at s: 1 + 3. The critics: targets 1, their loss 3, the actor's loss 2."""
+        """Return the passes: actor at s' 1, actor loss at s 3; critics: targets 1, their loss 3, the actor loss 2."""
         return {"actor": 4.0, "critic": 6.0}
 
     def implementation(self) -> "type[Algorithm]":

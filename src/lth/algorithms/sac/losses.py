@@ -1,8 +1,8 @@
 """The losses of SAC, in the order of the paper (Haarnoja et al. 2018, https://arxiv.org/abs/1812.05905).
 
-They are the only copy: training minimises them, and saliency differentiates them. Batches come normalised and with
-rewards scaled. `actor_apply(params, observations) -> mean, log_std` and `critic_apply(params, observations, actions) ->
-(2, n)` are arguments, so that a network that computes the same in another way can take their place.
+Training and saliency both use these losses. Batches have normalized observations and scaled rewards. `actor_apply(params,
+observations) -> mean, log_std` and `critic_apply(params, observations, actions) -> (2, n)` are arguments, so that packed networks
+can replace them.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def sample_action(mean: jax.Array, log_std: jax.Array, noise: jax.Array) -> tupl
     """
     u = mean + jnp.exp(log_std) * noise
     gaussian = -0.5 * noise**2 - log_std - 0.5 * jnp.log(2.0 * jnp.pi)
-    # Not log1p, which XLA computes one element at a time on a CPU; the argument is in (1, 2], so only last bits differ.
+    # Not log1p, which XLA does not vectorize on CPU; the argument is in (1, 2], so only the last bits differ.
     squash = 2.0 * (jnp.log(2.0) - jnp.abs(u) - jnp.log(1.0 + jnp.exp(-2.0 * jnp.abs(u))))
     return jnp.tanh(u), jnp.sum(gaussian - squash, axis=-1)
 
@@ -47,10 +47,10 @@ def critic_loss(
     critic_apply: CriticApply,
     discount: float,
 ) -> tuple[jax.Array, jax.Array]:
-    """J_Q (eq. 5 and 6), summed over the two critics; also returns the mean action value.
+    """Return J_Q (eq. 5 and 6), summed over both critics, and the mean action value.
 
-    The target is r + discount * (1 - terminated) * (min Q_target(s', a') - alpha log pi(a' | s')), a' from the current
-    policy and `noise` (n, action_dim). A time limit does not terminate.
+    The target is r + discount * (1 - terminated) * (min Q_target(s', a') - alpha log pi(a' | s')), with a' from the current
+    policy and `noise` (n, action_dim). Time limits do not count as termination.
     """
     next_actions, next_log_prob = sample_action(*actor_apply(actor_params, batch.next_observations), noise)
     next_values = jnp.min(critic_apply(target_critic_params, batch.next_observations, next_actions), axis=0)
@@ -69,17 +69,17 @@ def actor_loss(
     actor_apply: ActorApply,
     critic_apply: CriticApply,
 ) -> tuple[jax.Array, jax.Array]:
-    """J_pi = E[alpha log pi(a | s) - min Q(s, a)] (eq. 7 and 9); also returns E[log pi]."""
+    """Return J_pi = E[alpha log pi(a | s) - min Q(s, a)] (eq. 7 and 9), and E[log pi]."""
     actions, log_prob = sample_action(*actor_apply(actor_params, batch.observations), noise)
     values = jnp.min(critic_apply(critic_params, batch.observations, actions), axis=0)
     return jnp.mean(jnp.exp(log_alpha) * log_prob - values), jnp.mean(log_prob)
 
 
 def temperature_loss(log_alpha: jax.Array, mean_log_prob: jax.Array, target_entropy: float, by: str) -> jax.Array:
-    """J_alpha = -x (E[log pi] + target entropy), where x is alpha (eq. 18) or log alpha (SBX, Stable-Baselines3).
+    """Return J_alpha = -x (E[log pi] + target entropy), where x is alpha (eq. 18) or log alpha (SBX, Stable-Baselines3).
 
-    Both vanish at the same entropy. The gradient of the first by log alpha is alpha times that of the second, so that it fades
-    as alpha shrinks.
+    Both are zero at the same entropy. The gradient of the first with respect to log alpha is alpha times that of the second, so it
+    vanishes as alpha shrinks.
     """
     factor = {"alpha": jnp.exp, "log_alpha": lambda x: x}[by](log_alpha)
     return -factor * jax.lax.stop_gradient(mean_log_prob + target_entropy)

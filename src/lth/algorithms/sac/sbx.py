@@ -1,11 +1,10 @@
-"""Masks for a SAC agent of SBX (https://github.com/araffin/sbx), which goes on learning under them.
+"""Masks for a SAC agent of SBX (https://github.com/araffin/sbx), which keeps training with them.
 
     masks = prune_sbx(model, 0.9, "taylor")
     set_masks(model, masks)
     model.learn(50_000, reset_num_timesteps=False)
 
-`model` is an `sbx.SAC` with dense layers and a flat observation, and stays one in every respect: only its parameters and
-its optimisers change.
+`model` is an `sbx.SAC` with dense layers and flat observations. Only its parameters and optimizers change.
 """
 
 import functools
@@ -38,23 +37,23 @@ def prune_sbx(
     pool: bool = False,
     **how: Any,
 ) -> dict[str, Mask]:
-    """Make masks of an SBX agent's actor and critics, `{"actor": ..., "critic": ...}`; the agent is left as it is.
+    """Make masks for an SBX agent's actor and critics, `{"actor": ..., "critic": ...}`. The agent is not changed.
 
-    Gradients are those of SBX's losses, actor's and critics', over batches of its replay buffer. What is pruned already
-    stays pruned.
+    Gradients are those of SBX's actor and critic losses over batches of its replay buffer. Weights that are already pruned stay
+    pruned.
 
     Args:
         model: an `sbx.SAC`.
         sparsity: of both networks, or {"actor": a, "critic": c}.
-        criterion: a row of `CRITERIA`, or a Criterion of your own as `package.module:name`.
-        num_batches: over which gradients are gathered.
-        batch_size: transitions in each, drawn with replacement.
-        seed: of the batches, and of the criterion random.
-        pool: prune both networks as one, to one sparsity.
-        how: more of what `prune` takes: allocation, exclude, rounds, invert, collapse.
+        criterion: a key of `CRITERIA`, or a custom Criterion as `package.module:name`.
+        num_batches: the number of batches for gradients.
+        batch_size: transitions per batch, drawn with replacement.
+        seed: the seed of the batches, and of the criterion random.
+        pool: prune both networks jointly to one sparsity.
+        how: further arguments of `prune`: allocation, exclude, rounds, invert, collapse.
 
     Raises:
-        InputError: as `prune`; or the replay buffer is empty or of a kind that is not understood.
+        InputError: see `prune`; or the replay buffer is empty or of an unsupported kind.
     """
     params = {"actor": model.policy.actor_state.params, "critic": model.policy.qf_state.params}
     row = criterion_named(criterion)
@@ -66,7 +65,7 @@ def prune_sbx(
     before, key = masks_of(model), jax.random.key(seed)
     if pool:
         if isinstance(sparsity, Mapping):
-            raise InputError("pool: both networks share one sparsity, so give a number")
+            raise InputError("pool=True needs one sparsity for both networks; pass a number")
         gradients = gathered if gathered["actor"] is not None else None
         return dict(prune(params, sparsity, criterion, gradients=gradients, key=key, prev_mask=before, **given))
     masks = {}
@@ -80,7 +79,7 @@ def prune_sbx(
 
 
 def masks_of(model: Any) -> dict[str, Mask]:
-    """Return the masks under which an SBX agent learns; all ones if none was set."""
+    """Return the masks of an SBX agent; all ones if none were set."""
 
     def mask_of(state: Any) -> Mask:
         inner = state.opt_state.inner_state
@@ -92,13 +91,15 @@ def masks_of(model: Any) -> dict[str, Mask]:
 
 
 def set_masks(model: Any, masks: Mapping[str, Mask]) -> None:
-    """Put masks on an SBX agent: pruned weights, their targets and their moments become 0.0, and stay so in `model.learn`.
+    """Apply masks to an SBX agent: pruned weights, their targets and their moments become 0.0 and stay 0.0 in `model.learn`.
 
     Raises:
         InputError: a mask does not fit its network, or `param_resets` would undo it.
     """
     if model.param_resets:
-        raise InputError("the model has param_resets, which would draw all weights anew and forget the masks")
+        raise InputError(
+            "the model uses param_resets, which would reinitialize all weights and drop the masks; set param_resets=None"
+        )
     policy = model.policy
     for network in ("actor", "critic"):
         state = policy.actor_state if network == "actor" else policy.qf_state
@@ -108,7 +109,7 @@ def set_masks(model: Any, masks: Mapping[str, Mask]) -> None:
         inner = opt.inner_state
         if not isinstance(inner, MaskedState):
             inner = MaskedState(mask, inner)
-        # SBX reads and writes the learning rate in the outermost state, so the wrapper goes inside of it.
+        # SBX reads and writes the learning rate in the outermost state, so the wrapper must be inside.
         rate = opt.hyperparams["learning_rate"]
         tx = optax.inject_hyperparams(_masked(policy.optimizer_class))(learning_rate=rate, **policy.optimizer_kwargs)
         changes: dict[str, Any] = {
@@ -130,7 +131,7 @@ def _masked(optimizer: Any) -> Any:
 
 
 def _loss(model: Any) -> Any:
-    """Return SBX's losses as one: its gradient by each network is that of this network's loss."""
+    """Return the sum of SBX's losses; its gradient with respect to each network is that of the network's own loss."""
     policy, key = model.policy, jax.random.key_data(jax.random.key(0))
     actor, critic = policy.actor_state.apply_fn, policy.qf_state.apply_fn
     target = policy.qf_state.target_params
@@ -156,16 +157,16 @@ def _loss(model: Any) -> Any:
 
 
 def _batches(model: Any, num_batches: int, batch_size: int, seed: int) -> list[tuple[Batch, np.ndarray]]:
-    """Draw batches of the replay buffer, and the noise for the actions that the losses sample."""
+    """Draw batches from the replay buffer, and the noise for the actions that the losses sample."""
     buffer, normalizer = model.replay_buffer, model._vec_normalize_env
     if isinstance(buffer.observations, dict) or model.n_steps > 1 or buffer.optimize_memory_usage:
         raise InputError(
-            "gradients are taken over a plain replay buffer of single steps: no dict observations, n_steps=1, "
+            "gradients need a replay buffer of single steps: no dict observations, n_steps=1, "
             "optimize_memory_usage=False"
         )
     size = buffer.size()
     if size == 0:
-        raise InputError("the model's replay buffer is empty: call model.learn, or model.load_replay_buffer, first")
+        raise InputError("the model's replay buffer is empty; call model.learn or model.load_replay_buffer first")
     rng = np.random.default_rng(seed)
     found = []
     for _ in range(num_batches):
@@ -183,16 +184,16 @@ def _batches(model: Any, num_batches: int, batch_size: int, seed: int) -> list[t
 
 
 def _flow(params: Params, _: Any) -> jax.Array:
-    """What flows out of SBX's networks where each input is 1 (`saliency.synaptic_flow`)."""
+    """Return the synaptic flow of SBX's networks for inputs of 1 (`saliency.synaptic_flow`)."""
     kernels = [(name, leaf) for name, leaf in named_leaves(params).items() if name.endswith("/kernel")]
     if any("Dense_" not in name.split("/")[-2] or "Simba" in name for name, _ in kernels):
-        raise InputError("synflow follows chains of dense layers, which this policy has not; take another criterion")
+        raise InputError("synflow needs chains of dense layers, which this policy does not have; use another criterion")
     total = jnp.zeros(())
     actor = [leaf for _, leaf in kernels if leaf.ndim == 2]
     critics = [leaf for _, leaf in kernels if leaf.ndim == 3]  # (number of critics, inputs, outputs)
     if actor:
         flow = functools.reduce(jnp.matmul, actor[:-2], jnp.ones((1, actor[0].shape[-2])))
-        total += jnp.sum(flow @ actor[-2]) + jnp.sum(flow @ actor[-1])  # mean and log_std, side by side
+        total += jnp.sum(flow @ actor[-2]) + jnp.sum(flow @ actor[-1])  # mean and log_std
     if critics:
         total += jnp.sum(functools.reduce(jnp.matmul, critics, jnp.ones((1, critics[0].shape[-2]))))
     return total

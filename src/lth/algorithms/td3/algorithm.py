@@ -1,6 +1,6 @@
-"""TD3's update, in SBX's order: critics, targets, and at every `policy_delay`-th update the actor.
+"""TD3's update, in the order of SBX: critics, targets, and at every `policy_delay`-th update the actor.
 
-The paper moves the targets only together with the actor; here, as in SBX, they move at every update.
+The paper updates the targets only together with the actor; here, as in SBX, they are updated every time.
 """
 
 import functools
@@ -22,7 +22,7 @@ class TD3(Algorithm):
     def losses(
         self, state: AgentState, params: dict[str, Params], batch: Batch, noise: Array, apply: dict[str, Apply]
     ) -> dict[str, jax.Array]:
-        """Return the critics' loss and the actor's, the latter at every batch."""
+        """Return the critic loss and the actor loss, for every batch."""
         fixed = jax.lax.stop_gradient(params)
         q_loss, _ = self._critic_loss(state, apply)(params["critic"], batch, noise)
         pi_loss = actor_loss(params["actor"], fixed["critic"], batch, apply["actor"], apply["critic"])
@@ -50,7 +50,7 @@ class TD3(Algorithm):
     def update(
         self, state: AgentState, batch: Batch, noise: Array, apply: dict[str, Apply]
     ) -> tuple[AgentState, dict[str, jax.Array]]:
-        """Take one gradient step: critics, targets, and the actor where it is due."""
+        """Take one gradient step: critics, targets, and the actor if it is due."""
         c = self.config
         critic = self._critic_loss(state, apply)
         (q_loss, q_mean), grads = jax.value_and_grad(critic, has_aux=True)(state.params["critic"], batch, noise)
@@ -85,7 +85,7 @@ class TD3(Algorithm):
         return state, {"critic_loss": q_loss, "q_mean": q_mean}
 
     def noise_shape(self, n: int) -> tuple[int, ...]:
-        """Noise for the target's actions."""
+        """Return the shape of the noise for the target actions."""
         return n, self.spaces.action_dim
 
     def act(self, output: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
@@ -96,7 +96,7 @@ class TD3(Algorithm):
         return np.clip(action + np.float32(self.config.exploration_noise) * noise, -1.0, 1.0).astype(np.float32)
 
     def head(self) -> Head:
-        """The tanh of the output."""
+        """Return tanh of the output."""
         return Head(self.spaces.action_dim, "tanh")
 
     def explore(self, rng: np.random.Generator, n: int, progress: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The settings of TD3 and the shapes of its networks."""
+"""The settings and networks of TD3."""
 
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -14,7 +14,7 @@ Scale = Annotated[float, Field(ge=0, le=10)]
 
 
 class TD3Config(AgentConfig):
-    """`td3.*`: twin delayed DDPG. The defaults are those of the paper's code and of SBX, but for normalization."""
+    """`td3.*`: twin delayed DDPG. The defaults are those of the paper's code and of SBX, except for normalization."""
 
     NAME: ClassVar[str] = "TD3"
     NETWORKS: ClassVar[tuple[str, ...]] = ("actor", "critic")
@@ -31,15 +31,15 @@ class TD3Config(AgentConfig):
     critic_learning_rate: Rate = 3e-4
     """Adam's learning rate for the critics."""
     tau: Annotated[float, Field(gt=0, le=1)] = 0.005
-    """How far the targets of actor and critics move at each update (Polyak averaging)."""
+    """The Polyak averaging coefficient of the target networks."""
     policy_delay: Positive = 2
-    """The actor takes a gradient step at every so many updates."""
+    """Updates between gradient steps of the actor."""
     exploration_noise: Scale = 0.1
-    """Standard deviation of the Gaussian noise on actions in training; actions are in [-1, 1]."""
+    """Standard deviation of Gaussian exploration noise; actions are in [-1, 1]."""
     target_noise: Scale = 0.2
-    """Standard deviation of the noise on the target's actions (target policy smoothing)."""
+    """Standard deviation of the noise on target actions (target policy smoothing)."""
     target_noise_clip: Scale = 0.5
-    """That noise is clipped to plus and minus this."""
+    """The target noise is clipped to plus or minus this value."""
 
     def describe(self, spaces: Spaces) -> dict[str, Network]:
         """Describe the actor, whose output is squashed by tanh, and the twin critics."""
@@ -53,7 +53,7 @@ class TD3Config(AgentConfig):
         }
 
     def passes(self) -> dict[str, float]:
-        """The targets of both at s' 1; the critics' loss 3; every `policy_delay` updates the actor's loss, 3 and 2."""
+        """Return the passes: both targets at s' 1; the critic loss 3; the actor loss 3 and 2 every `policy_delay` updates."""
         return {"actor": 1.0 + 3.0 / self.policy_delay, "critic": 4.0 + 2.0 / self.policy_delay}
 
     def implementation(self) -> "type[Algorithm]":

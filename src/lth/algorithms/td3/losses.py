@@ -1,7 +1,7 @@
 """The losses of TD3 (Fujimoto et al. 2018, https://arxiv.org/abs/1802.09477), algorithm 1.
 
-They are the only copy: training minimizes them, and saliency differentiates them. Batches come normalized and with rewards
-scaled. `actor_apply(params, observations)` returns (n, action_dim) before the tanh, `critic_apply(params, observations,
+Training and saliency both use these losses. Batches have normalized observations and scaled rewards.
+`actor_apply(params, observations)` returns (n, action_dim) before the tanh, `critic_apply(params, observations,
 actions)` returns (2, n).
 """
 
@@ -24,7 +24,7 @@ def critic_loss(
     target_noise: float,
     noise_clip: float,
 ) -> tuple[jax.Array, jax.Array]:
-    """Half the mean squared error to the target (eq. 10 and 14), summed over the two critics; also the mean action value.
+    """Return half the mean squared error to the target (eq. 10 and 14), summed over both critics, and the mean action value.
 
     The target is r + discount * (1 - terminated) * min Q_target(s', a'), where a' is the target actor's action plus the
     standard normal `noise` (n, action_dim), scaled by `target_noise` and clipped to +-`noise_clip`, clipped to [-1, 1].
@@ -41,9 +41,9 @@ def critic_loss(
 def actor_loss(
     actor_params: Params, critic_params: Params, batch: Batch, actor_apply: Apply, critic_apply: Apply
 ) -> jax.Array:
-    """Minus the mean action value of the actor's own actions.
+    """Return the negative mean action value of the actor's actions.
 
-    The value is the smaller of the two critics', as in SBX; the paper's algorithm 1 takes the first critic's.
+    The value is the minimum over both critics, as in SBX; the paper's algorithm 1 uses the first critic.
     """
     actions = jnp.tanh(actor_apply(actor_params, batch.observations))
     return -jnp.mean(jnp.min(critic_apply(critic_params, batch.observations, actions), axis=0))

@@ -6,7 +6,7 @@
  * 811 multiply-adds a call, 4523 bytes of constants, 560 bytes of buffers on the stack.
  *   layer 0: 3 -> 92, 253 of 276 weights; dense, 1472 bytes (as sparse rows: 1725)
  *   layer 1: 92 -> 48, 510 of 4416 weights; sparse rows, 2790 bytes (as dense: 17856)
- *   layer 2: 48 -> 1, 48 of 48 weights; sparse rows, 245 bytes (as dense: 196, but for a function of its own)
+ *   layer 2: 48 -> 1, 48 of 48 weights; sparse rows, 245 bytes (as dense: 196, plus an extra function)
  *
  * Observations:
  *   observation[0]: cos(angle)
