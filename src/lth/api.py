@@ -29,7 +29,7 @@ class Results(NamedTuple):
     """What `run` made."""
 
     outcomes: list[Outcome]
-    """How each run came out: `spec`, `status` (done, kept, failed, skipped), `seconds`, `message`."""
+    """The outcome of each run: `spec`, `status` (done, kept, failed, skipped), `seconds`, `message`."""
     tidy: "list[TidyRow]"
     """All that the finished runs measured, as in tidy.csv; empty with `only`, or while no ticket is finished."""
     table: "list[TableRow]"
@@ -176,7 +176,7 @@ def report(config: Config | str | Path | Mapping[str, Any] | None = None, *overr
 
 
 def _is_whole(root: Path, spec: Spec) -> bool:
-    """Say whether a run is finished; warn of one whose files are damaged."""
+    """Return whether a run is finished; warn of one whose files are damaged."""
     from .experiment.journal import is_finished
 
     try:

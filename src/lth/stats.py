@@ -126,7 +126,7 @@ def interval(
 ) -> tuple[Any, Any]:
     """Return a 95 % percentile interval of `statistic(*groups)` by the stratified bootstrap.
 
-    Runs are drawn anew, with replacement, within each task (and group) and never across, so one task is resampled like
+    Runs are drawn with replacement within each task (and group) and never across, so one task is resampled like
     many. Indices come from `rng.integers(0, runs, (resamples, runs))`, task after task. NaN where no task has two runs.
 
     >>> low, high = interval(iqm, [np.array([1.0, 2.0, 3.0, 4.0])], rng=np.random.default_rng(0))

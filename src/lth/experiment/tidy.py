@@ -244,7 +244,7 @@ def _laid_out(spec: Spec, about: tuple[str, str, str, str], numbers: Numbers) ->
 
 
 def _about(spec: DenseSpec | MaskSpec | TicketSpec) -> tuple[str, str, str, str]:
-    """Method, control, sparsity and rewind point of a run that is no row of the results itself."""
+    """Method, control, sparsity and rewind point of a run that is not itself a row of the results."""
     if isinstance(spec, DenseSpec):
         return DENSE, "", "", ""
     if isinstance(spec, MaskSpec):
@@ -391,4 +391,4 @@ def read_tidy(path: Path) -> list[TidyRow]:
     Raises:
         InputError: it is missing or unreadable.
     """
-    return read_rows(path, "the tidy table", TidyRow, "`lth report` writes it anew.")
+    return read_rows(path, "the tidy table", TidyRow, "`lth report` writes it again.")

@@ -160,7 +160,7 @@ class Runs:
         }
 
     def has(self, tasks: Sequence[str], condition: Condition) -> bool:
-        """Say whether a condition has runs on each of the tasks."""
+        """Return whether a condition has runs on each of the tasks."""
         return all(self.last(task, condition) for task in tasks)
 
     def curve(self, task: str, condition: Condition, metric: str) -> tuple[list[int], np.ndarray]:
