@@ -313,6 +313,8 @@ OWN_NAMES = {
     "exporting/models.py": "takes other libraries' agents",
     **{f"libraries/{name}.py": "so does all of it" for name in ("adopt", "models", "prune", "settings", "weights")},
     **{f"libraries/{name}_masks.py": "so does all of it" for name in ("sb3", "sbx")},
+    "analysis/units.py": "the example of its docstring",
+    **{f"reporting/{name}.py": "so does the example of its docstring" for name in ("charts", "figures")},
     "config.py": "imports the settings of each algorithm, and documents their networks' names",
 }
 

@@ -129,7 +129,7 @@ def test_a_broken_task_fails_alone(module_path, tmp_path, capsys):
         ("ForksAndDies", "its process ended with status 7"),
         ("ReadsInput", "the input is empty"),
         ("LateInfiniteReward", "infinite"),
-        ("Overflows", "not be saved|NaN or infinit"),
+        ("Overflows", "not be saved|NaN or infinit|raised AssertionError"),
     ],
 )
 def test_a_run_that_goes_wrong_ends_and_is_listed(module_path, tmp_path, capsys, name, words):

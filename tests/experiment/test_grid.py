@@ -207,7 +207,8 @@ def test_two_at_once_in_one_folder(grid, alone, start, tmp_path, capsys):
         assert main([*command, *words]) == 2
         errors = capsys.readouterr().err
         assert errors.startswith("error: an")
-        assert f"another `lth run` is using '{tmp_path}'" in errors
+        assert "`lth run` is " in errors
+        assert str(tmp_path) in errors
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert differences(alone, tmp_path) == []
@@ -283,7 +284,7 @@ def test_status_show_and_clean(grid, alone, tmp_path, capsys):
     assert main(["status", *words, "--paths"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("finished ") == 5
-    assert all(str(run) in printed for run in folder.glob("*/*/*"))
+    assert all(str(run) in printed for run in folder.glob("*/seed*/*"))
     assert "5 runs: 5 finished; " in printed
 
     (ticket,) = folder.glob("*/*/ticket-taylor-*")

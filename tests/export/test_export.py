@@ -208,11 +208,13 @@ def test_what_export_refuses(agent, monkeypatch, tmp_path):
 
 def test_a_grids_return_against_flash(small_config, run, ticket):
     from lth.experiment.plan import plan
-    from lth.exporting.flash import save
+    from lth.exporting.flash import measure, save_table
+    from lth.reporting.figures import save_flash
 
     pruning = small_config.pruning.model_copy(update={"methods": ["magnitude"]})
     found = plan(small_config.model_copy(update={"pruning": pruning}))
-    table, figure = save(found)
+    measured = measure(found)
+    table, figure = save_table(found.root, measured), save_flash(found.root, measured)
     lines = [line.split(",") for line in table.read_text().splitlines()]
     rows = [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
     assert [(row["method"], row["sparsity"], row["weights"]) for row in rows] == [

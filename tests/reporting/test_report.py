@@ -643,8 +643,8 @@ def test_the_charts(read):
                 samples, statistic = [(s > x).astype(float) for s in samples], mean
             assert runs == sum(map(len, samples))
             assert [y, low, high] == pytest.approx(list(bounded(statistic, samples)), rel=1e-5)
-    # all tasks and each: curves at 2 sparsities (with success on the Meta-World task); profiles over all tasks.
-    assert kinds == {"time": 4, "curves": 2 * (1 + 1 + 2), "sparsity": 3, "profiles": 2, "pictures": 2 * 2 * 2}
+    # all tasks and each: curves at 2 sparsities (with success on the Meta-World task); sparsity too; profiles over all tasks.
+    assert kinds == {"time": 4, "curves": 2 * (1 + 1 + 2), "sparsity": 4, "profiles": 2, "pictures": 2 * 2 * 2}
 
 
 def test_captions_state_what_the_charts_show(read):
@@ -981,7 +981,10 @@ def test_figures_draw_what_the_page_draws(made, draw, tmp_path):
         figures.profiles: charts.profiles,
         figures.masks: charts.pictures,
     }[draw](runs)
-    assert [axis.get_title() for axis in panels] == [chart.title for chart in drawn]
+    # A figure leaves out what all of its panels have in common.
+    titles = [axis.get_title().replace("\n", " ") for axis in panels]
+    assert len([title for title in titles if title]) == len(drawn)
+    assert all(any(title in chart.title for chart in drawn) for title in titles)
     if draw is figures.learning_curves:
         line = next(one for one in panels[0].lines if one.get_label() == "taylor")
         assert list(line.get_ydata()) == [p.y for p in drawn[0].points if p.series == "taylor"]

@@ -75,7 +75,18 @@ def sentence(text: str) -> str:
 
 
 def answer(runs: Runs, found: Families, declared: Declared) -> Answer:
-    """Put the tests of a report in words."""
+    """Put the tests of a report in words.
+
+    Args:
+        runs: the runs of a tidy table.
+        found: the tests of `families`.
+        declared: what is known of the question.
+
+    Returns:
+        The headline, the question, what is decided and what is not.
+
+    >>> answer(runs, families(runs, ("taylor", "magnitude"), 0.1), declared).headline  # doctest: +SKIP
+    """
     _, tasks = main_scope(runs)
     headline = [_primary(runs, found)] if found.primary else []
     headline += _verdicts(runs, found)

@@ -112,6 +112,18 @@ def learning_curves(
     """Draw the IQM of returns by environment step, then success; a panel for each level.
 
     95 % bands are drawn of dense agents, and of all where three series or fewer are shown: more bands are one grey.
+
+    Args:
+        runs: the runs of a tidy table.
+        methods: methods or labels to draw; None: all. Dense agents are always drawn.
+        metric: `return` or `success`; None: both where there are both.
+        sparsities: sparsities as in the config; None: all.
+        width: `column` (3.25 in), `text` (5.5 in), `page` (6.75 in), or inches.
+
+    Returns:
+        A `matplotlib.figure.Figure`, which `save` writes.
+
+    >>> learning_curves(runs, metric="success")  # doctest: +SKIP
     """
     runs = select(runs, methods, sparsities)
     return _curves(runs, _with_metric(charts.curves(runs), metric), inches(width))
@@ -145,6 +157,18 @@ def against_sparsity(
     """Draw each run as a dot by sparsity, with the mean, its 95 % interval, and the dense agents' mean as a line.
 
     A row of panels for each metric, a panel for each task (and rewind point); over all tasks the score.
+
+    Args:
+        runs: the runs of a tidy table.
+        methods: methods or labels to draw; None: all. Dense agents are always drawn.
+        metric: `return` or `success`; None: both where there are both.
+        sparsities: sparsities as in the config; None: all.
+        width: `column` (3.25 in), `text` (5.5 in), `page` (6.75 in), or inches.
+
+    Returns:
+        A `matplotlib.figure.Figure`, which `save` writes.
+
+    >>> against_sparsity(runs, methods=["taylor", "random"], width="column")  # doctest: +SKIP
     """
     runs, wide = select(runs, methods, sparsities), inches(width)
     rows: dict[str, list[Panel]] = {}
@@ -158,7 +182,19 @@ def against_sparsity(
 
 
 def profiles(runs: Runs, *, methods: Names = None, sparsities: Levels = None, width: str | float = "text") -> Any:
-    """Draw the performance profiles, a panel for each level."""
+    """Draw the performance profiles, a panel for each level.
+
+    Args:
+        runs: the runs of a tidy table.
+        methods: methods or labels to draw; None: all. Dense agents are always drawn.
+        sparsities: sparsities as in the config; None: all.
+        width: `column` (3.25 in), `text` (5.5 in), `page` (6.75 in), or inches.
+
+    Returns:
+        A `matplotlib.figure.Figure`, which `save` writes.
+
+    >>> profiles(runs, sparsities=[0.95])  # doctest: +SKIP
+    """
     runs, wide = select(runs, methods, sparsities), inches(width)
     drawn: list[Panel] = [(c.title, partial(panels.curve, chart=c, looks=styles(runs))) for c in charts.profiles(runs)]
     return _figure(runs, [drawn], wide, _across(wide), 1.35)
@@ -202,7 +238,19 @@ def score_histograms(
 
 
 def masks(runs: Runs, *, methods: Names = None, sparsities: Levels = None, width: str | float = "text") -> Any:
-    """Draw what the masks kept of each layer and of each observation's weights; a panel for each level."""
+    """Draw what the masks kept of each layer and of each observation's weights; a panel for each level.
+
+    Args:
+        runs: the runs of a tidy table.
+        methods: methods or labels to draw; None: all. Dense agents are always drawn.
+        sparsities: sparsities as in the config; None: all.
+        width: `column` (3.25 in), `text` (5.5 in), `page` (6.75 in), or inches.
+
+    Returns:
+        A `matplotlib.figure.Figure`, which `save` writes.
+
+    >>> masks(runs)  # doctest: +SKIP
+    """
     runs, wide = select(runs, methods, sparsities), inches(width)
     groups: dict[tuple[str, ...], list[Picture]] = {}
     for one in charts.pictures(runs):

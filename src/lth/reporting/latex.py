@@ -36,6 +36,8 @@ def latex_table(
 
     Raises:
         InputError: there are no such runs.
+
+    >>> print(latex_table(runs, sparsities=[0.95]))  # doctest: +SKIP
     """
     runs, name = select(runs, methods, sparsities), METRICS.get(metric, metric)
     levels = list(dict.fromkeys(sparsity for _, sparsity in runs.levels()))

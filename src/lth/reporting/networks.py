@@ -162,7 +162,17 @@ def positions(found: Graph) -> list[list[tuple[float, float]]]:
 
 
 def sizes(plan: Plan, finished: Container[Spec]) -> list[Size]:
-    """Compute from the masks how many bytes each ticket's policy takes as an exported program, and each dense agent's."""
+    """Compute from the masks how many bytes each ticket's policy takes as an exported program, and each dense agent's.
+
+    Args:
+        plan: the plan of the grid.
+        finished: the runs that are finished.
+
+    Returns:
+        A Size for each finished ticket and dense agent.
+
+    >>> sizes(plan, finished)[0].bytes  # doctest: +SKIP
+    """
     found: dict[Spec, Size] = {}
     masks: dict[MaskSpec, int] = {}
     config = plan.config.agent_config

@@ -171,7 +171,7 @@ def unsupported_reason(mask: Mask) -> str:
     >>> unsupported_reason({"output": {"kernel": np.ones((3, 2)), "bias": np.ones(2)}})
     ''
     >>> unsupported_reason({"output": {"kernel": np.ones((3, 2)), "bias": np.ones(4)}})
-    'output has a kernel (3, 2) and a bias (4,), and 3 inputs'
+    'output has a kernel (3, 2) and a bias (4,), but 3 inputs'
 
     Args:
         mask: as for `make_pattern`; only names and shapes are read.
