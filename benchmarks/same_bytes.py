@@ -6,9 +6,10 @@ The revision is checked out in a worktree and installed, at the versions of its 
 environment. Both sides then make the same four grids: native tickets with every control and every kind of connectivity; masks that
 change in training; iterative rounds with different sparsities by network; pooled masks, transfer between tasks of different
 shapes, layer normalization and two environments side by side. All files that are reproducible according to docs/files.md
-are compared byte by byte, and so are the CSV files of `lth run`. All rows of tidy.csv that do not measure time must be present,
-unchanged and in the same order; new metrics may be between them. Files that the revision does not write are listed as `added`. The
-exit status is 1 if any file differs. Bytes differ between processors, so a fixed list of hashes would not work.
+are compared byte by byte, and so are the CSV files of `lth run`. In tables of metrics (tidy.csv, analysis.csv, layers.csv), all rows
+that do not measure time must be present, unchanged and in the same order; new metrics may be between them. Files that the revision
+does not write are listed as `added`. The exit status is 1 if any file differs. Bytes differ between processors, so a fixed list of
+hashes would not work.
 
 With `--folder`, the worktree, the environment and the revision's results are kept there and reused.
 """
@@ -145,8 +146,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def same(name: str, before: bytes, after: bytes | None) -> bool:
-    """Return whether a file is unchanged; for tidy.csv, whether all its rows still exist in the same order."""
-    if after is None or Path(name).name != "tidy.csv":
+    """Return whether a file is unchanged; for a table of metrics, whether all its rows still exist in the same order."""
+    if after is None or Path(name).name not in ("tidy.csv", "analysis.csv", "layers.csv"):
         return before == after
     left = iter(after.splitlines())
     return all(row in left for row in before.splitlines())

@@ -41,7 +41,7 @@ RANKS = {
     "scripts": 5.5,
     "reporting": 6,
     "libraries": 5.7,
-    "exporting": 6,
+    "exporting": 5.9,
     "api": 7,
     "cli": 7.5,
 }

@@ -132,7 +132,7 @@ def run_plan(planned: Plan, only: str | None = None, display: Display | None = N
     results = run_rows(rows)
     if not results:
         return Results(outcomes, rows, [], [])
-    files = [planned.root / TIDY_FILE, *save_tables(planned.root, rows), save_plot(planned.root, Runs(rows))]
+    files = [planned.root / TIDY_FILE, *save_tables(planned.root, rows), *save_plot(planned.root, Runs(rows))]
     return Results(outcomes, rows, summarize(results), files)
 
 

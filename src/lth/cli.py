@@ -486,9 +486,12 @@ def _export(arguments: argparse.Namespace) -> int:
 def _flash(arguments: argparse.Namespace) -> int:
     config = parse_words(arguments.config)
     from . import api
-    from .exporting.flash import save
+    from .exporting.flash import measure, save_table
+    from .reporting.figures import save_flash
 
-    for path in save(api.planned_runs(config), told=say):
+    plan = api.planned_runs(config)
+    rows = measure(plan, told=say)
+    for path in (save_table(plan.root, rows), save_flash(plan.root, rows)):
         say(f"Saved: {path}")
     return 0
 

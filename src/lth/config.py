@@ -605,7 +605,7 @@ def parse_config(tree: Any, source: str = "the config") -> Config:
 def _apply_override(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise InputError(f"{override!r} is neither a config file nor a setting such as training.env_steps=5000")
+        raise InputError(f"{override!r} is neither a config file nor key=value, as in training.env_steps=5000")
     try:
         value = yaml.safe_load(text)
     except _NO_YAML as error:

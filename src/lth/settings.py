@@ -54,7 +54,7 @@ def fraction(value: Any) -> Any:
     except (TypeError, ValueError):
         raise ValueError("expected a number from 0 to 1") from None
     if not 0 <= number <= 1:
-        hint = f"; did you mean {number / 100:g}?" if 1 < number <= 100 else ""
+        hint = f"; did you mean {number / 100:g}?" if 2 <= number <= 100 else ""
         raise ValueError(f"expected a fraction from 0 to 1{hint}")
     return value
 

@@ -423,7 +423,7 @@ def test_a_dry_run_knows_the_tasks_that_masks_come_from(tmp_path, capsys):
         "pruning.transfer_from=Acrobot-v1",
         "pruning.transfer_mismatch=dense",
     ]
-    assert main(["run", str(tmp_path / "empty.yaml"), f"output_dir={tmp_path}", *words, "--dry-run"]) == 0
+    assert main(["run", str(tmp_path / "empty.yaml"), f"output_dir={tmp_path}", *words, "--dry-run", "--list"]) == 0
     assert "Acrobot-v1 seed 0 dense" in capsys.readouterr().out
 
 

@@ -497,7 +497,7 @@ def grown(tmp_path_factory):
             "output_dir": str(tmp_path_factory.mktemp("analysis")),
             "training": {**SMALL["training"], "env_steps": 400},
             "pruning": {**SMALL["pruning"], "methods": ["magnitude", "taylor"], "rounds": 2, "exclude": ["output"]},
-            "analysis": {"connectivity": list(CONNECTIVITY), "connectivity_points": 3, "connectivity_episodes": 1},
+            "analysis": {"connectivity": list(CONNECTIVITY), "connectivity_points": 3, "connectivity_episodes": 2},
         }
     )
     for spec in plan(config).specs:
@@ -716,7 +716,7 @@ def test_lines_between_agents_are_stages_of_the_grid(grown, tmp_path):
         assert [row.alpha for row in line] == [a for a in (0.0, 0.5, 1.0) for _ in range(3)]
         ends = {(row.alpha, row.metric): row.value for row in line}
         for alpha, end in ((0.0, spec.one), (1.0, spec.other)):
-            # One episode, as in the evaluations of this grid.
+            # Two episodes, as in the last evaluations of this grid.
             assert ends[alpha, "return"] == store.last_evaluation(root / end.path)["evaluation/return"]
     rows = line_rows(tidy_rows(grown))
     barriers = barrier_rows(rows)

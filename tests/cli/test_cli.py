@@ -54,7 +54,7 @@ def test_lth_run_prints_and_saves_the_table(finished):
     ]
     assert "shuffled (control)" in printed
     assert "[22/22]" in printed
-    assert "tests nothing" in printed
+    assert "fewer than 5 seeds" in printed or "learned too little" in printed
     # Each number can be computed again from the runs' own metrics: the last evaluation, never the best.
     os.chdir(path.parent)
     config = load_config(path)
@@ -100,7 +100,7 @@ def test_lth_report_writes_a_page_of_the_same_numbers(finished, run_command):
             assert last[row["dense_run"]] == row["dense_return"]
     assert len(last) == 2 + 10
     text = (path.parent / "results" / "report.html").read_text()
-    assert "all 22 runs finished" in text
+    assert "all runs finished" in text
     assert "fewer than 5 seeds give no test" in text or "learned too little" in text
 
 
@@ -224,7 +224,7 @@ def test_lth_eval_repeats_the_last_evaluation_and_films(finished, run_command, t
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["eval", "nowhere"], "there is no run at nowhere"),
+        (["eval", "nowhere"], "there is no run at 'nowhere'"),
         (["eval", "nowhere", "--episodes", "0"], "--episodes is 0"),
         (["eval", "nowhere", "--video", "film.avi"], "unsupported format; use .gif or .mp4"),
         (["run", "nowhere.yaml"], "the config file 'nowhere.yaml' does not exist"),

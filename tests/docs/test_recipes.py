@@ -140,5 +140,5 @@ def test_entries_that_cannot_be_used_are_errors_with_a_way_out(word, says, small
 def test_an_allocation_that_counts_wrongly_is_refused(monkeypatch, tmp_path):
     (tmp_path / "bad_allocations.py").write_text("def none(shapes, sparsity):\n    return [0] * len(shapes)\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(lth.InputError, match=r"returned the counts \[0\].*6 in all"):
+    with pytest.raises(lth.InputError, match=r"returned the counts \[0\].*6 in total"):
         lth.prune({"kernel": np.ones((3, 4))}, 0.5, allocation="bad_allocations:none")

@@ -19,7 +19,7 @@ from lth.envs.probe import look, probe
 from lth.training import evaluate
 
 FAULTS = {
-    "ArrayReward": "a reward that is numpy.ndarray of shape (1,)",
+    "ArrayReward": "a reward of type numpy.ndarray of shape (1,)",
     "NanReward": "the reward nan, which is not finite",
     "UpperEnd": "step with the upper bound of action 1 raised RuntimeError",
     "FourValues": "expected 5, got 4",

@@ -207,7 +207,7 @@ def test_two_at_once_in_one_folder(grid, alone, start, tmp_path, capsys):
         assert main([*command, *words]) == 2
         errors = capsys.readouterr().err
         assert errors.startswith("error: an")
-        assert f"`lth run` is using in {tmp_path}" in errors
+        assert f"another `lth run` is using '{tmp_path}'" in errors
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert differences(alone, tmp_path) == []
@@ -253,7 +253,7 @@ def test_a_full_or_read_only_disk(grid, alone, disk, capsys):
     assert mount("remount,ro").returncode == 0
     assert main(["run", *words]) == 2
     errors = capsys.readouterr().err
-    assert errors.startswith(f"error: {folder / 'out'} cannot be written: Read-only file system.")
+    assert errors.startswith(f"error: '{folder / 'out'}' cannot be written: Read-only file system.")
     assert len(errors.splitlines()) == 1
 
     assert mount("remount,rw").returncode == 0

@@ -53,8 +53,11 @@ def differences(one, other):
     return [name for name in sorted(one.keys() | other.keys()) if one.get(name) != other.get(name)]
 
 
-def make_grid(tree, root, skip=()):
-    """Write the runs of a config below `root`, but those whose path holds one of `skip`; returns the config."""
+def make_grid(tree, root, skip=(), skill=SKILL):
+    """Write the runs of a config below `root`, but those whose path holds one of `skip`; returns the config.
+
+    `skill` has each method's share of what dense agents gain, before sparsity takes some of it.
+    """
     config = parse_config({**tree, "output_dir": str(root)})
     declare_question(config)
     for task in config.tasks:
@@ -64,7 +67,7 @@ def make_grid(tree, root, skip=()):
     try:
         for spec in plan(config).specs:
             if not any(part in str(spec.path) for part in skip):
-                _make(config, spec, states)
+                _make(config, spec, states, skill)
     finally:
         store.provenance = kept
     return config
@@ -81,7 +84,7 @@ def _random_policy(config, task):
     write_whole(random_policy_file(config.output_dir, task), csv_bytes(Episode._fields, rows), checksum=False)
 
 
-def _make(config, spec, states):
+def _make(config, spec, states, skills):
     dense = spec if isinstance(spec, DenseSpec) else spec.dense
     rng = np.random.default_rng(abs(hash_of(spec)))
     run = store.open_run(config.output_dir, spec)
@@ -113,7 +116,7 @@ def _make(config, spec, states):
     untrained, best = BEST.get(dense.task, OTHERS)
     skill = 1.0
     if mask:
-        skill = SKILL.get(mask.method, 0.5) * (1.0 - 0.3 * mask.sparsity.actor**4)
+        skill = skills.get(mask.method, 0.5) * (1.0 - 0.3 * mask.sparsity.actor**4)
     rows = []
     start = getattr(spec, "start", 0)
     end = dense.training.env_steps

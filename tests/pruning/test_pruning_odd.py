@@ -248,7 +248,7 @@ def test_rigl_replaces_the_share_that_the_formula_says():
         (lambda p: lth.prune(p, 0.5, rounds=2.5), "rounds is 2.5"),
         (lambda p: lth.prune(p, 0.5, allocation={"a": 2.0}), "sparsity is 2.0"),
         (lambda p: rigl(p, every=2.7, until=10), "every is 2.7"),
-        (lambda p: n_of_m_mask({"kernel": jnp.ones(4)}, 2, 4), "no axis of inputs"),
+        (lambda p: n_of_m_mask({"kernel": jnp.ones(4)}, 2, 4), "no input axis"),
         (lambda p: n_of_m_mask(p, 2, 4, axis=3), "no axis 3"),
         (lambda p: n_of_m_mask(p, 2, 4, scores={"a": jnp.ones((2, 2))}), "scores' tree has no leaf"),
         (lambda p: neuron_masks([(jnp.ones((2, 2)), jnp.ones(2))], 5.0), "sparsity is 5.0"),

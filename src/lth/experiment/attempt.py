@@ -1,5 +1,6 @@
 """Attempt a run: lock it, execute its stage, and record the outcome."""
 
+import contextlib
 import os
 import socket
 import time
@@ -7,7 +8,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, UnwritableError
+from ..errors import InputError, TrainingError, UnwritableError
 from . import journal
 from .compare import connect
 from .lottery import make_mask, train_dense, train_ticket
@@ -83,7 +84,8 @@ def make(root: Path, spec: Spec, options: RunOptions) -> Path:
         return make_mask(root, spec)
     if isinstance(spec, ConnectivitySpec):
         return connect(root, spec)
-    measure_random_policy(root, spec.task, options.random_episodes, options.step_timeout)
+    with contextlib.suppress(TrainingError):  # the training below reports what is wrong with the environment
+        measure_random_policy(root, spec.task, options.random_episodes, options.step_timeout)
     if isinstance(spec, DenseSpec):
         return train_dense(root, spec, options)
     return train_ticket(root, spec, options=options)

@@ -33,7 +33,7 @@ from .status import Outcome
 from .store import AnalysisRow
 
 TIDY_FILE = "tidy.csv"
-_VERSION = 2
+_VERSION = 3
 """To be raised where the rows of a run change."""
 DENSE = "dense"
 """The method of a dense agent's rows, whose control, sparsity and rewind point are empty."""
@@ -239,7 +239,8 @@ def _in_order(plan: Plan) -> Iterator[tuple[DenseSpec | MaskSpec | TicketSpec, R
 
 def _laid_out(spec: Spec, about: tuple[str, str, str, str], numbers: Numbers) -> Iterator[TidyRow]:
     run = str(spec.path)
-    return (TidyRow(spec.task, spec.seed, *about, run, *number) for number in numbers)
+    # Counts too are floats, as in the table that is read back.
+    return (TidyRow(spec.task, spec.seed, *about, run, step, metric, float(v)) for step, metric, v in numbers)
 
 
 def _about(spec: DenseSpec | MaskSpec | TicketSpec) -> tuple[str, str, str, str]:

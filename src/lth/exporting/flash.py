@@ -1,7 +1,5 @@
 """`lth flash`: return versus flash size for the runs of a grid: dense agents, tickets by method and sparsity, and int8."""
 
-import io
-import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,10 +17,8 @@ from .fold import fold, quantize
 from .network import Network, run
 from .subjects import of_run
 
-CSV, FIGURE = "flash.csv", "flash.png"
+CSV = "flash.csv"
 DENSE = "dense"
-_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#888888", "#D55E00", "#56B4E9", "#000000")
-_MARKERS = "os^Dv<>P"
 
 
 class FlashRow(NamedTuple):
@@ -31,7 +27,7 @@ class FlashRow(NamedTuple):
     task: str
     seed: int
     method: str
-    """`dense`, or the method or control of a ticket."""
+    """`dense`, or the method or control of a ticket: `taylor`, `taylor + reinit`."""
     sparsity: str
     weights: str
     """`float32` or `int8`."""
@@ -46,8 +42,8 @@ class FlashRow(NamedTuple):
     """The mean return: for float32 of the run's last evaluation, for int8 of the same episodes with the rounded weights."""
 
 
-def save(plan: Plan, episodes: int | None = None, told: Callable[[str], None] = lambda line: None) -> list[Path]:
-    """Write flash.csv and flash.png for the finished runs of a grid into its output directory; returns their paths.
+def measure(plan: Plan, episodes: int | None = None, told: Callable[[str], None] = lambda line: None) -> list[FlashRow]:
+    """Export the finished runs of a grid, and return their sizes and returns; writes nothing.
 
     Args:
         plan: the plan of the grid.
@@ -69,14 +65,17 @@ def save(plan: Plan, episodes: int | None = None, told: Callable[[str], None] = 
         raise InputError(
             f"no run of this config is finished in '{plan.root}'; run `lth run` with the same arguments first"
         )
-    table, figure = plan.root / CSV, plan.root / FIGURE
-    write_whole(table, csv_bytes((*FlashRow._fields[:-1], "return"), rows), checksum=False)
-    write_whole(figure, picture(rows), checksum=False)
-    return [table, figure]
+    return rows
+
+
+def save_table(root: Path, rows: Sequence[FlashRow]) -> Path:
+    """Write `flash.csv`."""
+    write_whole(root / CSV, csv_bytes((*FlashRow._fields[:-1], "return"), rows), checksum=False)
+    return root / CSV
 
 
 def _method(row: Row) -> str:
-    return " ".join(filter(None, (row.method, row.control))) or DENSE
+    return " + ".join(filter(None, (row.method, row.control)))
 
 
 def _rows(folder: Path, method: str, sparsity: str, episodes: int) -> list[FlashRow]:
@@ -114,46 +113,3 @@ def _rows(folder: Path, method: str, sparsity: str, episodes: int) -> list[Flash
 def _bytes(network: Network, observations: Sequence[str], actions: Sequence[str]) -> tuple[int, str]:
     found = cortex_m4_bytes(c.emit(network, "", observations, actions))
     return (table_bytes(network), "constants") if found is None else (found, "cortex-m4")
-
-
-def picture(rows: Sequence[FlashRow]) -> bytes:
-    """Plot rows as a PNG: one panel per task, one line per method over its sparsities, int8 hollow; means over seeds."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    tasks = list(dict.fromkeys(row.task for row in rows))
-    methods = list(dict.fromkeys(row.method for row in rows))
-    figure = Figure(figsize=(4.6 * len(tasks) + 1.4, 3.6), layout="constrained")
-    for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
-        for i, method in enumerate(methods):
-            for weights in ("float32", "int8"):
-                points = _means([r for r in rows if (r.task, r.method, r.weights) == (task, method, weights)])
-                whole = weights == "float32"
-                axes.plot(
-                    [x for x, _ in points],
-                    [y for _, y in points],
-                    color=_COLORS[i % len(_COLORS)],
-                    marker=_MARKERS[i % len(_MARKERS)],
-                    markersize=5,
-                    linewidth=1.2 if whole else 0.8,
-                    linestyle="-" if whole else ":",
-                    markerfacecolor=None if whole else "white",
-                    label=method if whole else f"{method}, int8",
-                )
-        axes.set(xscale="log", xlabel=f"bytes of flash ({rows[0].measured})", ylabel="return", title=task)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    data = io.BytesIO()
-    figure.savefig(data, dpi=150, format="png", metadata={"Software": None})
-    return data.getvalue()
-
-
-def _means(rows: Sequence[FlashRow]) -> list[tuple[float, float]]:
-    by_sparsity: dict[str, list[FlashRow]] = {}
-    for row in rows:
-        by_sparsity.setdefault(row.sparsity, []).append(row)
-    means = [(statistics.fmean(r.bytes for r in g), statistics.fmean(r.value for r in g)) for g in by_sparsity.values()]
-    return sorted(means)

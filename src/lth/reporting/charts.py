@@ -1,13 +1,17 @@
-"""The report's charts as rows: what each point, band and square shows. `figures` and the page only draw them."""
+"""The report's charts as rows: what each point, band and square shows. `figures`, `svg` and the page only draw them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import stats
+from ..analysis.scores import DECADE
+from ..experiment.measurements import SCORES
 from ..experiment.tidy import DENSE
+from .families import compared
 from .scores import ALL_TASKS, Condition, Runs, level_name, percent, shares
+from .tickets import overlaps
 from .views import RETURN, SUCCESS
 
 THRESHOLDS = np.linspace(0.0, 1.25, 51)
@@ -25,8 +29,21 @@ class Point(NamedTuple):
     runs: int
 
 
+class Dot(NamedTuple):
+    """One run of a chart."""
+
+    series: str
+    x: float
+    y: float
+    task: str
+    seed: int
+
+
 class Chart(NamedTuple):
-    """What a chart shows. `kind`: curve (lines with bands), sparsity (points over `ticks`), profile (steps)."""
+    """What a chart shows.
+
+    `kind`: curve (lines with bands), sparsity (points over `ticks`), profile (steps), bytes (points with sizes by `ticks`).
+    """
 
     kind: str
     title: str
@@ -34,6 +51,11 @@ class Chart(NamedTuple):
     y: str
     points: list[Point]
     ticks: tuple[str, ...] = ()
+    metric: str = ""  # of the tidy table
+    dots: tuple[Dot, ...] = ()  # the runs behind the points; of sparsity, dense agents are at x = -1
+
+
+DENSE_AGENTS = Condition(DENSE, "", "", "")
 
 
 def _points(series: str, x: Sequence[float], scores: stats.Scores, statistic: Callable[..., Any]) -> list[Point]:
@@ -44,53 +66,113 @@ def _points(series: str, x: Sequence[float], scores: stats.Scores, statistic: Ca
 
 
 def curves(runs: Runs) -> list[Chart]:
-    """Learning curves: the IQM of the return (and mean success) on each task; of the score over all (sample efficiency)."""
-    found = []
-    dense = Condition(DENSE, "", "", "")
+    """Learning curves: the IQM of the return (then mean success) on each task; of the score over all (sample efficiency)."""
+    found: list[Chart] = []
     for scope, tasks in runs.scopes().items():
-        for rewind, sparsity in runs.levels():
-            shown = [dense, *runs.at(rewind, sparsity)]
-            whats = [(RETURN, "return (IQM)", stats.iqm), (SUCCESS, "success rate (mean)", stats.mean)]
-            if scope == ALL_TASKS:
-                whats = [(RETURN, "score (IQM; 1 is dense)", stats.iqm)]
-            for metric, name, statistic in whats:
-                points = []
-                for condition in shown:
-                    sets = [runs.curve(task, condition, metric) for task in tasks]
-                    times = sorted(set.intersection(*(set(t) for t, _ in sets)))
-                    if not times:
-                        continue
-                    values = [v[[t.index(x) for x in times]] for t, v in sets]
-                    if scope == ALL_TASKS:
-                        values = [runs.score(task, v) for task, v in zip(tasks, values, strict=True)]
-                    points += _points(condition.label, times, values, statistic)
-                if points:
-                    title = f"{scope}, {level_name(runs, rewind, sparsity)}"
-                    found.append(Chart("curve", title, "environment steps", name, points))
+        whats = [(RETURN, "return (IQM)", stats.iqm), (SUCCESS, "success rate (mean)", stats.mean)]
+        if scope == ALL_TASKS:
+            whats = [(RETURN, "score (IQM; 1 is dense)", stats.iqm)]
+        for metric, name, statistic in whats:
+            found += _curves(runs, scope, tasks, metric, name, statistic)
     return found
+
+
+def _curves(
+    runs: Runs, scope: str, tasks: Sequence[str], metric: str, name: str, statistic: Callable[..., Any]
+) -> Iterator[Chart]:
+    """Yield a chart for each level at which a metric was measured."""
+    for rewind, sparsity in runs.levels():
+        points = []
+        for condition in (DENSE_AGENTS, *runs.at(rewind, sparsity)):
+            sets = [runs.curve(task, condition, metric) for task in tasks]
+            times = sorted(set.intersection(*(set(t) for t, _ in sets)))
+            if not times:
+                continue
+            values = [v[[t.index(x) for x in times]] for t, v in sets]
+            if scope == ALL_TASKS:
+                values = [runs.score(task, v) for task, v in zip(tasks, values, strict=True)]
+            points += _points(condition.label, times, values, statistic)
+        if points:
+            title = f"{scope}, {level_name(runs, rewind, sparsity)}"
+            yield Chart("curve", title, "environment steps", name, points, metric=metric)
+
+
+LEARNED = {
+    "train/critic_loss": "critic loss",
+    "train/actor_loss": "actor loss",
+    "train/q_loss": "loss",
+    "train/alpha": "temperature alpha",
+    "train/entropy": "entropy (nats)",
+    "train/q_mean": "mean Q",
+}
+"""What is measured of learning, by name; algorithms of users' own may measure other things."""
+
+
+def training(runs: Runs) -> list[Chart]:
+    """Losses, Q values and what else the algorithm measured while it learned, at the evaluations: IQM over seeds."""
+    metrics = sorted({metric for _, _, metric in runs.values if metric.startswith("train/")}, key=_learned_order)
+    found: list[Chart] = []
+    for task in runs.tasks:
+        for metric in metrics:
+            name = LEARNED.get(metric, metric.removeprefix("train/"))
+            found += _curves(runs, task, [task], metric, name, stats.iqm)
+    return found
+
+
+def _learned_order(metric: str) -> tuple[int, str]:
+    known = list(LEARNED)
+    return (known.index(metric) if metric in known else len(known), metric)
 
 
 def against_sparsity(runs: Runs) -> list[Chart]:
-    """Return against sparsity, with the dense agents at every sparsity; over all tasks the score."""
+    """Each run at its sparsity, with the mean: returns, then success where it is defined; over all tasks the score.
+
+    Dense agents have a point at every sparsity; their runs are at x = -1.
+    """
     found = []
-    dense = Condition(DENSE, "", "", "")
     for scope, tasks in runs.scopes().items():
-        for rewind in dict.fromkeys(r for r, _ in runs.levels()):
-            ticks = sorted((s for r, s in runs.levels() if r == rewind), key=_sparsity)
-            points = []
-            for i, sparsity in enumerate(ticks):
-                for condition in (dense, *runs.at(rewind, sparsity)):
-                    if runs.has(tasks, condition):
-                        values: stats.Scores = [np.array(list(runs.last(tasks[0], condition).values()))]
-                        if scope == ALL_TASKS:
-                            values = runs.scores(tasks, condition)
-                        points += _points(condition.label, [i], values, stats.iqm)
-            if points:
-                name = "score (IQM; 1 is dense)" if scope == ALL_TASKS else "return at the last evaluation (IQM)"
-                back = "fine-tuned" if rewind == "none" else f"rewound to step {rewind}"
-                title = scope + (f", {back}" if len({r for r, _ in runs.levels()}) > 1 else "")
-                found.append(Chart("sparsity", title, "pruned", name, points, tuple(percent(t) for t in ticks)))
+        for metric in (RETURN, SUCCESS):
+            if not all(runs.last(task, DENSE_AGENTS, metric) for task in tasks):
+                continue
+            for rewind in dict.fromkeys(r for r, _ in runs.levels()):
+                if chart := _over_sparsity(runs, scope, tasks, metric, rewind):
+                    found.append(chart)
     return found
+
+
+def _over_sparsity(runs: Runs, scope: str, tasks: Sequence[str], metric: str, rewind: str) -> Chart | None:
+    scored = metric == RETURN and scope == ALL_TASKS
+
+    def values(condition: Condition) -> list[dict[int, float]]:
+        found = []
+        for task in tasks:
+            last = runs.last(task, condition, metric)
+            found.append(dict(zip(last, runs.score(task, [*last.values()]).tolist(), strict=True)) if scored else last)
+        return found
+
+    def dots(condition: Condition, x: float) -> Iterator[Dot]:
+        for task, by_seed in zip(tasks, values(condition), strict=True):
+            yield from (Dot(condition.label, x, y, task, seed) for seed, y in by_seed.items())
+
+    ticks = sorted((s for r, s in runs.levels() if r == rewind), key=_sparsity)
+    points: list[Point] = []
+    runs_shown = list(dots(DENSE_AGENTS, -1.0))
+    for i, sparsity in enumerate(ticks):
+        for condition in (DENSE_AGENTS, *runs.at(rewind, sparsity)):
+            arrays = [np.array(list(by_seed.values())) for by_seed in values(condition)]
+            if all(a.size for a in arrays):
+                points += _points(condition.label, [i], arrays, stats.mean)
+                runs_shown += dots(condition, i) if condition != DENSE_AGENTS else ()
+    if not points:
+        return None
+    name = "success rate (mean)" if metric == SUCCESS else "score (mean; 1 is dense)" if scored else "return (mean)"
+    several = len({r for r, _ in runs.levels()}) > 1
+    title = scope + (f", {_back(rewind)}" if several else "")
+    return Chart("sparsity", title, "pruned", name, points, tuple(map(percent, ticks)), metric, tuple(runs_shown))
+
+
+def _back(rewind: str) -> str:
+    return "fine-tuned" if rewind == "none" else f"rewound to step {rewind}"
 
 
 def _sparsity(text: str) -> tuple[float, str]:
@@ -108,7 +190,7 @@ def profiles(runs: Runs) -> list[Chart]:
             continue
         for rewind, sparsity in runs.levels():
             points = []
-            for condition in (Condition(DENSE, "", "", ""), *runs.at(rewind, sparsity)):
+            for condition in (DENSE_AGENTS, *runs.at(rewind, sparsity)):
                 if runs.has(tasks, condition):
                     scores = runs.scores(tasks, condition)
                     points += _points(
@@ -117,6 +199,192 @@ def profiles(runs: Runs) -> list[Chart]:
             title = f"{scope}, {level_name(runs, rewind, sparsity)}"
             found.append(Chart("profile", title, "score (1 is dense)", "share of runs above", points))
     return found
+
+
+class Bar(NamedTuple):
+    """A number with its interval, on a row of a panel."""
+
+    panel: str
+    row: str
+    series: str
+    value: float
+    low: float
+    high: float
+    runs: int
+
+
+class Bars(NamedTuple):
+    """Intervals by row, a panel for each statistic; `reference` is where a line stands in every panel, if it does."""
+
+    title: str
+    bars: list[Bar]
+    reference: float | None = None
+
+
+AGGREGATES: dict[str, Callable[..., Any]] = {
+    "median": stats.median,
+    "IQM": stats.iqm,
+    "mean": stats.mean,
+    "optimality gap": stats.optimality_gap,
+}
+
+
+def intervals(runs: Runs) -> list[Bars]:
+    """The aggregates of the scores with their intervals, as rliable shows them: a row for each condition, dense agents first.
+
+    The median over tasks is left out where there is one task.
+    """
+    found = []
+    for scope, tasks, rewind, sparsity in _scored_levels(runs):
+        bars = [
+            Bar(name, condition.label, condition.label, *_points(condition.label, [0], scores, statistic)[0][2:])
+            for name, statistic in AGGREGATES.items()
+            if name != "median" or len(tasks) > 1
+            for condition in (DENSE_AGENTS, *runs.at(rewind, sparsity))
+            if runs.has(tasks, condition)
+            for scores in [runs.scores(tasks, condition)]
+        ]
+        found.append(Bars(f"{scope}, {level_name(runs, rewind, sparsity)}", bars))
+    return found
+
+
+def improvement(runs: Runs) -> list[Bars]:
+    """The probability that a run of the first of two conditions beats one of the second, with its interval."""
+    found = []
+    for scope, tasks, rewind, sparsity in _scored_levels(runs):
+        bars = []
+        for first, second in compared([c for c in runs.at(rewind, sparsity) if runs.has(tasks, c)]):
+            sides = [runs.scores(tasks, c) for c in (first, second)]
+            value = float(stats.probability_of_improvement(*sides))
+            low, high = stats.interval(stats.probability_of_improvement, *sides, rng=np.random.default_rng(0))
+            row = f"{first.label} > {second.label}"
+            bars.append(
+                Bar("P(first better)", row, first.label, value, float(low), float(high), sum(map(len, sides[0])))
+            )
+        if bars:
+            found.append(Bars(f"{scope}, {level_name(runs, rewind, sparsity)}", bars, 0.5))
+    return found
+
+
+def _scored_levels(runs: Runs) -> Iterator[tuple[str, list[str], str, str]]:
+    for scope, tasks in runs.scopes().items():
+        if set(tasks) <= set(runs.scored):
+            yield from ((scope, tasks, rewind, sparsity) for rewind, sparsity in runs.levels())
+
+
+class Likeness(NamedTuple):
+    """A square of a heat map of masks: what two methods' masks share; of one method, its masks of two seeds."""
+
+    row: str
+    column: str
+    jaccard: float
+    by_chance: float
+    pairs: int
+
+
+class HeatMap(NamedTuple):
+    """How alike the masks of methods are, in one network."""
+
+    title: str
+    network: str
+    cells: list[Likeness]  # each pair once
+
+
+def overlap(runs: Runs) -> list[HeatMap]:
+    """The Jaccard index of the masks of each two methods at the same seed, and of each method at two seeds; means."""
+    found: dict[tuple[str, str, str], list[Likeness]] = {}
+    for one in overlaps(runs):
+        if one.differ_in in ("method", "seed"):
+            other = one.method if one.differ_in == "seed" else one.other
+            cell = Likeness(one.method, other, one.jaccard, one.by_chance, one.pairs)
+            found.setdefault((one.task, one.sparsity, one.network), []).append(cell)
+    return [HeatMap(f"{t}, {percent(s)} pruned, {n}", n, cells) for (t, s, n), cells in found.items()]
+
+
+class Bin(NamedTuple):
+    """How many weights have a |score| in [10^low, 10^high), all seeds together; low is -inf for scores of zero."""
+
+    low: float
+    high: float
+    weights: int
+
+
+class Cut(NamedTuple):
+    """What the masks of one sparsity keep."""
+
+    sparsity: str  # in per cent
+    kept: list[int]  # by bin
+    thresholds: list[float]  # log10 of the lowest |score| that is kept, by seed; empty where each layer has its own
+
+
+class Histogram(NamedTuple):
+    """How the scores of one method are distributed in one network; sparsities that prune the same scores are together."""
+
+    title: str
+    network: str
+    series: str
+    bins: list[Bin]
+    cuts: list[Cut]  # the lowest sparsity first
+
+
+def histograms(runs: Runs) -> list[Histogram]:
+    """Count the weights by their score before pruning, and where each mask cut; of methods that have results."""
+    order = list(dict.fromkeys(c.label for c in runs.conditions))
+    groups: dict[tuple[str, Condition], list[str]] = {}
+    for task, condition, metric in runs.values:
+        if metric.startswith(SCORES) and condition.label in order:
+            groups.setdefault((task, condition), []).append(metric)
+    found: dict[tuple[Any, ...], Histogram] = {}
+    for task, c in sorted(groups, key=lambda key: _sparsity(key[1].sparsity)):
+        metrics = groups[task, c]
+        for network in dict.fromkeys(metric.partition("/")[2] for metric in metrics):
+            counts: dict[float, list[int]] = {}  # pruned, kept
+            for metric in metrics:
+                kind, _, rest = metric.removeprefix(SCORES).partition("[")
+                low, _, owner = rest.partition("]/")
+                if owner == network:
+                    total = sum(int(v) for v in runs.last(task, c, metric).values())
+                    counts.setdefault(float(low), [0, 0])[kind == "kept"] += total
+            bins = [Bin(low, round(low + 1 / DECADE, 6), sum(counts[low])) for low in sorted(counts)]
+            key = (task, network, c.label, tuple(bins))
+            one = found.setdefault(key, Histogram(f"{task}, {network}, {c.label}", network, c.label, bins, []))
+            cuts = list(runs.last(task, c, f"score_threshold/{network}").values())
+            one.cuts.append(Cut(percent(c.sparsity), [counts[b.low][1] for b in bins], cuts))
+    return sorted(found.values(), key=lambda h: (h.title.partition(", ")[0], h.network, order.index(h.series)))
+
+
+class Size(NamedTuple):
+    """What one run's policy takes as an exported program."""
+
+    task: str
+    seed: int
+    condition: Condition
+    bytes: int
+
+
+def against_bytes(runs: Runs, sizes: Iterable[Size]) -> list[Chart]:
+    """Return against bytes, a chart for each task: means over seeds, with every run. A series' points go up in sparsity."""
+    found = []
+    order = list(dict.fromkeys(c.label for c in runs.conditions))
+    by_task: dict[str, dict[Condition, dict[int, int]]] = {}
+    for size in sizes:
+        if not runs.last(size.task, size.condition):  # its run is not in the table
+            continue
+        by_task.setdefault(size.task, {}).setdefault(size.condition, {})[size.seed] = size.bytes
+    for task, conditions in by_task.items():
+        points, dots = [], []
+        for condition in sorted(conditions, key=lambda c: (order.index(c.label), c.rewind, _sparsity(c.sparsity))):
+            returns, sized = runs.last(task, condition), conditions[condition]
+            if seeds := sorted(returns.keys() & sized.keys()):
+                x = float(np.mean([sized[s] for s in seeds]))
+                points += _points(condition.label, [x], [np.array([returns[s] for s in seeds])], stats.mean)
+                dots += [Dot(condition.label, sized[s], returns[s], task, s) for s in seeds]
+        found.append(
+            Chart(
+                "bytes", task, "bytes of the exported policy", "return (mean)", points, metric=RETURN, dots=tuple(dots)
+            )
+        )
+    return [chart for chart in found if chart.points]
 
 
 class Cell(NamedTuple):

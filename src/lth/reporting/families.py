@@ -92,6 +92,20 @@ def families(runs: Runs, question: tuple[str, str] | None, margin: float) -> Fam
     )
 
 
+def compared(conditions: Sequence[Condition]) -> list[tuple[Condition, Condition]]:
+    """Return the pairs of one level that are compared: tickets with each other, with dense, and with their controls."""
+    tickets = [c for c in conditions if c.is_ticket]
+    pairs = [(a, b) for i, a in enumerate(tickets) for b in tickets[i + 1 :]]
+    pairs += [(ticket, DENSE_AGENT) for ticket in tickets]
+    return pairs + [
+        (ticket, control)
+        for control in conditions
+        if not control.is_ticket and control != DENSE_AGENT
+        for ticket in tickets
+        if control.method in (ticket.method, *CONTROL_METHODS, "")
+    ]
+
+
 def _judged(runs: Runs, metric: str, scored: bool = True) -> Iterable[tuple[str, list[str]]]:
     for scope, tasks in runs.scopes(metric).items():
         there = all(runs.last(task, DENSE_AGENT, metric) for task in tasks)
@@ -100,9 +114,10 @@ def _judged(runs: Runs, metric: str, scored: bool = True) -> Iterable[tuple[str,
 
 
 def main_scope(runs: Runs, metric: str = RETURN) -> tuple[str, list[str]]:
-    """Return what a report's first statements are about: all tasks that have scores, or the only one."""
+    """Return what a report's first statements are about: all tasks that have scores by the metric, or the only one."""
     scopes = runs.scopes(metric)
-    name = ALL_TASKS if ALL_TASKS in scopes else next((t for t in runs.scored), next(iter(scopes), ""))
+    first = next((task for task in runs.tasks if runs.reference(task, metric).usable), next(iter(scopes), ""))
+    name = ALL_TASKS if ALL_TASKS in scopes else first
     return name, scopes.get(name, [])
 
 
@@ -143,7 +158,7 @@ def verdicts(runs: Runs, scope: str, tasks: Sequence[str], metric: str, margin: 
             groups.setdefault((c.method, c.control, c.rewind), []).append(c)
     found = []
     for conditions in groups.values():
-        differences = [np.array([*runs.differences(tasks, c, DENSE_AGENT, metric).values()]) for c in conditions]
+        differences = [_differences(runs, tasks, c, metric, usable) for c in conditions]
         enough = [usable and d.size >= stats.FEWEST for d in differences]
         wins, loses = (
             stats.fixed_sequence([_one_sided(sign * (d + margin)) if e else np.nan for d, e in zip(*some, strict=True)])
@@ -169,6 +184,14 @@ def verdicts(runs: Runs, scope: str, tasks: Sequence[str], metric: str, margin: 
             )
     place = {c: i for i, c in enumerate(runs.conditions)}
     return sorted(found, key=lambda v: place[v.condition])
+
+
+def _differences(runs: Runs, tasks: Sequence[str], c: Condition, metric: str, usable: bool) -> np.ndarray:
+    """Return a condition's differences to dense; NaN for each seed where there are no scores."""
+    if usable:
+        return np.array([*runs.differences(tasks, c, DENSE_AGENT, metric).values()])
+    there = [set(runs.last(task, one, metric)) for task in tasks for one in (c, DENSE_AGENT)]
+    return np.full(len(set.intersection(*there)), np.nan)
 
 
 def _one_sided(d: np.ndarray) -> float:

@@ -1,215 +1,541 @@
-"""The report's charts as matplotlib figures in a paper's style; and how a series looks, here and on the page.
+"""The report's charts as matplotlib figures for papers: as wide as a column, each seed a dot, n in the legend, text as text.
 
 runs = Runs(read_tidy(Path("results/quickstart/tidy.csv")))
-against_sparsity(runs).savefig("sparsity.pdf")
+save(against_sparsity(runs, methods=["taylor", "random"], width="column"), "sparsity.pdf")
+
+Arguments that figures share:
+
+    runs        of all conditions
+    methods     which of them: `taylor`, `random`, `small-dense`, or a label of the table such as `taylor + reinit`; None: all.
+                Dense agents are always shown
+    sparsities  which of them: as in the config (0.95, or the label of one by network); None: all
+    metric      `return` or `success`; None: what there is, in rows of their own
+    width       of the figure: `column` (3.25 in, of ICML), `text` (5.5 in, of NeurIPS and ICLR), `page` (6.75 in, both columns of
+                ICML), or a number of inches
+
+They raise InputError where there are no such runs, metrics or widths, and name those that there are.
 """
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from statistics import fmean
+from typing import Any
 
-from ..experiment.tidy import DENSE
+from ..errors import InputError, nearest
+from ..experiment.tidy import DENSE, TidyRow
+from ..exporting.flash import FlashRow
 from ..files import write_whole
-from . import charts
-from .charts import Chart, Picture, Point
+from . import charts, panels
+from .charts import Bars, Chart, Picture
+from .networks import Graph, Masks
 from .scores import Runs
+from .styles import style_of, styles
+from .views import RETURN, SUCCESS
 
-PLOT_FILE = "returns.png"
+PLOT_FILE, FLASH_FILE = "returns.png", "flash.png"
+WIDTHS = {"column": 3.25, "text": 5.5, "page": 6.75}
+FORMATS = ("pdf", "svg", "png")
 PAPER = {
-    "font.family": "serif",
+    "font.family": ["STIXGeneral"],  # Times, which matplotlib brings along
+    "mathtext.fontset": "stix",
     "font.size": 8,
     "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 8,
+    "legend.title_fontsize": 8,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "grid.alpha": 0.3,
+    "axes.axisbelow": True,
+    "grid.color": panels.GRID,
+    "grid.linewidth": 0.5,
     "lines.linewidth": 1.2,
-    "lines.markersize": 5,
+    "lines.markersize": 4.5,
     "legend.frameon": False,
-    "pdf.fonttype": 42,  # text stays text
+    "legend.handlelength": 2.6,
+    "pdf.fonttype": 42,  # TrueType, which venues ask for; matplotlib's default is Type 3
+    "svg.fonttype": "none",
     "svg.hashsalt": "lth",
 }
+METRICS = {"return": RETURN, "success": SUCCESS}
+Names = Sequence[str] | None
+Levels = Sequence[float | str] | None
+Panel = tuple[str, Callable[[Any], None]]
+"""A title, and what draws the panel on an axis."""
 
 
-class Style(NamedTuple):
-    """How a series is drawn. Colour is never alone: markers and dashes differ too, and controls are hollow."""
+def save(figure: Any, path: str | Path, dpi: int = 300) -> Path:
+    """Write a figure as PDF, SVG or PNG, by the suffix of the path; the same figure gives the same bytes.
 
-    color: str
-    marker: str  # matplotlib's name
-    symbol: str  # Observable Plot's
-    dash: tuple[int, ...]  # on, off, ... in points; empty: a whole line
-    hollow: bool
+    Text is text: TrueType in PDF (no Type 3, which venues refuse), characters in SVG.
 
+    Args:
+        figure: any of matplotlib.
+        path: ends in .pdf, .svg or .png; folders are made.
+        dpi: pixels an inch, of PNG and of pictures within the others.
 
-# Okabe and Ito's palette, told apart without colour vision.
-_COLORS = {
-    DENSE: "#56B4E9",
-    "magnitude": "#0072B2",
-    "gradient": "#E69F00",
-    "taylor": "#009E73",
-    "random": "#888888",
-    "shuffled": "#CC79A7",
-    "retrained": "#56B4E9",
-    "random-erk": "#888888",
-    "small-dense": "#D55E00",
-}
-_MARKERS = (
-    ("o", "circle", ()),
-    ("s", "square", (6, 2)),
-    ("D", "diamond", (2, 2)),
-    ("^", "triangle", (6, 2, 2, 2)),
-    ("*", "star", (8, 3)),
-    ("P", "cross", (1, 2)),
-    ("v", "triangle2", (4, 2, 1, 2)),
-    ("X", "times", (3, 1)),
-    ("d", "diamond2", (5, 1, 1, 1)),
-    ("p", "wye", (2, 4)),
-    ("h", "square2", (9, 2, 2, 2)),
-    ("8", "asterisk", (1, 4)),
-)
+    Raises:
+        InputError: the suffix is another, or the folder cannot be written.
+    """
+    import matplotlib
+
+    path = Path(path)
+    kind = path.suffix.removeprefix(".").lower()
+    if kind not in FORMATS:
+        raise InputError(f"cannot write a figure as {path.name!r}; the path has to end in .{', .'.join(FORMATS)}")
+    data = io.BytesIO()
+    unset = {"pdf": ("CreationDate", "Creator", "Producer"), "svg": ("Date", "Creator"), "png": ("Software",)}[kind]
+    with matplotlib.rc_context(PAPER):  # type: ignore[arg-type]
+        figure.savefig(data, format=kind, dpi=dpi, metadata=dict.fromkeys(unset))
+    write_whole(path, data.getvalue(), checksum=False)
+    return path
 
 
-def styles(runs: Runs) -> dict[str, Style]:
-    """Return the look of each series by its label, in the order in which they are listed."""
-    found: dict[str, Style] = {}
-    for condition in runs.conditions:
-        color = _COLORS.get(condition.method or condition.control, "#D55E00")
-        marker, symbol, dash = _MARKERS[len(found) % len(_MARKERS)]
-        hollow = condition.method != DENSE and not condition.is_ticket
-        found.setdefault(condition.label, Style(color, marker, symbol, dash, hollow))
-    return found
+def learning_curves(
+    runs: Runs,
+    *,
+    methods: Names = None,
+    metric: str | None = None,
+    sparsities: Levels = None,
+    width: str | float = "text",
+) -> Any:
+    """Draw the IQM of returns by environment step, then success; a panel for each level.
+
+    95 % bands are drawn of dense agents, and of all where three series or fewer are shown: more bands are one grey.
+    """
+    runs = select(runs, methods, sparsities)
+    return _curves(runs, _with_metric(charts.curves(runs), metric), inches(width))
 
 
-def learning_curves(runs: Runs) -> Any:
-    """Draw the IQM of returns by environment step with 95 % bands, a panel for each task and level."""
-    return _panels(runs, charts.curves(runs), _curve)
+def training(
+    runs: Runs,
+    *,
+    methods: Names = None,
+    metric: str | None = None,
+    sparsities: Levels = None,
+    width: str | float = "text",
+) -> Any:
+    """Draw losses, Q values and what else was measured while the agents learned, at the evaluations.
+
+    `metric` is one of the algorithm's, of SAC `critic_loss`, `actor_loss`, `alpha`, `entropy` or `q_mean`.
+    """
+    runs = select(runs, methods, sparsities)
+    wanted = f"train/{metric.removeprefix('train/')}" if metric else None
+    return _curves(runs, _with_metric(charts.training(runs), wanted), inches(width))
 
 
-def against_sparsity(runs: Runs) -> Any:
-    """Draw the IQM of the last returns by sparsity with 95 % intervals and the dense agents' band, a panel for each task."""
-    return _panels(runs, charts.against_sparsity(runs), _sparsity)
+def against_sparsity(
+    runs: Runs,
+    *,
+    methods: Names = None,
+    metric: str | None = None,
+    sparsities: Levels = None,
+    width: str | float = "text",
+) -> Any:
+    """Draw each run as a dot by sparsity, with the mean, its 95 % interval, and the dense agents' mean as a line.
+
+    A row of panels for each metric, a panel for each task (and rewind point); over all tasks the score.
+    """
+    runs, wide = select(runs, methods, sparsities), inches(width)
+    rows: dict[str, list[Panel]] = {}
+    for chart in _with_metric(charts.against_sparsity(runs), metric):
+        rows.setdefault(chart.metric, []).append(
+            (chart.title, partial(panels.sparsity, chart=chart, looks=styles(runs)))
+        )
+    return _figure(
+        runs, list(rows.values()), wide, max(1, int(wide / 2.2)), 1.7, "dots: runs; bars: means, 95 % intervals"
+    )
 
 
-def profiles(runs: Runs) -> Any:
+def profiles(runs: Runs, *, methods: Names = None, sparsities: Levels = None, width: str | float = "text") -> Any:
     """Draw the performance profiles, a panel for each level."""
-    return _panels(runs, charts.profiles(runs), _curve)
+    runs, wide = select(runs, methods, sparsities), inches(width)
+    drawn: list[Panel] = [(c.title, partial(panels.curve, chart=c, looks=styles(runs))) for c in charts.profiles(runs)]
+    return _figure(runs, [drawn], wide, _across(wide), 1.35)
 
 
-def masks(runs: Runs) -> Any:
-    """Draw what the masks kept of each layer and of each observation's weights, a panel for each picture."""
-    found = charts.pictures(runs)
-    if not found:
-        raise ValueError("these runs have no masks")
-    return _panels(runs, found, _picture, wide=max(len({c.series for c in p.cells}) for p in found) > 6)
+def intervals(runs: Runs, *, methods: Names = None, sparsities: Levels = None, width: str | float = "text") -> Any:
+    """Draw the aggregates of the scores with their 95 % intervals: a row of panels for each level."""
+    runs = select(runs, methods, sparsities)
+    return _bars(runs, charts.intervals(runs), inches(width))
 
 
-def _panels(runs: Runs, shown: Sequence[Any], draw: Callable[..., None], wide: bool = False) -> Any:
+def improvement(runs: Runs, *, methods: Names = None, sparsities: Levels = None, width: str | float = "text") -> Any:
+    """Draw the probability that a run of one condition beats one of another, with 95 % intervals: a panel for each level."""
+    runs = select(runs, methods, sparsities)
+    return _bars(runs, charts.improvement(runs), inches(width))
+
+
+def overlap(runs: Runs, *, methods: Names = None, sparsities: Levels = None, width: str | float = "text") -> Any:
+    """Draw what the masks of methods have in common, chance in brackets: a row for each network, a heat map for each level."""
+    runs, wide = select(runs, methods, sparsities), inches(width)
+    rows: dict[str, list[Panel]] = {}
+    names = {c.method for c in runs.conditions}
+    for one in charts.overlap(runs):
+        cells = [cell for cell in one.cells if {cell.row, cell.column} <= names]
+        rows.setdefault(one.network, []).append((one.title, partial(panels.heat, one=one._replace(cells=cells))))
+    note = "Jaccard index of two masks of a seed (by chance); diagonal: of two seeds"
+    return _figure(None, list(rows.values()), wide, max(1, round(wide / 2.2)), 1.5, below=note, share=True)
+
+
+def score_histograms(
+    runs: Runs, *, methods: Names = None, sparsities: Levels = None, width: str | float = "text"
+) -> Any:
+    """Draw how the scores of each method are distributed, what is kept at each sparsity, and where the masks cut."""
+    runs, wide = select(runs, methods, sparsities), inches(width)
+    rows: dict[tuple[str, str], list[Panel]] = {}
+    for one in charts.histograms(runs):
+        task = one.title.partition(", ")[0]
+        draw = partial(panels.histogram, one=one, looks=styles(runs))
+        rows.setdefault((task, one.network), []).append((f"{task}, {one.series}", draw))
+    return _figure(None, list(rows.values()), wide, _across(wide), 1.1)
+
+
+def masks(runs: Runs, *, methods: Names = None, sparsities: Levels = None, width: str | float = "text") -> Any:
+    """Draw what the masks kept of each layer and of each observation's weights; a panel for each level."""
+    runs, wide = select(runs, methods, sparsities), inches(width)
+    groups: dict[tuple[str, ...], list[Picture]] = {}
+    for one in charts.pictures(runs):
+        groups.setdefault((one.row, *dict.fromkeys(c.row for c in one.cells)), []).append(one)
+    rows: list[list[Panel]] = []
+    heights = []
+    for (_, *names), group in groups.items():
+        room = wide - 0.3 - 0.055 * max(map(len, names))  # beside the names
+        series = max(len({c.series for c in one.cells}) for one in group)
+        across = max(1, min(len(group), int(room / (0.085 * series + 0.06))))
+        tall = max(0.55, 0.115 * min(len(names), panels.MOST_ROWS)) + 0.1
+        for i in range(0, len(group), across):
+            part = group[i : i + across]
+            cell = (room / len(part) - 0.06) / series
+            drawn: list[Panel] = []
+            for one in part:
+                what, _, title = one.title.partition(": ")
+                draw = partial(panels.picture, picture=one, rows=names, what=what.lower(), cell=cell)
+                drawn.append((title if cell * series > 0.8 else title.replace(" pruned", ""), draw))
+            rows.append(drawn)
+            heights.append(tall)
+    return _figure(None, rows, wide, max(map(len, rows), default=1), heights, share=True)
+
+
+def weight_masks(found: Masks, width: str | float = "page") -> Any:
+    """Draw a policy's masks weight by weight (`networks.weight_masks`): a column for each method, a row for each layer."""
+    wide, names = inches(width), list(found.columns)
+    rows: list[list[Panel]] = []
+    heights = []
+    for k, layer in enumerate(found.columns[names[0]]):
+        labels = found.inputs if layer.name == "layer_0" and len(found.inputs) <= panels.MOST_ROWS else []
+        rows.append(
+            [
+                (name if k == 0 else "", partial(panels.weights, layer=read[k], look=style_of(name), labels=labels))
+                for name, read in found.columns.items()
+            ]
+        )
+        heights.append(max(0.4, 0.105 * len(labels)) if labels else 0.85 * wide / (len(names) + 1))
+    return _figure(None, rows, wide, len(names), heights, title=found.title, share=True)
+
+
+def graph(found: Graph, width: str | float = "text") -> Any:
+    """Draw a policy's weights as a layered graph (`networks.graphs`): observations at the left, actions at the right."""
+    tall = min(max(0.035 * max(found.sizes), 0.115 * len(found.inputs), 1.2), 7.5)
+    return _figure(None, [[(found.title, partial(panels.graph, found=found))]], inches(width), 1, tall)
+
+
+def against_bytes(
+    runs: Runs, sizes: Sequence[charts.Size], *, methods: Names = None, width: str | float = "text"
+) -> Any:
+    """Draw return against the bytes of an exported policy (`networks.sizes`), a panel for each task; small markers are runs."""
+    runs, wide = select(runs, methods), inches(width)
+    labels = {c.label for c in runs.conditions}
+    found = charts.against_bytes(runs, [size for size in sizes if size.condition.label in labels])
+    drawn: list[Panel] = [(c.title, partial(panels.sizes, chart=c, looks=styles(runs))) for c in found]
+    return _figure(runs, [drawn], wide, max(1, int(wide / 2.2)), 1.7, "small: runs; large: means")
+
+
+def flash(rows: Sequence[FlashRow], width: str | float = "text") -> Any:
+    """Draw return against the flash that `lth flash` measured, a panel for each task and kind of weights."""
+    wide = inches(width)
+    looks = {row.method: style_of(row.method) for row in rows}
+    seeds = {row.seed for row in rows}
+    drawn: list[list[Panel]] = []
+    for task in dict.fromkeys(row.task for row in rows):
+        drawn.append([])
+        for weights in dict.fromkeys(row.weights for row in rows):
+            groups: dict[tuple[str, str], list[FlashRow]] = {}
+            for row in rows:
+                if (row.task, row.weights) == (task, weights):
+                    groups.setdefault((row.method, row.sparsity), []).append(row)
+            means = [
+                charts.Point(
+                    name, fmean(r.bytes for r in some), fmean(r.value for r in some), math.nan, math.nan, len(some)
+                )
+                for (name, _), some in groups.items()
+            ]
+            dots = tuple(
+                charts.Dot(name, r.bytes, r.value, task, r.seed) for (name, _), some in groups.items() for r in some
+            )
+            what = f"bytes of flash ({rows[0].measured})"
+            chart = Chart("bytes", task, what, "return (mean)", means, metric=RETURN, dots=dots)
+            drawn[-1].append((f"{task}, {weights}", partial(panels.sizes, chart=chart, looks=looks)))
+    note = f"n = {len(seeds)} seed{'s' * (len(seeds) > 1)}; small: runs; large: means"
+    return _figure(None, drawn, wide, max(1, int(wide / 2.2)), 1.7, note)
+
+
+def save_flash(root: Path, rows: Sequence[FlashRow]) -> Path:
+    """Write `flash.png`."""
+    return save(flash(rows), root / FLASH_FILE, dpi=150)
+
+
+def save_plot(root: Path, runs: Runs) -> list[Path]:
+    """Write `returns.png`: return against sparsity; nothing where nothing is pruned, as by the control retrained alone."""
+    return [save(against_sparsity(runs), root / PLOT_FILE, dpi=150)] if runs.levels() else []
+
+
+# --- what is shown ---------------------------------------------------------------------------------------------------
+
+
+def select(runs: Runs, methods: Names = None, sparsities: Levels = None) -> Runs:
+    """Return the part of the runs that a figure is to show.
+
+    Raises:
+        InputError: there are no such runs, naming those that there are.
+    """
+    labels = list(dict.fromkeys(c.label for c in runs.conditions))
+    short = {c.method: c.label for c in runs.conditions if not c.control}
+    levels = list(dict.fromkeys(c.sparsity for c in runs.conditions if c.sparsity))
+    shown = set(labels) if methods is None else {DENSE, *(short.get(m, m) for m in methods)}
+    kept = set(levels) if sparsities is None else {_level(str(s), levels) for s in sparsities}
+    if unknown := sorted(shown - set(labels)):
+        raise InputError(f"no runs of {unknown[0]!r}; there are {', '.join(labels)}{nearest(unknown[0], labels)}")
+
+    def rows() -> Iterator[TidyRow]:
+        for (task, c, metric), seeds in runs.values.items():
+            # What is no condition's, such as a mask's or a reference's, stays.
+            if (c.label in shown or c.label not in labels) and (c.sparsity in kept or c.sparsity not in levels):
+                for seed, steps in seeds.items():
+                    about = (task, seed, c.method, c.control, c.sparsity, c.rewind, "")
+                    yield from (TidyRow(*about, step, metric, value) for step, value in steps.items())
+
+    return Runs(rows())
+
+
+def _level(wanted: str, levels: Sequence[str]) -> str:
+    for level in levels:
+        if level == wanted or _number(level) == _number(wanted) is not None:
+            return level
+    raise InputError(f"no runs with the sparsity {wanted}; there are {', '.join(levels)}")
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _with_metric(found: Sequence[Chart], metric: str | None) -> list[Chart]:
+    wanted = METRICS.get(metric or "", metric)
+    shown = [chart for chart in found if metric is None or chart.metric == wanted]
+    if metric and not shown:
+        known = dict.fromkeys(c.metric.partition("/")[2] for c in found)
+        raise InputError(f"no runs have the metric {metric!r}; there is {', '.join(known) or 'none'}")
+    return shown
+
+
+def inches(width: str | float) -> float:
+    """Return a width in inches.
+
+    Raises:
+        InputError: it is no name of `WIDTHS`, and no number from 1 to 40.
+    """
+    if isinstance(width, str) and width in WIDTHS:
+        return WIDTHS[width]
+    if isinstance(width, int | float) and 1 <= width <= 40:
+        return float(width)
+    raise InputError(f"unknown width {width!r}; give inches, from 1 to 40, or one of {', '.join(WIDTHS)}")
+
+
+# --- layout ----------------------------------------------------------------------------------------------------------
+
+
+def _across(wide: float) -> int:
+    return max(1, round(wide / 1.75))
+
+
+def _curves(runs: Runs, found: Sequence[Chart], wide: float) -> Any:
+    rows: dict[tuple[str, str], list[Panel]] = {}
+    for chart in found:
+        draw = partial(panels.curve, chart=chart, looks=styles(runs))
+        rows.setdefault((chart.title.partition(", ")[0], chart.y), []).append((chart.title, draw))
+    drawn, longest = list(rows.values()), max(map(len, rows.values()), default=1)
+    beside = _across(wide) // longest
+    if beside:  # short rows side by side
+        drawn = [[panel for row in drawn[i : i + beside] for panel in row] for i in range(0, len(drawn), beside)]
+    return _figure(runs, drawn, wide, longest * beside or _across(wide), 1.35)
+
+
+def _bars(runs: Runs, found: Sequence[Bars], wide: float) -> Any:
+    rows: dict[tuple[Any, ...], list[Panel]] = {}
+    spans: dict[str, tuple[float, float]] = {}
+    for name in dict.fromkeys(bar.panel for one in found for bar in one.bars):
+        ends = [
+            end for one in found for b in one.bars for end in (b.low, b.value, b.high) if b.panel == name and end == end
+        ]
+        margin = 0.05 * (max(ends) - min(ends) or 1.0)
+        spans[name] = (
+            (min(ends) - margin, max(ends) + margin) if len(spans) or found[0].reference is None else (-0.04, 1.04)
+        )
+    for one in found:
+        names = list(dict.fromkeys(bar.panel for bar in one.bars))
+        for name in names:
+            shown = [bar for bar in one.bars if bar.panel == name]
+            draw = partial(panels.bars, shown=shown, span=spans[name], reference=one.reference, looks=styles(runs))
+            # Panels of one statistic share their rows' names where these are the same; else those of one level do.
+            key = (one.title,) if len(names) > 1 else tuple(bar.row for bar in shown)
+            rows.setdefault(key, []).append((f"{one.title}, {name}", draw))
+    drawn = list(rows.values())
+    labels = 0.055 * max((len(bar.row) for one in found for bar in one.bars), default=0)
+    across = max(1, int((wide - labels) / 0.8))
+    heights = [0.15 * max(len(panel[1].keywords["shown"]) for panel in row) + 0.1 for row in drawn]  # type: ignore[attr-defined]
+    _, note = seeds_shown(runs, list(styles(runs)))
+    return _figure(None, drawn, wide, across, heights, below=f"{note}; bars: 95 % intervals", share=True)
+
+
+def _figure(
+    runs: Runs | None,
+    rows: Sequence[Sequence[Panel]],
+    wide: float,
+    columns: int,
+    height: float | Sequence[float],
+    note: str = "",
+    title: str = "",
+    below: str = "",
+    share: bool = False,
+) -> Any:
+    """Lay panels out in rows; a row that is longer than `columns` goes on below.
+
+    Args:
+        runs: of a legend below the panels, which says how many there are.
+        rows: of panels. What all their titles say is said once, above the figure.
+        wide: the figure's width, in inches.
+        columns: how many panels a row has at most.
+        height: of the panels of each row, in inches, without titles and ticks.
+        note: what the legend says besides. Without `runs` and a note there is no legend.
+        title: of the figure, instead of what all panels' titles say.
+        below: a line under the panels.
+        share: the panels of a row have the same names on their y axes, which are written once.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
-    columns = max(1, min(len(shown), 2 if wide else 3))
-    rows = max(1, math.ceil(len(shown) / columns))
-    looks = styles(runs)
+    if not any(rows):
+        raise InputError(
+            "these runs have nothing to draw here: no ticket, mask or measurement of this kind is in the table"
+        )
+    heights = [height] * len(rows) if isinstance(height, float | int) else list(height)
+    columns = min(columns, max(len(row) for row in rows))
+    lines = [
+        (row[i : i + columns], h) for row, h in zip(rows, heights, strict=True) for i in range(0, len(row), columns)
+    ]
+    parts = [name.split(", ") for row in rows for name, _ in row]
+    common = [part for part in parts[0] if all(part in other for other in parts)] if not title else []
     with matplotlib.rc_context(PAPER):  # type: ignore[arg-type]
-        width = (3.4 if wide else 2.8) * columns + 0.6
-        figure = Figure(figsize=(width + 1.2 * (columns == 1), 2.4 * rows + 0.5), layout="constrained")
-        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for axis, chart in zip(axes, shown, strict=False):
-            draw(axis, chart, looks)
-            axis.set_title(chart.title, fontsize=7)
-        for axis in axes[len(shown) :]:
-            axis.set_visible(False)
-        handles: dict[str, Any] = {}
-        for axis in figure.axes:
-            handles |= {name: handle for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
-        if handles:
-            place: Any = "outside right upper" if columns == 1 else "outside lower center"
-            across = 1 if columns == 1 else int(width / 1.4)
-            figure.legend(list(handles.values()), list(handles), loc=place, ncols=across)
+        room = 0.3  # inches of ticks and titles
+        figure = Figure(figsize=(wide, sum(h + room for _, h in lines)), layout="constrained")
+        axes = figure.subplots(len(lines), columns, squeeze=False, height_ratios=[h for _, h in lines])
+        for places, (drawn, _) in zip(axes, lines, strict=True):
+            before = None
+            for axis, (name, draw) in zip(places, drawn, strict=False):
+                draw(axis)
+                own = ", ".join(part for part in name.split(", ") if part not in common)
+                axis.set_title(_wrapped(own, int(wide / columns * 15)), linespacing=0.9)
+                if share and axis is not places[0]:
+                    axis.tick_params(labelleft=False)
+                label = axis.get_ylabel()
+                if label == before:
+                    axis.set_ylabel("")
+                before = label
+            for axis in places[len(drawn) :]:
+                axis.set_visible(False)
+        figure.align_ylabels()
+        more = max(_clear_repeated(list(axes[:, i])) for i in range(columns))
+        if title or common:
+            figure.suptitle(title or ", ".join(common), fontsize=8)
+            more += 0.15
+        if below:
+            figure.supxlabel(below, fontsize=8)
+            more += 0.17
+        if runs is not None or note:
+            more += 0.17 * _legend(figure, runs, wide, note)
+        figure.set_figheight(figure.get_figheight() + more)
     return figure
 
 
-def _series(chart: Chart) -> dict[str, list[Point]]:
-    found: dict[str, list[Point]] = {}
-    for point in chart.points:
-        found.setdefault(point.series, []).append(point)
-    return found
-
-
-def _look(style: Style) -> dict[str, Any]:
-    face = "none" if style.hollow else style.color
-    return {
-        "color": style.color,
-        "marker": style.marker,
-        "mfc": face,
-        "linestyle": (0, style.dash) if style.dash else "-",
-    }
-
-
-def _curve(axis: Any, chart: Chart, looks: dict[str, Style]) -> None:
-    step = chart.kind == "profile"
-    for name, points in _series(chart).items():
-        x, y, low, high = (
-            [p.x for p in points],
-            [p.y for p in points],
-            [p.low for p in points],
-            [p.high for p in points],
+def _clear_repeated(column: Sequence[Any]) -> float:
+    """Remove a label of an x axis that the panel below repeats, and ticks' names too; returns the inches that the others take."""
+    inches = 0.0
+    shown = [axis for axis in column if axis.get_visible()]
+    for axis, lower in zip(shown, [*shown[1:], None], strict=True):
+        names = [tick.get_text() for tick in axis.get_xticklabels()]
+        if lower and axis.get_xlabel() == lower.get_xlabel():
+            axis.set_xlabel("")
+        turned = max(
+            (len(n) for n, t in zip(names, axis.get_xticklabels(), strict=True) if t.get_rotation()), default=0
         )
-        look = _look(looks[name]) | {"marker": "" if step else looks[name].marker}
-        axis.fill_between(x, low, high, color=looks[name].color, alpha=0.15, lw=0, step="post" if step else None)
-        axis.plot(
-            x, y, label=name, markevery=max(1, len(x) // 6), drawstyle="steps-post" if step else "default", **look
-        )
-    axis.set_xlabel(chart.x)
-    axis.set_ylabel(chart.y)
+        inches += 0.035 * turned + 0.17 * bool(axis.get_xlabel())
+    return inches
 
 
-def _sparsity(axis: Any, chart: Chart, looks: dict[str, Style]) -> None:
-    found = _series(chart)
-    for j, (name, points) in enumerate(found.items()):
-        color = looks[name].color
-        if name == DENSE:
-            ends = [-0.5, *[p.x for p in points], len(chart.ticks) - 0.5]
-            axis.fill_between(ends, points[0].low, points[0].high, color=color, alpha=0.25, lw=0)
-            axis.plot(ends, [points[0].y] * len(ends), color=color, label=name)
-            continue
-        x = [p.x + dodge(j, len(found)) for p in points]
-        axis.vlines(x, [p.low for p in points], [p.high for p in points], color=color, lw=1)
-        axis.plot(x, [p.y for p in points], label=name, **_look(looks[name]))
-    axis.set_xticks(range(len(chart.ticks)), chart.ticks)
-    axis.set_xlim(-0.5, len(chart.ticks) - 0.5)
-    axis.set_xlabel(chart.x)
-    axis.set_ylabel(chart.y)
+def _wrapped(name: str, width: int) -> str:
+    """Break a title at its commas so that it fits."""
+    lines = [""]
+    for part in name.split(", "):
+        joined = f"{lines[-1]}, {part}" if lines[-1] else part
+        lines = [*lines[:-1], joined] if len(joined) <= width or not lines[-1] else [*lines, part]
+    return ",\n".join(lines)
 
 
-def dodge(place: int, of: int) -> float:
-    """Return how far a series stands beside its tick, so that none hides another."""
-    return (place - (of - 1) / 2) * 0.5 / max(of, 1)
+def _legend(figure: Any, runs: Runs | None, wide: float, note: str) -> int:
+    """Put a legend below the panels, with the number of seeds; returns how many lines it takes."""
+    handles: dict[str, Any] = {}
+    for axis in figure.axes:
+        handles |= {name: handle for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
+    names, seeds = seeds_shown(runs, list(handles)) if runs else (list(handles), "")
+    across = max(1, min(len(names), int(wide / (0.062 * max(map(len, names)) + 0.5))))
+    figure.legend(
+        list(handles.values()),
+        names,
+        loc="outside lower center",
+        ncols=across,
+        title="; ".join(filter(None, (seeds, note))),
+        columnspacing=1.2,
+        handletextpad=0.5,
+        labelspacing=0.3,
+    )
+    return math.ceil(len(names) / across) + 1
 
 
-def _picture(axis: Any, picture: Picture, looks: dict[str, Style]) -> None:
-    del looks
-    columns = list(dict.fromkeys(c.series for c in picture.cells))
-    rows = list(dict.fromkeys(c.row for c in picture.cells))
-    shares = [[math.nan] * len(columns) for _ in rows]
-    for cell in picture.cells:
-        shares[rows.index(cell.row)][columns.index(cell.series)] = cell.share
-    axis.imshow(shares, vmin=0, vmax=1, cmap="cividis", aspect="auto")
-    axis.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
-    axis.set_yticks(range(len(rows)), rows, fontsize=min(7, 160 / len(rows)))
-    axis.grid(False)
-    if len(rows) <= 12:
-        for i, row in enumerate(shares):
-            for j, share in enumerate(row):
-                if share == share:
-                    axis.text(j, i, f"{share:.2f}", ha="center", va="center", fontsize=6, color="kw"[share < 0.5])
-
-
-def save_plot(root: Path, runs: Runs) -> Path:
-    """Write `returns.png`: return against sparsity."""
-    data = io.BytesIO()
-    against_sparsity(runs).savefig(data, format="png", dpi=150, metadata={"Software": None})
-    write_whole(root / PLOT_FILE, data.getvalue(), checksum=False)
-    return root / PLOT_FILE
+def seeds_shown(runs: Runs, labels: Sequence[str]) -> tuple[list[str], str]:
+    """Return the labels, with n where it differs from what most have, and what most have: `n = 11 seeds`."""
+    counts: dict[str, set[int]] = {name: set() for name in labels}
+    for task, c, metric in runs.values:
+        if metric == RETURN and c.label in counts:
+            counts[c.label].add(len(runs.last(task, c)))
+    every = [n for some in counts.values() for n in some]
+    if not every:
+        return list(labels), ""
+    most = max(sorted(set(every)), key=every.count)
+    named = [
+        f"{name} (n = {' to '.join(map(str, sorted({min(n), max(n)})))})" if n and n != {most} else name
+        for name, n in counts.items()
+    ]
+    return named, f"n = {most} seed{'s' * (most > 1)}"

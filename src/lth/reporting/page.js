@@ -288,7 +288,7 @@ function toggle(name) {
 
 function show() {
   legend();
-  cards.filter((made) => made.offsetParent).forEach((made) => made.draw());
+  cards.filter((made) => made.checkVisibility({ contentVisibilityAuto: true, visibilityProperty: true })).forEach((made) => made.draw());
 }
 
 document.getElementById("tidy").onclick = async () => {

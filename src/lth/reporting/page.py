@@ -43,8 +43,8 @@ from .styles import Style, styles
 REPORT_FILE = "report.html"
 NO_RESULT = ("output_dir", "workers", "executor", "ray", "retries", "tensorboard")
 """Settings that change no result; the page leaves them out."""
-MOST_PICTURES = 4
-"""Pictures of shares kept that are not folded."""
+MOST_SHOWN = 4
+"""Charts of a section that are not folded; where there are charts over all tasks, it is these."""
 
 
 def page(plan: Plan, tidy: Sequence[TidyRow], finished: Sequence[Spec]) -> str:
@@ -158,19 +158,23 @@ def _data(
             return None if value != value else float(f"{value:.6g}")
         return value
 
-    several = any(one.title.startswith(ALL_TASKS) for some in drawn.values() for one in some)
-
-    def chart(section: str, one: Chart) -> dict[str, Any]:
+    def chart(section: str, i: int, one: Chart) -> dict[str, Any]:
         about = {"section": section, **{k: v for k, v in one._asdict().items() if k != "points"}}
         body = [[p.series, p.x if one.kind != "time" else rounded(p.x), *map(rounded, p[2:])] for p in one.points]
-        folded = several and not one.title.startswith(ALL_TASKS)  # single tasks, where there are several
-        return {**about, "folded": folded, "finding": finding(one, looks), "columns": Point._fields, "rows": body}
+        whole = [other for other in drawn[section] if other.title.startswith(ALL_TASKS)]
+        return {
+            **about,
+            "folded": one not in whole if whole else i >= MOST_SHOWN,
+            "finding": finding(one, looks),
+            "columns": Point._fields,
+            "rows": body,
+        }
 
     def picture(i: int, one: Picture) -> dict[str, Any]:
         about = {"section": "pictures", "kind": "picture", "title": one.title, "finding": finding_of_picture(one)}
         return {
             **about,
-            "folded": i >= MOST_PICTURES,
+            "folded": i >= MOST_SHOWN,
             "columns": charts.Cell._fields,
             "rows": [[rounded(v) for v in cell] for cell in one.cells],
         }
@@ -179,7 +183,7 @@ def _data(
     return {
         "series": {name: {k: getattr(s, k) for k in shown} for name, s in looks.items()},
         "charts": [
-            *(chart(section, one) for section, some in drawn.items() for one in some),
+            *(chart(section, i, one) for section, some in drawn.items() for i, one in enumerate(some)),
             *(picture(i, one) for i, one in enumerate(pictures)),
         ],
         "tidy": base64.b64encode(gzip.compress(csv_bytes(TidyRow._fields, tidy), mtime=0)).decode(),

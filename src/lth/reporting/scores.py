@@ -240,8 +240,8 @@ def level_name(runs: Runs, rewind: str, sparsity: str) -> str:
 def percent(sparsity: str) -> str:
     """Write a sparsity's label in per cent where it is one number: as many digits as tell what is left to three.
 
-    >>> percent("0.95"), percent("0.864279"), percent("0.9975"), percent("actor 0.9, critic 0.5")
-    ('95 %', '86.4 %', '99.75 %', 'actor 0.9, critic 0.5')
+    >>> percent("0.95"), percent("0.864279"), percent("0.9975"), percent("one 0.9, other 0.5")
+    ('95 %', '86.4 %', '99.75 %', 'one 0.9, other 0.5')
     """
     try:
         value = float(sparsity)

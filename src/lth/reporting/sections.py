@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 
 from ..analysis.stability import LEAST_SHARED
 from . import dots
@@ -32,9 +33,7 @@ def answer_section(said: Answer, runs: Runs, found: Families, looks: Mapping[str
     scopes = [(metric, *main_scope(runs, metric)) for metric in _metrics(found)]
     grids = "".join(grid(runs, found, scope, metric, looks) for metric, scope, _ in scopes)
     shown = [dots.panels(runs, found, scope, tasks, metric) for metric, scope, tasks in scopes]
-    by_level = [
-        panel for level in zip(*shown, strict=False) for panel in level
-    ]  # return and success of a level side by side
+    by_level = [panel for level in zip_longest(*shown) for panel in level if panel]  # return and success side by side
     return f"""<div class="headline">{"".join(map(_stated, said.headline))}</div>
 {note(text(said.question))}
 {"".join(map(_warning, said.notes))}
@@ -172,11 +171,13 @@ def tasks_section(runs: Runs, found: Families, looks: Mapping[str, Style]) -> st
     parts = []
     for task in runs.tasks:
         metrics = [m for m in _metrics(found) if any((v.scope, v.metric) == (task, m) for v in found.verdicts)]
+        metrics = [m for m in metrics if main_scope(runs, m)[0] != task]  # the first screen has what is left out
         shown = [panel for m in metrics for panel in dots.panels(runs, found, task, [task], m)]
         grids = "".join(grid(runs, found, task, m, looks) for m in metrics)
         seeds = f'<div class="panels">{"".join(_panel(panel, looks, True) for panel in shown)}</div>'
-        parts.append(f'<h3>{text(task)}</h3><div class="verdicts">{grids}</div>')
-        parts.append(fold(f"Seeds on {task}: {len(shown)} charts", seeds, "printed"))
+        if shown:
+            parts.append(f'<h3>{text(task)}</h3><div class="verdicts">{grids}</div>')
+            parts.append(fold(f"Seeds on {task}: {len(shown)} charts", seeds, "printed"))
     return "".join(parts)
 
 

@@ -34,6 +34,18 @@ class Style(NamedTuple):
     dash: tuple[int, ...]  # on, off, ... in points; empty: a whole line
     hollow: bool  # controls
 
+    def outline(self, radius: float) -> str:
+        """Return the marker as an SVG path in relative steps, to follow a move to its middle: `M10 20` + outline(4)."""
+        if not self.marker:
+            r = f"{0.85 * radius:.3g}"
+            return f"m-{r} 0a{r} {r} 0 1 0 {1.7 * radius:.3g} 0a{r} {r} 0 1 0-{1.7 * radius:.3g} 0z"
+        at, steps = (0.0, 0.0), []
+        for x, y in self.marker:
+            here = (round(radius * x, 1), round(-radius * y, 1))
+            steps.append(f"{here[0] - at[0]:.1f} {here[1] - at[1]:.1f}".replace(".0", "").replace("-0 ", "0 "))
+            at = here
+        return f"m{'l'.join(steps)}z"
+
     @property
     def paint(self) -> str:
         """The colour for an SVG attribute: the page's variable, or the light colour where there is none."""
@@ -154,6 +166,17 @@ def style(method: str, control: str = "") -> Style:
     polygon, symbol = MARKERS[marker]
     hollow = method in CONTROL_METHODS or bool(control)
     return Style(_slug(key), light, dark, polygon, svg_path(polygon), symbol, dash, hollow)
+
+
+def style_of(label: str) -> Style:
+    """Return the look of a condition by its label, such as `taylor + reinit` or `random (control)`.
+
+    >>> style_of("random (control)") == style("random")
+    True
+    """
+    method, _, control = label.removesuffix(" (control)").partition(" + ")
+    only_control = method in _CONTROLS and method not in _METHODS  # of all methods, such as small-dense
+    return style("", method) if only_control else style(method, control)
 
 
 def _unknown(name: str) -> tuple[str, str, str, tuple[int, ...]]:

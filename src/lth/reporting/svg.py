@@ -1,0 +1,514 @@
+"""The report's charts as static SVG: a function for each kind of chart, which returns one <svg> element to be put into the page.
+
+They need no script. Text is text; ink is currentColor; lines, cards and soft text take the page's CSS variables, and series take
+those of `styles.css`, so that they are right in the dark. Each begins with its <title> and a <desc> that says what is drawn.
+"""
+
+import base64
+import io
+import math
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from ..experiment.tidy import DENSE
+from .charts import Bar, Bars, Chart, HeatMap, Histogram, Picture, Point
+from .html import text
+from .networks import Graph, Masks, positions
+from .panels import DENSE_PLACE, MOST_BANDS, dodge, histogram_places, ink_on, series_of, short, spread
+from .styles import Style, style_of
+
+LINE, SOFT, CARD = "var(--line,#d9d9d9)", "var(--soft,#5b5b5b)", "var(--card,#fff)"
+POSITIVE, NEGATIVE = style_of("magnitude").paint, style_of("gradient").paint
+CIVIDIS = [
+    "#00224e",
+    "#123570",
+    "#3b496c",
+    "#575d6d",
+    "#707173",
+    "#8a8678",
+    "#a59c74",
+    "#c3b369",
+    "#e1cc55",
+    "#fee838",
+]  # at equal distances
+SIZE = 11
+"""Of text, in pixels at the picture's own width."""
+LETTER = 6.0
+"""About the width of a letter."""
+
+
+class Drawing:
+    """Pieces of SVG in pixels, y downward."""
+
+    def __init__(self, width: float, height: float, title: str, about: str):
+        self.width, self.height, self.parts = width, height, [f"<title>{text(title)}</title><desc>{text(about)}</desc>"]
+
+    def add(self, part: str) -> None:
+        """Append an element."""
+        self.parts.append(part)
+
+    def line(
+        self, x1: float, y1: float, x2: float, y2: float, stroke: str = LINE, width: float = 1, more: str = ""
+    ) -> None:
+        """Draw a straight line."""
+        self.add(f'<path d="M{_n(x1)} {_n(y1)}L{_n(x2)} {_n(y2)}" stroke="{stroke}" stroke-width="{width:g}"{more}/>')
+
+    def box(self, x: float, y: float, width: float, height: float, fill: str, more: str = "") -> None:
+        """Draw a filled rectangle."""
+        self.add(f'<path d="M{_n(x)} {_n(y)}h{_n(width)}v{_n(height)}h{_n(-width)}z" fill="{fill}"{more}/>')
+
+    def write(self, x: float, y: float, words: str, anchor: str = "start", more: str = "") -> None:
+        """Write words whose baseline is a third of their size below y."""
+        where = "" if anchor == "start" else f' text-anchor="{anchor}"'
+        self.add(f'<text x="{_n(x)}" y="{_n(y + 0.35 * SIZE)}"{where}{more}>{text(words)}</text>')
+
+    def marks(self, places: Iterable[tuple[float, float]], style: Style, radius: float = 4.0) -> None:
+        """Draw a series' marker at each place, all as one path."""
+        one = style.outline(radius)
+        path = "".join(f"M{_n(x)} {_n(y)}{one}" for x, y in places)
+        self.add(f'<path d="{path}" fill="{CARD if style.hollow else style.paint}" stroke="{style.paint}"/>')
+
+    def svg(self, kind: str) -> str:
+        """Return the element."""
+        w, h = math.ceil(self.width), math.ceil(self.height)
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" class="view {kind}" role="img" viewBox="0 0 {w} {h}" width="{w}" '
+            f'style="max-width:100%;height:auto" font-family="system-ui,sans-serif" font-size="{SIZE}" fill="currentColor">'
+            f"{''.join(self.parts)}</svg>"
+        )
+
+
+def _n(value: float) -> str:
+    return (
+        f"{value:.1f}".removesuffix(".0").replace("-0", "0") if abs(value) < 0.05 else f"{value:.1f}".removesuffix(".0")
+    )
+
+
+class Axes:
+    """A place in a drawing where values are drawn."""
+
+    def __init__(self, drawing: Drawing, left: float, top: float, width: float, height: float):
+        self.d, self.left, self.top, self.width, self.height = drawing, left, top, width, height
+        self.x_range, self.y_range = (0.0, 1.0), (0.0, 1.0)
+
+    def x(self, value: float) -> float:
+        """Return where a value is."""
+        low, high = self.x_range
+        return self.left + (value - low) / ((high - low) or 1) * self.width
+
+    def y(self, value: float) -> float:
+        """Return where a value is."""
+        low, high = self.y_range
+        return self.top + self.height - (value - low) / ((high - low) or 1) * self.height
+
+    def frame(
+        self,
+        x_ticks: Iterable[tuple[float, str]],
+        y_ticks: Iterable[tuple[float, str]],
+        x_label: str = "",
+        y_label: str = "",
+        x_lines: bool = True,
+    ) -> None:
+        """Draw ticks, lines behind the values, and labels: that of y above, so that it is read without turning the head."""
+        bottom = self.top + self.height
+        for value, name in y_ticks:
+            self.d.line(self.left, self.y(value), self.left + self.width, self.y(value))
+            self.d.write(self.left - 5, self.y(value), name, "end", f' fill="{SOFT}"')
+        for value, name in x_ticks:
+            if x_lines:
+                self.d.line(self.x(value), self.top, self.x(value), bottom)
+            self.d.write(self.x(value), bottom + 11, name, "middle", f' fill="{SOFT}"')
+        self.d.line(self.left, bottom, self.left + self.width, bottom, SOFT)
+        if x_label:
+            self.d.write(self.left + self.width, bottom + 26, x_label, "end")
+        if y_label:
+            self.d.write(self.left - 30, self.top - 14, y_label)
+
+    def way(self, xs: Iterable[float], ys: Iterable[float]) -> str:
+        """Return the path through points."""
+        return "M" + "L".join(f"{_n(self.x(x))} {_n(self.y(y))}" for x, y in zip(xs, ys, strict=True))
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Return round values within a range, about so many.
+
+    >>> ticks(0.0, 4855.0)
+    [0.0, 1000.0, 2000.0, 3000.0, 4000.0]
+    """
+    step = 10.0 ** math.floor(math.log10(max(high - low, 1e-12) / count))
+    step *= next(m for m in (1, 2, 5, 10) if (high - low) / (m * step) <= count)
+    return [round(k * step, 10) + 0.0 for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 or value == round(value) else f"{value:g}"
+
+
+def _named(values: Iterable[float], name: Callable[[float], str] = _number) -> list[tuple[float, str]]:
+    return [(value, name(value).replace("-", "\N{MINUS SIGN}")) for value in values]
+
+
+def _range(values: Iterable[float], margin: float = 0.04) -> tuple[float, float]:
+    finite = [v for v in values if math.isfinite(v)] or [0.0]
+    low, high = min(finite), max(finite)
+    room = margin * (high - low or abs(high) or 1.0)
+    return low - room, high + room
+
+
+def _legend(
+    d: Drawing, names: Iterable[str], looks: Mapping[str, Style], left: float, top: float, lines: bool
+) -> float:
+    """Write what the series look like, in as many lines as it takes; returns the height."""
+    x, y = left, top
+    for name in names:
+        wide = 34 + LETTER * len(name)
+        if x + wide > d.width and x > left:
+            x, y = left, y + 18
+        if lines or name == DENSE:
+            _stroke(d, f"M{_n(x)} {_n(y)}h24", looks[name])
+        if name != DENSE:
+            d.marks([(x + 12, y)], looks[name])
+        d.write(x + 29, y, name)
+        x += wide + 8
+    return y + 14 - top
+
+
+def _stroke(d: Drawing, path: str, style: Style) -> None:
+    dash = f' stroke-dasharray="{" ".join(map(str, style.dash))}"' if style.dash else ""
+    d.add(
+        f'<path d="{path}" fill="none" stroke="{style.paint}" stroke-width="{2 if style.name != DENSE else 2.2}"{dash}/>'
+    )
+
+
+# --- one function for each kind of chart -----------------------------------------------------------------------------
+
+
+def sparsity(chart: Chart, looks: Mapping[str, Style], width: int = 560, height: int = 260) -> str:
+    """Draw each run as a mark by sparsity, the means as bars, and the dense agents' mean as a line (`charts.against_sparsity`)."""
+    found = series_of(chart)
+    names = [name for name in looks if name in found and name != DENSE]
+    about = f"{chart.y} by sparsity: a mark for each run, a bar for the mean, a thin line for its 95 % interval"
+    d = Drawing(width, height, f"{chart.title}: {chart.y} by sparsity", about)
+    axes = Axes(d, 48, 26, width - 54, height - 26 - 44)
+    below = _legend(d, [n for n in (DENSE, *names) if n in found], looks, 8, height + 3, lines=False)
+    d.height = height + below
+    axes.x_range = (DENSE_PLACE - 0.3, len(chart.ticks) - 0.5)
+    axes.y_range = _range([*(dot.y for dot in chart.dots), *(v for p in chart.points for v in (p.low, p.high))])
+    axes.frame([], _named(ticks(*axes.y_range)), chart.x, chart.y)
+    for i, name in enumerate(chart.ticks):
+        d.line(axes.x(i - 0.5), axes.top, axes.x(i - 0.5), axes.top + axes.height)
+        d.write(axes.x(i), axes.top + axes.height + 11, name, "middle", f' fill="{SOFT}"')
+    if DENSE in found:
+        d.write(axes.x(DENSE_PLACE), axes.top + axes.height + 11, DENSE, "middle", f' fill="{SOFT}"')
+        y = axes.y(found[DENSE][0].y)
+        d.line(axes.left, y, axes.left + axes.width, y, looks[DENSE].paint, 2)
+    seeds = sorted({dot.seed for dot in chart.dots})
+    slot = 0.84 / max(len(names), 1)
+    for name in [n for n in (DENSE, *names) if n in found]:
+        place = 0.0 if name == DENSE else dodge(names.index(name), len(names))
+        paint = looks[name].paint
+        for p in found[name] if name != DENSE else ():
+            if p.low == p.low:
+                d.line(axes.x(p.x + place), axes.y(p.low), axes.x(p.x + place), axes.y(p.high), paint)
+        offset = {seed: place + spread(k, len(seeds), slot) for k, seed in enumerate(seeds)}
+        runs = [dot for dot in chart.dots if dot.series == name]
+        xs = [(DENSE_PLACE if name == DENSE else dot.x) + offset[dot.seed] for dot in runs]
+        d.marks([(axes.x(x), axes.y(dot.y)) for x, dot in zip(xs, runs, strict=True)], looks[name], 2.5)
+        for p in found[name] if name != DENSE else ():
+            left, right = (axes.x(p.x + place + side * 0.44 * slot) for side in (-1, 1))
+            d.line(left, axes.y(p.y), right, axes.y(p.y), paint, 2.6)
+    return d.svg("sparsity")
+
+
+def curve(chart: Chart, looks: Mapping[str, Style], width: int = 420, height: int = 250) -> str:
+    """Draw lines over steps, or a profile's steps, with the bands of dense agents (`charts.curves`, `training`, `profiles`)."""
+    found = series_of(chart)
+    step = chart.kind == "profile"
+    d = Drawing(
+        width, height, f"{chart.title}: {chart.y}", f"{chart.y} by {chart.x}, a line for each of {', '.join(found)}"
+    )
+    axes = Axes(d, 48, 26, width - 58, height - 26 - 44)
+    d.height = height + _legend(d, found, looks, 8, height + 3, lines=True)
+    banded = [n for n in found if n == DENSE or len(found) <= MOST_BANDS]
+    axes.x_range = _range((p.x for p in chart.points), 0.01)
+    drawn = [*(p.y for p in chart.points), *(v for n in banded for p in found[n] for v in (p.low, p.high))]
+    axes.y_range = (0.0, 1.0) if step else _range(drawn)
+    x_names = _number if step else short
+    axes.frame(_named(ticks(*axes.x_range, 4), x_names), _named(ticks(*axes.y_range)), chart.x, chart.y)
+    for name in banded:
+        some = _stepped(found[name], step)
+        if all(math.isfinite(p.low) for p in some):
+            there = axes.way([p.x for p in some], [p.high for p in some])
+            back = axes.way([p.x for p in some[::-1]], [p.low for p in some[::-1]])
+            d.add(f'<path d="{there}L{back[1:]}Z" fill="{looks[name].paint}" fill-opacity=".15"/>')
+    for name in sorted(found, key=lambda n: n == DENSE):
+        some = _stepped(found[name], step)
+        _stroke(d, axes.way([p.x for p in some], [p.y for p in some]), looks[name])
+        if not step and name != DENSE:
+            d.marks([(axes.x(p.x), axes.y(p.y)) for p in found[name][:: max(1, len(some) // 6)]], looks[name])
+    return d.svg("curve")
+
+
+def _stepped(points: Sequence[Point], step: bool) -> list[Point]:
+    if not step:
+        return list(points)
+    return [q for p, after in zip(points, [*points[1:], points[-1]], strict=True) for q in (p, p._replace(x=after.x))]
+
+
+def sizes(chart: Chart, looks: Mapping[str, Style], width: int = 420, height: int = 250) -> str:
+    """Draw return against bytes: small marks are runs, large ones means (`charts.against_bytes`)."""
+    found = series_of(chart)
+    title = f"{chart.title}: {chart.y} by {chart.x}"
+    d = Drawing(width, height, title, f"{title}, a line for each method over its sparsities")
+    axes = Axes(d, 48, 26, width - 58, height - 26 - 44)
+    d.height = height + _legend(d, found, looks, 8, height + 3, lines=True)
+    axes.x_range = _range(math.log10(dot.x) for dot in chart.dots)
+    axes.y_range = _range(dot.y for dot in chart.dots)
+    powers = [m * 10.0**e for e in range(0, 10) for m in (1, 2, 5)]
+    shown = [v for v in powers if axes.x_range[0] <= math.log10(v) <= axes.x_range[1]]
+    axes.frame([(math.log10(v), short(v)) for v in shown], _named(ticks(*axes.y_range)), chart.x, chart.y)
+    for name, points in found.items():
+        runs = [(axes.x(math.log10(dot.x)), axes.y(dot.y)) for dot in chart.dots if dot.series == name]
+        d.marks(runs, looks[name], 2.0)
+        _stroke(d, axes.way([math.log10(p.x) for p in points], [p.y for p in points]), looks[name])
+        d.marks([(axes.x(math.log10(p.x)), axes.y(p.y)) for p in points], looks[name])
+    return d.svg("sizes")
+
+
+def bars(one: Bars, looks: Mapping[str, Style], width: int = 560) -> str:
+    """Draw intervals by row, a panel for each statistic (`charts.intervals`, `improvement`)."""
+    panels: dict[str, list[Bar]] = {}
+    for bar in one.bars:
+        panels.setdefault(bar.panel, []).append(bar)
+    rows = list(dict.fromkeys(bar.row for bar in one.bars))
+    left = 10 + LETTER * max(map(len, rows))
+    wide = (width - left - 8) / len(panels)
+    height = 24 + 18 * len(rows) + 18
+    about = "; ".join(f"{bar.panel} {bar.row}: {_interval(bar)}" for bar in one.bars)
+    d = Drawing(width, height, f"{one.title}: {', '.join(panels)}", about)
+    for k, (name, shown) in enumerate(panels.items()):
+        axes = Axes(d, left + k * wide, 24, wide - 14, 18 * len(rows))
+        axes.x_range = (
+            (-0.02, 1.02) if one.reference is not None else _range(v for b in shown for v in (b.low, b.value, b.high))
+        )
+        axes.frame(_named(ticks(*axes.x_range, 3)), [])
+        d.write(axes.left + axes.width / 2, 9, name, "middle")
+        for bar in shown:
+            y = axes.top + 18 * rows.index(bar.row)
+            if bar.low == bar.low:
+                paint = looks[bar.series].paint
+                more = f' fill-opacity=".5" stroke="{paint}"'
+                d.box(axes.x(bar.low), y + 4, axes.x(bar.high) - axes.x(bar.low), 10, paint, more)
+            d.box(axes.x(bar.value) - 1.2, y + 2.5, 2.4, 13, "currentColor")
+        if one.reference is not None:
+            at = axes.x(one.reference)
+            d.line(at, axes.top, at, axes.top + axes.height, "currentColor", 1, ' stroke-dasharray="4 3"')
+    for i, row in enumerate(rows):
+        d.write(left - 6, 24 + 18 * i + 9, row, "end")
+    return d.svg("bars")
+
+
+def _interval(bar: Bar) -> str:
+    return f"{bar.value:.2f}" + (f" [{bar.low:.2f}, {bar.high:.2f}]" if bar.low == bar.low else "")
+
+
+def heat(one: HeatMap, width: int = 420) -> str:
+    """Draw what masks have in common as squares, chance in brackets; the diagonal is of two seeds (`charts.overlap`)."""
+    names = list(dict.fromkeys(n for cell in one.cells for n in (cell.row, cell.column)))
+    left = 10 + LETTER * max(map(len, names))
+    wide, tall = (width - left) / len(names), 34
+    about = "Jaccard index of two masks of a seed, that of chance in brackets; on the diagonal, of two seeds"
+    d = Drawing(width, 20 + tall * len(names), f"Overlap of masks: {one.title}", about)
+    for i, name in enumerate(names):
+        d.write(left - 6, 20 + tall * (i + 0.5), name, "end")
+        d.write(
+            left + wide * (i + 0.5),
+            9,
+            name if LETTER * len(name) < wide else name[: int(wide / LETTER) - 1] + ".",
+            "middle",
+        )
+    for cell in one.cells:
+        i, j = names.index(cell.row), names.index(cell.column)
+        for a, b in sorted({(i, j), (j, i)}):
+            x, y = left + wide * b, 20 + tall * a
+            d.box(x, y, wide - 1, tall - 1, cividis(cell.jaccard))
+            ink = f' fill="{ink_on(cell.jaccard)}"'
+            d.write(x + wide / 2, y + 11, f"{cell.jaccard:.2f}", "middle", ink)
+            d.write(x + wide / 2, y + 24, f"({cell.by_chance:.2f})", "middle", f'{ink} font-size="9"')
+    return d.svg("heat")
+
+
+def cividis(share: float) -> str:
+    """Return the color of a share in [0, 1]: matplotlib's cividis, between eleven of its colors."""
+    at = min(max(share, 0.0), 1.0) * (len(CIVIDIS) - 1)
+    low, part = min(int(at), len(CIVIDIS) - 2), at - min(int(at), len(CIVIDIS) - 2)
+    ends = [[int(CIVIDIS[k][i : i + 2], 16) for i in (1, 3, 5)] for k in (low, low + 1)]
+    return "#" + "".join(f"{round(a + (b - a) * part):02x}" for a, b in zip(*ends, strict=True))
+
+
+def picture(one: Picture, width: int = 420) -> str:
+    """Draw shares by row and condition as squares with their numbers (`charts.pictures`)."""
+    columns = list(dict.fromkeys(c.series for c in one.cells))
+    rows = list(dict.fromkeys(c.row for c in one.cells))
+    left = 10 + 5.6 * max(map(len, rows))
+    longest = LETTER * max(map(len, columns))
+    wide = (width - left) / len(columns)
+    turned = longest > wide - 4
+    if turned:  # the last name reaches beyond its column
+        wide = (width - left - max(0.84 * LETTER * len(columns[-1]) - wide / 2, 0)) / len(columns)
+    top, tall = (10 + 0.56 * longest if turned else 20), 16 if len(rows) <= 80 else 6
+    d = Drawing(width, top + tall * len(rows), one.title, f"shares from 0 to 1, a row for each {one.row}")
+    for j, name in enumerate(columns):
+        x, y = left + wide * (j + 0.5), top - 8
+        more = f' transform="rotate(-33 {_n(x)} {_n(y)})"' if turned else ""
+        d.write(x, y, name, "start" if turned else "middle", more)
+    for i, name in enumerate(rows):
+        if tall > 10 or i % 2 == 0:
+            d.write(left - 6, top + tall * (i + 0.5), name, "end", "" if tall > 10 else ' font-size="8"')
+    squares: dict[str, list[str]] = {}
+    numbers: dict[str, list[str]] = {}
+    for cell in one.cells:
+        x, y = left + wide * columns.index(cell.series), top + tall * rows.index(cell.row)
+        squares.setdefault(cividis(cell.share), []).append(
+            f"M{_n(x)} {_n(y)}h{_n(wide - 1)}v{tall - 1}h{_n(1 - wide)}z"
+        )
+        if tall > 10:
+            words = f'<text x="{_n(x + wide / 2)}" y="{_n(y + 11.5)}">{cell.share:.2f}</text>'
+            numbers.setdefault(ink_on(cell.share), []).append(words)
+    for color, some in squares.items():
+        d.add(f'<path d="{"".join(some)}" fill="{color}"/>')
+    for color, some in numbers.items():
+        d.add(f'<g fill="{color}" font-size="10" text-anchor="middle">{"".join(some)}</g>')
+    return d.svg("picture")
+
+
+def histogram(one: Histogram, looks: Mapping[str, Style], width: int = 300, height: int = 170) -> str:
+    """Draw the weights by score, what each sparsity keeps, and the thresholds (`charts.histograms`)."""
+    places, at = histogram_places(one)
+    size = one.bins[-1].high - one.bins[-1].low
+    style = looks[one.series]
+    kept = "; ".join(f"{cut.sparsity} pruned: {sum(cut.kept):,} kept" for cut in one.cuts)
+    d = Drawing(
+        width, height, f"Scores: {one.title}", f"{sum(b.weights for b in one.bins):,} weights by |score|; {kept}"
+    )
+    axes = Axes(d, 48, 34, width - 54, height - 34 - 32)
+    axes.x_range, axes.y_range = (
+        (places[0] - size, places[-1] + 2 * size),
+        (0.0, 1.05 * max(b.weights for b in one.bins)),
+    )
+    axes.frame([], _named(ticks(*axes.y_range, 4)), "|score|", "weights")
+    for x, exponent in at:
+        power = "0" if exponent is None else f'10<tspan dy="-4" font-size="8">{str(exponent).replace("-", "−")}</tspan>'  # noqa: RUF001
+        d.add(
+            f'<text x="{_n(axes.x(x))}" y="{_n(axes.top + axes.height + 14)}" text-anchor="middle" fill="{SOFT}">{power}</text>'
+        )
+
+    def blocks(counts: Sequence[int], tops: Sequence[int], fill: str, more: str = "") -> None:
+        path = "".join(
+            f"M{_n(axes.x(x))} {_n(axes.y(top))}H{_n(axes.x(x + size))}V{_n(axes.y(top - count))}H{_n(axes.x(x))}z"
+            for x, count, top in zip(places, counts, tops, strict=True)
+            if count
+        )
+        d.add(f'<path d="{path}" fill="{fill}"{more}/>')
+
+    totals = [b.weights for b in one.bins]
+    pruned = [total - kept for total, kept in zip(totals, one.cuts[0].kept, strict=True)]
+    blocks(pruned, pruned, SOFT, ' fill-opacity=".7"')
+    for i, cut in enumerate(one.cuts):
+        blocks(cut.kept, totals, style.paint, f' fill-opacity="{(i + 1) / len(one.cuts):.2g}"')
+        last = i == len(one.cuts) - 1
+        for threshold in cut.thresholds:
+            x = axes.x(threshold)
+            d.line(x, axes.top, x, axes.top + axes.height, "currentColor", 0.8, ' stroke-dasharray="3 2"')
+        if cut.thresholds:
+            x = axes.x(max(cut.thresholds)) + 3 if last else axes.x(min(cut.thresholds)) - 3
+            y = axes.top + 5 + (0 if last else 11 * (len(one.cuts) - 2 - i))
+            d.write(x, y, cut.sparsity, "start" if last else "end", ' font-size="9"')
+    return d.svg("histogram")
+
+
+def weight_masks(one: Masks, width: int = 900, across: int = 5) -> str:
+    """Draw a policy's masks weight by weight: a column for each method, `across` side by side, rows are inputs with their names.
+
+    Each mask is a picture of a bit a weight, cut out of the method's color (`networks.weight_masks`).
+    """
+    names = list(one.columns)
+    across = min(across, len(names))
+    shown = one.inputs if len(one.inputs) <= 80 else []
+    left = 10 + 5.6 * max([len(n) for n in shown] + [8])
+    wide = (width - left) / across - 8
+    layers = next(iter(one.columns.values()))
+    tall = [12.0 * len(shown) if layer.name == "layer_0" and shown else wide for layer in layers]
+    block = 22 + sum(t + 24 for t in tall)
+    about = f"A mark is a weight that is kept; rows are inputs, columns are units; layers {', '.join(x.name for x in layers)}"
+    d = Drawing(width, block * math.ceil(len(names) / across), f"Masks: {one.title}", about)
+    for k, (name, read) in enumerate(one.columns.items()):
+        x, y = left + (k % across) * (wide + 8), block * (k // across) + 22
+        d.write(x + wide / 2, y - 11, name, "middle", ' font-weight="600"')
+        for layer, high in zip(read, tall, strict=True):
+            inputs, units = layer.kept.shape
+            if k % across == 0 and high != wide:
+                for i, words in enumerate(shown):
+                    d.write(left - 6, y + high * (i + 0.5) / inputs, words, "end", ' font-size="10"')
+            elif k % across == 0:
+                d.write(left - 6, y + 6, "1", "end", f' fill="{SOFT}"')
+                d.write(left - 6, y + high / 2, f"{layer.name}", "end")
+                d.write(left - 6, y + high - 6, str(inputs), "end", f' fill="{SOFT}"')
+            _cut_out(d, layer.kept, x, y, wide, high, style_of(name).paint)
+            d.write(x + wide, y + high + 9, f"{units} units", "end", f' fill="{SOFT}" font-size="9"')
+            y += high + 24
+    return d.svg("masks")
+
+
+def _cut_out(d: Drawing, kept: np.ndarray, x: float, y: float, wide: float, high: float, paint: str) -> None:
+    png = _png(np.repeat(kept, max(1, round(high / kept.shape[0])), axis=0))
+    name = f"m{zlib.crc32(png + d.parts[0].encode() + f'{x} {y}'.encode()):08x}"
+    size = f'x="{_n(x)}" y="{_n(y)}" width="{_n(wide)}" height="{_n(high)}"'
+    data = base64.b64encode(png).decode()
+    d.add(
+        f'<mask id="{name}"><image {size} preserveAspectRatio="none" href="data:image/png;base64,{data}"/></mask>'
+        f'<rect {size} fill="{paint}" mask="url(#{name})"/><rect {size} fill="none" stroke="{SOFT}" stroke-width=".5"/>'
+    )
+
+
+def _png(kept: np.ndarray) -> bytes:
+    from PIL import Image
+
+    data = io.BytesIO()
+    Image.fromarray(kept.astype(np.uint8) * 255).convert("1").save(data, "PNG", optimize=True)
+    return data.getvalue()
+
+
+def graph(one: Graph, width: int = 560) -> str:
+    """Draw a policy's weights as lines between its units: wide where they are large, colored by their sign (`networks.graphs`)."""
+    left = 12 + LETTER * max(map(len, one.inputs))
+    right = 12 + LETTER * max(map(len, one.outputs))
+    height = min(max(4.5 * max(one.sizes), 13 * len(one.inputs), 120), 700)
+    title = f"Weights: {one.title}"
+    d = Drawing(
+        width, height + 24, title, "observations at the left, hidden units, actions at the right; a line is a weight"
+    )
+    places = [[(left + x * (width - left - right), y * height) for x, y in nodes] for nodes in positions(one)]
+    largest = max((abs(e.weight) for e in one.edges), default=1.0)
+    paths: dict[tuple[int, str], list[str]] = {}
+    for e in one.edges:
+        (x1, y1), (x2, y2) = places[e.layer][e.source], places[e.layer + 1][e.target]
+        key = (min(int(5 * abs(e.weight) / largest), 4), POSITIVE if e.weight > 0 else NEGATIVE)
+        paths.setdefault(key, []).append(f"M{_n(x1)} {_n(y1)}L{_n(x2)} {_n(y2)}")
+    for (size, paint), some in sorted(paths.items()):
+        d.add(f'<path d="{"".join(some)}" stroke="{paint}" stroke-width="{0.5 + 0.45 * size:g}"/>')
+    for k, nodes in enumerate(places):
+        r = 3.5 if k in (0, len(places) - 1) else 1.6
+        dots = "".join(f"M{_n(x - r)} {_n(y)}a{r},{r} 0 1 0 {2 * r},0a{r},{r} 0 1 0 {-2 * r},0" for x, y in nodes)
+        d.add(f'<path d="{dots}"/>')
+    read = {e.source for e in one.edges if e.layer == 0}
+    for i, ((x, y), name) in enumerate(zip(places[0], one.inputs, strict=True)):
+        d.write(x - 8, y, name, "end", "" if i in read else f' fill="{SOFT}" font-style="italic"')
+    for (x, y), name in zip(places[-1], one.outputs, strict=True):
+        d.write(x + 8, y, name)
+    for x, paint, name in ((left, POSITIVE, "positive weight"), (left + 130, NEGATIVE, "negative")):
+        d.line(x, height + 14, x + 22, height + 14, paint, 2)
+        d.write(x + 28, height + 14, name)
+    return d.svg("graph")
