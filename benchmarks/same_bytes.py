@@ -6,10 +6,10 @@ The revision is checked out in a worktree and installed, at the versions of its 
 environment. Both sides then make the same four grids: native tickets with every control and every kind of connectivity; masks that
 change in training; iterative rounds with different sparsities by network; pooled masks, transfer between tasks of different
 shapes, layer normalization and two environments side by side. All files that are reproducible according to docs/files.md
-are compared byte by byte, and so are the CSV files of `lth run`. In tables of metrics (tidy.csv, analysis.csv, layers.csv), all rows
-that do not measure time must be present, unchanged and in the same order; new metrics may be between them. Files that the revision
-does not write are listed as `added`. The exit status is 1 if any file differs. Bytes differ between processors, so a fixed list of
-hashes would not work.
+are compared byte by byte, and so are the CSV files of `lth run`. In tables of metrics (tidy.csv, analysis.csv, layers.csv), all
+rows that do not measure time must be present, unchanged and in the same order; new metrics may be between them. Files that the
+revision does not write are listed as `added`. The exit status is 1 if any file differs. Bytes differ between processors, so a
+fixed list of hashes would not work.
 
 With `--folder`, the worktree, the environment and the revision's results are kept there and reused.
 """

@@ -29,7 +29,7 @@ class Results(NamedTuple):
     """What `run` made."""
 
     outcomes: list[Outcome]
-    """How each run came out: `spec`, `status` (done, kept, failed, skipped), `seconds`, `message`."""
+    """The outcome of each run: `spec`, `status` (done, kept, failed, skipped), `seconds`, `message`."""
     tidy: "list[TidyRow]"
     """All that the finished runs measured, as in tidy.csv; empty with `only`, or while no ticket is finished."""
     table: "list[TableRow]"
@@ -108,6 +108,9 @@ def run(
         only: make the runs whose path matches this pattern or contains it, and those that they need; write no tables.
         display: what is told of the runs while they are made; nothing if None.
 
+    Returns:
+        `outcomes` (how each run ended), `tidy` (all measurements), `table` (the rows of table.csv), `files`, and `failed`.
+
     Raises:
         InputError: something has to be mended first; what was finished stays. Runs that fail do not raise: `Results.failed`.
     """
@@ -137,7 +140,17 @@ def run_plan(planned: Plan, only: str | None = None, display: Display | None = N
 
 
 def report(config: Config | str | Path | Mapping[str, Any] | None = None, *overrides: str) -> Path:
-    """Write `report.html` and `tidy.csv` into the output directory, as `lth report` does; returns the page's path.
+    """Write `report.html` and `tidy.csv` into the output directory, as `lth report` does.
+
+    >>> report("config.yaml", "seeds=[0, 1]")  # doctest: +SKIP
+    PosixPath('results/quickstart/report.html')
+
+    Args:
+        config: a file, nested dicts, or a Config; None is `config.yaml` of the working directory.
+        overrides: `key=value`, on top of a file.
+
+    Returns:
+        The path of the page.
 
     Raises:
         InputError: no ticket is finished, or a file is damaged.
@@ -163,7 +176,7 @@ def report(config: Config | str | Path | Mapping[str, Any] | None = None, *overr
 
 
 def _is_whole(root: Path, spec: Spec) -> bool:
-    """Say whether a run is finished; warn of one whose files are damaged."""
+    """Return whether a run is finished; warn of one whose files are damaged."""
     from .experiment.journal import is_finished
 
     try:

@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     study = commands.add_parser(
         "plan",
         help="say how many seeds, hours and disk a study takes",
-        description="Say how many seeds it takes to decide an effect, and what they cost. Nothing is run.",
+        description="Print how many seeds it takes to decide an effect, and what they cost. Nothing is run.",
     )
     study.add_argument("config", **words)  # type: ignore[arg-type]
     study.add_argument(
@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_argument(
             "--algorithm",
             metavar="MODULE:CLASS",
-            help="the run's algorithm, where it is one of your own: it is imported",
+            help="the run's algorithm, if it is your own: it is imported",
         )
     for command in (run, status, table, study, report, clean, init, show, evaluate, ship, flash):
         command.add_argument("--debug", action="store_true", help="show the traceback of whatever goes wrong")
@@ -497,7 +497,7 @@ def _flash(arguments: argparse.Namespace) -> int:
 
 
 def script(description: str, arguments: dict[str, str] | None = None) -> tuple[Config, dict[str, str | None]]:
-    """Read the command line of one of scripts/: `--config FILE`, `key=value ...`, and options of its own (name: help).
+    """Read the command line of one of scripts/: `--config FILE`, `key=value ...`, and the script's options (name: help).
 
     Sets the threads, so call it before anything is imported that loads JAX. A mistake ends the process with status 2.
     """

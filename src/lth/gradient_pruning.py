@@ -35,6 +35,9 @@ def compute_gradients_from_batch(
 ) -> tuple[Params, Params]:
     """Return the signed gradients of the actor loss and of the critic loss on one batch, shaped like the parameters.
 
+    >>> agent, replay_buffer, _ = lth.load(run)  # doctest: +SKIP
+    >>> actor_grads, critic_grads = compute_gradients_from_batch(agent, replay_buffer.sample(256))  # doctest: +SKIP
+
     Args:
         agent: an object with `.config` and `.state`, such as `lth.load(run).agent`.
         batch: raw transitions, as returned by `replay_buffer.sample(256)`.
@@ -61,6 +64,9 @@ def accumulate_gradient_statistics(
     """Return the mean of |dL/dw| over batches of the replay buffer, for the actor and for the critics.
 
     See `lth.gradient_statistics`, which accepts any algorithm.
+
+    >>> agent, replay_buffer, _ = lth.load(run)  # doctest: +SKIP
+    >>> actor_grads, critic_grads = accumulate_gradient_statistics(agent, replay_buffer)  # doctest: +SKIP
 
     Args:
         agent: an object with `.config` and `.state`, such as `lth.load(run).agent`.
@@ -137,8 +143,26 @@ def prune_kernels_by_gradient_saliency(
 def prune_kernels_by_magnitude(
     params: Params, target_sparsity: float, prev_mask: Mask | None = None, exclude: Sequence[str] = ()
 ) -> Mask:
-    """Make a mask that prunes the kernel weights with the smallest |w|, globally over one network.
+    """Return a mask that prunes the kernels' smallest |w|, globally over one network.
 
-    Equal to `prune_kernels_by_gradient_saliency(..., method="magnitude")`; see there for rules, result and errors.
+    Equal to `prune_kernels_by_gradient_saliency(..., method="magnitude")`.
+
+    >>> import jax.numpy as jnp
+    >>> params = {"layer": {"kernel": jnp.array([[3.0, -2.0, 1.0]]), "bias": jnp.zeros(3)}}
+    >>> prune_kernels_by_magnitude(params, 1 / 3)["layer"]["kernel"].tolist()
+    [[1.0, 1.0, 0.0]]
+
+    Args:
+        params: the parameters of one network.
+        target_sparsity: the fraction of prunable weights to remove, in [0, 1].
+        prev_mask: an earlier mask; what is pruned there stays pruned.
+        exclude: layers that stay dense, by any part of their path.
+
+    Returns:
+        A mask with the structure, shapes and dtypes of `params`: 1 kept, 0 pruned; all ones for biases, norms and
+        excluded layers.
+
+    Raises:
+        InputError: as `prune_kernels_by_gradient_saliency`.
     """
     return prune_kernels_by_gradient_saliency(params, None, target_sparsity, "magnitude", prev_mask, exclude)

@@ -17,14 +17,22 @@ _FORMAT = "lth-mask-1"
 
 
 def save_mask(path: str | Path, mask: Mask) -> Path:
-    """Write the mask of any network to a safetensors file, which `load_mask` reads. The write is atomic.
+    """Write the mask of any network as a safetensors file, which `load_mask` reads. The file is written whole or not at all.
+
+    >>> import tempfile
+    >>> path = save_mask(tempfile.mkdtemp() + "/mask.safetensors", {"w": jnp.array([[1.0, 0.0]])})
+    >>> load_mask(path)["w"].tolist()
+    [[1.0, 0.0]]
 
     Args:
-        path: the file, usually `.safetensors`. Missing folders are created.
-        mask: a pytree of 0 (pruned) and 1 (kept), as returned by `prune`.
+        path: the file, usually `.safetensors`. Its folders are made.
+        mask: a pytree of 0 (pruned) and 1 (kept), as `prune` returns it.
+
+    Returns:
+        The path.
 
     Raises:
-        InputError: the mask contains other values (names the leaf and the position), or the file cannot be written.
+        InputError: the mask has other values than 0 and 1 (naming leaf and position), or the file cannot be written.
     """
     path = Path(path)
     check_mask_values(mask, "the mask")
@@ -37,19 +45,23 @@ def save_mask(path: str | Path, mask: Mask) -> Path:
 
 
 def load_mask(path: str | Path, like: Params | None = None) -> Mask:
-    """Read a mask from a file of `save_mask`, or from a pickle of nested dicts of NumPy arrays, such as mask.pkl.
+    """Read a mask: a file of `save_mask`, or a mask.pkl of lth or of any program that pickled nested dicts of NumPy arrays.
+
+    No file can run code: a pickle is read without unpickling it.
+
+    >>> mask = lth.load_mask("mask.safetensors", like=params)  # doctest: +SKIP
 
     Args:
         path: the file.
-        like: the parameters of the mask's network. The mask is returned in this tree structure (an Equinox module, a Flax NNX
-            state, a tuple, ...) and checked leaf by leaf. None: nested dicts.
+        like: the parameters that the mask is for. The mask comes back as such a tree (an Equinox module, a Flax NNX state, a
+            tuple, ...), checked leaf by leaf; without it, as nested dicts.
 
     Returns:
-        The mask as JAX arrays, 1 kept and 0 pruned, in the dtypes of `like`, or in the saved dtypes if `like` is None.
+        The mask as JAX arrays, 1 kept and 0 pruned, in the dtypes it was saved with; in those of `like` where that is given.
 
     Raises:
-        InputError: the file is missing, damaged, malicious or not a mask; or it does not fit `like` (names the leaf and
-            both shapes).
+        InputError: the file is missing, damaged, hostile or not a mask; or it does not fit `like` (naming the leaf and both
+            shapes).
     """
     path = Path(path)
     tree = _nested(path) if _begins_as_safetensors(path) else load_pickle(path, "the mask")

@@ -40,6 +40,9 @@ def iqm(scores: Scores) -> np.ndarray:
 
     >>> float(iqm([np.array([0.0, 1.0, 2.0, 9.0])]))
     1.5
+
+    Args:
+        scores: one array (..., runs) for each task.
     """
     together = _together(scores)
     cut = together.shape[-1] // 4
@@ -48,12 +51,26 @@ def iqm(scores: Scores) -> np.ndarray:
 
 
 def mean(scores: Scores) -> np.ndarray:
-    """Return the mean over tasks of each task's mean over runs."""
+    """Return the mean over tasks of each task's mean over runs.
+
+    >>> float(mean([np.array([0.0, 2.0]), np.array([4.0])]))
+    2.5
+
+    Args:
+        scores: one array (..., runs) for each task.
+    """
     return np.mean(_task_means(scores), axis=-1)
 
 
 def median(scores: Scores) -> np.ndarray:
-    """Return the median over tasks of each task's mean over runs; with one task that is its mean."""
+    """Return the median over tasks of each task's mean over runs; with one task that is its mean.
+
+    >>> float(median([np.array([0.0, 2.0]), np.array([4.0]), np.array([9.0])]))
+    4.0
+
+    Args:
+        scores: one array (..., runs) for each task.
+    """
     return np.median(_task_means(scores), axis=-1)
 
 
@@ -62,12 +79,24 @@ def optimality_gap(scores: Scores, target: float = 1.0) -> np.ndarray:
 
     >>> float(optimality_gap([np.array([0.5, 3.0])]))
     0.25
+
+    Args:
+        scores: one array (..., runs) for each task.
+        target: the score that counts as reached.
     """
     return np.mean([np.mean(np.maximum(target - s, 0.0), axis=-1) for s in scores], axis=0)
 
 
 def profile(scores: Scores, thresholds: Any) -> np.ndarray:
-    """Return the share of runs with a score above each threshold, (..., thresholds): the mean over tasks."""
+    """Return the share of runs with a score above each threshold, (..., thresholds): the mean over tasks.
+
+    >>> profile([np.array([0.2, 0.9, 1.1])], [0.0, 0.5, 1.0]).round(2).tolist()
+    [1.0, 0.67, 0.33]
+
+    Args:
+        scores: one array (..., runs) for each task.
+        thresholds: the scores at which shares are taken, (thresholds,).
+    """
     thresholds = np.asarray(thresholds, np.float64)
     shares = [np.mean(np.asarray(s)[..., None] > thresholds, axis=-2) for s in scores]
     return np.asarray(np.mean(shares, axis=0))
@@ -80,6 +109,10 @@ def probability_of_improvement(scores: Scores, others: Scores) -> np.ndarray:
 
     >>> float(probability_of_improvement([np.array([1.0, 3.0])], [np.array([2.0, 3.0])]))
     0.375
+
+    Args:
+        scores: one array (..., runs) for each task.
+        others: the same of the second condition, for the same tasks.
     """
     found = []
     for mine, theirs in zip(scores, others, strict=True):
@@ -93,8 +126,12 @@ def interval(
 ) -> tuple[Any, Any]:
     """Return a 95 % percentile interval of `statistic(*groups)` by the stratified bootstrap.
 
-    Runs are drawn anew, with replacement, within each task (and group) and never across, so one task is resampled like
+    Runs are drawn with replacement within each task (and group) and never across, so one task is resampled like
     many. Indices come from `rng.integers(0, runs, (resamples, runs))`, task after task. NaN where no task has two runs.
+
+    >>> low, high = interval(iqm, [np.array([1.0, 2.0, 3.0, 4.0])], rng=np.random.default_rng(0))
+    >>> float(low), float(high)
+    (1.0, 4.0)
 
     Args:
         statistic: of one or more groups of scores, reducing the last axis.
@@ -133,6 +170,10 @@ def sign_flip_test(differences: Any, greater: bool = False) -> float:
     >>> sign_flip_test([1.0, 2.0, 3.0]), sign_flip_test([1.0, 2.0, 3.0], greater=True)
     (0.25, 0.125)
 
+    Args:
+        differences: paired differences, (pairs,).
+        greater: test whether they are above 0, not whether they differ from it.
+
     Raises:
         InputError: a difference is not finite.
     """
@@ -163,6 +204,13 @@ def sign_flip_interval(differences: Any, confidence: float = CONFIDENCE) -> tupl
     >>> sign_flip_interval([1.0, 2.0, 3.0])
     (1.0, 3.0, 0.75)
 
+    Args:
+        differences: paired differences, (pairs,), at least one.
+        confidence: in (0, 1).
+
+    Returns:
+        The lower end, the upper end, and the exact confidence.
+
     Raises:
         InputError: a difference is not finite, or there is none.
     """
@@ -192,6 +240,10 @@ def closed_test(levels: Any) -> tuple[float, list[float]]:
     decided where the mean over all is not. Beyond MOST_LEVELS levels their p is the larger of the overall one and of `max_t_test`,
     which keeps the same promise.
 
+    >>> overall, levels = closed_test([[1.0, 0.1], [2.0, -0.1], [1.5, 0.2]])
+    >>> overall, levels
+    (0.25, [0.25, 0.5])
+
     Args:
         levels: differences, (seeds, levels); signs are flipped by seed.
 
@@ -219,6 +271,9 @@ def fixed_sequence(p: Sequence[float]) -> list[float]:
 
     >>> fixed_sequence([0.01, 0.2, 0.02])
     [0.01, 0.2, 0.2]
+
+    Args:
+        p: the p values in the fixed order.
     """
     return [float(value) for value in np.maximum.accumulate(np.asarray(p, np.float64))] if len(p) else []
 
@@ -229,6 +284,9 @@ def max_t_test(differences: Any, greater: bool = False) -> list[float]:
     The statistic of a comparison is sum(d) / sqrt(sum(d^2)), whose absolute value counts unless `greater` asks for one side. All
     signs of a seed are flipped together, so the dependence between comparisons is kept; step-down, so that what was rejected no
     longer counts. The smallest p is 2^(1 - n) (one-sided 2^-n) however many comparisons there are.
+
+    >>> max_t_test([[1.0, 0.1], [2.0, -0.1], [1.5, 0.2]])
+    [0.25, 0.5]
 
     Args:
         differences: (seeds, comparisons).
@@ -282,7 +340,14 @@ def _signed_sums(values: np.ndarray) -> np.ndarray:
 
 
 def smallest_p(pairs: int) -> float:
-    """Return the smallest p that `sign_flip_test` can give for so many pairs."""
+    """Return the smallest p that `sign_flip_test` can give for so many pairs.
+
+    >>> smallest_p(5)
+    0.0625
+
+    Args:
+        pairs: the number of pairs.
+    """
     return min(2.0 ** (1 - pairs), 1.0) if pairs <= MOST_EXACT else 1.0 / (FLIPS + 1)
 
 

@@ -17,11 +17,16 @@ class Batch(NamedTuple):
     `terminated` is 1.0 if the task ended (no bootstrapping) and 0.0 otherwise, including at time limits.
     """
 
-    observations: Array  # (n, observation_dim) float32
-    actions: Array  # (n, action_dim) float32 in [-1, 1]; or (n, 1), the indices of discrete actions
-    rewards: Array  # (n,) float32
-    next_observations: Array  # (n, observation_dim) float32
-    terminated: Array  # (n,) float32
+    observations: Array
+    """(n, observation_dim) float32."""
+    actions: Array
+    """(n, action_dim) float32 in [-1, 1]; or (n, 1), the indices of discrete actions."""
+    rewards: Array
+    """(n,) float32."""
+    next_observations: Array
+    """(n, observation_dim) float32."""
+    terminated: Array
+    """(n,) float32."""
 
 
 class AgentLike(Protocol):

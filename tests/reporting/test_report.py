@@ -1061,27 +1061,28 @@ def luminance(color):
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-@pytest.mark.parametrize(
-    "tab",
-    [("desk", {}), ("desk", {"color_scheme": "dark"}), ("desk", {"forced_colors": "active", "color_scheme": "dark"})],
-    indirect=True,
-)
 def test_every_line_stands_out_from_its_card(tab):
     """A contrast of 3, WCAG 2.2, 1.4.11; grid lines are decoration, and say nothing."""
-    strokes = tab.evaluate(
-        """() => [...document.querySelectorAll('figure svg :is(line, path, use)')]
-            .filter((e) => !e.closest('[aria-label*=grid]') && !e.closest('defs'))
-            .map((e) => [getComputedStyle(e).stroke, getComputedStyle(e.closest('figure')).backgroundColor])"""
-    )
-    markers = tab.evaluate(
-        """() => [...document.querySelectorAll('svg.dots defs path')]
-            .map((e) => [getComputedStyle(e).stroke, getComputedStyle(e.closest('figure')).backgroundColor])"""
-    )
-    pairs = {(one, card) for one, card in map(tuple, strokes + markers) if one != "none"}
-    assert len(pairs) >= 5
-    for one, card in pairs:
-        high, low = sorted((luminance(one), luminance(card)), reverse=True)
-        assert (high + 0.05) / (low + 0.05) >= 3, (one, card)
+    found = {}
+    for name, more in (
+        ("light", {"color_scheme": "light"}),
+        ("dark", {"color_scheme": "dark"}),
+        ("forced", {"color_scheme": "dark", "forced_colors": "active"}),
+    ):
+        tab.emulate_media(**more)
+        found[name] = tab.evaluate(
+            """() => [...document.querySelectorAll('figure svg :is(line, path)')]
+                .filter((e) => !e.closest('[aria-label*=grid]'))
+                .map((e) => [getComputedStyle(e).stroke, getComputedStyle(e.closest('figure')).backgroundColor])"""
+        )
+    for name, strokes in found.items():
+        pairs = {(one, card) for one, card in map(tuple, strokes) if one != "none"}
+        assert len(pairs) >= 4
+        assert len({card for _, card in pairs}) == 1
+        for one, card in pairs:
+            high, low = sorted((luminance(one), luminance(card)), reverse=True)
+            assert (high + 0.05) / (low + 0.05) >= 3, (name, one, card)
+    assert len({tuple(map(tuple, strokes)) for strokes in found.values()}) == 3
 
 
 @pytest.mark.parametrize("tab", [("desk", {"java_script_enabled": False})], indirect=True)

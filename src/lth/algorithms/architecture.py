@@ -18,8 +18,11 @@ class Spaces(NamedTuple):
     """The observation and action sizes of an environment."""
 
     observation_dim: int
-    action_dim: int  # the length of continuous actions, or the number of discrete actions
+    """The length of an observation."""
+    action_dim: int
+    """The length of continuous actions, or the number of discrete actions."""
     discrete: bool = False
+    """Whether actions are discrete."""
 
     @property
     def action_width(self) -> int:
@@ -45,15 +48,24 @@ class Head(NamedTuple):
 class Network(NamedTuple):
     """One multilayer perceptron with ReLU, or several (`members`) on the same input with one output each."""
 
-    inputs: tuple[str, ...]  # the fields of a Batch that it reads, concatenated
+    inputs: tuple[str, ...]
+    """The fields of a Batch that it reads, concatenated."""
     hidden: tuple[int, ...]
+    """The sizes of the hidden layers."""
     outputs: int
+    """The number of outputs."""
     learning_rate: float
+    """Adam's learning rate."""
     members: tuple[str, ...] = ()
+    """The names of an ensemble's members; empty: one network."""
     layer_norm: bool = False
-    target: bool = False  # whether it has a target network
-    period: int = 1  # it takes a gradient step at every `period`-th update of the agent
-    decay_steps: int | None = None  # steps over which the learning rate decays linearly to 0
+    """Whether each hidden layer has layer normalization."""
+    target: bool = False
+    """Whether it has a target network."""
+    period: int = 1
+    """It takes a gradient step at every `period`-th update of the agent."""
+    decay_steps: int | None = None
+    """Steps over which the learning rate decays linearly to 0."""
 
     @property
     def copies(self) -> int:

@@ -35,14 +35,22 @@ class Normalizer(NamedTuple):
 class AgentState(NamedTuple):
     """The complete training state of an agent, which a checkpoint stores."""
 
-    params: dict[str, Params]  # by network
-    targets: dict[str, Params]  # target networks
-    values: dict[str, jax.Array]  # other learned values, such as the temperature
-    opts: dict[str, Any]  # a MaskedState for each network, and an optimizer state for each learned value
+    params: dict[str, Params]
+    """The parameters by network: what can be pruned."""
+    targets: dict[str, Params]
+    """The target networks, by network."""
+    values: dict[str, jax.Array]
+    """Other learned values, such as the temperature."""
+    opts: dict[str, Any]
+    """A MaskedState for each network, and an optimizer state for each learned value."""
     normalizer: Normalizer
-    key: jax.Array | None  # constant during training; saliency draws its batches with it
-    env_steps: jax.Array  # int32
-    grad_steps: jax.Array  # int32
+    """The running mean and variance of observations."""
+    key: jax.Array | None
+    """Constant during training; saliency draws its batches with it."""
+    env_steps: jax.Array
+    """Environment steps so far, int32."""
+    grad_steps: jax.Array
+    """Gradient steps so far, int32."""
 
     @property
     def actor_params(self) -> Params:
@@ -220,7 +228,19 @@ def normalize(normalizer: Normalizer, observations: jax.Array) -> jax.Array:
 
 
 def moved_target(params: Params, target: Params, opt: MaskedState, tau: float) -> Params:
-    """Return a target updated toward its network by `tau` (Polyak averaging); pruned weights stay exactly 0.0."""
+    """Return a target moved towards its network by `tau` (Polyak averaging); what is pruned there stays exactly 0.0.
+
+    >>> params = {"w": jnp.ones((1, 2))}
+    >>> opt = keep_pruned_at_zero(optax.sgd(1.0)).init(params)
+    >>> moved_target(params, {"w": jnp.zeros((1, 2))}, opt, 0.25)["w"].tolist()
+    [[0.25, 0.25]]
+
+    Args:
+        params: the network's parameters.
+        target: a tree like `params`.
+        opt: the state of the network's optimizer, which holds the mask.
+        tau: the share that is moved, in [0, 1]; 1.0 copies the network.
+    """
     return pruned_target(optax.incremental_update(params, target, tau), opt)
 
 
@@ -232,9 +252,12 @@ def pruned_target(target: Params, opt: MaskedState) -> Params:
 class Agent(NamedTuple):
     """A trained agent: its configuration, its state and, if available, its replay buffer."""
 
-    config: Any  # an AgentConfig
+    config: Any
+    """The settings, an AgentConfig."""
     state: AgentState
+    """Networks, targets, optimizers and counters."""
     replay_buffer: ReplayBuffer | None = None
+    """What it learned from; None where that was deleted."""
     task: str = ""
     """The task it was trained on, which defines the units of its actions; empty if unknown."""
 

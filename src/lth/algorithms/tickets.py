@@ -17,14 +17,21 @@ from .base import AgentState
 
 @in_float32
 def make_ticket(state: AgentState, masks: Mapping[str, Mask]) -> AgentState:
-    """Apply masks to a state: pruned weights, their targets and their Adam moments become 0.0 and stay 0.0 in training.
+    """Put masks on an agent's state: pruned weights, their targets and their Adam moments become 0.0 and stay so in training.
+
+    >>> agent, _, _ = lth.load(run)  # doctest: +SKIP
+    >>> masks = {name: lth.prune(params, 0.9) for name, params in agent.state.params.items()}  # doctest: +SKIP
+    >>> state = make_ticket(agent.state, masks)  # doctest: +SKIP
 
     Args:
         state: an agent's state.
-        masks: one mask per network, `{"actor": ..., "critic": ...}`.
+        masks: one for each network, `{"actor": ..., "critic": ...}`.
+
+    Returns:
+        The state under the masks; the one given is left as it is.
 
     Raises:
-        InputError: a network has no mask, or a mask does not fit its network (names the leaf and both shapes).
+        InputError: a network has no mask, or a mask does not fit its network (naming the leaf and both shapes).
     """
     if not isinstance(masks, Mapping) or set(masks) != set(state.params):
         given = sorted(masks) if isinstance(masks, Mapping) else type(masks).__name__

@@ -18,9 +18,17 @@ from ..types import Array, Batch
 
 
 def interpolate(one: AgentState, other: AgentState, alpha: float) -> AgentState:
-    """Return the agent at (1 - alpha) one + alpha other, with the optimizers and counters of `one`.
+    """Return the agent at (1 - alpha) one + alpha other; its optimizers and counters are those of `one`.
 
-    If only one of two tickets keeps a weight, the other's value is 0.
+    Where only one of two tickets keeps a weight, the other's is 0.
+
+    >>> one, other = (lth.load(run).agent.state for run in (dense, ticket))  # doctest: +SKIP
+    >>> middle = interpolate(one, other, 0.5)  # doctest: +SKIP
+
+    Args:
+        one: the state at alpha 0.
+        other: the state at alpha 1, of the same algorithm and sizes.
+        alpha: where on the line, in [0, 1].
     """
     if alpha in (0.0, 1.0):
         return other if alpha else one
@@ -56,18 +64,23 @@ def _losses(algorithm: Algorithm) -> Callable[[AgentState, Batch, Array], dict[s
 
 
 def barrier(alphas: Sequence[float], values: Sequence[float], higher_is_better: bool) -> float:
-    """Return the largest amount by which a value is worse than the linear interpolation of its values at the ends.
+    """Return the largest amount by which a value on the line is worse than on the straight line between its ends; at least 0.
 
-    This is the maximum over alpha of v(alpha) - ((1 - alpha) v(0) + alpha v(1)) for a loss, and of its negative for a return; at
-    least 0 (Entezari et al. 2022, https://arxiv.org/abs/2110.06296; Frankle et al. use the mean of the ends instead).
+    For a loss it is max over alpha of v(alpha) - ((1 - alpha) v(0) + alpha v(1)), for a return the same with the sign changed
+    (Entezari et al. 2022, https://arxiv.org/abs/2110.06296; Frankle et al. use the mean of the ends instead of the line).
 
     >>> barrier([0.0, 0.5, 1.0], [10.0, 4.0, 20.0], higher_is_better=True)
     11.0
     >>> barrier([0.0, 0.5, 1.0], [10.0, 4.0, 20.0], higher_is_better=False)
     0.0
 
+    Args:
+        alphas: where on the line, in [0, 1]; 0 and 1 are among them.
+        values: the value at each alpha.
+        higher_is_better: True for a return, False for a loss.
+
     Raises:
-        InputError: the alphas do not contain both 0 and 1.
+        InputError: 0 or 1 is not among the alphas.
     """
     if not {0.0, 1.0} <= {*map(float, alphas)}:
         raise InputError(f"the alphas must contain 0 and 1, but are {[*map(float, alphas)]}")

@@ -37,16 +37,23 @@ class Overlap(NamedTuple):
 
 
 def overlap(mask: Mask, other: Mask) -> list[Overlap]:
-    """Compare two masks of one network layer by layer, with the total first.
+    """Compare two masks of one network: what they share, beside what masks with the same counts in each layer share by chance.
 
-    Layers are matched by name. Layers with different shapes (masks of different tasks), and layers that both masks keep entirely
-    (excluded layers), are omitted. Empty if no layer is left.
+    Layers are matched by name. Left out are layers whose shapes differ (masks of different tasks) and layers that both masks keep
+    whole.
 
     >>> import numpy as np
     >>> one, two = ({"output": {"kernel": np.array([row])}} for row in ([1, 1, 0, 0], [1, 0, 1, 0]))
     >>> total = overlap(one, two)[0]
     >>> total.shared, total.expected, total.z, round(total.jaccard, 3)
     (1, 1.0, 0.0, 0.333)
+
+    Args:
+        mask: a mask of one network.
+        other: another mask of the same kind of network.
+
+    Returns:
+        The total over layers first, with an empty `layer`, then each layer; empty if no layer is left.
     """
     counts = shared_counts(kernels(mask), kernels(other))
     if not counts:

@@ -88,23 +88,43 @@ def _follow(prefix: str, network: Mapping[str, Any]) -> list[Layer]:
 
 
 def effective_sparsity(mask: Mask) -> float:
-    """Return the fraction of a network's weights that are not on a path from an input to an output.
+    """Return the fraction of a network's weights that lie on no path from an input to an output.
 
-    It is at least `compute_sparsity` of the mask.
+    It is at least `compute_sparsity` of the mask; the difference is what was kept in vain.
 
     >>> import numpy as np
     >>> kernels = {"layer_0": [[1, 0], [0, 0]], "output": [[1], [1]]}
     >>> round(effective_sparsity({name: {"kernel": np.array(k)} for name, k in kernels.items()}), 3)  # of 6, 3 are kept
     0.667
+
+    Args:
+        mask: the mask of a network with layers `layer_0`, `layer_1`, ..., `output`, or of an ensemble of such networks.
+
+    Raises:
+        InputError: the tree is not that of such a network.
     """
     found = layers(mask)
     return 1.0 - sum(int(layer.effective.sum()) for layer in found) / sum(layer.kept.size for layer in found)
 
 
 def weights_read(mask: Mask) -> dict[str, np.ndarray]:
-    """Return the number of effective first-layer weights for each input of each network, (inputs,), by first-layer name.
+    """Count the effective weights that a network's first layer has at each of its inputs.
 
-    Observations come before actions. An input with a count of 0 cannot change any output.
+    An input with none cannot change any output. Networks that read actions read observations first.
+
+    >>> import numpy as np
+    >>> kernels = {"layer_0": [[1, 0], [0, 0]], "output": [[1], [1]]}
+    >>> {name: w.tolist() for name, w in weights_read({n: {"kernel": np.array(k)} for n, k in kernels.items()}).items()}
+    {'layer_0': [1, 0]}
+
+    Args:
+        mask: as for `effective_sparsity`.
+
+    Returns:
+        The counts, (inputs,) int, by the first layer's name; for an ensemble one entry a member.
+
+    Raises:
+        InputError: the tree is not that of such a network.
     """
     firsts = [_follow(prefix, network)[0] for prefix, network in networks_of(mask).items()]
     return {layer.name: layer.effective.sum(axis=1) for layer in firsts}

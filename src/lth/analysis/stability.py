@@ -54,14 +54,20 @@ def stability(
     method: str,
     candidates: Mask | None = None,
 ) -> Stability:
-    """Compare the scores and masks that two halves of the batches give one network.
+    """Compare the scores and masks that two halves of the gradient batches give one network.
+
+    >>> found = stability(params, (even, odd), (mask_of_even, mask_of_odd), "taylor")  # doctest: +SKIP
+    >>> found.spearman, found.shared, found.expected  # doctest: +SKIP
 
     Args:
         params: the weights that are scored.
-        gradients: the criterion's statistic for each half, as from `gradient_halves`.
-        masks: the mask made from each half.
+        gradients: what the criterion needs, from each half.
+        masks: the mask that each half gave.
         method: a criterion that needs gradients.
-        candidates: a mask of the weights that can be pruned; None: all kernels.
+        candidates: a mask of the weights that could be pruned; None: all kernels.
+
+    Returns:
+        The rank correlation of the scores, the share of kept weights in common, and that share by chance.
     """
     weights, score = _kernels(params), scores_by(criterion_named(method).score)
     if candidates is None:

@@ -55,11 +55,21 @@ _take_rows = jax.jit(take_rows)
 
 
 def hidden_units(agent: Agent, batch: Batch) -> dict[str, dict[str, Units]]:
-    """Measure the hidden units of an agent's networks on raw transitions: `found["q"]["layer_0"]`.
+    """Measure the activity of the hidden units of an agent's networks on raw transitions.
 
     The score of unit i is E|h_i| / mean_k E|h_k| over the units k of its layer (Sokar et al. 2023, eq. 1,
-    https://arxiv.org/abs/2302.12902); h is the output of the ReLU. All scores are 0 in a layer that is
-    zero everywhere. Networks that read actions get the actions of the transitions.
+    https://arxiv.org/abs/2302.12902); h is the output of the ReLU. In a layer that is zero throughout all scores are 0.
+    Networks that read actions are given those of the transitions.
+
+    >>> agent, replay_buffer, _ = lth.load(run)  # doctest: +SKIP
+    >>> int(hidden_units(agent, replay_buffer.sample(2048))["actor"]["layer_0"].dead.sum())  # doctest: +SKIP
+
+    Args:
+        agent: an agent of any algorithm.
+        batch: raw transitions, as a replay buffer stores them.
+
+    Returns:
+        `Units` by network and layer: `found["actor"]["layer_0"]`.
     """
     outputs = _relu_outputs(agent.algorithm)(agent.state, batch)
     return {

@@ -59,8 +59,11 @@ class Run(NamedTuple):
     """A loaded run: the agent, its replay buffer, and its masks by network."""
 
     agent: Agent
+    """The agent."""
     replay_buffer: ReplayBuffer | None
+    """None where it was deleted."""
     masks: dict[str, Mask]
+    """By network, 1 kept and 0 pruned; a dense run's are all ones."""
 
 
 def open_run(root: Path, spec: Spec) -> Path:
@@ -393,6 +396,9 @@ def load(run: str | Path, env_steps: int | None = None) -> Run:
     Args:
         run: the run's directory.
         env_steps: a saved rewind point (0, or one of `pruning.rewind_steps`); None is the end of training.
+
+    Returns:
+        A named tuple (agent, replay_buffer, masks). `masks` are by network, 1 kept and 0 pruned; a dense run's are all ones.
 
     Raises:
         InputError: the run does not exist or is unfinished, or a file was altered.

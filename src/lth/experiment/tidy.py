@@ -244,7 +244,7 @@ def _laid_out(spec: Spec, about: tuple[str, str, str, str], numbers: Numbers) ->
 
 
 def _about(spec: DenseSpec | MaskSpec | TicketSpec) -> tuple[str, str, str, str]:
-    """Method, control, sparsity and rewind point of a run that is no row of the results itself."""
+    """Method, control, sparsity and rewind point of a run that is not itself a row of the results."""
     if isinstance(spec, DenseSpec):
         return DENSE, "", "", ""
     if isinstance(spec, MaskSpec):
@@ -380,7 +380,15 @@ def save_tidy(root: Path, rows: Sequence[TidyRow]) -> Path:
 def read_tidy(path: Path) -> list[TidyRow]:
     """Read a file of `save_tidy`.
 
+    >>> rows = read_tidy(Path("results/quickstart/tidy.csv"))  # doctest: +SKIP
+
+    Args:
+        path: the file, as `lth run` and `lth report` write it.
+
+    Returns:
+        A TidyRow for each number.
+
     Raises:
         InputError: it is missing or unreadable.
     """
-    return read_rows(path, "the tidy table", TidyRow, "`lth report` writes it anew.")
+    return read_rows(path, "the tidy table", TidyRow, "`lth report` writes it again.")

@@ -63,6 +63,9 @@ def export_mlp(
             normalization of the inputs and before `squash`. None: the same chain in NumPy.
         quantize: see `lth.export`.
 
+    Returns:
+        What was written, as for `lth.export`.
+
     Raises:
         InputError: `params` is not a chain of dense layers, or an argument does not fit it.
         ExportError: a program does not reproduce the network's outputs; nothing is written.

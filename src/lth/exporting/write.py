@@ -62,6 +62,10 @@ def export(
         episodes: evaluation episodes for the agent and each program; 0: none.
         env: for agents of other libraries: creates the environment. None: the Gymnasium environment with the same id, if any.
 
+    Returns:
+        What was written: `folder`, `files`, `rows` (bytes, microseconds and return of each program), `not_needed`
+        (observations that do not matter) and `contract`. It prints as a table.
+
     Raises:
         InputError: the run or format is unknown, or a required compiler or package is missing.
         ExportError: a program does not reproduce the agent's actions; nothing is written.

@@ -69,6 +69,9 @@ def adopt(
         output_dir: the folder for the run and config.yaml.
         seed: the seed in the name of the run.
 
+    Returns:
+        `config`, the file for `lth run`; `run`, the directory of the dense run; and `notes`.
+
     Raises:
         InputError: the model is not supported, does not fit the task, or is untrained; or its replay buffer cannot be read.
     """

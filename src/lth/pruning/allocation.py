@@ -10,12 +10,15 @@ from .names import check_layer_names, holds_layer
 
 
 def pruned_count(size: int, sparsity: float, already_pruned: int = 0) -> int:
-    """Return how many of `size` weights are pruned: `max(round(sparsity * size), already_pruned)`. All code uses this rule.
-
-    `sparsity` is the fraction removed, in [0, 1]; `round` is Python's, which rounds halves to even.
+    """Return how many of `size` weights are pruned: `max(round(sparsity * size), already_pruned)`. All counts follow this rule.
 
     >>> pruned_count(10, 0.2), pruned_count(10, 0.25), pruned_count(10, 0.2, already_pruned=5)
     (2, 2, 5)
+
+    Args:
+        size: the number of prunable weights.
+        sparsity: the fraction to remove, in [0, 1]. `round` is Python's, to even at a half.
+        already_pruned: how many are pruned before, and stay so.
 
     Raises:
         InputError: `sparsity` is not a number in [0, 1].

@@ -20,10 +20,26 @@ def random_mask(
     allocation: str = "layer",
     stack_axes: StackAxes | None = None,
 ) -> Mask:
-    """Prune random weights: `round(s * n)` of all n weights, by default the same fraction of each layer.
+    """Return a mask that prunes random weights, `round(s * n)` of all n in total.
+
+    >>> import jax
+    >>> mask = random_mask({"a": {"kernel": np.ones((4, 4))}, "b": {"kernel": np.ones((4, 2))}}, 0.5, jax.random.key(0))
+    >>> int(mask["a"]["kernel"].sum()), int(mask["b"]["kernel"].sum())
+    (8, 4)
+
+    Args:
+        params: a pytree of arrays; only shapes and names are read.
+        target_sparsity: the fraction of prunable weights to remove, in [0, 1].
+        key: a JAX key; the same key gives the same mask.
+        exclude: layers that stay dense, by any part of their path.
+        allocation: "layer" (the same fraction of each), "global" or "erk".
+        stack_axes: as for `prune`.
+
+    Returns:
+        A mask with the structure, shapes and dtypes of `params`: 1 kept, 0 pruned.
 
     Raises:
-        InputError: see `prune_kernels_by_magnitude`.
+        InputError: as `prune`.
     """
     how: dict[str, Any] = {"allocation": allocation, "exclude": exclude, "stack_axes": stack_axes, "collapse": "allow"}
     return prune(params, target_sparsity, "random", key=key, **how)
@@ -32,10 +48,29 @@ def random_mask(
 def shuffled_mask(
     mask: Mask, params: Params, key: jax.Array, exclude: Sequence[str] = (), stack_axes: StackAxes | None = None
 ) -> Mask:
-    """Prune as many weights of each layer as `mask`, at random positions.
+    """Return a mask that prunes as many weights of each layer as `mask` does, at random positions.
 
-    Compared with `mask`, this separates the choice of weights from the sparsity of each layer (Frankle et al. 2021,
+    Compared with the mask itself it separates which weights are kept from how many each layer keeps (Frankle et al. 2021,
     https://arxiv.org/abs/2009.08576).
+
+    >>> import jax
+    >>> params = {"kernel": np.ones((2, 4))}
+    >>> mask = {"kernel": np.array([[1.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]])}
+    >>> int(shuffled_mask(mask, params, jax.random.key(0))["kernel"].sum())
+    3
+
+    Args:
+        mask: the mask whose counts are kept, 1 kept and 0 pruned.
+        params: the parameters that it belongs to; only shapes, dtypes and names are read.
+        key: a JAX key; the same key gives the same mask.
+        exclude: layers that stay dense, by any part of their path.
+        stack_axes: as for `prune`.
+
+    Returns:
+        A mask with the structure, shapes and dtypes of `params`: 1 kept, 0 pruned.
+
+    Raises:
+        InputError: as `layers`.
     """
     rows = layers(params, exclude, stack_axes=stack_axes)
     return prune_lowest(random_scores(params, key), params, rows, pruned_by_layer(mask, rows))

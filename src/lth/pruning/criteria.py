@@ -58,8 +58,11 @@ class Criterion(NamedTuple):
     """An entry of `CRITERIA`."""
 
     score: Callable[[Array, Array], Array]
-    statistic: str | None  # a key of `gradients.STATISTICS`; "uniform": drawn from a random key; None: only the weights
-    rounds: int = 1  # pruning rounds to the target sparsity; each scores the remaining weights again
+    """(weights, statistic of their gradients) -> scores, three arrays of one shape."""
+    statistic: str | None
+    """A key of `gradients.STATISTICS`; "uniform": drawn from a random key; None: only the weights."""
+    rounds: int = 1
+    """Pruning rounds to the target sparsity; each scores the remaining weights again."""
 
     @property
     def takes_gradients(self) -> bool:

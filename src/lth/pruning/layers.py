@@ -45,7 +45,9 @@ class Layer(NamedTuple):
     layer: str
     """The layer's name: `q1/layer_0`."""
     shape: tuple[int, ...]
+    """The leaf's shape."""
     prunable: bool
+    """Whether it may be pruned."""
     why: str
     """The reason why it can or cannot be pruned."""
     stack_axes: tuple[int, ...] = ()
@@ -53,7 +55,9 @@ class Layer(NamedTuple):
     window_axes: tuple[int, ...] = ()
     """The spatial axes of a convolution kernel."""
     input_axes: tuple[int, ...] = ()
+    """The axes of the inputs."""
     output_axes: tuple[int, ...] = ()
+    """The axes of the outputs."""
     doubt: str = ""
     """What was assumed about its axes, if the tree does not determine them."""
 
@@ -218,6 +222,9 @@ def layers(
             are none, every matrix.
         stack_axes: the axes that index stacked layers, like `in_axes` of `jax.vmap`: 0 or (0, 1) for all prunable leaves, or
             by layer name, {"body": 0}. `()` means no stacked layers.
+
+    Returns:
+        One row for each leaf, in tree order. It prints as a table.
 
     Raises:
         InputError: there is nothing to prune, a leaf is not a numeric array, a layer name is unknown, or an axis does not exist.

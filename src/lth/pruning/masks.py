@@ -159,10 +159,22 @@ def _array(leaf: Any) -> Array:
 
 
 def apply_mask(params: Params, mask: Mask) -> Params:
-    """Set the pruned weights to exactly 0.0. Selects instead of multiplying: NaN * 0 is NaN and -1 * 0 is -0.0.
+    """Return the parameters with pruned weights set to exactly 0.0.
+
+    By selection, not multiplication: NaN * 0 would be NaN, and -1 * 0 is -0.0.
+
+    >>> apply_mask({"w": jnp.array([1.0, jnp.nan])}, {"w": jnp.array([1.0, 0.0])})["w"].tolist()
+    [1.0, 0.0]
+
+    Args:
+        params: a pytree of arrays.
+        mask: a tree with the same structure and shapes, 1 kept and 0 pruned.
+
+    Returns:
+        A tree like `params`, with the same dtypes.
 
     Raises:
-        InputError: the mask does not have the structure of `params` (names the first leaf that differs).
+        InputError: the mask does not have the structure or shapes of `params` (naming the first leaf that differs).
     """
     try:
         return _masked(mask, params)
@@ -203,11 +215,15 @@ def pruned_by_layer(mask: Mask, rows: Sequence[Layer]) -> list[int]:
 
 
 def compute_sparsity(mask: Mask, exclude: Sequence[str] = ()) -> float:
-    """Return the fraction of prunable weights that a mask removes, in [0, 1]. Biases and norms are not counted.
+    """Return the fraction of prunable weights that a mask removes, in [0, 1]; biases and norms are not counted.
 
     >>> import jax.numpy as jnp
     >>> compute_sparsity({"layer": {"kernel": jnp.array([[1., 0.], [0., 0.]]), "bias": jnp.ones(2)}})
     0.75
+
+    Args:
+        mask: a mask of one network, 1 kept and 0 pruned.
+        exclude: layers that are left out of the count, by any part of their path.
     """
     counts = pruned_counts(mask, exclude).values()
     total = sum(size for _, size in counts)
@@ -271,17 +287,34 @@ class MaskedState(NamedTuple):
 
 
 def keep_pruned_at_zero(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Wrap an optimizer so that pruned weights never receive an update.
+    """Wrap an optimizer so that it never sees, and never moves, a pruned weight.
 
-    The mask is part of the state, so all masks share one compilation, including a mask of ones. It is applied to the gradients,
-    so that moments and clipping see the kept weights only, and again to the updates. Extra arguments of `update` (`value`,
-    `grad`, `value_fn`, ...) are passed to the inner optimizer.
+    The mask is part of the state and not of the code, so one compilation serves all masks, a mask of ones included. It is
+    applied to the gradients, so that moments and clipping see the kept weights only, and to the updates. Whatever else `update`
+    is given (`value`, `grad`, `value_fn`, ...) is passed on to the inner optimizer.
 
-    With a schedule in the state (`tx.init(params)._replace(schedule=...)`, see `schedules`), the mask changes at the scheduled
-    updates: newly pruned weights and their optimizer state become 0.0, and newly grown weights start from 0.0.
+    With a schedule in the state (`tx.init(params)._replace(schedule=...)`, see `schedules`) the mask changes at the schedule's
+    updates: weights pruned then become 0.0 together with their optimizer state, and weights that grow start from 0.0.
+
+    >>> params, mask = {"w": jnp.array([[1.0, 2.0]])}, {"w": jnp.array([[1.0, 0.0]])}
+    >>> tx = keep_pruned_at_zero(optax.sgd(0.5))
+    >>> params = apply_mask(params, mask)
+    >>> state = set_mask(tx.init(params), mask, params)
+    >>> updates, state = tx.update({"w": jnp.ones((1, 2))}, state, params)
+    >>> optax.apply_updates(params, updates)["w"].tolist()
+    [[0.5, 0.0]]
+
+    Args:
+        inner: any optax optimizer.
+
+    Returns:
+        An optax transformation whose state is a `MaskedState` around the inner state.
+
+    Raises:
+        InputError: there is a schedule, and `update` is called without `params`.
 
     Warns:
-        UserWarning: at an update the state has neither a mask from `set_mask` nor a schedule, so no weight is kept at zero.
+        UserWarning: an update finds neither a mask set by `set_mask` nor a schedule, so nothing is held at zero.
     """
     inner = optax.with_extra_args_support(inner)
 
@@ -326,14 +359,28 @@ def keep_pruned_at_zero(inner: optax.GradientTransformation) -> optax.GradientTr
 
 
 def set_mask(state: Any, mask: Mask, params: Params) -> Any:
-    """Put a mask into the state of `keep_pruned_at_zero`, and zero the inner state of pruned weights.
+    """Return an optimizer state that holds a mask, with the optimizer state of pruned weights set to zero.
 
-    The state may be nested anywhere in an optimizer state: in optax.chain, MultiSteps, inject_hyperparams, multi_transform,
-    masked, apply_if_finite, ... Masks every array of the inner state whose path ends in a parameter's path and which has that
-    parameter's shape, such as the two moments of Adam. Counters and the row and column sums of Adafactor are not masked.
+    The state of `keep_pruned_at_zero` is found wherever it is nested: in optax.chain, MultiSteps, inject_hyperparams,
+    multi_transform, masked, apply_if_finite, ... Masked is every array of the inner state whose path ends in a parameter's path
+    and whose shape is that parameter's, such as Adam's two moments. Counters are not, nor Adafactor's sums over rows and columns.
+
+    >>> params = {"w": jnp.ones((1, 2))}
+    >>> state = set_mask(keep_pruned_at_zero(optax.adam(1e-3)).init(params), {"w": jnp.array([[1.0, 0.0]])}, params)
+    >>> state.mask["w"].tolist()
+    [[True, False]]
+
+    Args:
+        state: an optimizer's state, as its `init` or `update` returns it.
+        mask: a tree like `params`, 1 kept and 0 pruned.
+        params: the parameters that the optimizer updates.
+
+    Returns:
+        A state like the one given. Pass the parameters through `apply_mask` too.
 
     Raises:
-        InputError: there is no such state; the mask prunes a leaf that no such state holds; or the mask does not fit.
+        InputError: there is no `keep_pruned_at_zero` in the optimizer; or a pruned weight is updated by another part of the
+            optimizer; or the mask does not fit the parameters.
     """
     check_same_structure(mask, params, "the mask", "the parameters'")
 

@@ -203,16 +203,29 @@ def prune_at(
     prunable: Prunable | None = None,
     stack_axes: StackAxes | None = None,
 ) -> PruneAt:
-    """Schedule magnitude pruning after the updates `at`, along a path of `allocation.PATHS` to the target sparsity.
+    """Return a schedule that prunes the smallest |w| after the updates `at`, on a path to the sparsity.
 
-    One update gives one-shot pruning, the path "geometric" iterative pruning without rewinding, "cubic" gradual pruning.
+    One update is one-shot pruning; path "geometric" is iterative pruning without rewinding; "cubic" is gradual pruning.
 
     >>> params = {"a": {"kernel": np.ones((10, 10), np.float32)}}
     >>> prune_at(params, 0.5, at=range(100, 500, 100)).counts.tolist()
     [[29], [44], [49], [50]]
 
+    Args:
+        params: the parameters that are trained; only shapes and names are read.
+        sparsity: the fraction of prunable weights that is gone after the last of the updates, in [0, 1].
+        at: the numbers of the updates after which the mask changes, rising, from 1.
+        path: how the sparsity rises: "cubic" (Zhu & Gupta 2017), or "geometric" (the same share of what is left each time).
+        allocation: as for `prune`.
+        exclude: layers that stay as they are, by any part of their path.
+        prunable: (name, leaf) -> bool, what may be pruned, as for `prune`.
+        stack_axes: as for `prune`.
+
+    Returns:
+        A pytree for the `schedule` of `keep_pruned_at_zero`'s state.
+
     Raises:
-        InputError: see `prune`; the path is unknown; or `at` is not increasing from at least 1.
+        InputError: as `prune`; the path is unknown; `at` is not rising from 1 or more.
     """
     if path not in PATHS:
         raise InputError(f"unknown path {path!r}; choose from {', '.join(PATHS)}{nearest(path, PATHS)}")
@@ -244,10 +257,29 @@ def sparse_evolution(
     prunable: Prunable | None = None,
     stack_axes: StackAxes | None = None,
 ) -> Set:
-    """Schedule SET, starting from the mask in the state; a random mask with the allocation erk is recommended.
+    """Return a schedule for SET (Mocanu et al. 2018): drop the smallest |w| of each layer, grow as many at random.
+
+    Start from a random mask, best with `allocation="erk"`. Counts by layer stay the same.
+
+    >>> params = {"a": {"kernel": np.ones((10, 10), np.float32)}}
+    >>> sparse_evolution(params, every=100, until=1000, key=jax.random.key(0)).next_change()
+    100
+
+    Args:
+        params: the parameters that are trained; only shapes and names are read.
+        every: the mask changes after each `every` updates.
+        until: the mask no longer changes from this update on.
+        key: a JAX key, from which the growth positions are drawn.
+        fraction: the share of each layer's kept weights that is replaced each time, between 0 and 1.
+        exclude: layers that stay as they are, by any part of their path.
+        prunable: (name, leaf) -> bool, what may be pruned, as for `prune`.
+        stack_axes: as for `prune`.
+
+    Returns:
+        A pytree for the `schedule` of `keep_pruned_at_zero`'s state.
 
     Raises:
-        InputError: a number is out of range, or an error of `layers`.
+        InputError: a number is out of its range, or as `layers`.
     """
     table = layers(params, exclude, prunable, stack_axes)
     warn_of_doubts(table)
@@ -265,12 +297,29 @@ def rigl(
     prunable: Prunable | None = None,
     stack_axes: StackAxes | None = None,
 ) -> RigL:
-    """Schedule RigL, starting from the mask in the state; a random mask with the allocation erk is recommended.
+    """Return a schedule for RigL (Evci et al. 2020): drop the smallest |w| of each layer, grow where |dL/dw| is largest.
 
-    The gradients passed to `keep_pruned_at_zero` must be dense, as those of `jax.grad`.
+    Start from a random mask, best with `allocation="erk"`. Counts by layer stay the same. The gradients that
+    `keep_pruned_at_zero` is given must be dense, as jax.grad's are.
+
+    >>> params = {"a": {"kernel": np.ones((10, 10), np.float32)}}
+    >>> rigl(params, every=100, until=1000).next_change()
+    100
+
+    Args:
+        params: the parameters that are trained; only shapes and names are read.
+        every: the mask changes in place of each `every`-th update.
+        until: the mask no longer changes from this update on.
+        fraction: the share of each layer's kept weights that is replaced at first, between 0 and 1; it falls to 0 as a cosine.
+        exclude: layers that stay as they are, by any part of their path.
+        prunable: (name, leaf) -> bool, what may be pruned, as for `prune`.
+        stack_axes: as for `prune`.
+
+    Returns:
+        A pytree for the `schedule` of `keep_pruned_at_zero`'s state.
 
     Raises:
-        InputError: a number is out of range, or an error of `layers`.
+        InputError: a number is out of its range, or as `layers`.
     """
     table = layers(params, exclude, prunable, stack_axes)
     warn_of_doubts(table)

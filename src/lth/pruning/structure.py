@@ -51,6 +51,9 @@ def n_of_m_mask(
         prunable: see `prune`.
         stack_axes: see `prune`.
 
+    Returns:
+        A mask with the structure, shapes and dtypes of `params`: 1 kept, 0 pruned.
+
     Raises:
         InputError: not 0 <= n <= m, a layer does not have the axis, the scores do not fit, or an error of `layers`.
     """
@@ -84,14 +87,22 @@ def n_of_m_mask(
 
 
 def neuron_masks(chain: Chain, sparsity: float, scores: Sequence[Array] | None = None) -> list[tuple[Array, Array]]:
-    """Prune the `round(sparsity * units)` lowest-scoring units of each hidden layer of a chain.
+    """Return masks that prune the hidden units with the lowest scores, `round(sparsity * units)` of each hidden layer.
 
-    A pruned unit loses its inputs, its bias and its outputs. Its score is the sum of `scores` over its inputs, or of |w| if
-    `scores` is None (Li et al. 2017, https://arxiv.org/abs/1608.08710). Ties: the earlier stays. At least one unit per layer
-    stays.
+    A pruned unit loses its inputs, its bias and its outputs. At least one unit of each layer stays.
+
+    >>> chain = [(jnp.array([[1.0, 0.1]]), jnp.zeros(2)), (jnp.ones((2, 1)), jnp.zeros(1))]
+    >>> [kernel.tolist() for kernel, _ in neuron_masks(chain, 0.5)]
+    [[[1.0, 0.0]], [[1.0], [0.0]]]
+
+    Args:
+        chain: (kernel (inputs, outputs), bias (outputs,)) of each dense layer, in the order in which they are applied.
+        sparsity: the fraction of the hidden units to remove, in [0, 1].
+        scores: a score for each weight, an array like each kernel; a unit's score is the sum over its inputs, ties: the earlier
+            stays. None: |w| (Li et al. 2017, https://arxiv.org/abs/1608.08710).
 
     Returns:
-        Masks with the shapes of the chain: 1 kept, 0 pruned.
+        Masks like the chain, 1 kept and 0 pruned.
 
     Raises:
         InputError: the chain's shapes do not fit each other, or the sparsity is outside [0, 1].

@@ -134,7 +134,7 @@ def _distance(c: Comparison) -> str:
 
 
 def _verdicts(runs: Runs, found: Families) -> list[str]:
-    """Say how the tickets of each sparsity compare with dense; of many sparsities, how each group of methods does.
+    """Describe how the tickets of each sparsity compare with dense; of many sparsities, how each group of methods does.
 
     What holds by return and by success alike is said once.
     """
@@ -190,7 +190,7 @@ _SAID = {
 
 
 def _level(here: Sequence[Verdict], found: Families, shown: Mapping[Condition, Sequence[str]]) -> str:
-    """Say which conditions of a level match dense and which are worse, and what tickets are `shown` to beat."""
+    """Name the conditions of a level match dense and which are worse, and what tickets are `shown` to beat."""
     if all(v.verdict == NOT_JUDGED for v in here):
         return "the dense agents learned too little for tickets to be judged"
     if all(v.verdict == TOO_FEW for v in here):

@@ -156,7 +156,7 @@ class GridDisplay(Display):
         return f"[{self._ended}/{self._total_runs}]"
 
     def _time_left(self) -> str:
-        """Say how long the runs that are left take: `estimating` until a kind of training has been timed, nothing at the end."""
+        """Return how long the remaining runs take: `estimating` until a kind of training has been timed, nothing at the end."""
         left = +self._left
         if not left:
             return ""

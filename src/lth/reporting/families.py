@@ -78,7 +78,19 @@ class Families(NamedTuple):
 
 
 def families(runs: Runs, question: tuple[str, str] | None, margin: float) -> Families:
-    """Test everything: returns first, then success rates where the tasks define success; over all tasks, then on each."""
+    """Test everything: returns first, then success rates where the tasks define success; over all tasks, then on each.
+
+    >>> found = families(runs, ("taylor", "magnitude"), margin=0.1)  # doctest: +SKIP
+    >>> [(row.condition.label, row.verdict) for row in found.verdicts]  # doctest: +SKIP
+
+    Args:
+        runs: the tidy rows of finished runs, `Runs(read_tidy(path))`.
+        question: the two methods of the primary question; None: there is none.
+        margin: a ticket wins if its score is less than this below dense.
+
+    Returns:
+        `primary`, `verdicts` (tickets beside dense), `controls` and `exploratory`.
+    """
     scopes = [
         (scope, tasks, metric) for metric in (RETURN, SUCCESS) for scope, tasks in _judged(runs, metric, scored=False)
     ]

@@ -9,7 +9,7 @@ Arguments that figures share:
     methods     which of them: `taylor`, `random`, `small-dense`, or a label of the table such as `taylor + reinit`; None: all.
                 Dense agents are always shown
     sparsities  which of them: as in the config (0.95, or the label of one by network); None: all
-    metric      `return` or `success`; None: what there is, in rows of their own
+    metric      `return` or `success`; None: what there is, in separate rows
     width       of the figure: `column` (3.25 in, of ICML), `text` (5.5 in, of NeurIPS and ICLR), `page` (6.75 in, both columns of
                 ICML), or a number of inches
 
@@ -319,7 +319,7 @@ def select(runs: Runs, methods: Names = None, sparsities: Levels = None) -> Runs
 
     def rows() -> Iterator[TidyRow]:
         for (task, c, metric), seeds in runs.values.items():
-            # What is no condition's, such as a mask's or a reference's, stays.
+            # Rows without a condition, such as those of masks and references, stay.
             if (c.label in shown or c.label not in labels) and (c.sparsity in kept or c.sparsity not in levels):
                 for seed, steps in seeds.items():
                     about = (task, seed, c.method, c.control, c.sparsity, c.rewind, "")
@@ -355,7 +355,7 @@ def inches(width: str | float) -> float:
     """Return a width in inches.
 
     Raises:
-        InputError: it is no name of `WIDTHS`, and no number from 1 to 40.
+        InputError: it is neither a name of `WIDTHS` nor a number from 1 to 40.
     """
     if isinstance(width, str) and width in WIDTHS:
         return WIDTHS[width]

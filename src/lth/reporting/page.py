@@ -144,7 +144,7 @@ def _about(plan: Plan, runs: Runs, finished: Sequence[Spec]) -> str:
 
 
 def _colors(looks: Mapping[str, Style]) -> str:
-    """Return the series' colours as CSS variables; paper is light whatever the screen is."""
+    """Return the series' colors as CSS variables; paper is light whatever the screen is."""
     by_name = {style.name: style for style in looks.values()}
     light, dark = ("".join(f"--c-{n}:{getattr(s, which)};" for n, s in by_name.items()) for which in ("color", "dark"))
     return f":root{{{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"

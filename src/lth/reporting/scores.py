@@ -160,7 +160,7 @@ class Runs:
         }
 
     def has(self, tasks: Sequence[str], condition: Condition) -> bool:
-        """Say whether a condition has runs on each of the tasks."""
+        """Return whether a condition has runs on each of the tasks."""
         return all(self.last(task, condition) for task in tasks)
 
     def curve(self, task: str, condition: Condition, metric: str) -> tuple[list[int], np.ndarray]:
@@ -205,7 +205,16 @@ class Result(NamedTuple):
 
 
 def results(runs: Runs) -> list[Result]:
-    """Aggregate every condition, dense agents included, on each task and over all."""
+    """Aggregate every condition, dense agents included, on each task and over all.
+
+    >>> [(row.condition.label, row.score.value) for row in results(runs)]  # doctest: +SKIP
+
+    Args:
+        runs: the tidy rows of finished runs, `Runs(read_tidy(path))`.
+
+    Returns:
+        A row for each condition, on each task and over all; NaN bounds where there is one run.
+    """
     found = []
     for scope, tasks in runs.scopes().items():
         for condition in runs.conditions:

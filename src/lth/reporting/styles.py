@@ -1,7 +1,7 @@
-"""How a series looks, everywhere: one table of colours, markers and dashes for the figures, the page and its static pictures.
+"""How a series looks, everywhere: one table of colors, markers and dashes for the figures, the page and its static pictures.
 
-A method keeps its colour, dash and marker on every page; a control of a method has the method's colour and dash and the control's
-own marker, hollow. Colour is never alone: no two series of a page share both marker and dash. Every colour has a contrast
+A method keeps its color, dash and marker on every page; a control of a method has the method's color and dash and the control's
+own marker, hollow. Colour is never alone: no two series of a page share both marker and dash. Every color has a contrast
 of at least 3 to the background that it is drawn on (WCAG 2.2, 1.4.11; a test).
 """
 
@@ -25,7 +25,7 @@ Polygon = tuple[tuple[float, float], ...]
 class Style(NamedTuple):
     """How a series is drawn."""
 
-    name: str  # of its colour: letters and dashes, as in the CSS variable `--c-<name>`
+    name: str  # of its color: letters and dashes, as in the CSS variable `--c-<name>`
     color: str  # #rrggbb, on a light background
     dark: str  # #rrggbb, on a dark background
     marker: Polygon  # matplotlib takes it as it is; empty: "o"
@@ -48,7 +48,7 @@ class Style(NamedTuple):
 
     @property
     def paint(self) -> str:
-        """The colour for an SVG attribute: the page's variable, or the light colour where there is none."""
+        """The color for an SVG attribute: the page's variable, or the light color where there is none."""
         return f"var(--c-{self.name},{self.color})"
 
 
@@ -220,14 +220,14 @@ def svg_path(polygon: Polygon, radius: float = 4.0) -> str:
 
 
 def css(found: dict[str, Style]) -> str:
-    """Return the CSS variables of the series' colours, for light and dark; static pictures take their colours from them."""
+    """Return the CSS variables of the series' colors, for light and dark; static pictures take their colors from them."""
     names = {s.name: s for s in found.values()}
     light, dark = ("".join(f"--c-{n}:{getattr(s, which)};" for n, s in names.items()) for which in ("color", "dark"))
     return f":root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"
 
 
 def contrast(one: str, other: str) -> float:
-    """Return the contrast of two colours, #rrggbb, from 1 to 21 (WCAG 2.2).
+    """Return the contrast of two colors, #rrggbb, from 1 to 21 (WCAG 2.2).
 
     >>> contrast("#000000", "#ffffff")
     21.0

@@ -90,7 +90,7 @@ def unstable_note(sentences: Sequence[str], most: int = 4) -> str:
 
 
 def planned_summary(estimate: Estimate, workers: int) -> str:
-    """Say what is to do in total, how long it takes, and where that comes from."""
+    """Return the total of the planned runs, their time, and the source of the estimate."""
     todo = [one for one in estimate.runs if not one.finished]
     counted = f"{len(todo)} of {len(estimate.runs)} runs to do"
     if not todo:
@@ -153,7 +153,7 @@ def total(planned: Iterable[Planned]) -> Cost:
 
 
 def growth(config: Config, planned: Sequence[Planned]) -> str:
-    """Say what one more seed, task or sparsity costs: a grid grows with the product of all three."""
+    """Return what one more seed, task or sparsity costs: a grid grows with the product of all three."""
     dense = [one for one in planned if isinstance(one.spec, DenseSpec)]
     levels = 1 if config.pruning.rate is not None else len(config.pruning.sparsity)
 

@@ -289,7 +289,7 @@ def barrier_rows(lines: Iterable[LineRow]) -> list[BarrierRow]:
 
 
 def unstable_masks(rows: Iterable[TidyRow]) -> list[str]:
-    """Say which masks depend on the draw of their gradient batches more than docs/analysis.md takes for sound."""
+    """Return a sentence for each mask that depends on the draw of its gradient batches too much (docs/analysis.md)."""
     return [
         f"{row.run}: two halves of its gradient batches agree on {row.value:.0%} of the weights that the "
         f"{row.metric.partition('/')[2]} keeps; below {LEAST_SHARED:.0%} agreement the mask depends on which batches were drawn. "

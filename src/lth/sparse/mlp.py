@@ -19,6 +19,9 @@ _NOTHING, _SIGNS, _VALUES = range(3)  # enum Keep of kernel.h
 def sparse_mlp(pattern: Pattern, backend: str = "native") -> Callable[..., jax.Array]:
     """Return the network of a pattern as a function of its packed weights and its input.
 
+    >>> network = sparse_mlp(make_pattern(mask))  # doctest: +SKIP
+    >>> y = network(pack(pattern, params), x)  # doctest: +SKIP
+
     Args:
         pattern: the sparsity pattern.
         backend: `native` computes with the kept weights only; `dense` unpacks them and multiplies whole matrices.

@@ -39,11 +39,15 @@ class Pattern(NamedTuple):
     """
 
     layout: Layout
-    table: np.ndarray  # int32, the input of kernel.h; its length follows from the layout
-    # (kept,) int32: the index of each kept weight in the concatenation of all raveled leaves; padding is beyond the end
+    """What decides the shapes of arrays: masks with equal counts share one compilation."""
+    table: np.ndarray
+    """The input of kernel.h, int32; its length follows from the layout."""
     places: np.ndarray
-    shapes: tuple[tuple[int, ...], ...]  # of the leaves
+    """(kept,) int32: the index of each kept weight in the concatenation of all raveled leaves; padding is beyond the end."""
+    shapes: tuple[tuple[int, ...], ...]
+    """The shapes of the mask's leaves."""
     treedef: Any
+    """The structure of the mask."""
 
     def __repr__(self) -> str:
         total = sum(int(np.prod(shape)) for shape in self.shapes)
@@ -57,7 +61,11 @@ _FEWEST_UNITS = 4  # the minimum units of a dense block: smaller tiles have no a
 
 
 def make_pattern(mask: Mask, instruction_set: str | None = None, room: int = 0) -> Pattern:
-    """Make the pattern of a mask.
+    """Return the layout of the weights that a mask keeps, which `pack`, `unpack` and `sparse_mlp` take.
+
+    >>> mask = {"output": {"kernel": np.array([[1.0], [0.0]]), "bias": np.ones(1)}}
+    >>> make_pattern(mask, "x86-64-v3")
+    Pattern(2-1, 2 of 3 parameters kept)
 
     Args:
         mask: dense layers `{"layer_0": {"kernel": (inputs, outputs), "bias": (outputs,)}, ..., "output": ...}`, applied in
@@ -67,6 +75,9 @@ def make_pattern(mask: Mask, instruction_set: str | None = None, room: int = 0) 
         room: reserve space for at least this many kept parameters, so that masks with fewer share a compilation. The padding is 0
             and stays 0.
         instruction_set: a key of `DENSE_FROM`, which determines the dense blocks; None is this processor's.
+
+    Returns:
+        The layout of the kept weights, which `pack`, `unpack` and `sparse_mlp` take.
 
     Raises:
         InputError: the mask is not that of a supported network; gives the reason of `unsupported_reason`.
@@ -155,7 +166,16 @@ def _blocks(kernel: np.ndarray, inputs: Any, units: Any, dense_from: float) -> l
 
 
 def unsupported_reason(mask: Mask) -> str:
-    """Return why the kernel does not support a network; empty if it does."""
+    """Return why the kernel cannot compute a network; an empty string if it can.
+
+    >>> unsupported_reason({"output": {"kernel": np.ones((3, 2)), "bias": np.ones(2)}})
+    ''
+    >>> unsupported_reason({"output": {"kernel": np.ones((3, 2)), "bias": np.ones(4)}})
+    'output has a kernel (3, 2) and a bias (4,), and 3 inputs'
+
+    Args:
+        mask: as for `make_pattern`; only names and shapes are read.
+    """
     shapes = {path_name(path): np.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(mask)}
     names = sorted(shapes)
     networks = list(_networks(mask)) if isinstance(mask, dict) else []
@@ -229,10 +249,19 @@ def _table_length(layout: Layout) -> int:
 
 
 def pack(pattern: Pattern, params: Params) -> jax.Array:
-    """Gather the kept weights of `params` into the vector theta, (kept,), in the order of the pattern.
+    """Return the kept weights of `params` as one vector theta, (kept,) float32, in the order of the pattern.
+
+    >>> mask = {"output": {"kernel": np.array([[1.0], [0.0]]), "bias": np.ones(1)}}
+    >>> params = {"output": {"kernel": np.array([[2.0], [3.0]]), "bias": np.array([4.0])}}
+    >>> pack(make_pattern(mask, "x86-64-v3"), params).tolist()
+    [2.0, 4.0]
+
+    Args:
+        pattern: which weights are kept.
+        params: a tree of the mask's structure and shapes.
 
     Raises:
-        InputError: `params` does not have the mask's structure and shapes.
+        InputError: `params` does not have the structure or shapes of the mask.
     """
     if (
         jax.tree.structure(params) != pattern.treedef
@@ -245,10 +274,18 @@ def pack(pattern: Pattern, params: Params) -> jax.Array:
 
 
 def unpack(pattern: Pattern, theta: jax.Array) -> Params:
-    """Scatter the kept weights back into a tree; pruned weights are 0.0. The inverse of `pack`.
+    """Return the parameters of a vector of kept weights, with 0.0 where a weight is pruned. The inverse of `pack`.
+
+    >>> pattern = make_pattern({"output": {"kernel": np.array([[1.0], [0.0]]), "bias": np.ones(1)}}, "x86-64-v3")
+    >>> unpack(pattern, jnp.array([2.0, 4.0]))["output"]["kernel"].tolist()
+    [[2.0], [0.0]]
+
+    Args:
+        pattern: which weights are kept.
+        theta: (kept,) float32.
 
     Raises:
-        InputError: theta does not have the shape (kept,).
+        InputError: theta is not a vector of as many weights as the pattern keeps.
     """
     if jnp.shape(theta) != (pattern.layout.kept,):
         raise InputError(f"theta has shape {jnp.shape(theta)}, but the pattern keeps {pattern.layout.kept} weights")

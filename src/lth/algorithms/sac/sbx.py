@@ -42,6 +42,8 @@ def prune_sbx(
     Gradients are those of SBX's actor and critic losses over batches of its replay buffer. Weights that are already pruned stay
     pruned.
 
+    >>> masks = lth.sbx.prune_sbx(model, 0.9, "taylor")  # doctest: +SKIP
+
     Args:
         model: an `sbx.SAC`.
         sparsity: of both networks, or {"actor": a, "critic": c}.
@@ -51,6 +53,9 @@ def prune_sbx(
         seed: the seed of the batches, and of the criterion random.
         pool: prune both networks jointly to one sparsity.
         how: further arguments of `prune`: allocation, exclude, rounds, invert, collapse.
+
+    Returns:
+        Masks like the parameters of the actor and of the critics, 1 kept and 0 pruned.
 
     Raises:
         InputError: see `prune`; or the replay buffer is empty or of an unsupported kind.
@@ -79,7 +84,13 @@ def prune_sbx(
 
 
 def masks_of(model: Any) -> dict[str, Mask]:
-    """Return the masks of an SBX agent; all ones if none were set."""
+    """Return the masks under which an SBX agent learns, `{"actor": ..., "critic": ...}`; all ones if none was set.
+
+    >>> lth.compute_sparsity(lth.sbx.masks_of(model)["actor"])  # doctest: +SKIP
+
+    Args:
+        model: an `sbx.SAC`.
+    """
 
     def mask_of(state: Any) -> Mask:
         inner = state.opt_state.inner_state
@@ -91,7 +102,14 @@ def masks_of(model: Any) -> dict[str, Mask]:
 
 
 def set_masks(model: Any, masks: Mapping[str, Mask]) -> None:
-    """Apply masks to an SBX agent: pruned weights, their targets and their moments become 0.0 and stay 0.0 in `model.learn`.
+    """Put masks on an SBX agent: pruned weights, their targets and their moments become 0.0, and stay so in `model.learn`.
+
+    >>> lth.sbx.set_masks(model, masks)  # doctest: +SKIP
+    >>> model.learn(50_000, reset_num_timesteps=False)  # doctest: +SKIP
+
+    Args:
+        model: an `sbx.SAC`, which is changed in place.
+        masks: one for each network, `{"actor": ..., "critic": ...}`, as `prune_sbx` returns them.
 
     Raises:
         InputError: a mask does not fit its network, or `param_resets` would undo it.
