@@ -55,6 +55,12 @@ def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="also run the tests marked `full`, as .ci/full does")
 
 
+def pytest_configure(config):
+    """Say where tests are drawn whether many are wanted."""
+    if config.getoption("--full"):
+        os.environ["LTH_TEST_FULL"] = "1"
+
+
 def pytest_collection_modifyitems(config, items):
     """Mark tests by what they need, and put the files that take longest first; within a file nothing moves."""
     if not config.getoption("--full"):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats as scipy_stats
 
 from lth import stats
 from lth.errors import InputError
@@ -43,6 +42,8 @@ def test_a_lost_run_is_no_difference(lost, pairs):
 
 
 def test_many_pairs_are_drawn_and_repeat():
+    from scipy import stats as scipy_stats
+
     differences = np.random.default_rng(1).normal(0.2, 1.0, 50)
     p = stats.sign_flip_test(differences)
     assert p == stats.sign_flip_test(differences)
@@ -100,6 +101,8 @@ def test_aggregates_by_hand():
     st.lists(st.integers(0, 5), min_size=1, max_size=7),
 )
 def test_probability_of_improvement_is_mann_whitneys(mine, theirs):
+    from scipy import stats as scipy_stats
+
     found = stats.probability_of_improvement([np.array(mine)], [np.array(theirs)])
     u = scipy_stats.mannwhitneyu(mine, theirs).statistic if len({*mine, *theirs}) > 1 else len(mine) * len(theirs) / 2
     assert found == pytest.approx(u / (len(mine) * len(theirs)))
@@ -108,6 +111,8 @@ def test_probability_of_improvement_is_mann_whitneys(mine, theirs):
 
 def test_one_task_is_resampled_over_its_runs():
     """Its interval is that of SciPy's bootstrap of the one sample, and as wide as its runs are spread."""
+    from scipy import stats as scipy_stats
+
     runs = np.array([0.1, 0.4, 0.5, 0.9, 1.3])
     low, high = stats.interval(stats.mean, [runs], rng=np.random.default_rng(0), resamples=20_000)
     theirs = scipy_stats.bootstrap(
@@ -202,6 +207,8 @@ def test_intervals_cover_the_mean():
 
 
 def test_the_interval_of_many_pairs_is_drawn():
+    from scipy import stats as scipy_stats
+
     d = np.random.default_rng(0).normal(0.3, 1.0, 40)
     low, high, confidence = stats.sign_flip_interval(d)
     theirs = scipy_stats.ttest_1samp(d, 0.0).confidence_interval()

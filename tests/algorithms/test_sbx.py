@@ -7,14 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-
-pytest.importorskip("sbx", reason="SBX is not installed: pip install -e '.[bench]'", exc_type=ImportError)
+from helpers.models import needs_sbx
 
 from lth.algorithms.architecture import Spaces
 from lth.algorithms.sac.algorithm import gaussian_of
 from lth.algorithms.sac.losses import actor_loss, critic_loss, temperature_loss
 from lth.config import SACConfig
 from lth.types import Batch
+
+pytestmark = needs_sbx
 
 DISCOUNT, ALPHA = 0.97, 0.3
 

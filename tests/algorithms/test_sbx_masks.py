@@ -7,13 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-pytest.importorskip("sbx", reason="SBX is not installed: pip install -e '.[bench]'", exc_type=ImportError)
+from helpers.models import needs_sbx
+from helpers.trees import on_host
 
 import lth
 from lth.algorithms.sac.sbx import _batches, _loss
 from lth.pruning.criteria import CRITERIA
 from lth.sbx import masks_of, prune_sbx, set_masks
+
+pytestmark = needs_sbx
 
 NETWORKS = ("actor", "critic")
 
@@ -49,12 +51,12 @@ def test_masks_by_every_criterion(model, criterion):
     ):
         assert lth.compute_sparsity(masks[network]) == round(sparsity * n) / n
         assert jax.tree.structure(masks[network]) == jax.tree.structure(before[network])
-    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), before, params(model)))
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), before, on_host(params(model))))
 
 
 def test_the_loss_that_is_differentiated_is_sbx_s(sbx, model):
     ((batch, noise),) = _batches(model, 1, 32, 0)
-    ours = jax.grad(lambda p: _loss(model)(p, (batch, noise)))(params(model))
+    ours = jax.jit(jax.grad(lambda p: _loss(model)(p, (batch, noise))))(params(model))
     policy = model.policy
     alpha = model.ent_coef_state.apply_fn({"params": model.ent_coef_state.params})
 
@@ -75,12 +77,12 @@ def test_the_loss_that_is_differentiated_is_sbx_s(sbx, model):
         error = jax.lax.stop_gradient(target) - q(p["critic"], batch.observations, batch.actions)
         return actor + 0.5 * (error**2).mean(axis=1).sum()
 
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(jax.grad(theirs)(params(model))), strict=True):
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(jax.jit(jax.grad(theirs))(params(model))), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-4)
 
 
 def test_learning_goes_on_under_the_mask(sbx, model):
-    masks = prune_sbx(model, 0.8, "taylor", num_batches=2, batch_size=16)
+    masks = on_host(prune_sbx(model, 0.8, "taylor", num_batches=2, batch_size=16))
     set_masks(model, masks)
     start = jax.tree.map(np.array, params(model))
     model.learn(60, reset_num_timesteps=False)
@@ -88,14 +90,14 @@ def test_learning_goes_on_under_the_mask(sbx, model):
     for network, state in states.items():
         moments = state.opt_state.inner_state.inner[0]
         trees = [state.params, moments.mu, moments.nu, *([state.target_params] if network == "critic" else [])]
-        for tree in trees:
+        for tree in on_host(trees):
             for leaf, kept in zip(jax.tree.leaves(tree), jax.tree.leaves(masks[network]), strict=True):
                 assert bool((leaf[kept == 0] == 0.0).all())
-        moved = jax.tree.map(lambda a, b: bool((a != b).any()), start[network], state.params)
+        moved = jax.tree.map(lambda a, b: bool((a != b).any()), start[network], on_host(state.params))
         assert jax.tree.all(moved), network
         assert state.opt_state.hyperparams["learning_rate"] == pytest.approx(3e-4)
     # Pruning further nests, and saving keeps the mask.
-    more = prune_sbx(model, 0.9, pool=True)
+    more = on_host(prune_sbx(model, 0.9, pool=True))
     n = sum(round(lth.compute_sparsity(more[x]) * k) for x, k in (("actor", 336), ("critic", 672)))
     assert n == round(0.9 * (336 + 672))
     for network in NETWORKS:
@@ -105,8 +107,8 @@ def test_learning_goes_on_under_the_mask(sbx, model):
     model.save(file)
     file.seek(0)
     again = sbx.SAC.load(file, env=model.get_env())
-    for network in NETWORKS:
-        for a, b in zip(jax.tree.leaves(masks_of(again)[network]), jax.tree.leaves(masks[network]), strict=True):
+    for network, kept in on_host(masks_of(again)).items():
+        for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(masks[network]), strict=True):
             assert bool((a == b).all())
 
 

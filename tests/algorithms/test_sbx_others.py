@@ -1,24 +1,29 @@
 """TD3 and DQN: losses and one update are those of SBX, on the same weights, batch and noise. Needs the extra `bench`."""
 
+import functools
 import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-pytest.importorskip("sbx", reason="SBX is not installed: pip install -e '.[bench]'", exc_type=ImportError)
+from helpers.models import needs_sbx
+from helpers.trees import on_host
 
 from lth.algorithms.architecture import Spaces
 from lth.algorithms.learner import update
 from lth.config import DQNConfig, TD3Config
 from lth.types import Batch
 
+pytestmark = needs_sbx
+
 N, RATE = 64, 1e-3
 close = {"rtol": 1e-5, "atol": 1e-7}
 
 
+@functools.cache
 def model_of(kind, task, **settings):
+    """Return a model, whose training functions change nothing of it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # SBX's dependencies warn on import
         import sbx
@@ -29,7 +34,7 @@ def model_of(kind, task, **settings):
 
 def renamed(params, member=None):
     """Lay SBX's layers out under our names; `member` picks one of a vmapped ensemble."""
-    tree = params.get("params", params)
+    tree = on_host(params.get("params", params))
     while "Dense_0" not in tree:
         (tree,) = tree.values()
     names = {"Dense_0": "layer_0", "Dense_1": "layer_1", "Dense_2": "output"}
@@ -50,7 +55,15 @@ def compare(ours, theirs):
 
 def nudged(tree, seed):
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda x: x + 0.05 * rng.normal(size=x.shape).astype(np.float32), tree)
+    return jax.tree.map(lambda x: x + 0.05 * rng.normal(size=x.shape).astype(np.float32), on_host(tree))
+
+
+updated = jax.jit(update, static_argnums=0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def losses(algorithm, state, batch, noise):
+    return algorithm.losses(state, state.params, batch, noise, algorithm.applies())
 
 
 def batch_of(rng, observation_dim, actions):
@@ -88,7 +101,7 @@ def test_td3(seed, grad_steps):
         targets={"actor": renamed(actor.target_params), "critic": twins(critic.target_params)},
         grad_steps=jnp.int32(grad_steps),
     )
-    ours = algorithm.losses(state, state.params, batch, noise, algorithm.applies())
+    ours = losses(algorithm, state, batch, noise)
 
     from sbx.common.type_aliases import ReplayBufferSamplesNp
 
@@ -106,7 +119,7 @@ def test_td3(seed, grad_steps):
     _, _, pi_loss, _ = model.update_actor(actor, critic, batch.observations, key)
     assert float(ours["actor"]) == pytest.approx(float(pi_loss), rel=1e-5)
 
-    after, _ = update(algorithm, state, batch, noise)
+    after, _ = updated(algorithm, state, batch, noise)
     compare(after.params, {"actor": renamed(new_actor.params), "critic": twins(new_critic.params)})
     compare(after.targets, {"actor": renamed(new_actor.target_params), "critic": twins(new_critic.target_params)})
     moved = not np.array_equal(after.params["actor"]["output"]["kernel"], state.params["actor"]["output"]["kernel"])
@@ -125,7 +138,7 @@ def test_dqn(seed):
     q = q.replace(target_params=nudged(q.params, 1))
     state = algorithm.init(jax.random.key(0))
     state = state._replace(params={"q": renamed(q.params)}, targets={"q": renamed(q.target_params)})
-    ours = algorithm.losses(state, state.params, batch, np.zeros(0), algorithm.applies())
+    ours = losses(algorithm, state, batch, np.zeros(0))
     theirs, (loss, mean) = model.update_qnetwork(
         q,
         batch.observations,
@@ -136,7 +149,7 @@ def test_dqn(seed):
         np.full(N, 0.97, np.float32),
     )
     assert float(ours["q"]) == pytest.approx(float(loss), rel=1e-5)
-    after, metrics = update(algorithm, state, batch, np.zeros(0))
+    after, metrics = updated(algorithm, state, batch, np.zeros(0))
     assert float(metrics["q_mean"]) == pytest.approx(float(mean), rel=1e-5)
     compare(after.params, {"q": renamed(theirs.params)})
     compare(after.targets, {"q": renamed(q.target_params)})

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.stats
 from helpers.grids import tidy_rows
 from helpers.small import SMALL
 from hypothesis import given, settings
@@ -407,6 +406,8 @@ def test_random_masks_overlap_as_chance_says_and_large_ones_take_no_time():
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=2, max_size=30), st.randoms(use_true_random=False))
 def test_rank_correlation_is_spearmans_with_ties(values, random):
+    import scipy.stats
+
     other = [random.randint(0, 5) for _ in values]
     found = rank_correlation(np.array(values, float), np.array(other, float))
     if len(set(values)) == 1 or len(set(other)) == 1:
@@ -416,6 +417,8 @@ def test_rank_correlation_is_spearmans_with_ties(values, random):
 
 
 def test_stability_by_hand():
+    import scipy.stats
+
     params = tree([[1.0, 2.0, 3.0, 4.0]], [[1.0]] * 4)
     gradients = [tree([scores], [[0.0]] * 4) for scores in ([4.0, 3.0, 2.0, 1.0], [4.0, 1.0, 2.0, 3.0])]
     masks = tree([[1, 1, 0, 0]], [[1]] * 4), tree([[1, 0, 0, 1]], [[1]] * 4)
@@ -540,6 +543,8 @@ def test_each_run_records_what_its_mask_and_its_units_are(grown):
 
 
 def test_stability_is_that_of_the_masks_own_batches_and_candidates(grown):
+    import scipy.stats
+
     (spec,) = [s for s in plan(grown).specs if isinstance(s, MaskSpec) and s.method == "taylor" and s.previous]
     rows = store.read_analysis(grown.output_dir / spec.path)
     agent, buffer, before = lth.load(grown.output_dir / spec.previous.path)

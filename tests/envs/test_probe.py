@@ -98,7 +98,7 @@ TINY = {
     "training": {"env_steps": 200, "start_steps": 50, "segment_steps": 100, "batch_size": 16},
     "sac": {"actor_hidden": [8], "critic_hidden": [8]},
     "evaluation": {"every": 100, "episodes": 1, "last_episodes": 1},
-    "report": {"random_episodes": 5},
+    "report": {"random_episodes": 2},
     "pruning": {"methods": ["magnitude"], "sparsity": [0.5]},
 }
 

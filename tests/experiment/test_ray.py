@@ -8,13 +8,12 @@ import yaml
 from helpers.grids import contents, differences
 from helpers.small import SMALL
 
-ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'", exc_type=ImportError)
-
 RESULTS = ("table.csv", "runs.csv")
 
 
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_a_cluster_that_loses_a_node_gives_the_bytes_of_one_machine(tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'", exc_type=ImportError)
     from ray.cluster_utils import Cluster
 
     from lth.cli import main

@@ -6,11 +6,11 @@ import gymnasium
 import numpy as np
 import pytest
 import yaml
-from helpers.models import make
-
-pytest.importorskip("sbx", reason="SBX is not installed: pip install -e '.[bench]'", exc_type=ImportError)
+from helpers.models import make, needs_sbx
 
 import lth
+
+pytestmark = needs_sbx
 
 CASES = [
     ("stable_baselines3", "SAC", "Pendulum-v1"),
@@ -51,7 +51,7 @@ def test_an_adopted_agent_is_the_model(library, algorithm, task, tmp_path):
 def test_tickets_are_made_of_an_adopted_agent(tmp_path):
     model, first = trained("stable_baselines3", "TD3", "Pendulum-v1")
     found = lth.adopt(model, "Pendulum-v1", initial=first, output_dir=tmp_path)
-    words = ("pruning.methods=[magnitude]", "pruning.sparsity=0.7", "pruning.controls=[]", "evaluation.episodes=10")
+    words = ("pruning.methods=[magnitude]", "pruning.sparsity=0.7", "pruning.controls=[]", "report.random_episodes=5")
     made = lth.run(found.config, *words)
     assert [(outcome.spec.stage, outcome.status) for outcome in made.outcomes] == [
         ("dense", "kept"),

@@ -5,15 +5,15 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from helpers.models import libraries, make
-
-pytest.importorskip("sbx", reason="SBX is not installed: pip install -e '.[bench]'", exc_type=ImportError)
+from helpers.models import libraries, make, needs_sbx
 
 import lth
 from lth.exporting.build import build
 from lth.exporting.models import of_model
 from lth.libraries.models import kind_of
 from lth.pruning.layers import layers, split
+
+pytestmark = needs_sbx
 
 MODELS = [
     ("stable_baselines3", "SAC", "Pendulum-v1"),

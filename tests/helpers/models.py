@@ -1,8 +1,15 @@
 """Small models of Stable-Baselines3 and SBX."""
 
+import importlib.util
 import warnings
 
 import gymnasium
+import pytest
+
+needs_sbx = pytest.mark.skipif(
+    not importlib.util.find_spec("sbx"), reason="SBX is not installed: pip install -e '.[bench]'"
+)
+"""Looked for and not imported, which takes each process that collects tests two seconds."""
 
 
 def libraries():
@@ -15,6 +22,7 @@ def libraries():
 
 
 def make(library, algorithm, task, normalized=True, **settings):
+    found = libraries()
     from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
     env = DummyVecEnv([lambda: gymnasium.make(task)])
@@ -24,4 +32,4 @@ def make(library, algorithm, task, normalized=True, **settings):
     if algorithm == "DQN":
         how |= {"train_freq": 1, "target_update_interval": 20}
     how = {"policy_kwargs": {"net_arch": [12, 12]}, "device": "cpu", "seed": 1, **how, **settings}
-    return getattr(libraries()[library], algorithm)("MlpPolicy", env, **how)
+    return getattr(found[library], algorithm)("MlpPolicy", env, **how)

@@ -51,7 +51,7 @@ class NanReward(Good):
 
 class LateInfiniteReward(Good):
     def reward(self, action):
-        return float("inf") if self.steps > 150 and self.t == 20 else -1.0
+        return float("inf") if self.steps > 190 and self.t == 20 else -1.0
 
 
 class UpperEnd(Good):
@@ -99,27 +99,27 @@ class Hangs(Good):
 
 class HangsLater(Good):
     def odd(self, steps):
-        if steps > 120:
+        if steps > 160:
             time.sleep(1e6)
 
 
 class Interrupts(Good):
     def odd(self, steps):
-        if steps > 120:
+        if steps > 160:
             raise KeyboardInterrupt
 
 
 class ForksAndDies(Good):
     def odd(self, steps):
-        if steps == 110 and os.fork() == 0:
+        if steps == 150 and os.fork() == 0:
             time.sleep(1e6)
-        if steps > 120:
+        if steps > 160:
             os._exit(7)
 
 
 class LeavesAChild(Good):
     def odd(self, steps):
-        if steps == 110:
+        if steps == 150:
             import subprocess
 
             child = subprocess.Popen(["sleep", "100000"])
@@ -128,7 +128,7 @@ class LeavesAChild(Good):
 
 class ReadsInput(Good):
     def odd(self, steps):
-        if steps == 120:
+        if steps == 160:
             assert sys.stdin.read() == ""
             raise RuntimeError("the input is empty")
 
@@ -138,7 +138,7 @@ class Overflows(Good):
 
     def step(self, action):
         observation, *rest = super().step(action)
-        return (np.float32(1e30) * observation if self.steps > 120 else observation), *rest
+        return (np.float32(1e30) * observation if self.steps > 160 else observation), *rest
 
 
 for kind in list(globals().values()):

@@ -9,7 +9,8 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from hypothesis import given, settings
+from helpers.drawn import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 import lth
@@ -229,7 +230,7 @@ def test_schedules_count_each_layer_of_a_stack(make):
     assert bool(moved.all())
 
 
-@settings(max_examples=25, deadline=None)
+@examples(8, full=25)
 @given(
     st.lists(st.integers(1, 4), min_size=2, max_size=3),
     st.lists(st.integers(1, 3), min_size=1, max_size=2),
