@@ -30,18 +30,7 @@ class Docstrings(griffe.Extension):
 
 
 def fence(text: str) -> str:
-    """Put each paragraph that begins with a prompt into a fenced block.
-
-    >>> print(fence("Add.\\n\\n>>> 1 + 1\\n2\\n\\nArgs:"))
-    Add.
-    <BLANKLINE>
-    ```python
-    >>> 1 + 1
-    2
-    ```
-    <BLANKLINE>
-    Args:
-    """
+    """Put each paragraph that begins with a doctest prompt into a fenced block."""
     lines: list[str] = []
     for blank, paragraph in itertools.groupby(text.split("\n"), key=lambda line: not line.strip()):
         found = [line.replace("  # doctest: +SKIP", "") for line in paragraph]

@@ -89,3 +89,12 @@ def test_search_finds_names_and_no_request_leaves_the_site(site):
     server.shutdown()
     server.server_close()
     assert not trouble
+
+
+def test_a_doctest_becomes_a_fenced_block(monkeypatch):
+    pytest.importorskip("griffe")
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    from site_docstrings import fence
+
+    assert fence("Add.\n\n>>> 1 + 1\n2\n\nArgs:") == "Add.\n\n```python\n>>> 1 + 1\n2\n```\n\nArgs:"
+    assert fence("No code.") == "No code."
