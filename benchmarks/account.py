@@ -1,10 +1,11 @@
-"""Profile one environment step of dense training, a whole dense run and a whole ticket.
+"""Profile one environment step of training, dense or of a ticket, a whole dense run and a whole ticket.
 
-    python benchmarks/account.py [--json] [--task HalfCheetah-v5] [--steps 2000] [--run_steps 10000]
+    taskset -c 0 python benchmarks/account.py [--json] [--task HalfCheetah-v5] [--sparsity 0] [--steps 2000] [--run_steps 10000]
 
-The parts of an environment step are timed inside the training loop after a warm-up. Inserting and gathering, which are part of the
-compiled call, are timed in separate compiled loops. `overhead_share` is the share of a step that is neither simulation nor update.
-Each run is timed in a separate process, from the start of the interpreter to its end.
+The parts of an environment step are timed inside the training loop after a warm-up; `wait` is the part of the update that the
+loop waits for with nothing else to do. Inserting and gathering, which are part of the compiled call, are timed in separate compiled
+loops. `overhead_share` is the share of a step that is neither simulation nor update, and `overhead_us` its microseconds.
+Each run is timed in a separate process, from the start of the interpreter to its end; `--run_steps 0` leaves them out.
 """
 
 import json
@@ -19,6 +20,7 @@ from common import arguments, interleave, report
 
 parser = arguments(__doc__.splitlines()[0])
 parser.add_argument("--task", default="HalfCheetah-v5")
+parser.add_argument("--sparsity", type=float, default=0.0, help="of a random ticket (ERK)")
 parser.add_argument("--steps", type=int, default=2000)
 parser.add_argument("--run_steps", type=int, default=10_000)
 parser.add_argument("--repeats", type=int, default=5)
@@ -32,10 +34,12 @@ import numpy as np
 
 from src.lth import envs, training
 from src.lth.algorithms.architecture import Spaces
+from src.lth.algorithms.tickets import make_ticket
 from src.lth.config import EvaluationConfig, SACConfig, Sparsity, TrainingConfig
 from src.lth.experiment import journal
 from src.lth.experiment.lottery import make_mask, train_dense, train_ticket
 from src.lth.experiment.spec import DenseSpec, MaskSpec, TicketSpec
+from src.lth.pruning.controls import random_mask
 from src.lth.replay import init_replay, insert, take_rows
 
 
@@ -45,13 +49,14 @@ def one_step() -> dict[str, float]:
     spaces = envs.spaces_of(envs.make(options.task))
     algorithm = config.build(spaces, options.task)
     seconds: dict[str, float] = defaultdict(float)
-    called = {"dispatch": time.perf_counter()}
+    called = {"dispatch": time.perf_counter(), "drawn": time.perf_counter()}
 
     def timed(name, function):
         def call(*args):
             began = called[name] = time.perf_counter()
             result = function(*args)
-            seconds[name] += time.perf_counter() - began
+            called["drawn"] = time.perf_counter()
+            seconds[name] += called["drawn"] - began
             return result
 
         return call
@@ -64,7 +69,9 @@ def one_step() -> dict[str, float]:
 
         def read(flat):
             # Reading the policy waits for the update, so the update takes from its dispatch to here.
-            seconds["update"] += time.perf_counter() - called["dispatch"]
+            now = time.perf_counter()
+            seconds["update"] += now - called["dispatch"]
+            seconds["wait"] += now - called["drawn"]
             return read_policy(flat)
 
         return read
@@ -78,9 +85,14 @@ def one_step() -> dict[str, float]:
 
     training.act = timed("act", training.act)
     training.pack_rows = timed("pack", training.pack_rows)
+    training.draw = timed("draw", training.draw)
     training.learner, training.policy_reader, envs.make_vector = timed_learner, timed_reader, timed_vector
     loop = TrainingConfig(env_steps=10**9, start_steps=options.steps, segment_steps=options.steps)
     state = algorithm.init(jax.random.key(0))
+    if options.sparsity:
+        key = jax.random.key(1)
+        masks = {n: random_mask(p, options.sparsity, key, (), "erk") for n, p in state.params.items()}
+        state = make_ticket(state, masks)
     replay = init_replay(config.buffer_size, spaces.observation_dim, spaces.action_width)
     segments = training.train(algorithm, loop, options.task, 0, state, replay, 10**9, native=True)
     for _ in range(2):
@@ -90,7 +102,7 @@ def one_step() -> dict[str, float]:
         seconds.clear()
         called["dispatch"] = time.perf_counter()  # a segment reads the policy once before it starts
         total = next(segments).seconds
-        parts = {name: 1e6 * value / options.steps for name, value in seconds.items() if name != "dispatch"}
+        parts = {name: 1e6 * value / options.steps for name, value in seconds.items()}
         found.append({"total": 1e6 * total / options.steps, **parts})
     step = {name: sorted(parts[name] for parts in found)[len(found) // 2] for name in found[0]}
     step |= inside_the_call(config, spaces)
@@ -148,7 +160,11 @@ def one_run(kind: str, folder: Path, since: float) -> None:
 def main() -> None:
     results = {"step_us": one_step()}
     step = results["step_us"]
-    results["overhead_share"] = 1.0 - (step["simulate"] + step["update"]) / step["total"]
+    results["overhead_us"] = step["total"] - step["simulate"] - step["update"]
+    results["overhead_share"] = results["overhead_us"] / step["total"]
+    if not options.run_steps:
+        report(results, options.json)
+        return
     with tempfile.TemporaryDirectory() as folder:
         for kind in ("dense", "ticket"):
             command = [sys.executable, *sys.argv, "--run", kind, folder, repr(time.time())]
