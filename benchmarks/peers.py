@@ -1,7 +1,7 @@
 """Sparse training of one network by lth, SparseLab, torch.sparse and JAX's BCOO, and by dense XLA and PyTorch, on one core.
 
     pip install -e '.[peers]'
-    taskset -c 0 python benchmarks/peers.py [--json] [--csv FILE] [--repeats 21]
+    taskset -c 0 python benchmarks/peers.py [--json] [--repeats 21]
 
 The network is 23-256-256-1 with ReLU, the batch 256, float32. Timed is what a user calls: the loss mean(y^2) forward and its
 gradients by the kept weights and the biases, without an optimizer. Both hidden layers lose the same share of their weights at
@@ -10,16 +10,11 @@ counts. A side whose package is missing is left out.
 """
 
 import contextlib
-import csv
-import platform
-from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
-from pathlib import Path
 
 from common import arguments, interleave, report
 
 parser = arguments(__doc__.splitlines()[0])
-parser.add_argument("--csv", type=Path, metavar="FILE", help="append every figure, with processor and versions")
 parser.add_argument("--repeats", type=int, default=21)
 parser.add_argument("--calls", type=int, default=20, help="calls in each repeat")
 options = parser.parse_args()
@@ -132,24 +127,6 @@ def torch_sides(params, sparsity: float, x):
     return {**sides, "SparseLab": step(lambda: model(inputs), list(model.parameters()))}
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of what is compared."""
-    found = {}
-    for name in ("jax", "torch", "sparselab"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "missing"
-    return found
-
-
-def processor() -> str:
-    """Return the processor's name."""
-    path = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in path.read_text().splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def measure(sparsity: float) -> dict[str, float]:
     """Return the microseconds of a call by side."""
     rng = np.random.default_rng(0)
@@ -172,17 +149,7 @@ def measure(sparsity: float) -> dict[str, float]:
     return {name: 1e6 * value / options.calls for name, value in seconds.items()}
 
 
-results: dict[str, object] = {}
-rows = []
+results = {}
 for sparsity in SPARSITIES:
-    for side, microseconds in measure(sparsity).items():
-        results[f"us_{side}_{sparsity}"] = microseconds
-        rows.append([side, sparsity, round(microseconds, 1), processor(), *versions().values()])
-if options.csv:
-    new = not options.csv.exists()
-    with options.csv.open("a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if new:
-            writer.writerow(["side", "sparsity", "microseconds", "processor", *versions()])
-        writer.writerows(rows)
-report({**results, "processor": processor(), **versions()}, options.json)
+    results |= {f"us_{side}_{sparsity}": value for side, value in measure(sparsity).items()}
+report(results, options.json)
