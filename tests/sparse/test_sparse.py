@@ -31,7 +31,7 @@ from lth.experiment.trainer import RunOptions
 from lth.pruning.controls import random_mask
 from lth.pruning.schedules import prune_at, rigl, sparse_evolution
 from lth.replay import init_replay, pack_rows
-from lth.sparse import make_pattern, native, pack, sparse_mlp, unpack, unsupported_reason
+from lth.sparse import compiling, make_pattern, native, pack, sparse_mlp, unpack, unsupported_reason
 from lth.training import train
 from lth.types import Batch
 
@@ -45,6 +45,8 @@ def available():
 
 
 needs_kernel = pytest.mark.skipif(bool(available()), reason=f"the native kernel is not available: {available()}")
+INSTALLED = [] if available() else native.installed_files()
+needs_build = pytest.mark.skipif(bool(INSTALLED), reason="the installed kernel is used, so none is compiled")
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Networks, and what they compute, in plain NumPy and double precision
@@ -543,7 +545,7 @@ def test_another_tree_is_not_packed():
 def compiler():
     try:
         native.instruction_set()
-        return native.compiler()
+        return compiling.compiler()
     except native.Unavailable as error:
         pytest.skip(str(error))
 
@@ -688,14 +690,17 @@ def compiled(tmp_path_factory):
     if available():
         pytest.skip(available())
     folder = tmp_path_factory.mktemp("a compiler")
-    kernel = folder / "kernel.so"
-    shutil.copy(native.cached_file(), kernel)
-    script = folder / "c++"
+    shutil.copy((INSTALLED or native.cached_files())[0], folder / "kernel.so")
+    return folder, {"CXX": stand_in(folder / "c++", folder / "kernel.so"), "LTH_CACHE": str(folder / "a cache")}
+
+
+def stand_in(script, kernel):
+    """Write a compiler that copies a kernel. Returns the value for CXX."""
     script.write_text(
-        f'#!/bin/sh\necho "$@" >> "{folder}/calls"\nfor last; do :; done\nsleep 0.5\ncp "{kernel}" "$last"\n'
+        f'#!/bin/sh\necho "$@" >> "{script.parent}/calls"\nfor last; do :; done\nsleep 0.5\ncp "{kernel}" "$last"\n'
     )
     script.chmod(0o700)
-    return folder, {"CXX": f"'{script}'", "LTH_CACHE": str(folder / "a cache")}
+    return f"'{script}'"
 
 
 LOAD = "from lth.sparse import native; native.load(); print('loaded')"
@@ -705,7 +710,7 @@ from lth.sparse import native
 before = dict(os.environ)
 for line in sys.stdin.read().splitlines():
     os.environ.clear()
-    os.environ.update(before | dict([line.split('=', 1)]))
+    os.environ.update(before | dict(word.split('=', 1) for word in line.split('\t')))
     native._load.cache_clear()
     native.instruction_set.cache_clear()
     try:
@@ -716,6 +721,7 @@ for line in sys.stdin.read().splitlines():
 """
 
 
+@needs_build
 def test_first_uses_at_once_and_damaged_files(compiled):
     folder, env = compiled
     cache = Path(env["LTH_CACHE"])
@@ -732,6 +738,7 @@ def test_first_uses_at_once_and_damaged_files(compiled):
     file.write_bytes(good[:1000])
     healed = subprocess.run([sys.executable, "-c", LOAD], env={**os.environ, **env}, capture_output=True, text=True)
     assert healed.stdout == "loaded\n", healed.stderr
+    assert f"the native kernel '{file}' does not fit (its file is damaged), so it was compiled again" in healed.stderr
     assert file.read_bytes() == good
     assert [*cache.iterdir()] == [file]
     assert len((folder / "calls").read_text().splitlines()) == calls + 1
@@ -739,30 +746,76 @@ def test_first_uses_at_once_and_damaged_files(compiled):
 
 @needs_kernel
 def test_only_a_whole_file_of_these_sources_is_found(monkeypatch, tmp_path):
-    good = native.cached_file()
+    good = (INSTALLED or native.cached_files())[0]
     content = good.read_bytes()
     monkeypatch.setenv("LTH_CACHE", str(tmp_path / "cache"))
-    assert native.cached_file() is None
+    assert native.cached_files() == []
     file = tmp_path / "cache" / good.name
     flipped = bytearray(content)
     flipped[len(content) // 2] ^= 1
     for damaged in (content[: len(content) // 2], bytes(flipped), b""):
         file.write_bytes(damaged)
-        assert native.cached_file() is None
+        assert not compiling.is_intact(file)
     file.write_bytes(content)
-    assert native.cached_file() == file
-    monkeypatch.setenv("CXX", "/nonexistent")
-    assert native.cached_file() == file  # what is there needs no compiler
-    for change in ((native.jaxlib, "__version__", "0.0.0"), (native, "SOURCES", ("kernel.h",))):
+    assert compiling.is_intact(file)
+    assert native.cached_files() == [file]
+    for change in ("SOURCES", ("kernel.h",)), ("_flags", lambda _: ["-O2"]):
         with monkeypatch.context() as other:
-            other.setattr(*change)
-            assert native.cached_file() is None
+            other.setattr(compiling, *change)
+            assert native.cached_files() == []
     file.parent.chmod(0o770)
     with pytest.raises(native.Unavailable, match=r"other users can write to its cache .*chmod 700"):
-        native.cached_file()
+        native.cached_files()
 
 
-def test_why_there_is_no_kernel_is_said(tmp_path):
+NEWER = """#include "xla/ffi/api/c_api.h"
+extern "C" {
+XLA_FFI_Error* lth_sparse_mlp_forward(XLA_FFI_CallFrame* frame) {
+  auto* metadata = reinterpret_cast<XLA_FFI_Metadata_Extension*>(frame->extension_start)->metadata;
+  metadata->api_version.major_version = 0, metadata->api_version.minor_version = 999;
+  return nullptr;
+}
+XLA_FFI_Error* lth_sparse_mlp_backward(XLA_FFI_CallFrame* frame) { return lth_sparse_mlp_forward(frame); }
+void lth_sparse_mlp_one() {}
+void lth_sparse_threads() {}
+}
+"""
+"""A kernel that was compiled with the headers of a future XLA."""
+
+
+@needs_build
+def test_a_kernel_that_does_not_fit_is_compiled_again(compiled, tmp_path, monkeypatch):
+    (tmp_path / "newer.cc").write_text(NEWER)
+    command = [*compiler(), "-shared", "-fPIC", "-isystem", jax.ffi.include_dir(), tmp_path / "newer.cc", "-o"]
+    subprocess.run([*command, tmp_path / "newer.so"], check=True)
+    (tmp_path / "other.so").write_bytes(" ".join(compiling.TARGETS + compiling.OTHERS).encode().ljust(1000))
+    for kernel, reason in ("newer", "API version (0.999) is incompatible"), ("other", "invalid ELF header"):
+        cache = tmp_path / kernel
+        cache.mkdir(mode=0o700)
+        monkeypatch.setenv("CXX", stand_in(tmp_path / "c++", tmp_path / f"{kernel}.so"))
+        file = compiling.compile_kernel(cache, native.instruction_set(), "")
+        # The third load finds the kernel of the second one in the cache, so it needs no compiler.
+        real, none = f"CXX={compiled[1]['CXX']}", "CXX=/nonexistent"
+        lines, errors = loads([f"LTH_CACHE={cache}\t{cxx}" for cxx in (none, real, none)], {})
+        refused = f"the native kernel '{file}' does not fit ("
+        assert refused in lines[0]
+        assert reason in lines[0]
+        assert "), and there is no C++ compiler (/nonexistent)" in lines[0]
+        assert lines[1:] == ["loaded", "loaded"]
+        assert errors.count(refused) == 1
+        assert "), so it was compiled again, to '" in errors
+
+
+def loads(cases, env):
+    """Load the kernel in each of the environments, in one process. Returns the results and the error output."""
+    command = [sys.executable, "-c", SAY]
+    said = subprocess.run(command, input="\n".join(cases), env={**os.environ, **env}, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    return said.stdout.splitlines(), said.stderr
+
+
+@needs_build
+def test_why_there_is_no_kernel_is_said(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     cases = {
         "LTH_NATIVE=0": "LTH_NATIVE=0 in the environment",
@@ -775,17 +828,21 @@ def test_why_there_is_no_kernel_is_said(tmp_path):
         f"LTH_CACHE={tmp_path}/file": f"its cache '{tmp_path}/file' cannot be created",
         "LTH_CACHE=/proc/lth": "its cache '/proc/lth' cannot be created",
     }
-    env = {**os.environ, "LTH_CACHE": str(tmp_path / "cache")}
-    env.pop("CXX", None)
-    env.pop("LTH_NATIVE", None)
-    command = [sys.executable, "-c", SAY]
-    said = subprocess.run(command, input="\n".join(cases), env=env, capture_output=True, text=True)
-    assert said.returncode == 0, said.stderr
-    lines = said.stdout.splitlines()
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.delenv("LTH_NATIVE", raising=False)
+    lines, _ = loads(cases, {"LTH_CACHE": str(tmp_path / "cache")})
     assert len(lines) == len(cases)
     for line, (how, wanted) in zip(lines, cases.items(), strict=True):
         assert wanted in line, how
     assert not [*(tmp_path / "cache").glob("*")]
+
+
+@pytest.mark.skipif(not INSTALLED, reason="lth was installed without a kernel")
+def test_the_installed_kernel_is_used_and_equals_one_that_is_compiled_here(tmp_path):
+    (installed,) = INSTALLED
+    assert native.load()._name == str(installed)
+    compiled_here = compiling.compile_kernel(tmp_path, native.instruction_set(), jax.ffi.include_dir())
+    assert compiled_here.name == installed.name  # the name has a hash of the content
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -875,6 +932,7 @@ def train_half(folder, spec, how, is_native):
 
 
 @needs_kernel
+@needs_build
 def test_lth_run_says_and_records_how_tickets_are_computed(tmp_path, small_yaml, capsys, run_command):
     words = ["pruning.methods=[magnitude]", "training.env_steps=400"]
     assert main(["run", str(small_yaml), *words]) == 0
