@@ -49,13 +49,13 @@ def _load() -> ctypes.CDLL | str:
 
 def _first_that_fits() -> ctypes.CDLL:
     refused = ""
-    for find in (installed_files, cached_files):  # the cache is not touched if the installed kernel fits
-        for file in find():
-            try:
-                return _register(file)
-            except Unavailable as error:
-                refused = f"the native kernel '{file}' does not fit ({error})"
     try:
+        for find in (installed_files, cached_files):  # the cache is not touched if the installed kernel fits
+            for file in find():
+                try:
+                    return _register(file)
+                except Unavailable as error:
+                    refused = f"the native kernel '{file}' does not fit ({error})"
         file = compiling.compile_kernel(cache_folder(), instruction_set(), jax.ffi.include_dir())
         library = _register(file)
     except Unavailable as error:
