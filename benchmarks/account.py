@@ -1,6 +1,6 @@
 """Profile one environment step of training, dense or of a ticket, a whole dense run and a whole ticket.
 
-    taskset -c 0 python benchmarks/account.py [--json] [--task HalfCheetah-v5] [--sparsity 0] [--steps 2000] [--run_steps 10000]
+    taskset -c 0 python benchmarks/account.py [--json] [--task HalfCheetah-v5] [--sparsity 0] [--threads 1] [--steps 2000]
 
 The parts of an environment step are timed inside the training loop after a warm-up; `wait` is the part of the update that the
 loop waits for with nothing else to do. Inserting and gathering, which are part of the compiled call, are timed in separate compiled
@@ -21,6 +21,7 @@ from common import arguments, interleave, report
 parser = arguments(__doc__.splitlines()[0])
 parser.add_argument("--task", default="HalfCheetah-v5")
 parser.add_argument("--sparsity", type=float, default=0.0, help="of a random ticket (ERK)")
+parser.add_argument("--threads", type=int, default=1, help="threads of the native kernel")
 parser.add_argument("--steps", type=int, default=2000)
 parser.add_argument("--run_steps", type=int, default=10_000)
 parser.add_argument("--repeats", type=int, default=5)
@@ -41,6 +42,7 @@ from src.lth.experiment.lottery import make_mask, train_dense, train_ticket
 from src.lth.experiment.spec import DenseSpec, MaskSpec, TicketSpec
 from src.lth.pruning.controls import random_mask
 from src.lth.replay import init_replay, insert, take_rows
+from src.lth.sparse.native import set_threads
 
 
 def one_step() -> dict[str, float]:
@@ -87,6 +89,7 @@ def one_step() -> dict[str, float]:
     training.pack_rows = timed("pack", training.pack_rows)
     training.draw = timed("draw", training.draw)
     training.learner, training.policy_reader, envs.make_vector = timed_learner, timed_reader, timed_vector
+    set_threads(options.threads)
     loop = TrainingConfig(env_steps=10**9, start_steps=options.steps, segment_steps=options.steps)
     state = algorithm.init(jax.random.key(0))
     if options.sparsity:
