@@ -24,9 +24,11 @@ import sys
 
 import pytest
 import yaml
+from helpers import shapes
 from helpers.small import ROOT, SMALL
 
 collect_ignore_glob = ["helpers/*"]
+shapes.install()
 
 SLOW = (
     *("test_grid", "test_recipes", "test_document", "test_ray", "test_sparse", "test_algorithms", "test_sac"),

@@ -64,12 +64,14 @@ def check_config(config: Config) -> tuple[Plan, dict[str, Spaces]]:
         cannot be trained on are in `Plan.broken`.
 
     Raises:
-        InputError: a task, a layer's name or a schedule cannot be used.
+        InputError: a task, a layer's name or a schedule cannot be used; or a package that the config needs is not installed.
     """
     from .experiment.costs import check_memory
     from .experiment.masking import named_layers
     from .experiment.start import check_schedules
+    from .experiment.trackers import trackers_of
 
+    trackers_of(config)
     named_layers(config.agent_config, config.pruning.exclude, allocation_of(config))
     spaces, broken, notes = check_tasks(config)
     check_memory(config, {task: found for task, found in spaces.items() if task not in broken})

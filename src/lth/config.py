@@ -13,9 +13,11 @@ import pydantic
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from .algorithms import DQNConfig, SACConfig, TD3Config
 from .algorithms.architecture import AgentConfig, config_class
 from .algorithms.controls import control_named
+from .algorithms.dqn.config import DQNConfig
+from .algorithms.sac.config import SACConfig
+from .algorithms.td3.config import TD3Config
 from .errors import InputError, nearest
 from .pruning.allocation import ALLOCATIONS
 from .pruning.criteria import CRITERIA, criterion_named
@@ -417,6 +419,10 @@ class Config(Settings):
     """Number of times that a failed run is retried. A process killed from outside does not count as a failure."""
     tensorboard: bool = False
     """Also write TensorBoard event files (needs the extra `tensorboard`)."""
+    wandb: bool = False
+    """Also log to Weights & Biases (needs the extra `wandb`). The project is WANDB_PROJECT, or the name of the output directory."""
+    trackio: bool = False
+    """Also log to trackio (needs the extra `trackio`). The project is TRACKIO_PROJECT, or the name of the output directory."""
 
     @property
     def primary(self) -> tuple[str, str] | None:

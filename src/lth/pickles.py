@@ -40,7 +40,8 @@ class _Dtype:
         known = isinstance(self._text, str) and re.fullmatch("b1|[iu][1248]|f[248]", self._text)
         if not known or self._order not in ("<", ">", "=", "|"):
             raise InputError(f"it contains an array of the non-numeric type {_short(self._text)}")
-        return np.dtype(self._text).newbyteorder(self._order)
+        found: np.dtype[Any] = np.dtype(self._text).newbyteorder(self._order)
+        return found
 
 
 class _Array:

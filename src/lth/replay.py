@@ -13,15 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from .errors import InputError
+from .shapes import Float32, Int32, Shaped
 from .types import Array, Batch
 
 
 class ReplayState(NamedTuple):
-    """The buffer as a pytree; `rows` has shape (capacity, 2 * observation_dim + action_dim + 2), float32."""
+    """The buffer as a pytree; `width` is 2 * observation_dim + action_dim + 2."""
 
-    rows: jax.Array
-    position: jax.Array  # int32: the next row to write
-    size: jax.Array  # int32: the number of rows that hold a transition
+    rows: Float32[jax.Array, "capacity width"]
+    position: Int32[jax.Array, ""]  # the next row to write
+    size: Int32[jax.Array, ""]  # the number of rows that hold a transition
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -31,29 +32,31 @@ def init_replay(capacity: int, observation_dim: int, action_dim: int) -> ReplayS
     return ReplayState(jnp.zeros((capacity, 2 * observation_dim + action_dim + 2), jnp.float32), zero, zero)
 
 
-def pack_rows(batch: Batch) -> np.ndarray:
+Columns = tuple[
+    Shaped[Array, "n observation_dim"],
+    Shaped[Array, "n action_dim"],
+    Shaped[Array, " n"],
+    Shaped[Array, "n observation_dim"],
+    Shaped[Array, " n"],
+]
+"""The fields of a Batch, with any dtypes."""
+
+
+def pack_rows(batch: Columns) -> Float32[np.ndarray, "n width"]:
     """Convert transitions to rows of shape (n, 2 * observation_dim + action_dim + 2), float32."""
-    return np.concatenate(
-        [
-            batch.observations,
-            batch.actions,
-            np.asarray(batch.rewards)[:, None],
-            batch.next_observations,
-            np.asarray(batch.terminated)[:, None],
-        ],
-        axis=1,
-        dtype=np.float32,
-    )
+    observations, actions, rewards, next_observations, terminated = batch
+    columns = [observations, actions, np.asarray(rewards)[:, None], next_observations, np.asarray(terminated)[:, None]]
+    return np.concatenate(columns, axis=1, dtype=np.float32)
 
 
-def unpack_rows(rows: Array, observation_dim: int) -> Batch:
+def unpack_rows(rows: Float32[Array, "n width"], observation_dim: int) -> Batch:
     """Split rows into the fields of a Batch."""
     action_dim = rows.shape[1] - 2 * observation_dim - 2
     a, r = observation_dim, observation_dim + action_dim
     return Batch(rows[:, :a], rows[:, a:r], rows[:, r], rows[:, r + 1 : -1], rows[:, -1])
 
 
-def insert(state: ReplayState, rows: Array) -> ReplayState:
+def insert(state: ReplayState, rows: Float32[Array, "n width"]) -> ReplayState:
     """Write rows (n, width) into the ring. A full ring overwrites its oldest rows."""
     capacity, n = state.rows.shape[0], rows.shape[0]
     skipped = max(n - capacity, 0)  # later rows would overwrite these
@@ -65,12 +68,12 @@ def insert(state: ReplayState, rows: Array) -> ReplayState:
     )
 
 
-def sample_rows(state: ReplayState, key: jax.Array, n: int) -> jax.Array:
+def sample_rows(state: ReplayState, key: jax.Array, n: int) -> Float32[jax.Array, "{n} width"]:
     """Draw n rows uniformly, with replacement. The buffer must not be empty."""
     return take_rows(state, jax.random.randint(key, (n,), 0, state.size, jnp.int32))
 
 
-def take_rows(state: ReplayState, indices: Array) -> jax.Array:
+def take_rows(state: ReplayState, indices: Int32[Array, " n"]) -> Float32[jax.Array, "n width"]:
     """Gather rows by their indices, all of which must be in [0, size)."""
     return state.rows.at[indices].get(mode="promise_in_bounds")
 

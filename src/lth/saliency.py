@@ -59,7 +59,9 @@ def synaptic_flow(params: Params, _: Any = None) -> jax.Array:
 @functools.cache
 def _batch_gradients(algorithm: Algorithm, normalize_obs: bool) -> Callable[..., dict[str, Params]]:
     def gradients(state: AgentState, batch: Batch, key: jax.Array) -> dict[str, Params]:
-        return jax.grad(lambda params: network_loss(algorithm, state, params, batch, key, normalize_obs))(state.params)
+        by_params = jax.grad(lambda params: network_loss(algorithm, state, params, batch, key, normalize_obs))
+        found: dict[str, Params] = by_params(state.params)
+        return found
 
     return jax.jit(gradients)
 

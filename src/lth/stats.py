@@ -47,7 +47,8 @@ def iqm(scores: Scores) -> np.ndarray:
     together = _together(scores)
     cut = together.shape[-1] // 4
     middle = np.partition(together, (cut, together.shape[-1] - cut - 1), axis=-1)
-    return np.mean(middle[..., cut : together.shape[-1] - cut], axis=-1)
+    means: np.ndarray = np.mean(middle[..., cut : together.shape[-1] - cut], axis=-1)
+    return means
 
 
 def mean(scores: Scores) -> np.ndarray:
@@ -59,7 +60,8 @@ def mean(scores: Scores) -> np.ndarray:
     Args:
         scores: one array (..., runs) for each task.
     """
-    return np.mean(_task_means(scores), axis=-1)
+    means: np.ndarray = np.mean(_task_means(scores), axis=-1)
+    return means
 
 
 def median(scores: Scores) -> np.ndarray:
@@ -71,7 +73,8 @@ def median(scores: Scores) -> np.ndarray:
     Args:
         scores: one array (..., runs) for each task.
     """
-    return np.median(_task_means(scores), axis=-1)
+    medians: np.ndarray = np.median(_task_means(scores), axis=-1)
+    return medians
 
 
 def optimality_gap(scores: Scores, target: float = 1.0) -> np.ndarray:
@@ -84,7 +87,8 @@ def optimality_gap(scores: Scores, target: float = 1.0) -> np.ndarray:
         scores: one array (..., runs) for each task.
         target: the score that counts as reached.
     """
-    return np.mean([np.mean(np.maximum(target - s, 0.0), axis=-1) for s in scores], axis=0)
+    gaps: np.ndarray = np.mean([np.mean(np.maximum(target - s, 0.0), axis=-1) for s in scores], axis=0)
+    return gaps
 
 
 def profile(scores: Scores, thresholds: Any) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from .shapes import Float32
+
 Array: TypeAlias = Any
 """A jax.Array or a numpy.ndarray."""
 Params: TypeAlias = Any
@@ -17,16 +19,12 @@ class Batch(NamedTuple):
     `terminated` is 1.0 if the task ended (no bootstrapping) and 0.0 otherwise, including at time limits.
     """
 
-    observations: Array
-    """(n, observation_dim) float32."""
-    actions: Array
-    """(n, action_dim) float32 in [-1, 1]; or (n, 1), the indices of discrete actions."""
-    rewards: Array
-    """(n,) float32."""
-    next_observations: Array
-    """(n, observation_dim) float32."""
-    terminated: Array
-    """(n,) float32."""
+    observations: Float32[Array, "n observation_dim"]
+    actions: Float32[Array, "n action_dim"]
+    """In [-1, 1]; or (n, 1), the indices of discrete actions."""
+    rewards: Float32[Array, " n"]
+    next_observations: Float32[Array, "n observation_dim"]
+    terminated: Float32[Array, " n"]
 
 
 class AgentLike(Protocol):

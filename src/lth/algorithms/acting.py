@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .. import envs
 from ..errors import InputError
@@ -111,7 +112,7 @@ _last: list[
 ] = []  # the agent that acted last, cached because reading the weights takes 100 times as long as acting
 
 
-def choose(agent: Agent, observation: Any, rng: np.random.Generator | None = None) -> Any:
+def choose(agent: Agent, observation: ArrayLike, rng: np.random.Generator | None = None) -> np.ndarray:
     """Choose an agent's action for one observation or a batch: `Agent.act`."""
     acting = _last[0] if _last and _last[0].state is agent.state else None
     if acting is None:
@@ -128,7 +129,8 @@ def choose(agent: Agent, observation: Any, rng: np.random.Generator | None = Non
             "agent._replace(task='Pendulum-v1')."
         )
     actions = envs.to_own_units(envs.task_interface(agent.task), act(acting.policy, batch, noise))
-    return actions[0] if single else actions
+    chosen: np.ndarray = actions[0] if single else actions
+    return chosen
 
 
 def check_observations(given: np.ndarray, observation_dim: int) -> None:

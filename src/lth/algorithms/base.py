@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from numpy.typing import ArrayLike
 
 from ..errors import InputError
 from ..pruning.masks import MaskedState, apply_mask, keep_pruned_at_zero
 from ..replay import ReplayBuffer
 from ..types import Array, Batch, Params
-from .architecture import Head, Network, Spaces
+from .architecture import AgentConfig, Head, Network, Spaces
 from .networks import Apply, apply_of, module_of
 
 OBSERVATION_CLIP = 10.0
@@ -80,7 +81,7 @@ class Algorithm(abc.ABC):
     `update` take batches from `prepare`: observations are normalized, rewards are scaled.
     """
 
-    config: Any  # an AgentConfig
+    config: AgentConfig
     spaces: Spaces
 
     @property
@@ -211,7 +212,7 @@ def update_normalizer(normalizer: Normalizer, observations: jax.Array) -> Normal
     seen = normalizer.seen + n
     mean = jnp.mean(observations, axis=0)
     delta = mean - normalizer.mean
-    squares = normalizer.variance * normalizer.seen + jnp.sum((observations - mean) ** 2, axis=0)
+    squares = normalizer.variance * normalizer.seen + jnp.sum((observations - mean[None]) ** 2, axis=0)
     squares = squares + delta**2 * normalizer.seen * n / seen
     return Normalizer(normalizer.mean + delta * (n / seen), squares / seen, seen)
 
@@ -223,7 +224,7 @@ def observation_scale(normalizer: Normalizer) -> jax.Array:
 
 def normalize(normalizer: Normalizer, observations: jax.Array) -> jax.Array:
     """Center and scale observations (n, observation_dim), and clip them to [-10, 10]."""
-    scaled = (observations - normalizer.mean) * observation_scale(normalizer)
+    scaled = (observations - normalizer.mean[None]) * observation_scale(normalizer)[None]
     return jnp.clip(scaled, -OBSERVATION_CLIP, OBSERVATION_CLIP)
 
 
@@ -252,8 +253,8 @@ def pruned_target(target: Params, opt: MaskedState) -> Params:
 class Agent(NamedTuple):
     """A trained agent: its configuration, its state and, if available, its replay buffer."""
 
-    config: Any
-    """The settings, an AgentConfig."""
+    config: AgentConfig
+    """The settings."""
     state: AgentState
     """Networks, targets, optimizers and counters."""
     replay_buffer: ReplayBuffer | None = None
@@ -261,7 +262,7 @@ class Agent(NamedTuple):
     task: str = ""
     """The task it was trained on, which defines the units of its actions; empty if unknown."""
 
-    def act(self, observation: Any, rng: np.random.Generator | None = None) -> Any:
+    def act(self, observation: ArrayLike, rng: np.random.Generator | None = None) -> np.ndarray:
         """Choose an action, in the environment's units.
 
         >>> import lth
@@ -275,7 +276,7 @@ class Agent(NamedTuple):
 
         Returns:
             The action within the environment's bounds, (action_dim,) float32, or (n, action_dim) for a batch. For discrete
-            actions, an integer, or (n,) int64.
+            actions, one int64, or (n,) int64.
 
         Raises:
             InputError: the observation has the wrong length or is not finite, or the agent's task is unknown.
@@ -309,4 +310,5 @@ def algorithm_of(agent: Any) -> Algorithm:
     """Return the algorithm of an object with `.config` and `.state`."""
     bias = agent.state.params[agent.config.POLICY]["output"]["bias"]
     spaces = agent.config.spaces(int(agent.state.normalizer.mean.shape[0]), int(bias.shape[0]))
-    return agent.config.build(spaces)
+    algorithm: Algorithm = agent.config.build(spaces)
+    return algorithm

@@ -1,11 +1,13 @@
 """Flax modules for `architecture.Network`."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ..types import Params
 from .architecture import Network
 
 
@@ -62,4 +64,9 @@ Apply = Callable[..., jax.Array]
 def apply_of(network: Network) -> Apply:
     """Return a network as a pure function."""
     module = module_of(network)
-    return lambda params, *inputs: module.apply({"params": params}, *inputs)
+
+    def apply(params: Params, *inputs: jax.Array) -> jax.Array:
+        outputs: Any = module.apply({"params": params}, *inputs)  # without mutable variables an array alone
+        return jnp.asarray(outputs)
+
+    return apply

@@ -62,13 +62,13 @@ def _apply(layout: Layout, table: jax.Array, ensemble: bool) -> Apply:
 
 def pack_state(patterns: Patterns, state: AgentState) -> AgentState:
     """Replace each network's parameters, targets and moments by vectors of the kept weights, and drop the masks."""
-    packed = _pack(_statics(patterns), _places(patterns), state._replace(key=None))
+    packed: AgentState = _pack(_statics(patterns), _places(patterns), state._replace(key=None))
     return packed._replace(key=state.key)
 
 
 def unpack_state(patterns: Patterns, state: AgentState, like: AgentState) -> AgentState:
     """Undo `pack_state`, with the masks of `like`. Pruned weights are 0.0, in targets and moments too."""
-    whole = _unpack(_statics(patterns), _places(patterns), state._replace(key=None))
+    whole: AgentState = _unpack(_statics(patterns), _places(patterns), state._replace(key=None))
     opts = {n: opt._replace(mask=like.opts[n].mask) if n in patterns else opt for n, opt in whole.opts.items()}
     return whole._replace(key=state.key, opts=opts)
 

@@ -94,7 +94,8 @@ def align_learning_rates(state: AgentState, networks: Mapping[str, Network]) -> 
 
 def masks_of(state: AgentState) -> dict[str, Mask]:
     """Return the masks of a state by network; all ones for a dense agent."""
-    return _in_types_of({name: state.opts[name].mask for name in state.params}, state.params)
+    masks: dict[str, Mask] = _in_types_of({name: state.opts[name].mask for name in state.params}, state.params)
+    return masks
 
 
 @jax.jit

@@ -29,12 +29,12 @@ class Layer(NamedTuple):
     @property
     def effective(self) -> np.ndarray:
         """The kept weights on a path from an input to an output, (inputs, outputs)."""
-        return self.kept & self.fed[:, None] & self.heard[None, :]
+        return np.asarray(self.kept & self.fed[:, None] & self.heard[None, :])
 
     @property
     def constant(self) -> np.ndarray:
         """Whether each output of the layer is independent of the network's inputs, (outputs,)."""
-        return ~(self.kept & self.fed[:, None]).any(axis=0)
+        return ~(self.kept & self.fed[:, None]).any(axis=0)  # type: ignore[no-any-return]
 
 
 def networks_of(tree: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -29,12 +29,12 @@ class Units(NamedTuple):
     @property
     def dead(self) -> np.ndarray:
         """Whether each unit is zero on every transition, (units,) bool."""
-        return self.active == 0.0
+        return np.asarray(self.active == 0.0)
 
     @property
     def dormant(self) -> np.ndarray:
         """Whether each unit is TAU-dormant, (units,) bool; dead units are dormant too."""
-        return self.activity <= TAU
+        return np.asarray(self.activity <= TAU)
 
 
 def spread_batch(buffer: ReplayBuffer, transitions: int = TRANSITIONS) -> Batch:

@@ -250,9 +250,11 @@ def to_own_units(interface: Interface, actions: np.ndarray) -> np.ndarray:
     """
     low, high = interface.action_low, interface.action_high
     if not low.size:
-        return actions[:, 0].astype(np.int64) + interface.first_action
+        numbers: np.ndarray = actions[:, 0].astype(np.int64) + interface.first_action
+        return numbers
     half, middle = (high - low) * np.float32(0.5), (high + low) * np.float32(0.5)
-    return np.clip(actions * half + middle, low, high)
+    clipped: np.ndarray = np.clip(actions * half + middle, low, high)
+    return clipped
 
 
 @functools.cache

@@ -146,7 +146,7 @@ class _FastRotation:
         x, y, z, w = parts
         square = x * x + y * y + z * z + w * w
         if not abs(square - 4.0 * lead) < 1e-9:  # not a rotation, or not finite
-            return Rotation.from_matrix(self._matrix).as_quat()
+            return np.asarray(Rotation.from_matrix(self._matrix).as_quat())
         return np.array(parts) / math.sqrt(square)
 
 
@@ -171,7 +171,7 @@ _GLOBALS = {
 # ── the step ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class _Faster(SawyerXYZEnv):
+class _Faster(SawyerXYZEnv):  # type: ignore[misc]
     """Replacements for methods of SawyerXYZEnv."""
 
     _views: tuple[Any, dict[tuple[str, str], np.ndarray]]
@@ -197,7 +197,8 @@ class _Faster(SawyerXYZEnv):
 
     @property
     def tcp_center(self) -> np.ndarray:
-        return (self._view("site", "rightEndEffector") + self._view("site", "leftEndEffector")) / 2.0
+        middle: np.ndarray = (self._view("site", "rightEndEffector") + self._view("site", "leftEndEffector")) / 2.0
+        return middle
 
     def _get_site_pos(self, site_name: str) -> np.ndarray:
         return self._view("site", site_name).copy()
@@ -217,7 +218,8 @@ class _Faster(SawyerXYZEnv):
                     if pad in pair and object_geom_id in pair
                 )
             )
-        return sides[0] > 0 and sides[1] > 0
+        touching: bool = sides[0] > 0 and sides[1] > 0
+        return touching
 
     def _gripper_caging_reward(
         self,
@@ -246,7 +248,7 @@ class _Faster(SawyerXYZEnv):
         beside = _tolerance(_norm(tcp[::2] - obj_pos[::2]), (0, xz_thresh), margin, "long_tail")
         caging = reward_utils.hamacher_product(between, float(beside))
         closed = min(max(0, action[-1]), desired_gripper_effort) / desired_gripper_effort
-        reward = reward_utils.hamacher_product(caging, closed if caging > 0.97 else 0.0)
+        reward: float = reward_utils.hamacher_product(caging, closed if caging > 0.97 else 0.0)
         if high_density:
             reward = (reward + caging) / 2
         if medium_density:
@@ -259,7 +261,8 @@ class _Faster(SawyerXYZEnv):
         positions, quaternions = self._get_pos_objects(), self._get_quat_objects()
         objects = len(positions) // 3
         if len(positions) != 3 * objects or len(quaternions) != 4 * objects:
-            return SawyerXYZEnv._get_curr_obs_combined_no_goal(self)
+            plain: np.ndarray = SawyerXYZEnv._get_curr_obs_combined_no_goal(self)
+            return plain
         apart = _norm(self._view("body", "rightclaw") - self._view("body", "leftclaw"))
         now = np.zeros(4 + self._obs_obj_max_len)
         now[:3] = self.get_endeff_pos()

@@ -19,7 +19,8 @@ def make_gymnasium(task: str, render_mode: str | None) -> Any:
     known = list(gymnasium.registry)
     try:
         # Not every environment accepts a render_mode.
-        env = gymnasium.make(task, **({} if render_mode is None else {"render_mode": render_mode}))
+        more: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+        env = gymnasium.make(task, **more)
         if env.spec is not None and env.spec.id != task.split(":")[-1]:
             raise UnknownTask(
                 f"the task {task!r} has no version; name {env.spec.id!r}, so that the task does not change"

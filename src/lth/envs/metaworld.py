@@ -55,7 +55,8 @@ class GoalEnv(gymnasium.Env):
         goal = int(self.np_random.integers(count)) if seed is None or not self._held_out else seed % count
         self._env.set_task(self._goals[goal])
         self._steps = 0
-        return self._env.reset()
+        first: tuple[np.ndarray, dict[str, Any]] = self._env.reset()
+        return first
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Take one step. Tasks never terminate; episodes are truncated after 500 steps."""

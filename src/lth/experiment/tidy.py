@@ -24,7 +24,7 @@ from ..files import csv_bytes, read_json, read_rows, write_whole
 from ..pruning.layers import layer_of
 from . import store
 from .costs import spent
-from .journal import TIMINGS, is_finished, last_file, write_quick
+from .journal import METRICS, TIMINGS, is_finished, last_file, write_quick
 from .measurements import READS, measured
 from .plan import Plan, Row
 from .random_policy import random_policy_file, read_random_policy
@@ -95,7 +95,7 @@ class Collector:
             found += self._random_policy(task)
         for spec, row in self._order:
             if spec in there and (row is None or row.dense in there):
-                about = (row.method, row.control, row.sparsity, row.rewind) if row else _about(spec)
+                about = (row.method, row.control, row.sparsity, row.rewind) if row else condition_of(spec)
                 unless_damaged(spec, functools.partial(self._of_run, spec, about, row is not None))
         masks = [spec for spec in self.plan.specs if isinstance(spec, MaskSpec) and spec in there]
         for mask in masks:
@@ -161,7 +161,7 @@ class Collector:
         for differ_in, one, other in mask_pairs(specs):
             if (one, other) not in self._shared:
                 self._shared[one, other] = list(self._compared(differ_in, one, other))
-            yield from _laid_out(one, _about(one), self._shared[one, other])
+            yield from _laid_out(one, condition_of(one), self._shared[one, other])
 
     def _compared(self, differ_in: str, one: MaskSpec, other: MaskSpec) -> Iterator[tuple[int, str, float]]:
         end = one.dense.training.env_steps
@@ -243,7 +243,7 @@ def _laid_out(spec: Spec, about: tuple[str, str, str, str], numbers: Numbers) ->
     return (TidyRow(spec.task, spec.seed, *about, run, step, metric, float(v)) for step, metric, v in numbers)
 
 
-def _about(spec: DenseSpec | MaskSpec | TicketSpec) -> tuple[str, str, str, str]:
+def condition_of(spec: DenseSpec | MaskSpec | TicketSpec) -> tuple[str, str, str, str]:
     """Method, control, sparsity and rewind point of a run that is not itself a row of the results."""
     if isinstance(spec, DenseSpec):
         return DENSE, "", "", ""
@@ -350,7 +350,7 @@ def update_table(collector: Collector, finished: Sequence[Spec]) -> list[TidyRow
 
 def _fingerprint(plan: Plan, finished: Sequence[Spec]) -> str:
     """Hash what determines the table: the plan, and the size and modification time of each file it is made from."""
-    files = (store.METRICS, store.ANALYSIS, TIMINGS)
+    files = (METRICS, store.ANALYSIS, TIMINGS)
     stamps = [
         (spec.sha256, _stamp(last_file(plan.root, spec)), *(_stamp(plan.root / spec.path / name) for name in files))
         for spec in finished

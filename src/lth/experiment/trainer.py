@@ -19,6 +19,7 @@ from .journal import MASK, checkpoint_file, replay_file
 from .measurements import agent_rows
 from .spec import DenseSpec, TicketSpec
 from .start import initial_agent
+from .trackers import Log, logged, trackers_of
 
 Progress = Callable[[int, dict[str, float]], None]
 """Called with the environment step and the latest metrics after every segment, and about once a second within one."""
@@ -33,7 +34,7 @@ class RunOptions(NamedTuple):
 
     rewind_points: tuple[int, ...] = ()  # states that dense runs save besides their initial and final state
     checkpoint_every: int = 10  # segments
-    tensorboard: bool = False
+    trackers: tuple[str, ...] = ()  # keys of `trackers.TRACKERS`
     step_timeout: float | None = None  # seconds
     random_episodes: int = 200  # of the random policy, on each task
     threads: int = 1  # of the native kernel
@@ -47,7 +48,7 @@ def options_of(config: Config) -> RunOptions:
     return RunOptions(
         points,
         training.checkpoint_every,
-        config.tensorboard,
+        trackers_of(config),
         training.step_timeout,
         config.report.random_episodes,
         training.threads,
@@ -80,6 +81,21 @@ def train_to_end(
         InputError: the resume file is damaged.
         TrainingError: training failed.
     """
+    with logged(options.trackers, root, spec) as log:
+        _train_to_end(root, spec, agent, env, options, started, keep, fresh_noise, log)
+
+
+def _train_to_end(
+    root: Path,
+    spec: DenseSpec | TicketSpec,
+    agent: Agent,
+    env: Any,
+    options: RunOptions,
+    started: float,
+    keep: Sequence[int],
+    fresh_noise: bool,
+    log: Log,
+) -> None:
     buffer, run, dense = agent.replay_buffer, root / spec.path, spec.dense
     training = dense.training
     assert buffer is not None
@@ -87,13 +103,11 @@ def train_to_end(
     seconds = {"start": time.perf_counter() - started, "train": 0.0, "evaluate": 0.0, "save": 0.0}
     rows: list[tuple[int, str, float]] = []
     latest: dict[str, float] = {}
-    events = event_log(run / store.EVENTS) if options.tensorboard else None
 
     def add(env_steps: int, metrics: dict[str, float]) -> None:
         latest.update(metrics)
         rows.extend(metric_rows(env_steps, metrics))
-        if events:
-            events(env_steps, metrics)
+        log(env_steps, metrics)
 
     def evaluate_now(state: AgentState) -> None:
         began = time.perf_counter()
@@ -192,23 +206,3 @@ def evaluation_metrics(evaluation: Evaluation) -> dict[str, float]:
     if evaluation.success_rate is not None:
         metrics["evaluation/success"] = evaluation.success_rate
     return metrics
-
-
-def event_log(folder: Path) -> Callable[[int, dict[str, float]], None]:
-    """Return a function that writes metrics to a TensorBoard event file in `folder`, in addition to metrics.csv.
-
-    Raises:
-        InputError: tensorboardX is not installed.
-    """
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError as error:
-        raise InputError(f"tensorboard=true needs tensorboardX: pip install -e '.[tensorboard]' ({error})") from None
-    writer: Any = SummaryWriter(str(folder))
-
-    def write(env_steps: int, metrics: dict[str, float]) -> None:
-        for name, value in metrics.items():
-            writer.add_scalar(name, value, env_steps)
-        writer.flush()
-
-    return write

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .. import __version__
 from ..envs import Interface
@@ -27,15 +28,15 @@ def export_mlp(
     *,
     activation: Activation = "relu",
     squash: Squash = "none",
-    low: Any = None,
-    high: Any = None,
-    mean: Any = None,
-    std: Any = None,
+    low: ArrayLike | None = None,
+    high: ArrayLike | None = None,
+    mean: ArrayLike | None = None,
+    std: ArrayLike | None = None,
     clip: float | None = None,
     order: Sequence[str] | None = None,
     inputs: Sequence[str] = (),
     outputs: Sequence[str] = (),
-    examples: Any = None,
+    examples: ArrayLike | None = None,
     apply: Callable[[Params, Any], Any] | None = None,
     quantize: str | None = None,
 ) -> Export:

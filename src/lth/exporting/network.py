@@ -103,7 +103,8 @@ def run(network: Network, observations: np.ndarray) -> np.ndarray:
 def finish(network: Network, found: np.ndarray) -> np.ndarray:
     """Convert the last layer's outputs (n, actions) to actions."""
     if network.squash == "argmax":
-        return np.argmax(found, axis=1) + network.first_action
+        chosen: np.ndarray = np.argmax(found, axis=1) + network.first_action
+        return chosen
     if network.squash == "tanh":
         half, middle = halves(network)
         found = np.tanh(found) * half + middle

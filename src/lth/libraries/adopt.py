@@ -11,6 +11,7 @@ import yaml
 
 from .. import envs
 from ..algorithms.acting import policy_of
+from ..algorithms.architecture import Spaces
 from ..algorithms.base import Agent, AgentState, Algorithm, Normalizer
 from ..config import parse_config, replay_capacity
 from ..errors import InputError
@@ -162,7 +163,7 @@ def _log_alpha(model: Any, kind: Kind) -> float:
     return float(np.log(model.ent_coef_tensor.item()))
 
 
-def _buffer(model: Any, given: Any, spec: DenseSpec, spaces: envs.Spaces) -> ReplayBuffer:
+def _buffer(model: Any, given: Any, spec: DenseSpec, spaces: Spaces) -> ReplayBuffer:
     """Return the latest transitions of a replay buffer, up to lth's capacity, in chronological order."""
     source = model.replay_buffer if given is None else given
     if source is None or source.size() == 0:

@@ -3,6 +3,7 @@
 import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 from ..errors import InputError
 from ..registry import lookup
@@ -177,6 +178,8 @@ def _layer(shapes: Sequence[Sequence[int]], sparsity: float) -> list[int]:
 Allocation = Callable[[Sequence[Sequence[int]], float], list[int] | int]
 """(shapes, sparsity) -> how many weights each layer loses, or one number for all layers together."""
 
+AllocationName = Literal["global", "layer", "erk"]
+"""The names of `ALLOCATIONS`, for editors to complete."""
 ALLOCATIONS: dict[str, Allocation] = {"global": _global, "layer": _layer, "erk": erk_counts}
 """Allocations by name. A config can name a custom allocation as `package.module:function`."""
 
@@ -201,6 +204,7 @@ def cubic(sparsity: float, rounds: int) -> list[float]:
     return [*(sparsity * (1.0 - (1.0 - k / rounds) ** 3) for k in range(1, rounds)), sparsity]
 
 
+PathName = Literal["geometric", "cubic"]
 PATHS = {"geometric": geometric, "cubic": cubic}
 """Sparsity paths over a number of rounds; with one round, each is one-shot."""
 

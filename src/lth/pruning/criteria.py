@@ -6,7 +6,7 @@ scores of the same shape. Scores of complex weights are real. A config can name 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ..registry import lookup
 from ..types import Array
@@ -70,6 +70,8 @@ class Criterion(NamedTuple):
         return self.statistic not in (None, "uniform", "flow")
 
 
+CriterionName = Literal["magnitude", "gradient", "taylor", "fisher", "snip", "grasp", "synflow", "random"]
+"""The names of `CRITERIA`, for editors to complete."""
 CRITERIA: dict[str, Criterion] = {
     "magnitude": Criterion(magnitude, None),
     "gradient": Criterion(gradient, "mean_abs"),
@@ -82,10 +84,15 @@ CRITERIA: dict[str, Criterion] = {
 }
 
 
-def criterion_named(name: str, load: bool = True) -> Criterion:
-    """Return an entry of `CRITERIA`, or the custom Criterion at `package.module:name`.
+def criterion_named(name: CriterionName | str | Criterion, load: bool = True) -> Criterion:
+    """Return an entry of `CRITERIA`, or a custom Criterion: itself, or the one at `package.module:name`.
 
     Raises:
         InputError: the name is unknown, or its module is not imported and `load` is False.
     """
-    return lookup(CRITERIA, name, "criterion", Criterion, load)
+    return name if isinstance(name, Criterion) else lookup(CRITERIA, name, "criterion", Criterion, load)
+
+
+def criterion_text(criterion: CriterionName | str | Criterion) -> str:
+    """Return what to call a criterion in messages."""
+    return criterion if isinstance(criterion, str) else getattr(criterion.score, "__name__", "criterion")

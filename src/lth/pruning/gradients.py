@@ -43,7 +43,8 @@ def accumulate(
         # Half-precision sums stop growing after a few hundred batches, and squares underflow.
         zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)), params)
         none_bad = jnp.broadcast_to(num_batches, (len(jax.tree.leaves(params)),))
-        return jax.lax.fori_loop(0, num_batches, one, (zeros, none_bad))
+        totals: tuple[Params, jax.Array] = jax.lax.fori_loop(0, num_batches, one, (zeros, none_bad))
+        return totals
 
     def mean(sums: Params) -> Params:
         return jax.tree.map(lambda s: s / num_batches.astype(s.dtype), sums)

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from ..errors import InputError, nearest
+from ..shapes import Bool, Int32
 from ..types import Array, Mask, Params
 from .layers import Layer, Prunable, StackAxes, join, layers, named_leaves, path_name, split
 
@@ -68,8 +69,12 @@ def _in_one_type(leaves: Sequence[Array]) -> list[jax.Array]:
 
 
 def lowest(
-    scores: list[Array], weights: list[Array], among: list[Array], groups: Sequence[int], counts: Array
-) -> list[jax.Array]:
+    scores: list[Array],
+    weights: list[Array],
+    among: list[Bool[Array, "..."]],
+    groups: Sequence[int],
+    counts: Int32[Array, " groups"],
+) -> list[Bool[jax.Array, "..."]]:
     """Mark exactly `counts[g]` elements with the lowest scores among the candidates of each group g of leaves.
 
     Ties: the smaller |w| is marked first, then the later element. Traceable; all counts share one compilation.
@@ -101,8 +106,12 @@ def lowest(
 
 
 def prune_to(
-    scores: list[Array], weights: list[Array], kept: list[Array], groups: Sequence[int], counts: Array
-) -> list[jax.Array]:
+    scores: list[Array],
+    weights: list[Array],
+    kept: list[Bool[Array, "..."]],
+    groups: Sequence[int],
+    counts: Int32[Array, " groups"],
+) -> list[Bool[jax.Array, "..."]]:
     """Return bool arrays of the weights that stay when max(`counts`, already pruned) weights of each group are pruned."""
     before = _per_group([~leaf for leaf in kept], groups)
     gone = lowest(scores, weights, kept, groups, jnp.maximum(counts, before) - before)
@@ -113,7 +122,7 @@ def prune_to(
 def _keep(
     scores: list[Array], weights: list[Array], kept: list[Array], groups: tuple[int, ...], counts: Array
 ) -> list[jax.Array]:
-    stays = prune_to(scores, weights, [leaf != 0 for leaf in kept], groups, counts)
+    stays = prune_to(scores, weights, [leaf.astype(bool) for leaf in kept], groups, counts)
     return [leaf.astype(w.dtype) for leaf, w in zip(stays, weights, strict=True)]
 
 
@@ -186,7 +195,7 @@ def apply_mask(params: Params, mask: Mask) -> Params:
 # One program for a tree, as wherever trees are changed outside of jit: eager JAX compiles one for each operation and shape.
 @functools.partial(jax.jit, inline=True)
 def _masked(mask: Mask, params: Params) -> Params:
-    return jax.tree.map(lambda m, p: jnp.where(jnp.asarray(m) != 0, p, jnp.zeros_like(p)), mask, params)
+    return jax.tree.map(lambda m, p: jnp.where(jnp.asarray(m).astype(bool), p, jnp.zeros_like(p)), mask, params)
 
 
 @jax.jit
@@ -353,7 +362,8 @@ def keep_pruned_at_zero(inner: optax.GradientTransformation) -> optax.GradientTr
             stepped = jax.tree.map(lambda m, u, p: jnp.where(m, u, -p), mask, stepped, params)
             return stepped, _with_mask(after, mask, params)
 
-        return jax.lax.cond(state.schedule.due(), change, step)
+        changed: tuple[Params, MaskedState] = jax.lax.cond(state.schedule.due(), change, step)
+        return changed
 
     return optax.GradientTransformationExtraArgs(init, update)
 

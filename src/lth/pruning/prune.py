@@ -11,8 +11,8 @@ import numpy as np
 
 from ..errors import InputError
 from ..types import Mask, Params
-from .allocation import check_sparsity, counts_by_round, not_below
-from .criteria import Criterion, criterion_named
+from .allocation import AllocationName, check_sparsity, counts_by_round, not_below
+from .criteria import Criterion, CriterionName, criterion_named, criterion_text
 from .gradients import Loss, gatherer
 from .layers import Layers, Prunable, StackAxes, layers, named_leaves, pieces, warn_of_doubts
 from .masks import (
@@ -33,13 +33,13 @@ CHECKS = (
 def prune(
     params: Params,
     sparsity: float,
-    criterion: str = "magnitude",
+    criterion: CriterionName | str | Criterion = "magnitude",
     *,
     loss: Loss | None = None,
     batches: Any = None,
     gradients: Params | None = None,
     key: jax.Array | None = None,
-    allocation: str | Mapping[str, float] = "global",
+    allocation: AllocationName | str | Mapping[str, float] = "global",
     exclude: Sequence[str] = (),
     prev_mask: Mask | None = None,
     rounds: int | None = None,
@@ -92,7 +92,7 @@ def prune(
             (names the leaf and both shapes); weights, gradients or scores are not finite (names the leaf); prev_mask
             holds values other than 0 and 1; a layer loses all its weights and `collapse` is "error".
     """
-    row = criterion_named(criterion)
+    row, criterion = criterion_named(criterion), criterion_text(criterion)
     check_sparsity(sparsity)
     rows = layers(params, exclude, prunable, stack_axes)
     warn_of_doubts(rows)

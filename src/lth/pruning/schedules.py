@@ -10,7 +10,7 @@ are saved with the optimizer state. Leaves that are not prunable, such as biases
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import InputError, nearest
 from ..types import Array, Mask, Params
-from .allocation import PATHS, counts_by_round, not_below
+from .allocation import PATHS, AllocationName, PathName, counts_by_round, not_below
 from .layers import Layers, Prunable, StackAxes, join, layers, pieces, split, warn_of_doubts
 from .masks import lowest, prune_to
 
@@ -137,7 +137,7 @@ class Set(NamedTuple):
 
     def due(self) -> jax.Array:
         """Return whether the mask changes at this update."""
-        return (self.step % self.every == 0) & (self.step < self.until)
+        return jnp.asarray((self.step % self.every == 0) & (self.step < self.until))
 
     def next_change(self) -> int | None:
         """Return the number of the next update that changes the mask, or None. Not traceable."""
@@ -176,7 +176,7 @@ class RigL(NamedTuple):
 
     def due(self) -> jax.Array:
         """Return whether the mask changes at this update."""
-        return (self.step % self.every == 0) & (self.step < self.until)
+        return jnp.asarray((self.step % self.every == 0) & (self.step < self.until))
 
     def next_change(self) -> int | None:
         """Return the number of the next update that changes the mask, or None. Not traceable."""
@@ -197,8 +197,8 @@ def prune_at(
     params: Params,
     sparsity: float,
     at: Sequence[int],
-    path: str = "cubic",
-    allocation: str | Mapping[str, float] = "global",
+    path: PathName = "cubic",
+    allocation: AllocationName | str | Mapping[str, float] = "global",
     exclude: Sequence[str] = (),
     prunable: Prunable | None = None,
     stack_axes: StackAxes | None = None,
@@ -332,8 +332,12 @@ def _leaves(rows: Layers) -> tuple[Array, Stacks]:
     return np.array([row.prunable for row in rows]), Stacks(axes if any(axes) else ())
 
 
-def _on_device(schedule: Any) -> Any:
-    return jax.device_put(schedule)
+Kind = TypeVar("Kind", PruneAt, Set, RigL)
+
+
+def _on_device(schedule: Kind) -> Kind:
+    arrays: Kind = jax.device_put(schedule)
+    return arrays
 
 
 def _numbers(every: int, until: int, fraction: float) -> tuple[Array, Array, Array]:

@@ -41,7 +41,7 @@ from .sections import (
 from .styles import Style, styles
 
 REPORT_FILE = "report.html"
-NO_RESULT = ("output_dir", "workers", "executor", "ray", "retries", "tensorboard")
+NO_RESULT = ("output_dir", "workers", "executor", "ray", "retries", "tensorboard", "wandb", "trackio")
 """Settings that change no result; the page leaves them out."""
 MOST_SHOWN = 4
 """Charts of a section that are not folded; where there are charts over all tasks, it is these."""

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from ..analysis.interpolation import line_barriers
 from ..analysis.overlap import compare
 from ..analysis.stability import LEAST_SHARED
-from ..experiment.journal import RETURN, SUCCESS
+from ..experiment.journal import RETURN as RETURN
+from ..experiment.journal import SUCCESS as SUCCESS
 from ..experiment.measurements import READS, SCORES
 from ..experiment.plan import label as label
 from ..experiment.tidy import DENSE, TidyRow

@@ -53,7 +53,7 @@ def _dense(params: Params, x: jax.Array) -> jax.Array:
         if norm := params.get(f"norm_{i}"):
             x = jax.nn.standardize(x, axis=1, epsilon=1e-6) * norm["scale"] + norm["bias"]
         x = jax.nn.relu(x)
-    return x @ params["output"]["kernel"] + params["output"]["bias"]
+    return jnp.asarray(x @ params["output"]["kernel"] + params["output"]["bias"])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -89,7 +89,7 @@ def _forward(layout: Layout, table: Any, theta: Any, x: jax.Array, keep: int) ->
 
 
 @jax.tree_util.register_static
-class _Static(tuple):
+class _Static(tuple[Any, ...]):
     """Static values, passed from the forward rule to the backward rule."""
 
 

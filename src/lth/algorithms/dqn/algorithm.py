@@ -7,11 +7,14 @@ from ...types import Array, Batch, Params
 from ..architecture import Head
 from ..base import AgentState, Algorithm, moved_target, pruned_target
 from ..networks import Apply
+from .config import DQNConfig
 from .losses import q_loss
 
 
 class DQN(Algorithm):
     """Deep Q-networks. Its updates take no noise."""
+
+    config: DQNConfig
 
     def losses(
         self, state: AgentState, params: dict[str, Params], batch: Batch, noise: Array, apply: dict[str, Apply]

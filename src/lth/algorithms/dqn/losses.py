@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ...shapes import Float32
 from ...types import Batch, Params
 from ..networks import Apply
 
 
 def q_loss(
     params: Params, target_params: Params, batch: Batch, q_apply: Apply, discount: float, double: bool
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Float32[jax.Array, ""], Float32[jax.Array, ""]]:
     """Return the mean Huber loss to the target (Mnih et al. 2015), and the mean value of the actions taken.
 
     The target is r + discount * (1 - terminated) * Q_target(s', a'), where a' maximizes Q_target(s', .), or with `double`

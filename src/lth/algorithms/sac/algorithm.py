@@ -11,11 +11,14 @@ from ...types import Array, Batch, Params
 from ..architecture import Head
 from ..base import AgentState, Algorithm, moved_target
 from ..networks import Apply
+from .config import SACConfig
 from .losses import LOG_STD_RANGE, ActorApply, actor_loss, critic_loss, gaussian, temperature_loss
 
 
 class SAC(Algorithm):
     """Soft actor-critic. `noise` (2, n, action_dim) is for the next actions of the target and for the actor's loss."""
+
+    config: SACConfig
 
     @property
     def target_entropy(self) -> float:
@@ -103,9 +106,11 @@ class SAC(Algorithm):
     def act(self, output: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
         """Sample actions from the squashed Gaussian, or return the tanh of the mean."""
         dim = self.spaces.action_dim
-        if noise is None:
-            return np.tanh(output[:, :dim])
-        return np.tanh(output[:, :dim] + np.exp(np.clip(output[:, dim:], *LOG_STD_RANGE)) * noise.astype(np.float32))
+        before = output[:, :dim]
+        if noise is not None:
+            before = before + np.exp(np.clip(output[:, dim:], *LOG_STD_RANGE)) * noise.astype(np.float32)
+        action: np.ndarray = np.tanh(before)
+        return action
 
     def head(self) -> Head:
         """Return tanh of the mean, which is the first half of the output."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from ...shapes import Float32
 from ...types import Batch, Params
 
 ActorApply = Callable[[Params, jax.Array], tuple[jax.Array, jax.Array]]
@@ -17,13 +18,19 @@ CriticApply = Callable[[Params, jax.Array, jax.Array], jax.Array]
 LOG_STD_RANGE = (-20.0, 2.0)
 
 
-def gaussian(output: jax.Array) -> tuple[jax.Array, jax.Array]:
+def gaussian(
+    output: Float32[jax.Array, "n outputs"],
+) -> tuple[Float32[jax.Array, "n action_dim"], Float32[jax.Array, "n action_dim"]]:
     """Split the actor's last layer, (n, 2 * action_dim), into mean and log_std, the latter clipped to [-20, 2]."""
     mean, log_std = jnp.split(output, 2, axis=-1)
     return mean, jnp.clip(log_std, *LOG_STD_RANGE)
 
 
-def sample_action(mean: jax.Array, log_std: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+def sample_action(
+    mean: Float32[jax.Array, "n action_dim"],
+    log_std: Float32[jax.Array, "n action_dim"],
+    noise: Float32[jax.Array, "n action_dim"],
+) -> tuple[Float32[jax.Array, "n action_dim"], Float32[jax.Array, " n"]]:
     """Squash a Gaussian sample: a = tanh(mean + exp(log_std) * noise), and log pi(a) (appendix C, eq. 26).
 
     The correction log(1 - tanh(u)^2) is written 2 (log 2 - |u| - log(1 + exp(-2|u|))), which does not overflow. Shapes:
@@ -40,13 +47,13 @@ def critic_loss(
     critic_params: Params,
     target_critic_params: Params,
     actor_params: Params,
-    log_alpha: jax.Array,
+    log_alpha: Float32[jax.Array, ""],
     batch: Batch,
-    noise: jax.Array,
+    noise: Float32[jax.Array, "n action_dim"],
     actor_apply: ActorApply,
     critic_apply: CriticApply,
     discount: float,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Float32[jax.Array, ""], Float32[jax.Array, ""]]:
     """Return J_Q (eq. 5 and 6), summed over both critics, and the mean action value.
 
     The target is r + discount * (1 - terminated) * (min Q_target(s', a') - alpha log pi(a' | s')), with a' from the current
@@ -63,12 +70,12 @@ def critic_loss(
 def actor_loss(
     actor_params: Params,
     critic_params: Params,
-    log_alpha: jax.Array,
+    log_alpha: Float32[jax.Array, ""],
     batch: Batch,
-    noise: jax.Array,
+    noise: Float32[jax.Array, "n action_dim"],
     actor_apply: ActorApply,
     critic_apply: CriticApply,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Float32[jax.Array, ""], Float32[jax.Array, ""]]:
     """Return J_pi = E[alpha log pi(a | s) - min Q(s, a)] (eq. 7 and 9), and E[log pi]."""
     actions, log_prob = sample_action(*actor_apply(actor_params, batch.observations), noise)
     values = jnp.min(critic_apply(critic_params, batch.observations, actions), axis=0)
@@ -81,5 +88,5 @@ def temperature_loss(log_alpha: jax.Array, mean_log_prob: jax.Array, target_entr
     Both are zero at the same entropy. The gradient of the first with respect to log alpha is alpha times that of the second, so it
     vanishes as alpha shrinks.
     """
-    factor = {"alpha": jnp.exp, "log_alpha": lambda x: x}[by](log_alpha)
+    factor = jnp.exp(log_alpha) if by == "alpha" else log_alpha
     return -factor * jax.lax.stop_gradient(mean_log_prob + target_entropy)

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from ...errors import InputError
-from ...pruning.criteria import criterion_named
+from ...pruning.criteria import Criterion, CriterionName, criterion_named
 from ...pruning.gradients import gradient_statistic
 from ...pruning.layers import named_leaves
 from ...pruning.masks import MaskedState, apply_mask, check_same_structure, keep_pruned_at_zero, set_mask
@@ -29,7 +29,7 @@ from .losses import actor_loss, critic_loss
 def prune_sbx(
     model: Any,
     sparsity: float | Mapping[str, float],
-    criterion: str = "magnitude",
+    criterion: CriterionName | str | Criterion = "magnitude",
     *,
     num_batches: int = 100,
     batch_size: int = 256,
@@ -160,7 +160,8 @@ def _loss(model: Any) -> Any:
         return gaussian.loc, jnp.log(gaussian.stddev())
 
     def critic_apply(params: Params, observations: jax.Array, actions: jax.Array) -> jax.Array:
-        return critic(params, observations, actions, rngs={"dropout": key})[..., 0]
+        values: jax.Array = critic(params, observations, actions, rngs={"dropout": key})[..., 0]
+        return values
 
     def loss(params: dict[str, Params], drawn: tuple[Batch, jax.Array]) -> jax.Array:
         (batch, noise), fixed = drawn, jax.lax.stop_gradient(params)

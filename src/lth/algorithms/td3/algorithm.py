@@ -13,11 +13,14 @@ from ...types import Array, Batch, Params
 from ..architecture import Head
 from ..base import AgentState, Algorithm, moved_target, pruned_target
 from ..networks import Apply
+from .config import TD3Config
 from .losses import actor_loss, critic_loss
 
 
 class TD3(Algorithm):
     """Twin delayed DDPG. `noise` (n, action_dim) smooths the target policy."""
+
+    config: TD3Config
 
     def losses(
         self, state: AgentState, params: dict[str, Params], batch: Batch, noise: Array, apply: dict[str, Apply]
@@ -90,10 +93,11 @@ class TD3(Algorithm):
 
     def act(self, output: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
         """Return tanh of the output, plus exploration noise clipped to [-1, 1]."""
-        action = np.tanh(output)
+        action: np.ndarray = np.tanh(output)
         if noise is None:
             return action
-        return np.clip(action + np.float32(self.config.exploration_noise) * noise, -1.0, 1.0).astype(np.float32)
+        action = np.clip(action + np.float32(self.config.exploration_noise) * noise, -1.0, 1.0)
+        return action.astype(np.float32)
 
     def head(self) -> Head:
         """Return tanh of the output."""

@@ -8,6 +8,7 @@ actions)` returns (2, n).
 import jax
 import jax.numpy as jnp
 
+from ...shapes import Float32
 from ...types import Batch, Params
 from ..networks import Apply
 
@@ -17,13 +18,13 @@ def critic_loss(
     target_critic_params: Params,
     target_actor_params: Params,
     batch: Batch,
-    noise: jax.Array,
+    noise: Float32[jax.Array, "n action_dim"],
     actor_apply: Apply,
     critic_apply: Apply,
     discount: float,
     target_noise: float,
     noise_clip: float,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Float32[jax.Array, ""], Float32[jax.Array, ""]]:
     """Return half the mean squared error to the target (eq. 10 and 14), summed over both critics, and the mean action value.
 
     The target is r + discount * (1 - terminated) * min Q_target(s', a'), where a' is the target actor's action plus the
