@@ -54,12 +54,6 @@ def test_the_names_that_editors_complete_are_those_that_there_are():
     assert set(get_args(allocation.PathName)) == set(allocation.PATHS)
 
 
-def test_a_criterion_can_be_given_itself():
-    params = [(jnp.array([[3.0, -1.0], [0.5, 2.0]]), jnp.zeros(2))]
-    largest = criteria.Criterion(lambda weights, _: -abs(weights), None)
-    assert prune(params, 0.5, largest)[0][0].tolist() == [[0.0, 1.0], [1.0, 0.0]]
-
-
 @pytest.mark.slow
 def test_a_users_mypy_sees_the_types_and_finds_the_error(tmp_path):
     program = tmp_path / "program.py"

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from .errors import InputError
-from .pruning.criteria import Criterion, CriterionName
+from .pruning.criteria import CriterionName
 from .pruning.prune import prune
 from .replay import ReplayBuffer
 from .types import AgentLike, Batch, Mask, Params
@@ -90,7 +90,7 @@ def prune_kernels_by_gradient_saliency(
     params: Params,
     gradients: Params,
     target_sparsity: float,
-    method: CriterionName | str | Criterion = "taylor",
+    method: CriterionName | str = "taylor",
     prev_mask: Mask | None = None,
     exclude: Sequence[str] = (),
     allocation: str | Mapping[str, float] = "global",

@@ -20,11 +20,15 @@ class Batch(NamedTuple):
     """
 
     observations: Float32[Array, "n observation_dim"]
+    """Before the step."""
     actions: Float32[Array, "n action_dim"]
     """In [-1, 1]; or (n, 1), the indices of discrete actions."""
     rewards: Float32[Array, " n"]
+    """Of the step."""
     next_observations: Float32[Array, "n observation_dim"]
+    """After the step, before a reset."""
     terminated: Float32[Array, " n"]
+    """1.0 or 0.0, as above."""
 
 
 class AgentLike(Protocol):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import InputError
-from ..pruning.criteria import Criterion, CriterionName, criterion_named, criterion_text
+from ..pruning.criteria import CriterionName, criterion_named
 from ..pruning.layers import layers
 from ..pruning.prune import prune
 from ..types import Mask, Params
@@ -20,7 +20,7 @@ from .models import Kind, kind_of
 def prune_agent(
     model: Any,
     sparsity: float | Mapping[str, float],
-    criterion: CriterionName | str | Criterion = "magnitude",
+    criterion: CriterionName | str = "magnitude",
     *,
     seed: int = 0,
     **how: Any,
@@ -76,17 +76,12 @@ def prune_agent(
 
 
 def _by_gradients(
-    model: Any,
-    kind: Kind,
-    sparsity: float | Mapping[str, float],
-    criterion: str | Criterion,
-    seed: int,
-    how: Mapping[str, Any],
+    model: Any, kind: Kind, sparsity: float | Mapping[str, float], criterion: str, seed: int, how: Mapping[str, Any]
 ) -> dict[str, Mask]:
     if kind != Kind("sbx", "SAC"):
         raise InputError(
-            f"the criterion {criterion_text(criterion)!r} needs gradients, which are supported only for SAC of SBX, not for "
-            f"{kind.name}. Use 'magnitude' or 'random', or call `lth.adopt` and make masks by any criterion with `lth run`"
+            f"the criterion {criterion!r} needs gradients, which are supported only for SAC of SBX, not for {kind.name}. Use "
+            "'magnitude' or 'random', or call `lth.adopt` and make masks by any criterion with `lth run`"
         )
     from ..algorithms.sac.sbx import prune_sbx
 

@@ -84,15 +84,10 @@ CRITERIA: dict[str, Criterion] = {
 }
 
 
-def criterion_named(name: CriterionName | str | Criterion, load: bool = True) -> Criterion:
-    """Return an entry of `CRITERIA`, or a custom Criterion: itself, or the one at `package.module:name`.
+def criterion_named(name: str, load: bool = True) -> Criterion:
+    """Return an entry of `CRITERIA`, or the custom Criterion at `package.module:name`.
 
     Raises:
         InputError: the name is unknown, or its module is not imported and `load` is False.
     """
-    return name if isinstance(name, Criterion) else lookup(CRITERIA, name, "criterion", Criterion, load)
-
-
-def criterion_text(criterion: CriterionName | str | Criterion) -> str:
-    """Return what to call a criterion in messages."""
-    return criterion if isinstance(criterion, str) else getattr(criterion.score, "__name__", "criterion")
+    return lookup(CRITERIA, name, "criterion", Criterion, load)

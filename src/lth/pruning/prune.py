@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import InputError
 from ..types import Mask, Params
 from .allocation import AllocationName, check_sparsity, counts_by_round, not_below
-from .criteria import Criterion, CriterionName, criterion_named, criterion_text
+from .criteria import Criterion, CriterionName, criterion_named
 from .gradients import Loss, gatherer
 from .layers import Layers, Prunable, StackAxes, layers, named_leaves, pieces, warn_of_doubts
 from .masks import (
@@ -33,7 +33,7 @@ CHECKS = (
 def prune(
     params: Params,
     sparsity: float,
-    criterion: CriterionName | str | Criterion = "magnitude",
+    criterion: CriterionName | str = "magnitude",
     *,
     loss: Loss | None = None,
     batches: Any = None,
@@ -92,7 +92,7 @@ def prune(
             (names the leaf and both shapes); weights, gradients or scores are not finite (names the leaf); prev_mask
             holds values other than 0 and 1; a layer loses all its weights and `collapse` is "error".
     """
-    row, criterion = criterion_named(criterion), criterion_text(criterion)
+    row = criterion_named(criterion)
     check_sparsity(sparsity)
     rows = layers(params, exclude, prunable, stack_axes)
     warn_of_doubts(rows)

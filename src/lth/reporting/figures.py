@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, nearest
 from ..experiment.tidy import DENSE, TidyRow
@@ -34,6 +34,10 @@ from .networks import Graph, Masks
 from .scores import Runs
 from .styles import style_of, styles
 from .views import RETURN, SUCCESS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PLOT_FILE, FLASH_FILE = "returns.png", "flash.png"
 WIDTHS = {"column": 3.25, "text": 5.5, "page": 6.75}
@@ -70,11 +74,11 @@ PAPER = {
 METRICS = {"return": RETURN, "success": SUCCESS}
 Names = Sequence[str] | None
 Levels = Sequence[float | str] | None
-Panel = tuple[str, Callable[[Any], None]]
+Panel = tuple[str, Callable[["Axes"], None]]
 """A title, and what draws the panel on an axis."""
 
 
-def save(figure: Any, path: str | Path, dpi: int = 300) -> Path:
+def save(figure: "Figure", path: str | Path, dpi: int = 300) -> Path:
     """Write a figure as PDF, SVG or PNG, by the suffix of the path; the same figure gives the same bytes.
 
     Text is text: TrueType in PDF (no Type 3, which venues refuse), characters in SVG.
@@ -108,7 +112,7 @@ def learning_curves(
     metric: str | None = None,
     sparsities: Levels = None,
     width: str | float = "text",
-) -> Any:
+) -> "Figure":
     """Draw the IQM of returns by environment step, then success; a panel for each level.
 
     95 % bands are drawn of dense agents, and of all where three series or fewer are shown: more bands are one grey.
@@ -136,7 +140,7 @@ def training(
     metric: str | None = None,
     sparsities: Levels = None,
     width: str | float = "text",
-) -> Any:
+) -> "Figure":
     """Draw losses, Q values and what else was measured while the agents learned, at the evaluations.
 
     `metric` is one of the algorithm's, of SAC `critic_loss`, `actor_loss`, `alpha`, `entropy` or `q_mean`.
@@ -153,7 +157,7 @@ def against_sparsity(
     metric: str | None = None,
     sparsities: Levels = None,
     width: str | float = "text",
-) -> Any:
+) -> "Figure":
     """Draw each run as a dot by sparsity, with the mean, its 95 % interval, and the dense agents' mean as a line.
 
     A row of panels for each metric, a panel for each task (and rewind point); over all tasks the score.
@@ -181,7 +185,7 @@ def against_sparsity(
     )
 
 
-def profiles(runs: Runs, *, methods: Names = None, sparsities: Levels = None, width: str | float = "text") -> Any:
+def profiles(runs: Runs, *, methods: Names = None, sparsities: Levels = None, width: str | float = "text") -> "Figure":
     """Draw the performance profiles, a panel for each level.
 
     Args:
@@ -200,19 +204,21 @@ def profiles(runs: Runs, *, methods: Names = None, sparsities: Levels = None, wi
     return _figure(runs, [drawn], wide, _across(wide), 1.35)
 
 
-def intervals(runs: Runs, *, methods: Names = None, sparsities: Levels = None, width: str | float = "text") -> Any:
+def intervals(runs: Runs, *, methods: Names = None, sparsities: Levels = None, width: str | float = "text") -> "Figure":
     """Draw the aggregates of the scores with their 95 % intervals: a row of panels for each level."""
     runs = select(runs, methods, sparsities)
     return _bars(runs, charts.intervals(runs), inches(width))
 
 
-def improvement(runs: Runs, *, methods: Names = None, sparsities: Levels = None, width: str | float = "text") -> Any:
+def improvement(
+    runs: Runs, *, methods: Names = None, sparsities: Levels = None, width: str | float = "text"
+) -> "Figure":
     """Draw the probability that a run of one condition beats one of another, with 95 % intervals: a panel for each level."""
     runs = select(runs, methods, sparsities)
     return _bars(runs, charts.improvement(runs), inches(width))
 
 
-def overlap(runs: Runs, *, methods: Names = None, sparsities: Levels = None, width: str | float = "text") -> Any:
+def overlap(runs: Runs, *, methods: Names = None, sparsities: Levels = None, width: str | float = "text") -> "Figure":
     """Draw what the masks of methods have in common, chance in brackets: a row for each network, a heat map for each level."""
     runs, wide = select(runs, methods, sparsities), inches(width)
     rows: dict[str, list[Panel]] = {}
@@ -226,7 +232,7 @@ def overlap(runs: Runs, *, methods: Names = None, sparsities: Levels = None, wid
 
 def score_histograms(
     runs: Runs, *, methods: Names = None, sparsities: Levels = None, width: str | float = "text"
-) -> Any:
+) -> "Figure":
     """Draw how the scores of each method are distributed, what is kept at each sparsity, and where the masks cut."""
     runs, wide = select(runs, methods, sparsities), inches(width)
     rows: dict[tuple[str, str], list[Panel]] = {}
@@ -237,7 +243,7 @@ def score_histograms(
     return _figure(None, list(rows.values()), wide, _across(wide), 1.1)
 
 
-def masks(runs: Runs, *, methods: Names = None, sparsities: Levels = None, width: str | float = "text") -> Any:
+def masks(runs: Runs, *, methods: Names = None, sparsities: Levels = None, width: str | float = "text") -> "Figure":
     """Draw what the masks kept of each layer and of each observation's weights; a panel for each level.
 
     Args:
@@ -275,7 +281,7 @@ def masks(runs: Runs, *, methods: Names = None, sparsities: Levels = None, width
     return _figure(None, rows, wide, max(map(len, rows), default=1), heights, share=True)
 
 
-def weight_masks(found: Masks, width: str | float = "page") -> Any:
+def weight_masks(found: Masks, width: str | float = "page") -> "Figure":
     """Draw a policy's masks weight by weight (`networks.weight_masks`): a column for each method, a row for each layer."""
     wide, names = inches(width), list(found.columns)
     rows: list[list[Panel]] = []
@@ -292,7 +298,7 @@ def weight_masks(found: Masks, width: str | float = "page") -> Any:
     return _figure(None, rows, wide, len(names), heights, title=found.title, share=True)
 
 
-def graph(found: Graph, width: str | float = "text") -> Any:
+def graph(found: Graph, width: str | float = "text") -> "Figure":
     """Draw a policy's weights as a layered graph (`networks.graphs`): observations at the left, actions at the right."""
     tall = min(max(0.035 * max(found.sizes), 0.115 * len(found.inputs), 1.2), 7.5)
     return _figure(None, [[(found.title, partial(panels.graph, found=found))]], inches(width), 1, tall)
@@ -300,7 +306,7 @@ def graph(found: Graph, width: str | float = "text") -> Any:
 
 def against_bytes(
     runs: Runs, sizes: Sequence[charts.Size], *, methods: Names = None, width: str | float = "text"
-) -> Any:
+) -> "Figure":
     """Draw return against the bytes of an exported policy (`networks.sizes`), a panel for each task; small markers are runs."""
     runs, wide = select(runs, methods), inches(width)
     labels = {c.label for c in runs.conditions}
@@ -309,7 +315,7 @@ def against_bytes(
     return _figure(runs, [drawn], wide, max(1, int(wide / 2.2)), 1.7, "small: runs; large: means")
 
 
-def flash(rows: Sequence[FlashRow], width: str | float = "text") -> Any:
+def flash(rows: Sequence[FlashRow], width: str | float = "text") -> "Figure":
     """Draw return against the flash that `lth flash` measured, a panel for each task and kind of weights."""
     wide = inches(width)
     looks = {row.method: style_of(row.method) for row in rows}
@@ -419,7 +425,7 @@ def _across(wide: float) -> int:
     return max(1, round(wide / 1.75))
 
 
-def _curves(runs: Runs, found: Sequence[Chart], wide: float) -> Any:
+def _curves(runs: Runs, found: Sequence[Chart], wide: float) -> "Figure":
     rows: dict[tuple[str, str], list[Panel]] = {}
     for chart in found:
         draw = partial(panels.curve, chart=chart, looks=styles(runs))
@@ -431,7 +437,7 @@ def _curves(runs: Runs, found: Sequence[Chart], wide: float) -> Any:
     return _figure(runs, drawn, wide, longest * beside or _across(wide), 1.35)
 
 
-def _bars(runs: Runs, found: Sequence[Bars], wide: float) -> Any:
+def _bars(runs: Runs, found: Sequence[Bars], wide: float) -> "Figure":
     rows: dict[tuple[Any, ...], list[Panel]] = {}
     spans: dict[str, tuple[float, float]] = {}
     for name in dict.fromkeys(bar.panel for one in found for bar in one.bars):
@@ -468,7 +474,7 @@ def _figure(
     title: str = "",
     below: str = "",
     share: bool = False,
-) -> Any:
+) -> "Figure":
     """Lay panels out in rows; a row that is longer than `columns` goes on below.
 
     Args:
@@ -552,7 +558,7 @@ def _wrapped(name: str, width: int) -> str:
     return ",\n".join(lines)
 
 
-def _legend(figure: Any, runs: Runs | None, wide: float, note: str) -> int:
+def _legend(figure: "Figure", runs: Runs | None, wide: float, note: str) -> int:
     """Put a legend below the panels, with the number of seeds; returns how many lines it takes."""
     handles: dict[str, Any] = {}
     for axis in figure.axes:

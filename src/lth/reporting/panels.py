@@ -2,13 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..analysis.paths import Layer
 from ..experiment.tidy import DENSE
 from .charts import Bar, Chart, HeatMap, Histogram, Picture, Point
 from .networks import Graph, positions
 from .styles import Style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 INK, GREY, PALE, GRID, POSITIVE, NEGATIVE = "#1a1a1a", "#767676", "#949494", "#dddddd", "#0072b2", "#b35900"
 MOST_ROWS = 80
@@ -47,19 +51,19 @@ def short(value: float) -> str:
     return f"{value:g}"
 
 
-def _few(side: Any, count: int = 4) -> None:
+def _few(side: "Axis", count: int = 4) -> None:
     from matplotlib.ticker import MaxNLocator
 
     side.set_major_locator(MaxNLocator(count))
 
 
-def _thousands(side: Any) -> None:
+def _thousands(side: "Axis") -> None:
     low, high = side.get_view_interval()
     if max(abs(low), abs(high)) >= 1000:
         side.set_major_formatter(lambda v, _: f"{v:,.0f}".replace("-", "\N{MINUS SIGN}"))
 
 
-def curve(axis: Any, chart: Chart, looks: dict[str, Style]) -> None:
+def curve(axis: "Axes", chart: Chart, looks: dict[str, Style]) -> None:
     """Draw lines with bands; of a profile, steps."""
     step = chart.kind == "profile"
     drawn = series_of(chart)
@@ -85,7 +89,7 @@ def curve(axis: Any, chart: Chart, looks: dict[str, Style]) -> None:
     _thousands(axis.yaxis)
 
 
-def sparsity(axis: Any, chart: Chart, looks: dict[str, Style]) -> None:
+def sparsity(axis: "Axes", chart: Chart, looks: dict[str, Style]) -> None:
     """Draw each run as a dot beside its sparsity's tick, means and intervals over them, and dense agents as a line."""
     found = series_of(chart)
     names = [name for name in looks if name in found and name != DENSE]
@@ -136,7 +140,7 @@ def spread(place: int, of: int, slot: float) -> float:
     return (place - (of - 1) / 2) * 0.75 * min(slot, 0.4) / max(of, 1)
 
 
-def sizes(axis: Any, chart: Chart, looks: dict[str, Style]) -> None:
+def sizes(axis: "Axes", chart: Chart, looks: dict[str, Style]) -> None:
     """Draw means and runs over bytes."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -159,7 +163,7 @@ def sizes(axis: Any, chart: Chart, looks: dict[str, Style]) -> None:
 
 
 def bars(
-    axis: Any, shown: Sequence[Bar], span: tuple[float, float], reference: float | None, looks: dict[str, Style]
+    axis: "Axes", shown: Sequence[Bar], span: tuple[float, float], reference: float | None, looks: dict[str, Style]
 ) -> None:
     """Draw intervals, a row each, with the values as strokes; `span` is the axis's, `reference` where a line stands."""
     for i, bar in enumerate(shown):
@@ -178,7 +182,7 @@ def bars(
     _few(axis.xaxis)
 
 
-def heat(axis: Any, one: HeatMap) -> None:
+def heat(axis: "Axes", one: HeatMap) -> None:
     """Draw the overlap of masks as a square for each pair of methods, with what chance gives in brackets."""
     names = list(dict.fromkeys(n for cell in one.cells for n in (cell.row, cell.column)))
     values = [[math.nan] * len(names) for _ in names]
@@ -186,7 +190,7 @@ def heat(axis: Any, one: HeatMap) -> None:
         i, j = names.index(cell.row), names.index(cell.column)
         values[i][j] = values[j][i] = cell.jaccard
         for a, b in {(i, j), (j, i)}:
-            about = {"ha": "center", "va": "center", "color": ink_on(cell.jaccard)}
+            about: dict[str, Any] = {"ha": "center", "va": "center", "color": ink_on(cell.jaccard)}
             axis.text(b, a - 0.16, f"{cell.jaccard:.2f}", fontsize=6.5, **about)
             axis.text(b, a + 0.26, f"({cell.by_chance:.2f})", fontsize=5, **about)
     axis.imshow(values, vmin=0, vmax=1, cmap="cividis", aspect="auto")
@@ -201,7 +205,7 @@ def ink_on(share: float) -> str:
     return "white" if share < 0.5 else "black"
 
 
-def histogram(axis: Any, one: Histogram, looks: dict[str, Style]) -> None:
+def histogram(axis: "Axes", one: Histogram, looks: dict[str, Style]) -> None:
     """Draw the weights by score; what is kept in the method's color, the darker the sparser, and each mask's threshold."""
     places, ticks = histogram_places(one)
     width = one.bins[-1].high - one.bins[-1].low
@@ -218,7 +222,7 @@ def histogram(axis: Any, one: Histogram, looks: dict[str, Style]) -> None:
             last = i == len(one.cuts) - 1
             place = max(cut.thresholds) + width / 2 if last else min(cut.thresholds) - width / 2
             high = 1.0 - (0.11 * (len(one.cuts) - 2 - i) if not last else 0)
-            about = {"ha": "left" if last else "right", "va": "top", "fontsize": 6}
+            about: dict[str, Any] = {"ha": "left" if last else "right", "va": "top", "fontsize": 6}
             axis.text(place, high, cut.sparsity, transform=axis.get_xaxis_transform(), **about)
     axis.set_xticks([x for x, _ in ticks], ["0" if e is None else f"$10^{{{e}}}$" for _, e in ticks])
     axis.set_ylim(0, 1.08 * max(totals))
@@ -249,14 +253,14 @@ def histogram_places(one: Histogram) -> tuple[list[float], list[tuple[float, int
     return [b.low if math.isfinite(b.low) else zero for b in one.bins], ticks
 
 
-def picture(axis: Any, picture: Picture, rows: Sequence[str], what: str, cell: float) -> None:
+def picture(axis: "Axes", picture: Picture, rows: Sequence[str], what: str, cell: float) -> None:
     """Draw shares as squares, with their numbers where there is room: `cell` is the width of a square in inches."""
     columns = list(dict.fromkeys(c.series for c in picture.cells))
     shares = [[math.nan] * len(columns) for _ in rows]
     for one in picture.cells:
         shares[rows.index(one.row)][columns.index(one.series)] = one.share
     axis.imshow(shares, vmin=0, vmax=1, cmap="cividis", aspect="auto", interpolation="nearest")
-    about = (
+    about: dict[str, Any] = (
         {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if cell >= 0.25 else {"rotation": 90, "fontsize": 6}
     )
     axis.set_xticks(range(len(columns)), columns, **about)
@@ -272,7 +276,7 @@ def picture(axis: Any, picture: Picture, rows: Sequence[str], what: str, cell: f
                 axis.text(j, i, f"{share:.2f}", **about)
 
 
-def weights(axis: Any, layer: Layer, look: Style, labels: Sequence[str]) -> None:
+def weights(axis: "Axes", layer: Layer, look: Style, labels: Sequence[str]) -> None:
     """Draw a layer's mask: rows are inputs, columns are units, kept weights in the method's color."""
     from matplotlib.colors import ListedColormap
 
@@ -292,7 +296,7 @@ def weights(axis: Any, layer: Layer, look: Style, labels: Sequence[str]) -> None
         axis.spines[side].set_visible(True)
 
 
-def graph(axis: Any, found: Graph) -> None:
+def graph(axis: "Axes", found: Graph) -> None:
     """Draw nodes in columns and weights as lines between them: wide where they are large, colored by their sign."""
     from matplotlib.collections import LineCollection
 

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from ...errors import InputError
-from ...pruning.criteria import Criterion, CriterionName, criterion_named
+from ...pruning.criteria import CriterionName, criterion_named
 from ...pruning.gradients import gradient_statistic
 from ...pruning.layers import named_leaves
 from ...pruning.masks import MaskedState, apply_mask, check_same_structure, keep_pruned_at_zero, set_mask
@@ -29,7 +29,7 @@ from .losses import actor_loss, critic_loss
 def prune_sbx(
     model: Any,
     sparsity: float | Mapping[str, float],
-    criterion: CriterionName | str | Criterion = "magnitude",
+    criterion: CriterionName | str = "magnitude",
     *,
     num_batches: int = 100,
     batch_size: int = 256,
