@@ -17,6 +17,7 @@ from lth.algorithms import ALGORITHMS
 from lth.algorithms.architecture import Spaces
 from lth.algorithms.base import update_normalizer
 from lth.algorithms.dqn.losses import q_loss
+from lth.algorithms.learner import update
 from lth.algorithms.sac.losses import sample_action
 from lth.pruning import allocation, criteria
 from lth.pruning.masks import lowest
@@ -91,7 +92,7 @@ def test_what_has_another_shape_or_dtype_than_annotated_is_refused(call):
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_no_loss_mask_or_replay_buffer_promotes_a_dtype_or_a_rank_silently(name):
-    """Optimizers are optax's, which promotes the number of the update."""
+    """Of a whole update only ranks are checked: optax promotes the dtype of the update's number."""
     config = ALGORITHMS[name]()
     algorithm = config.build(Spaces(3, 2, config.DISCRETE))
     replay, drawn = init_replay(16, 3, algorithm.spaces.action_width), batch(8, 3, algorithm.spaces.action_width)
@@ -103,6 +104,10 @@ def test_no_loss_mask_or_replay_buffer_promotes_a_dtype_or_a_rank_silently(name)
         normalizer = update_normalizer(state.normalizer, rows[:, :3])
         return gradients, mask, normalizer, sample_rows(insert(replay, rows), key, 8)
 
+    with jax.numpy_rank_promotion("raise"):
+        noise = jnp.zeros(algorithm.noise_shape(8), jnp.float32)
+        after, _ = jax.eval_shape(lambda state: update(algorithm, state, drawn, noise), state)
+        assert jax.tree.map(lambda leaf: leaf.dtype, after) == jax.tree.map(lambda leaf: leaf.dtype, state)
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         rows = jax.ShapeDtypeStruct((4, replay.rows.shape[1]), jnp.float32)
         found = jax.eval_shape(traced, state, jax.random.key(0), rows)

@@ -45,10 +45,11 @@ def train(dense, tmp_path):
 
 
 def test_a_resumed_run_goes_on_in_the_same_run_of_wandb(train, dense, tmp_path, monkeypatch):
-    pytest.importorskip("wandb", reason="needs W&B: pip install 'lth[wandb]'")
+    wandb = pytest.importorskip("wandb", reason="needs W&B: pip install 'lth[wandb]'")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_PROJECT", "a-project")
     rows = train("wandb", interrupted=True)
+    wandb.teardown()  # waits until its process has written the files
     files = sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"))
     assert [file.name for file in files] == [f"run-{dense[0].sha256[:16]}.wandb"] * 2
     logged = b"".join(file.read_bytes() for file in files)

@@ -94,12 +94,13 @@ def trackers_of(config: Config) -> tuple[str, ...]:
         except ValueError:  # sys.modules has None in its place
             installed = False
         if not installed:
-            raise InputError(_missing(name))
+            raise InputError(f"{name}=true needs the package {package}: pip install 'lth[{name}]'")
     return chosen
 
 
-def _missing(name: str) -> str:
-    return f"{name}=true needs the package {TRACKERS[name][0]}: pip install 'lth[{name}]', or pip install {TRACKERS[name][0]}"
+def _opened(name: str, root: Path, spec: DenseSpec | TicketSpec) -> Tracker:
+    package, tracker_of = TRACKERS[name]
+    return tracker_of(importlib.import_module(package), root, spec)
 
 
 @contextlib.contextmanager
@@ -113,9 +114,6 @@ def logged(names: Sequence[str], root: Path, spec: DenseSpec | TicketSpec) -> It
 
     Warns:
         UserWarning: a log failed; once per log.
-
-    Raises:
-        InputError: a package is not installed.
     """
     running: dict[str, Tracker] = {}
 
@@ -131,12 +129,7 @@ def logged(names: Sequence[str], root: Path, spec: DenseSpec | TicketSpec) -> It
             )
 
     for name in names:
-        package, opened = TRACKERS[name]
-        try:
-            module = importlib.import_module(package)
-        except ImportError as error:
-            raise InputError(f"{_missing(name)} ({error})") from None
-        if tracker := or_warn(name, opened, module, root, spec):
+        if tracker := or_warn(name, _opened, name, root, spec):
             running[name] = tracker
 
     def log(env_steps: int, metrics: dict[str, float]) -> None:
