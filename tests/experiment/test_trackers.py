@@ -1,5 +1,6 @@
 """W&B and trackio, offline: what is logged, that it changes no byte, and what happens if they fail or are missing."""
 
+import contextlib
 import csv
 import json
 import sqlite3
@@ -62,7 +63,7 @@ def test_trackio_has_every_metric_at_its_step_under_the_name_of_the_tidy_table(t
     pytest.importorskip("trackio", reason="needs trackio: pip install 'lth[trackio]'")
     rows = train("trackio", interrupted=True)
     (file,) = (tmp_path / "trackio").glob(f"{tmp_path.name}*.db")
-    with sqlite3.connect(file) as database:
+    with contextlib.closing(sqlite3.connect(file)) as database:
         found = database.execute("select run_name, step, metrics from metrics").fetchall()
     assert {name for name, _, _ in found} == {str(dense[0].path)}
     logged = {(step, metric, value) for _, step, text in found for metric, value in json.loads(text).items()}
