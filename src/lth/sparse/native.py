@@ -16,7 +16,9 @@ import jax
 import numpy as np
 
 from . import compiling
-from .compiling import OTHERS, SWITCH, TARGETS, Unavailable
+from .compiling import OTHERS, SWITCH
+from .compiling import TARGETS as TARGETS
+from .compiling import Unavailable as Unavailable
 
 CACHE = "LTH_CACHE"
 """The environment variable for the cache folder; the default is $XDG_CACHE_HOME/lth or ~/.cache/lth."""
