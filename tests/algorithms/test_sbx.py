@@ -115,7 +115,7 @@ def test_the_temperature_s_loss_and_step_equal_sbx(entropy):
     state, theirs = model.update_temperature(model.target_entropy, model.ent_coef_state, jnp.float32(entropy))
     log_alpha = jnp.log(jnp.float32(ALPHA))
     loss, gradient = jax.value_and_grad(temperature_loss)(
-        log_alpha, -jnp.float32(entropy), model.target_entropy, "log_alpha"
+        log_alpha, -jnp.float32(entropy), float(model.target_entropy), "log_alpha"
     )
     assert float(loss) == pytest.approx(float(theirs), rel=1e-5)
     updates, _ = optax.adam(3e-4).update(gradient, optax.adam(3e-4).init(log_alpha))

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ...shapes import Float32
-from ...types import Batch, Params
+from ...types import Array, Batch, Params
 
 ActorApply = Callable[[Params, jax.Array], tuple[jax.Array, jax.Array]]
 CriticApply = Callable[[Params, jax.Array, jax.Array], jax.Array]
@@ -19,7 +19,7 @@ LOG_STD_RANGE = (-20.0, 2.0)
 
 
 def gaussian(
-    output: Float32[jax.Array, "n outputs"],
+    output: Float32[Array, "n outputs"],
 ) -> tuple[Float32[jax.Array, "n action_dim"], Float32[jax.Array, "n action_dim"]]:
     """Split the actor's last layer, (n, 2 * action_dim), into mean and log_std, the latter clipped to [-20, 2]."""
     mean, log_std = jnp.split(output, 2, axis=-1)
@@ -27,9 +27,9 @@ def gaussian(
 
 
 def sample_action(
-    mean: Float32[jax.Array, "n action_dim"],
-    log_std: Float32[jax.Array, "n action_dim"],
-    noise: Float32[jax.Array, "n action_dim"],
+    mean: Float32[Array, "n action_dim"],
+    log_std: Float32[Array, "n action_dim"],
+    noise: Float32[Array, "n action_dim"],
 ) -> tuple[Float32[jax.Array, "n action_dim"], Float32[jax.Array, " n"]]:
     """Squash a Gaussian sample: a = tanh(mean + exp(log_std) * noise), and log pi(a) (appendix C, eq. 26).
 
@@ -47,9 +47,9 @@ def critic_loss(
     critic_params: Params,
     target_critic_params: Params,
     actor_params: Params,
-    log_alpha: Float32[jax.Array, ""],
+    log_alpha: Float32[Array, ""],
     batch: Batch,
-    noise: Float32[jax.Array, "n action_dim"],
+    noise: Float32[Array, "n action_dim"],
     actor_apply: ActorApply,
     critic_apply: CriticApply,
     discount: float,
@@ -70,9 +70,9 @@ def critic_loss(
 def actor_loss(
     actor_params: Params,
     critic_params: Params,
-    log_alpha: Float32[jax.Array, ""],
+    log_alpha: Float32[Array, ""],
     batch: Batch,
-    noise: Float32[jax.Array, "n action_dim"],
+    noise: Float32[Array, "n action_dim"],
     actor_apply: ActorApply,
     critic_apply: CriticApply,
 ) -> tuple[Float32[jax.Array, ""], Float32[jax.Array, ""]]:
@@ -82,7 +82,9 @@ def actor_loss(
     return jnp.mean(jnp.exp(log_alpha) * log_prob - values), jnp.mean(log_prob)
 
 
-def temperature_loss(log_alpha: jax.Array, mean_log_prob: jax.Array, target_entropy: float, by: str) -> jax.Array:
+def temperature_loss(
+    log_alpha: Float32[Array, ""], mean_log_prob: Float32[Array, ""], target_entropy: float, by: str
+) -> Float32[jax.Array, ""]:
     """Return J_alpha = -x (E[log pi] + target entropy), where x is alpha (eq. 18) or log alpha (SBX, Stable-Baselines3).
 
     Both are zero at the same entropy. The gradient of the first with respect to log alpha is alpha times that of the second, so it

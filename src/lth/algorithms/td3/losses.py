@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ...shapes import Float32
-from ...types import Batch, Params
+from ...types import Array, Batch, Params
 from ..networks import Apply
 
 
@@ -18,7 +18,7 @@ def critic_loss(
     target_critic_params: Params,
     target_actor_params: Params,
     batch: Batch,
-    noise: Float32[jax.Array, "n action_dim"],
+    noise: Float32[Array, "n action_dim"],
     actor_apply: Apply,
     critic_apply: Apply,
     discount: float,
