@@ -295,7 +295,9 @@ class MaskedState(NamedTuple):
     unset: Unset | None = None
 
 
-def keep_pruned_at_zero(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+def keep_pruned_at_zero(
+    inner: optax.GradientTransformation | optax.MultiSteps,
+) -> optax.GradientTransformationExtraArgs:
     """Wrap an optimizer so that it never sees, and never moves, a pruned weight.
 
     The mask is part of the state and not of the code, so one compilation serves all masks, a mask of ones included. It is

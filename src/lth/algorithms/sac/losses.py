@@ -83,7 +83,7 @@ def actor_loss(
 
 
 def temperature_loss(
-    log_alpha: Float32[Array, ""], mean_log_prob: Float32[Array, ""], target_entropy: float, by: str
+    log_alpha: Float32[jax.Array, ""], mean_log_prob: Float32[jax.Array, ""], target_entropy: float, by: str
 ) -> Float32[jax.Array, ""]:
     """Return J_alpha = -x (E[log pi] + target entropy), where x is alpha (eq. 18) or log alpha (SBX, Stable-Baselines3).
 
