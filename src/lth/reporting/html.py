@@ -41,7 +41,8 @@ def fold(summary: str, body: str, kind: str = "", opened: bool = False) -> str:
     words = text(summary)
     if kind == "data":
         words = re.sub(r"^(.*?)(: .*)$", r"\1<span class=aloud>\2</span>", words)
-    return f"<details{f' class={kind}' if kind else ''}{' open' * opened}><summary>{words}</summary>{body}</details>"
+    about = f' class="{kind}"' if kind else ""
+    return f"<details{about}{' open' * opened}><summary>{words}</summary>{body}</details>"
 
 
 def figure(title: str, finding: str, body: str, data: str = "", whole: str = "") -> str:

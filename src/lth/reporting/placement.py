@@ -236,7 +236,7 @@ VIEWS: tuple[View, ...] = (
     View(
         TICKETS,
         "Masks, weight by weight",
-        "Of the first seed's policies. A mark is a weight that is kept; rows are inputs, columns are units, the first layer on top. "
+        "Of the first seed's policies. A mark is a weight that is kept; rows are inputs, columns are units, first layer on top. "
         "They are drawn from the mask files in the run folders.",
         _masks,
         "wide",

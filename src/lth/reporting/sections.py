@@ -348,7 +348,7 @@ def _overlaps(runs: Runs) -> Iterator[str]:
     ]
     if rows:
         caption = (
-            "Masks of different tasks or rounds: the weights that both keep, as a share of those that either keeps; and the mean "
+            "Masks of different tasks or rounds: the weights that both keep, as a share of those that either keeps, and the mean "
             "by chance, of masks with as many weights in each layer."
         )
         yield _long(f"Overlap of masks: {len(rows)} rows", len(rows), table("overlaps", 5, caption, rows))
