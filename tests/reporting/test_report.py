@@ -764,7 +764,7 @@ def test_the_overlaps_and_the_scores(read):
             assert high == pytest.approx(low + 0.2)
             for level, count in zip(cuts, kept, strict=True):
                 parts = [
-                    again.values[task, key_of(method, level), f"scores_{part}[{low:.1f}]/{network}"]
+                    again.values[task, (method, level, ""), f"scores_{part}[{low:.1f}]/{network}"]
                     for part in ("kept", "pruned")
                 ]
                 assert count == sum(parts[0])
@@ -772,8 +772,8 @@ def test_the_overlaps_and_the_scores(read):
         said = page.findings[chart["title"]]
         assert said.startswith(f"Of {sum(row[2] for row in chart['rows']):,} weights, masks keep ")
         for i, level in enumerate(cuts):
-            ends = again.values[task, key_of(method, level), f"score_threshold/{network}"]
-            span = " to ".join(dict.fromkeys(three(10**end) for end in (min(ends), max(ends))))
+            ends = again.values[task, (method, level, ""), f"score_threshold/{network}"]
+            span = " to ".join(dict.fromkeys(f"{10**end:.2g}" for end in (min(ends), max(ends))))
             assert f"{sum(row[3 + i] for row in chart['rows']):,} at {level} (|score| of at least {span})" in said
 
 

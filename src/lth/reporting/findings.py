@@ -98,7 +98,7 @@ def finding_of_histogram(one: Histogram) -> str:
         said = f"{sum(cut.kept):,} at {cut.sparsity}"
         if not cut.thresholds:
             return said
-        ends = list(dict.fromkeys(quantity(10**t) for t in (min(cut.thresholds), max(cut.thresholds))))
+        ends = list(dict.fromkeys(f"{10**t:.2g}" for t in (min(cut.thresholds), max(cut.thresholds))))
         return f"{said} (|score| of at least {' to '.join(ends)})"
 
     zero = sum(b.weights for b in one.bins if b.low == -math.inf)
@@ -118,7 +118,7 @@ def finding_of_masks(one: Masks) -> str:
 def finding_of_graph(one: Graph) -> str:
     """State how many observations are read, and through how many units."""
     hidden = sum(one.sizes[1:-1])
-    return f"{hidden} hidden units are on a path; {one.read} of {len(one.inputs)} observations are read."
+    return f"Observations that are read: {one.read} of {len(one.inputs)}, through {hidden} hidden units."
 
 
 def _some(rows: Sequence[str]) -> str:

@@ -28,8 +28,8 @@ from .views import RETURN, SUCCESS
 
 SAVINGS, TICKETS = "What it saves", "What the tickets are"
 """Sections that have sentences and tables besides."""
-MOST_SHOWN = 6
-"""Charts of a view that are not folded; where there are charts over all tasks, it is these."""
+MOST_SHOWN = {"charts": 6, "wide": 2}
+"""Charts of a view that are not folded, by its kind; where there are charts over all tasks, it is these."""
 MOST_PRINTED = 12
 """Folded charts that are shown on paper."""
 MOST_BYTES = 300_000
@@ -292,32 +292,30 @@ def _fitting(some: Iterable[Drawn]) -> tuple[list[Drawn], bool]:
 
 
 def _block(view: View, drawn: Sequence[Drawn], more: bool) -> str:
-    """Return a view's charts below its title; one that has a single chart shares its row with others."""
-    head = f"<h3>{text(view.title)}</h3>" if view.title != view.section else ""
-    body = head + (note(text(view.caption)) if view.caption else "") + _figures(view, drawn)
-    body += (
-        note("The page would get too large with more of these charts; <code>lth.reporting.figures</code> draws all.")
-        * more
-    )
-    return f'<div class="block{" one" * (len(drawn) == 1 and view.kind == "charts")}">{body}</div>'
+    """Return a view's charts below its title; one of which a single chart is shown shares its row with others."""
+    whole = [one for one in drawn if one.title.startswith(ALL_TASKS)] or drawn
+    first = [one for one in whole if not one.aside][: MOST_SHOWN[view.kind]]
+    rest = [one for one in drawn if all(one is not other for other in first)]
+    parts = [f"<h3>{text(view.title)}</h3>"] if view.title != view.section else []
+    parts += [note(text(view.caption))] if view.caption else []
+    parts.append(_grid(view, first))
+    if rest:
+        summary = f"{view.title}: {len(rest)} more chart{'s' * (len(rest) > 1)}"
+        parts.append(fold(summary, _grid(view, rest), "single printed" if len(rest) <= MOST_PRINTED else "single"))
+    if more:
+        parts.append(
+            note("More of these charts would make the page too large; <code>lth.reporting.figures</code> draws all.")
+        )
+    return f'<div class="block{" one" * (len(first) == 1 and view.kind == "charts")}">{"".join(parts)}</div>'
+
+
+def _grid(view: View, some: Sequence[Drawn]) -> str:
+    figures = "".join(figure(_title(view, one), one.finding, one.body) for one in some)
+    return f'<div class="{view.kind}" data-view="{text(view.title)}">{figures}</div>'
 
 
 def _title(view: View, drawn: Drawn) -> str:
     return f"{view.title}: {drawn.title}"
-
-
-def _figures(view: View, drawn: Sequence[Drawn]) -> str:
-    whole = [one for one in drawn if one.title.startswith(ALL_TASKS)] or drawn
-    first = [one for one in whole if not one.aside][:MOST_SHOWN]
-    rest = [one for one in drawn if all(one is not other for other in first)]
-
-    def grid(some: Sequence[Drawn]) -> str:
-        figures = "".join(figure(_title(view, one), one.finding, one.body) for one in some)
-        return f'<div class="{view.kind}" data-view="{text(view.title)}">{figures}</div>'
-
-    more = f"{view.title}: {len(rest)} more chart{'s' * (len(rest) > 1)}"
-    folded = fold(more, grid(rest), "single printed" if len(rest) <= MOST_PRINTED else "single") if rest else ""
-    return grid(first) + folded
 
 
 def _rounded(data: Mapping[str, Any]) -> dict[str, Any]:
