@@ -1329,6 +1329,11 @@ def test_data_and_pictures_are_saved_under_names_of_their_own(tab, made, read, t
     figure.locator("summary").click()
     chart = by_view(read[0], "Return against sparsity")[0]
     assert figure.locator("tbody tr").count() == len(chart["rows"])
+    assert figure.locator("thead th").all_inner_texts() == [
+        *chart["columns"][:5],
+        *(["runs"] if len({r[5] for r in chart["rows"]}) > 1 else []),
+    ]
+    assert figure.locator("tbody th[scope=row]").count() == len(chart["rows"])
     files = {}
     for place in (figure, tab.locator("#answer figure").nth(0), tab.locator("#answer figure").nth(1)):
         with tab.expect_download() as download:

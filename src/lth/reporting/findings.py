@@ -107,12 +107,14 @@ def finding_of_histogram(one: Histogram) -> str:
 
 
 def finding_of_masks(one: Masks) -> str:
-    """State how many inputs have no weight left in the first layer that is shown."""
-    bare = {name: int((~layers[0].kept.any(axis=1)).sum()) for name, layers in one.columns.items() if layers}
+    """State how many inputs have no weight left in the first layer."""
+    read = {name: layers[0].kept for name, layers in one.columns.items() if layers and layers[0].name == "layer_0"}
+    bare = {name: int((~kept.any(axis=1)).sum()) for name, kept in read.items()}
     if not any(bare.values()):
         return "Every mask keeps a weight at each input."
-    of = next(len(layers[0].kept) for layers in one.columns.values() if layers)
-    return f"Of {of} inputs, without any weight: {names(f'{name} {count}' for name, count in bare.items())}."
+    return (
+        f"Of {len(one.inputs)} inputs, without any weight: {names(f'{name} {count}' for name, count in bare.items())}."
+    )
 
 
 def finding_of_graph(one: Graph) -> str:

@@ -53,11 +53,17 @@ function follow(svg, chart) {
   svg.addEventListener("pointerleave", () => show(null));
 }
 
+// Columns that are the same throughout are said in the caption.
 function table(chart, title) {
-  const named = (row) => (chart.ticks?.length ? row.map((v, i) => (chart.columns[i] === "x" ? chart.ticks[v] : v)) : row);
-  const cells = (tag, row) => row.map((value, i) => element(tag, { textContent: text(value), className: typeof chart.rows[0][i] === "string" ? "t" : "", ...(tag === "th" ? { scope: "col" } : {}) }));
-  const body = chart.rows.map((row) => element("tr", {}, ...cells("td", named(row))));
-  const made = element("table", {}, element("caption", { textContent: title }), element("thead", {}, element("tr", {}, ...cells("th", chart.columns))), element("tbody", {}, ...body));
+  const shown = (value, i) => (chart.ticks?.length && chart.columns[i] === "x" ? chart.ticks[value] : text(value));
+  const [first] = chart.rows;
+  const varied = chart.columns.map((_, i) => i === 0 || chart.rows.length === 1 || chart.rows.some((row) => row[i] !== first[i]));
+  const cell = (value, i, tag, scope = {}) => element(tag, { textContent: value, className: typeof first[i] === "string" ? "t" : "", ...scope });
+  const line = (row, tag) => element("tr", {}, ...row.map((value, i) => (tag === "th" ? cell(value, i, "th", { scope: "col" }) : i ? cell(shown(value, i), i, "td") : cell(shown(value, i), i, "th", { scope: "row" }))).filter((_, i) => varied[i]));
+  const same = chart.columns.flatMap((name, i) => (varied[i] || first[i] === null ? [] : [`${name}: ${shown(first[i], i)}`]));
+  const caption = element("caption", { textContent: title + (same.length ? `. Throughout: ${same.join("; ")}.` : "") });
+  const body = element("tbody", {}, ...chart.rows.map((row) => line(row, "td")));
+  const made = element("table", {}, caption, element("thead", {}, line(chart.columns, "th")), body);
   sortable(made);
   return element("div", { className: "scroll" }, made);
 }

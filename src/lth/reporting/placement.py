@@ -47,6 +47,11 @@ class Source:
         """The bytes of every exported policy."""
         return networks.sizes(self.plan, self.finished)
 
+    @cached_property
+    def curves(self) -> list[Chart]:
+        """Learning curves, of which two views show their own."""
+        return charts.curves(self.runs)
+
     def mean_sizes(self) -> dict[tuple[str, Condition], float]:
         """Return the mean bytes of a condition's exported policies, by task."""
         found: dict[tuple[str, Condition], list[int]] = {}
@@ -81,12 +86,16 @@ def _drawn(source: Source, chart: Chart) -> Drawn:
     return Drawn(chart.title, finding(chart, source.looks), draw(chart, source.looks), data)
 
 
-def _of(metric: str, rows: Callable[[Runs], list[Chart]]) -> Callable[[Source], list[Drawn]]:
-    return lambda source: [_drawn(source, c) for c in rows(source.runs) if c.metric == metric and len(c.points) > 1]
+def _curves(metric: str) -> Callable[[Source], list[Drawn]]:
+    return lambda source: [_drawn(source, chart) for chart in source.curves if chart.metric == metric]
 
 
 def _against_sparsity(metric: str) -> Callable[[Source], list[Drawn]]:
-    return _of(metric, lambda runs: [chart for chart in charts.against_sparsity(runs) if len(chart.ticks) > 1])
+    return lambda source: [
+        _drawn(source, chart)
+        for chart in charts.against_sparsity(source.runs)
+        if chart.metric == metric and len(chart.ticks) > 1
+    ]
 
 
 def _time(source: Source) -> list[Drawn]:
@@ -133,7 +142,8 @@ def _bars(rows: Callable[[Runs], list[Bars]]) -> Callable[[Source], list[Drawn]]
 
 def _masks(source: Source) -> Iterator[Drawn]:
     for one in networks.weight_masks(source.plan, source.finished):
-        yield Drawn(one.title, finding_of_masks(one), svg.weight_masks(one))
+        if any(one.columns.values()):  # some layer is pruned
+            yield Drawn(one.title, finding_of_masks(one), svg.weight_masks(one))
 
 
 def _shares(row: str) -> Callable[[Source], list[Drawn]]:
@@ -205,8 +215,8 @@ VIEWS: tuple[View, ...] = (
     ),
     View("Results against sparsity", "Return against sparsity", _SPARSITY, _against_sparsity(RETURN)),
     View("Results against sparsity", "Success against sparsity", "", _against_sparsity(SUCCESS)),
-    View("Learning curves", "Learning curves", f"IQM over seeds. {_CURVES}", _of(RETURN, charts.curves)),
-    View("Learning curves", "Learning curves of success", f"Mean over seeds. {_CURVES}", _of(SUCCESS, charts.curves)),
+    View("Learning curves", "Learning curves", f"IQM over seeds. {_CURVES}", _curves(RETURN)),
+    View("Learning curves", "Learning curves of success", f"Mean over seeds. {_CURVES}", _curves(SUCCESS)),
     View(
         "Training measurements",
         "Training measurements",
