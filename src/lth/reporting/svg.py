@@ -86,7 +86,7 @@ class Drawing:
         w, h = math.ceil(self.width), math.ceil(self.height)
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" class="view {kind}" role="img" aria-label="{text(self.title)}" '
-            f'viewBox="0 0 {w} {h}" width="{w}" style="width:100%;max-width:{1.2 * w:.0f}px;height:auto" '
+            f'viewBox="0 0 {w} {h}" width="{w}" style="--w:{w}px;width:100%;max-width:{1.2 * w:.0f}px;height:auto" '
             f'font-family="system-ui,sans-serif" font-size="{SIZE}" fill="currentColor">'
             f"{''.join(self.parts)}</svg>"
         )
