@@ -1,4 +1,4 @@
-"""Make the README's picture, docs/quickstart.html and examples/quickstart.csv anew, from the quickstart's results.
+"""Make the README's picture, docs/quickstart.html and examples/quickstart.csv from the quickstart's results.
 
     lth run && lth report && python docs/make_gallery.py [results/quickstart]
 
@@ -28,7 +28,7 @@ def main() -> None:
         page.goto((ROOT / "docs" / "quickstart.html").as_uri())
         page.wait_for_selector("svg")
         pictures = [page.screenshot()]
-        page.evaluate("document.querySelector('#sparsity, [id*=sparsity]').scrollIntoView()")
+        page.evaluate("document.getElementById('learning-curves').scrollIntoView()")
         pictures.append(page.screenshot())
         browser.close()
     whole = Image.new("RGB", (2 * WIDTH + GAP, HEIGHT), "#888888")

@@ -5,15 +5,18 @@ import numpy as np
 
 from lth.algorithms.architecture import Spaces
 from lth.algorithms.tickets import masks_of
+from lth.analysis.scores import score_histogram, threshold
 from lth.analysis.stability import Stability
 from lth.config import parse_config
 from lth.experiment import store
-from lth.experiment.measurements import mask_rows, stability_rows
+from lth.experiment.masking import Scores
+from lth.experiment.measurements import mask_rows, score_rows, stability_rows
 from lth.experiment.plan import plan
 from lth.experiment.question import declare_question
 from lth.experiment.random_policy import Episode, random_policy_file
 from lth.experiment.spec import ConnectivitySpec, DenseSpec, MaskSpec
 from lth.experiment.store import AnalysisRow
+from lth.experiment.tasks import record_tasks
 from lth.experiment.tidy import Collector
 from lth.files import csv_bytes, write_whole
 from lth.replay import ReplayBuffer, init_replay
@@ -60,6 +63,7 @@ def make_grid(tree, root, skip=(), skill=SKILL):
     """
     config = parse_config({**tree, "output_dir": str(root)})
     declare_question(config)
+    record_tasks(config.output_dir, {task: Spaces(*SIZES[task]) for task in config.tasks if task in SIZES})
     for task in config.tasks:
         _random_policy(config, task)
     states, provenance = {}, store.provenance()
@@ -110,6 +114,8 @@ def _make(config, spec, states, skills):
         if spec.method in ("gradient", "taylor"):
             shared = Stability(float(rng.uniform(0.5, 1)), float(rng.uniform(0.5, 1)), 0.1)
             rows += stability_rows({"actor": shared, "critic": shared})
+        if spec.method in ("magnitude", "gradient", "taylor"):
+            rows += score_rows({network: _scores(masks[network], spec.method) for network in masks})
         store.save_analysis(run, rows)
         store.finish_mask(config.output_dir, spec, masks)
         return
@@ -126,11 +132,18 @@ def _make(config, spec, states, skills):
         rows.append((step, "evaluation/return", value))
         if dense.task.endswith("-v3"):
             rows.append((step, "evaluation/success", round(float(np.clip(skill * share, 0, 1)), 1)))
+        if step > start:
+            learned = np.random.default_rng([hash_of(spec), step]).normal(1.0 - 0.5 * share, 0.1, 3)
+            rows += zip([step] * 3, ("train/critic_loss", "train/alpha", "train/q_mean"), learned.tolist(), strict=True)
     store.save_metrics(run, rows)
     store.save_timings(run, {"train": 5.0, "total": round(float(rng.uniform(5, 9)) * (1.0 if masks else 3.0), 3)})
     if masks:
         flags = {n: jax.tree.map(lambda leaf: leaf != 0, mask) for n, mask in masks.items()}
-        state = state._replace(opts={**state.opts, **{n: state.opts[n]._replace(mask=flags[n]) for n in flags}})
+        state = state._replace(
+            params={**state.params, **{n: jax.tree.map(np.multiply, state.params[n], masks[n]) for n in masks}},
+            opts={**state.opts, **{n: state.opts[n]._replace(mask=flags[n]) for n in flags}},
+        )
+    state = state._replace(env_steps=np.asarray(end, state.env_steps.dtype))
     units = [
         AnalysisRow(network, "", metric, int(rng.integers(1, 8)))
         for network in ("actor", "critic")
@@ -140,6 +153,15 @@ def _make(config, spec, states, skills):
     buffer = ReplayBuffer(init_replay(1, *sizes), sizes[0])
     store.save_replay_buffer(run, spec, buffer)
     store.finish_agent(config.output_dir, spec, state)
+
+
+def _scores(mask, method):
+    """Scores of which the mask keeps the largest; they are the same at every sparsity."""
+    kept = np.concatenate([np.ravel(leaf) > 0 for leaf in jax.tree.leaves(mask) if leaf.ndim > 1])
+    drawn = np.sort(10.0 ** np.random.default_rng(len(method)).normal(-2.0, 0.5, len(kept)))
+    scores = np.empty(len(kept))
+    scores[~kept], scores[kept] = np.split(drawn, [np.count_nonzero(~kept)])
+    return Scores(score_histogram([scores], [kept]), threshold([scores], [kept]))
 
 
 def _mask(params, sparsity, rng):

@@ -20,7 +20,7 @@ from lth.errors import InputError
 from lth.experiment import journal, store
 from lth.experiment.plan import plan
 from lth.experiment.tidy import read_tidy
-from lth.reporting import charts, figures, networks, svg
+from lth.reporting import charts, figures, findings, networks, svg
 from lth.reporting.latex import latex_table
 from lth.reporting.scores import Condition, Runs
 from lth.reporting.styles import BACKGROUNDS, contrast, css, looks, style
@@ -181,6 +181,11 @@ def test_masks_are_shown_with_the_inputs_names(wide):
                 ("layer_0", (39, 12)),
                 ("layer_1", (12, 8)),
             ]
+        bare = [sum(not row.any() for row in read[0].kept) for read in one.columns.values()]
+        counts = "magnitude {}, taylor {} and random (control) {}.".format(*bare)
+        assert findings.finding_of_masks(one) == (
+            f"Of 39 inputs, without any weight: {counts}" if any(bare) else "Every mask keeps a weight at each input."
+        )
 
 
 def test_bytes_are_those_of_the_program_of_such_weights(wide):
@@ -212,6 +217,7 @@ def test_a_graph_has_the_weights_on_a_path_and_no_other():
     }
     found = networks.graph("", "taylor", kernels, ["a", "b"], 1)
     assert (found.sizes, found.weights) == ([2, 1, 1, 1], 3)
+    assert findings.finding_of_graph(found) == "Observations that are read: 1 of 2, through 2 hidden units."
     assert [tuple(edge) for edge in found.edges] == [(0, 0, 0, 2.0), (1, 0, 0, -3.0), (2, 0, 0, -1.0)]
     rng = np.random.default_rng(0)
     many = {"layer_0": rng.normal(size=(9, 40)), "output": rng.normal(size=(40, 5))}
@@ -333,7 +339,7 @@ def test_what_a_figure_shows_is_chosen(wide):
         with pytest.raises(InputError, match=re.escape(said)):
             figures.learning_curves(runs, **wrong)
     with pytest.raises(InputError, match="nothing to draw"):
-        figures.score_histograms(runs)
+        figures.score_histograms(runs, methods=["random"])
     heat = figures.overlap(runs, methods=["taylor", "random"], sparsities=[0.8]).axes[0]
     assert [label.get_text() for label in heat.get_xticklabels()] == ["taylor", "random"]
 
@@ -375,8 +381,9 @@ def test_static_pictures_are_small_named_and_take_the_pages_colors(runs, wide):
     for text in pictures:
         root = ElementTree.fromstring(text)
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
-        assert [child.tag.partition("}")[2] for child in root][:2] == ["title", "desc"]
-        assert all(child.text for child in list(root)[:2])
+        assert root[0].tag.partition("}")[2] == "desc"
+        assert root[0].text
+        assert root.attrib["aria-label"]
         assert len(text) < 30_000
         assert "<script" not in text
         assert not re.search(r"[\d MLhv-]nan", text)

@@ -143,7 +143,8 @@ def _domain(panel: Panel) -> tuple[float, float]:
 
 def _marker(style: Style) -> str:
     fill = "none" if style.hollow else style.paint
-    return f'<path d="{style.path}" fill="{fill}" fill-opacity=".6" stroke="{style.paint}" stroke-width="1.4"/>'
+    path = f"M0 0{style.outline(4)}"
+    return f'<path d="{path}" fill="{fill}" fill-opacity=".6" stroke="{style.paint}" stroke-width="1.4"/>'
 
 
 def _references(panel: Panel, x: Place, end: float) -> list[str]:

@@ -41,15 +41,8 @@ def fold(summary: str, body: str, kind: str = "", opened: bool = False) -> str:
     words = text(summary)
     if kind == "data":
         words = re.sub(r"^(.*?)(: .*)$", r"\1<span class=aloud>\2</span>", words)
-    return f"<details{f' class={kind}' if kind else ''}{' open' * opened}><summary>{words}</summary>{body}</details>"
-
-
-def charts(section: str, title: str, words: str) -> str:
-    """Make the place where page.js draws a section's charts, each under this title and its own."""
-    without = (
-        "<noscript>These charts are drawn by JavaScript; their numbers are in tidy.csv beside this page.</noscript>"
-    )
-    return f'{note(words)}\n<div class="charts" data-section="{section}" data-title="{text(title)}">{without}</div>'
+    about = f' class="{kind}"' if kind else ""
+    return f"<details{about}{' open' * opened}><summary>{words}</summary>{body}</details>"
 
 
 def figure(title: str, finding: str, body: str, data: str = "", whole: str = "") -> str:

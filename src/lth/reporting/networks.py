@@ -21,7 +21,7 @@ from .views import label
 
 MOST_EDGES = 400
 """That a graph shows; of more, those with the largest weights."""
-LARGEST_GRAPH = 1500
+LARGEST_GRAPH = 1000
 """Weights of a policy of which a graph is drawn at all."""
 
 
@@ -52,6 +52,7 @@ class Graph(NamedTuple):
     sizes: list[int]  # nodes of each column, inputs and outputs included
     edges: list[Edge]  # at most MOST_EDGES, those with the largest weights
     weights: int  # of all of them
+    read: int  # inputs that have an effective weight
 
 
 def _rows(plan: Plan, finished: Container[Spec]) -> Iterator[tuple[Row, MaskSpec]]:
@@ -130,6 +131,7 @@ def graph(title: str, series: str, weights: dict[str, np.ndarray], inputs: list[
     paths = layers({name: {"kernel": kernel} for name, kernel in zip(order, kernels, strict=True)})
     effective = [np.where(layer.effective, kernel, 0.0) for layer, kernel in zip(paths, kernels, strict=True)]
     total = sum(int(np.count_nonzero(kernel)) for kernel in effective)
+    read = int(np.count_nonzero(effective[0].any(axis=1)))
     sizes = sorted((abs(w) for kernel in effective for w in kernel[kernel != 0].ravel()), reverse=True)
     if total > MOST_EDGES:
         effective = [np.where(abs(kernel) >= sizes[MOST_EDGES - 1], kernel, 0.0) for kernel in effective]
@@ -151,7 +153,14 @@ def graph(title: str, series: str, weights: dict[str, np.ndarray], inputs: list[
     names = [f"action {i}" for i in range(outputs)]
     left = f"the {MOST_EDGES} largest of {total:,}" if total > MOST_EDGES else f"{total:,}"
     return Graph(
-        f"{title}, {left} weights", series, inputs, names, [len(nodes) for nodes in shown], edges[:MOST_EDGES], total
+        f"{title}, {left} weights",
+        series,
+        inputs,
+        names,
+        [len(nodes) for nodes in shown],
+        edges[:MOST_EDGES],
+        total,
+        read,
     )
 
 

@@ -100,7 +100,7 @@ def _saved(runs: Runs, s: Saving, several: bool) -> str:
     if round(s.env_steps) != round(s.dense_env_steps):
         text += f"; it trained for {s.env_steps:,.0f} environment steps, dense for {s.dense_env_steps:,.0f}"
     if s.bytes == s.bytes and s.dense_bytes == s.dense_bytes:
-        smaller = f"{s.dense_bytes / s.bytes:.2g} times smaller"
+        smaller = f"{float(f'{s.dense_bytes / s.bytes:.2g}'):,g} times smaller"
         text += f". Exported it takes {_bytes(s.bytes)}, dense {_bytes(s.dense_bytes)} ({smaller})"
     return f"{sentence(text)}."
 

@@ -1,4 +1,4 @@
-"""The report's sections: what is said of the numbers, the pictures that need no program, and the tables."""
+"""The report's sections: what is said of the numbers, the dots of each seed, and the tables."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -83,7 +83,7 @@ def grid(runs: Runs, found: Families, scope: str, metric: str, looks: Mapping[st
             each = [here.get(Condition(method, control, sparsity, rewind)) for sparsity in sparsities]
             cells = _cell(whole, len(sparsities)) if whole else "".join(map(_cell, each))
             label = mine[0]._replace(method=method, control=control).label
-            rows.append(f"<tr><th scope=row><span>{_swatch(looks[label])}{text(label)}</span></th>{cells}</tr>")
+            rows.append(f"<tr><th scope=row><span>{swatch(looks[label])}{text(label)}</span></th>{cells}</tr>")
         back = f", {rewound(rewind)}" if len(rewinds) > 1 else ""
         caption = f"Does a ticket match dense by {BY[metric]}{where}{back}?"
         name = anchor(f"grid-{BY[metric]}-{scope}-{rewind}")
@@ -105,11 +105,12 @@ def _cell(v: Verdict | None, span: int = 1) -> str:
     return f'<td{wide} class="v {v.verdict.split()[0]}">{shape}{v.verdict}{counted}</td>'
 
 
-def _swatch(style: Style) -> str:
+def swatch(style: Style) -> str:
+    """Return a series' marker as a small picture."""
     fill = "var(--card,#fff)" if style.hollow else style.paint
     return (
         '<svg class="swatch" width="12" height="12" viewBox="-6 -6 12 12" aria-hidden="true">'
-        f'<path d="{style.path}" fill="{fill}" stroke="{style.paint}" stroke-width="1.4"/></svg>'
+        f'<path d="M0 0{style.outline(4)}" fill="{fill}" stroke="{style.paint}" stroke-width="1.4"/></svg>'
     )
 
 
@@ -343,11 +344,12 @@ def _overlaps(runs: Runs) -> Iterator[str]:
         {"task": s.task, "pruned": percent(s.sparsity), "mask of": s.method, "and of": s.other, "network": s.network}
         | {"pairs": str(s.pairs), "Jaccard index": _share(s.jaccard), "by chance": _share(s.by_chance)}
         for s in overlaps(runs)
+        if s.differ_in in ("task", "round")  # the rest is in the heat maps
     ]
     if rows:
         caption = (
-            "Overlap of masks: the weights that both keep, as a share of those that either keeps; and the mean by chance, of "
-            "masks with as many weights in each layer."
+            "Masks of different tasks or rounds: the weights that both keep, as a share of those that either keeps, and the mean "
+            "by chance, of masks with as many weights in each layer."
         )
         yield _long(f"Overlap of masks: {len(rows)} rows", len(rows), table("overlaps", 5, caption, rows))
 

@@ -29,8 +29,6 @@ class Style(NamedTuple):
     color: str  # #rrggbb, on a light background
     dark: str  # #rrggbb, on a dark background
     marker: Polygon  # matplotlib takes it as it is; empty: "o"
-    path: str  # the same as an SVG path around (0, 0), in pixels
-    symbol: str  # the nearest of D3's symbols
     dash: tuple[int, ...]  # on, off, ... in points; empty: a whole line
     hollow: bool  # controls
 
@@ -85,29 +83,29 @@ _PLUS: Polygon = tuple(
 _HOURGLASS: Polygon = ((-0.85, 0.9), (0.85, 0.9), (-0.85, -0.9), (0.85, -0.9))
 _CHEVRON: Polygon = ((0.0, 0.9), (0.95, 0.0), (0.95, -0.8), (0.0, 0.1), (-0.95, -0.8), (-0.95, 0.0))
 
-MARKERS: dict[str, tuple[Polygon, str]] = {
-    "circle": ((), "circle"),
-    "square": (_regular(4, 45), "square"),
-    "diamond": (_regular(4), "diamond"),
-    "up": (_regular(3), "triangle"),
-    "down": (_regular(3, 180), "triangle2"),
-    "left": (_regular(3, 90), "triangle"),
-    "right": (_regular(3, -90), "triangle"),
-    "plus": (_PLUS, "cross"),
-    "times": (_turned(_PLUS, 45), "times"),
-    "star": (_regular(5, 0, 0.42), "star"),
-    "spark": (_regular(4, 0, 0.35), "diamond2"),
-    "slim": (tuple((round(0.55 * x, 3), y) for x, y in _regular(4)), "diamond"),
-    "pentagon": (_regular(5), "wye"),
-    "hexagon": (_regular(6), "square2"),
-    "hourglass": (_HOURGLASS, "asterisk"),
-    "bowtie": (_turned(_HOURGLASS, 90), "asterisk"),
-    "chevron": (_CHEVRON, "wye"),
-    "hook": (_turned(_CHEVRON, 180), "wye"),
-    "burst": (_regular(6, 0, 0.5), "asterisk"),
-    "tripod": (_regular(3, 0, 0.25), "wye"),
+MARKERS: dict[str, Polygon] = {
+    "circle": (),
+    "square": _regular(4, 45),
+    "diamond": _regular(4),
+    "up": _regular(3),
+    "down": _regular(3, 180),
+    "left": _regular(3, 90),
+    "right": _regular(3, -90),
+    "plus": _PLUS,
+    "times": _turned(_PLUS, 45),
+    "star": _regular(5, 0, 0.42),
+    "spark": _regular(4, 0, 0.35),
+    "slim": tuple((round(0.55 * x, 3), y) for x, y in _regular(4)),
+    "pentagon": _regular(5),
+    "hexagon": _regular(6),
+    "hourglass": _HOURGLASS,
+    "bowtie": _turned(_HOURGLASS, 90),
+    "chevron": _CHEVRON,
+    "hook": _turned(_CHEVRON, 180),
+    "burst": _regular(6, 0, 0.5),
+    "tripod": _regular(3, 0, 0.25),
 }
-"""Markers by name: their corners, and the nearest of D3's symbols."""
+"""Markers by name: their corners."""
 
 _DASHES = (
     (6, 2),
@@ -163,9 +161,8 @@ def style(method: str, control: str = "") -> Style:
     light, dark, marker, dash = _METHODS.get(key) or _CONTROLS.get(key) or _unknown(key)
     if method and control:
         marker = (_CONTROLS.get(control) or _unknown(control))[2]
-    polygon, symbol = MARKERS[marker]
     hollow = method in CONTROL_METHODS or bool(control)
-    return Style(_slug(key), light, dark, polygon, svg_path(polygon), symbol, dash, hollow)
+    return Style(_slug(key), light, dark, MARKERS[marker], dash, hollow)
 
 
 def style_of(label: str) -> Style:
@@ -211,19 +208,11 @@ def looks(conditions: Iterable[Condition]) -> dict[str, Style]:
     return found
 
 
-def svg_path(polygon: Polygon, radius: float = 4.0) -> str:
-    """Write a marker as an SVG path around (0, 0)."""
-    if not polygon:
-        r = f"{0.85 * radius:g}"
-        return f"M-{r},0a{r},{r} 0 1 0 {0.85 * 2 * radius:g},0a{r},{r} 0 1 0 -{0.85 * 2 * radius:g},0Z"
-    return "M" + "L".join(f"{round(radius * x, 2):g},{round(-radius * y, 2):g}" for x, y in polygon) + "Z"
-
-
 def css(found: dict[str, Style]) -> str:
-    """Return the CSS variables of the series' colors, for light and dark; static pictures take their colors from them."""
+    """Return the CSS variables of the series' colors, for light and dark; paper is light whatever the screen is."""
     names = {s.name: s for s in found.values()}
     light, dark = ("".join(f"--c-{n}:{getattr(s, which)};" for n, s in names.items()) for which in ("color", "dark"))
-    return f":root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"
+    return f":root{{{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
 
 
 def contrast(one: str, other: str) -> float:

@@ -1,14 +1,16 @@
 """The report's charts as static SVG: a function for each kind of chart, which returns one <svg> element to be put into the page.
 
 They need no script. Text is text; ink is currentColor; lines, cards and soft text take the page's CSS variables, and series take
-those of `styles.css`, so that they are right in the dark. Each begins with its <title> and a <desc> that says what is drawn.
+those of `styles.css`, so that they are right in the dark. Each has a label, and a <desc> that says what is drawn. What belongs to a
+series is in a <g> with its name in `data-series`, so that page.js can hide it; `data-at` has the places of its points.
 """
 
 import base64
 import io
 import math
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -43,7 +45,7 @@ class Drawing:
     """Pieces of SVG in pixels, y downward."""
 
     def __init__(self, width: float, height: float, title: str, about: str):
-        self.width, self.height, self.parts = width, height, [f"<title>{text(title)}</title><desc>{text(about)}</desc>"]
+        self.width, self.height, self.title, self.parts = width, height, title, [f"<desc>{text(about)}</desc>"]
 
     def add(self, part: str) -> None:
         """Append an element."""
@@ -52,7 +54,8 @@ class Drawing:
     def line(
         self, x1: float, y1: float, x2: float, y2: float, stroke: str = LINE, width: float = 1, more: str = ""
     ) -> None:
-        """Draw a straight line."""
+        """Draw a straight line; one of the color LINE is decoration."""
+        more += ' class="rule"' if stroke == LINE else ""
         self.add(f'<path d="M{_n(x1)} {_n(y1)}L{_n(x2)} {_n(y2)}" stroke="{stroke}" stroke-width="{width:g}"{more}/>')
 
     def box(self, x: float, y: float, width: float, height: float, fill: str, more: str = "") -> None:
@@ -70,12 +73,21 @@ class Drawing:
         path = "".join(f"M{_n(x)} {_n(y)}{one}" for x, y in places)
         self.add(f'<path d="{path}" fill="{CARD if style.hollow else style.paint}" stroke="{style.paint}"/>')
 
+    @contextmanager
+    def series(self, name: str, places: Iterable[tuple[float, float]] = ()) -> Iterator[None]:
+        """Put what is drawn within into a group that has the series' name and the places of its points."""
+        at = " ".join(f"{x:.0f},{y:.0f}" for x, y in places)
+        self.add(f'<g data-series="{text(name)}"' + (f' data-at="{at}">' if at else ">"))
+        yield
+        self.add("</g>")
+
     def svg(self, kind: str) -> str:
         """Return the element."""
         w, h = math.ceil(self.width), math.ceil(self.height)
         return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" class="view {kind}" role="img" viewBox="0 0 {w} {h}" width="{w}" '
-            f'style="max-width:100%;height:auto" font-family="system-ui,sans-serif" font-size="{SIZE}" fill="currentColor">'
+            f'<svg xmlns="http://www.w3.org/2000/svg" class="view {kind}" role="img" aria-label="{text(self.title)}" '
+            f'viewBox="0 0 {w} {h}" width="{w}" style="--w:{w}px;width:100%;max-width:{1.2 * w:.0f}px;height:auto" '
+            f'font-family="system-ui,sans-serif" font-size="{SIZE}" fill="currentColor">'
             f"{''.join(self.parts)}</svg>"
         )
 
@@ -130,6 +142,13 @@ class Axes:
         """Return the path through points."""
         return "M" + "L".join(f"{_n(self.x(x))} {_n(self.y(y))}" for x, y in zip(xs, ys, strict=True))
 
+    def band(self, points: Sequence[Point]) -> str:
+        """Return the path around the intervals of points, within the frame."""
+        low, high = self.y_range
+        ends = [(p.x, p.high) for p in points] + [(p.x, p.low) for p in points[::-1]]
+        places = (f"{self.x(x):.0f} {self.y(min(max(y, low), high)):.0f}" for x, y in ends)
+        return f"M{'L'.join(places)}z"
+
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Return round values within a range, about so many.
@@ -158,19 +177,21 @@ def _range(values: Iterable[float], margin: float = 0.04) -> tuple[float, float]
 
 
 def _legend(
-    d: Drawing, names: Iterable[str], looks: Mapping[str, Style], left: float, top: float, lines: bool
+    d: Drawing, names: Iterable[str], looks: Mapping[str, Style], top: float, lines: bool, dense: bool = False
 ) -> float:
-    """Write what the series look like, in as many lines as it takes; returns the height."""
-    x, y = left, top
+    """Write what the series look like, in as many lines as it takes; `dense` agents have a marker too. Returns the height."""
+    left = 8
+    x, y = float(left), top
     for name in names:
         wide = 34 + LETTER * len(name)
         if x + wide > d.width and x > left:
             x, y = left, y + 18
-        if lines or name == DENSE:
-            _stroke(d, f"M{_n(x)} {_n(y)}h24", looks[name])
-        if name != DENSE:
-            d.marks([(x + 12, y)], looks[name])
-        d.write(x + 29, y, name)
+        with d.series(name):
+            if lines or name == DENSE:
+                _stroke(d, f"M{_n(x)} {_n(y)}h24", looks[name])
+            if name != DENSE or dense:
+                d.marks([(x + 12, y)], looks[name])
+            d.write(x + 29, y, name)
         x += wide + 8
     return y + 14 - top
 
@@ -185,14 +206,14 @@ def _stroke(d: Drawing, path: str, style: Style) -> None:
 # --- one function for each kind of chart -----------------------------------------------------------------------------
 
 
-def sparsity(chart: Chart, looks: Mapping[str, Style], width: int = 560, height: int = 260) -> str:
+def sparsity(chart: Chart, looks: Mapping[str, Style], width: int = 400, height: int = 250) -> str:
     """Draw each run as a mark by sparsity, the means as bars, and the dense agents' mean as a line (`charts.against_sparsity`)."""
     found = series_of(chart)
     names = [name for name in looks if name in found and name != DENSE]
     about = f"{chart.y} by sparsity: a mark for each run, a bar for the mean, a thin line for its 95 % interval"
     d = Drawing(width, height, f"{chart.title}: {chart.y} by sparsity", about)
     axes = Axes(d, 48, 26, width - 54, height - 26 - 44)
-    below = _legend(d, [n for n in (DENSE, *names) if n in found], looks, 8, height + 3, lines=False)
+    below = _legend(d, [n for n in (DENSE, *names) if n in found], looks, height + 3, lines=False)
     d.height = height + below
     axes.x_range = (DENSE_PLACE - 0.3, len(chart.ticks) - 0.5)
     axes.y_range = _range([*(dot.y for dot in chart.dots), *(v for p in chart.points for v in (p.low, p.high))])
@@ -200,54 +221,56 @@ def sparsity(chart: Chart, looks: Mapping[str, Style], width: int = 560, height:
     for i, name in enumerate(chart.ticks):
         d.line(axes.x(i - 0.5), axes.top, axes.x(i - 0.5), axes.top + axes.height)
         d.write(axes.x(i), axes.top + axes.height + 11, name, "middle", f' fill="{SOFT}"')
-    if DENSE in found:
-        d.write(axes.x(DENSE_PLACE), axes.top + axes.height + 11, DENSE, "middle", f' fill="{SOFT}"')
-        y = axes.y(found[DENSE][0].y)
-        d.line(axes.left, y, axes.left + axes.width, y, looks[DENSE].paint, 2)
     seeds = sorted({dot.seed for dot in chart.dots})
     slot = 0.84 / max(len(names), 1)
     for name in [n for n in (DENSE, *names) if n in found]:
         place = 0.0 if name == DENSE else dodge(names.index(name), len(names))
         paint = looks[name].paint
-        for p in found[name] if name != DENSE else ():
-            if p.low == p.low:
-                d.line(axes.x(p.x + place), axes.y(p.low), axes.x(p.x + place), axes.y(p.high), paint)
-        offset = {seed: place + spread(k, len(seeds), slot) for k, seed in enumerate(seeds)}
-        runs = [dot for dot in chart.dots if dot.series == name]
-        xs = [(DENSE_PLACE if name == DENSE else dot.x) + offset[dot.seed] for dot in runs]
-        d.marks([(axes.x(x), axes.y(dot.y)) for x, dot in zip(xs, runs, strict=True)], looks[name], 2.5)
-        for p in found[name] if name != DENSE else ():
-            left, right = (axes.x(p.x + place + side * 0.44 * slot) for side in (-1, 1))
-            d.line(left, axes.y(p.y), right, axes.y(p.y), paint, 2.6)
+        with d.series(name, [(axes.x(p.x + place), axes.y(p.y)) for p in found[name]]):
+            if name == DENSE:
+                d.write(axes.x(DENSE_PLACE), axes.top + axes.height + 11, DENSE, "middle", f' fill="{SOFT}"')
+                y = axes.y(found[DENSE][0].y)
+                d.line(axes.left, y, axes.left + axes.width, y, paint, 2)
+            for p in found[name] if name != DENSE else ():
+                if p.low == p.low:
+                    d.line(axes.x(p.x + place), axes.y(p.low), axes.x(p.x + place), axes.y(p.high), paint)
+            offset = {seed: place + spread(k, len(seeds), slot) for k, seed in enumerate(seeds)}
+            runs = [dot for dot in chart.dots if dot.series == name]
+            xs = [(DENSE_PLACE if name == DENSE else dot.x) + offset[dot.seed] for dot in runs]
+            d.marks([(axes.x(x), axes.y(dot.y)) for x, dot in zip(xs, runs, strict=True)], looks[name], 2.5)
+            for p in found[name] if name != DENSE else ():
+                left, right = (axes.x(p.x + place + side * 0.44 * slot) for side in (-1, 1))
+                d.line(left, axes.y(p.y), right, axes.y(p.y), paint, 2.6)
     return d.svg("sparsity")
 
 
-def curve(chart: Chart, looks: Mapping[str, Style], width: int = 420, height: int = 250) -> str:
-    """Draw lines over steps, or a profile's steps, with the bands of dense agents (`charts.curves`, `training`, `profiles`)."""
+def curve(chart: Chart, looks: Mapping[str, Style], width: int = 400, height: int = 250) -> str:
+    """Draw lines over steps, or a profile's steps (`charts.curves`, `training`, `profiles`).
+
+    Where there are many series, the bands of dense agents are shown, and the others are there for page.js to show.
+    """
     found = series_of(chart)
     step = chart.kind == "profile"
     d = Drawing(
         width, height, f"{chart.title}: {chart.y}", f"{chart.y} by {chart.x}, a line for each of {', '.join(found)}"
     )
     axes = Axes(d, 48, 26, width - 58, height - 26 - 44)
-    d.height = height + _legend(d, found, looks, 8, height + 3, lines=True)
+    d.height = height + _legend(d, found, looks, height + 3, lines=True)
     banded = [n for n in found if n == DENSE or len(found) <= MOST_BANDS]
     axes.x_range = _range((p.x for p in chart.points), 0.01)
     drawn = [*(p.y for p in chart.points), *(v for n in banded for p in found[n] for v in (p.low, p.high))]
     axes.y_range = (0.0, 1.0) if step else _range(drawn)
     x_names = _number if step else short
-    axes.frame(_named(ticks(*axes.x_range, 4), x_names), _named(ticks(*axes.y_range)), chart.x, chart.y)
-    for name in banded:
-        some = _stepped(found[name], step)
-        if all(math.isfinite(p.low) for p in some):
-            there = axes.way([p.x for p in some], [p.high for p in some])
-            back = axes.way([p.x for p in some[::-1]], [p.low for p in some[::-1]])
-            d.add(f'<path d="{there}L{back[1:]}Z" fill="{looks[name].paint}" fill-opacity=".15"/>')
+    axes.frame(_named(ticks(*axes.x_range), x_names), _named(ticks(*axes.y_range)), chart.x, chart.y)
     for name in sorted(found, key=lambda n: n == DENSE):
         some = _stepped(found[name], step)
-        _stroke(d, axes.way([p.x for p in some], [p.y for p in some]), looks[name])
-        if not step and name != DENSE:
-            d.marks([(axes.x(p.x), axes.y(p.y)) for p in found[name][:: max(1, len(some) // 6)]], looks[name])
+        with d.series(name, [(axes.x(p.x), axes.y(p.y)) for p in found[name]]):
+            if all(math.isfinite(p.low) for p in some):
+                more = "" if name in banded else ' display="none"'
+                d.add(f'<path class="band" d="{axes.band(some)}" fill="{looks[name].paint}" fill-opacity=".15"{more}/>')
+            _stroke(d, axes.way([p.x for p in some], [p.y for p in some]), looks[name])
+            if not step and name != DENSE:
+                d.marks([(axes.x(p.x), axes.y(p.y)) for p in found[name][:: max(1, len(some) // 5)]], looks[name])
     return d.svg("curve")
 
 
@@ -257,13 +280,13 @@ def _stepped(points: Sequence[Point], step: bool) -> list[Point]:
     return [q for p, after in zip(points, [*points[1:], points[-1]], strict=True) for q in (p, p._replace(x=after.x))]
 
 
-def sizes(chart: Chart, looks: Mapping[str, Style], width: int = 420, height: int = 250) -> str:
+def sizes(chart: Chart, looks: Mapping[str, Style], width: int = 400, height: int = 250) -> str:
     """Draw return against bytes: small marks are runs, large ones means (`charts.against_bytes`)."""
     found = series_of(chart)
     title = f"{chart.title}: {chart.y} by {chart.x}"
     d = Drawing(width, height, title, f"{title}, a line for each method over its sparsities")
     axes = Axes(d, 48, 26, width - 58, height - 26 - 44)
-    d.height = height + _legend(d, found, looks, 8, height + 3, lines=True)
+    d.height = height + _legend(d, found, looks, height + 3, lines=True, dense=True)
     axes.x_range = _range(math.log10(dot.x) for dot in chart.dots)
     axes.y_range = _range(dot.y for dot in chart.dots)
     powers = [m * 10.0**e for e in range(0, 10) for m in (1, 2, 5)]
@@ -271,30 +294,34 @@ def sizes(chart: Chart, looks: Mapping[str, Style], width: int = 420, height: in
     axes.frame([(math.log10(v), short(v)) for v in shown], _named(ticks(*axes.y_range)), chart.x, chart.y)
     for name, points in found.items():
         runs = [(axes.x(math.log10(dot.x)), axes.y(dot.y)) for dot in chart.dots if dot.series == name]
-        d.marks(runs, looks[name], 2.0)
-        _stroke(d, axes.way([math.log10(p.x) for p in points], [p.y for p in points]), looks[name])
-        d.marks([(axes.x(math.log10(p.x)), axes.y(p.y)) for p in points], looks[name])
+        means = [(axes.x(math.log10(p.x)), axes.y(p.y)) for p in points]
+        with d.series(name, means):
+            d.marks(runs, looks[name], 2.0)
+            _stroke(d, axes.way([math.log10(p.x) for p in points], [p.y for p in points]), looks[name])
+            d.marks(means, looks[name])
     return d.svg("sizes")
 
 
-def bars(one: Bars, looks: Mapping[str, Style], width: int = 560) -> str:
-    """Draw intervals by row, a panel for each statistic (`charts.intervals`, `improvement`)."""
+def bars(one: Bars, looks: Mapping[str, Style], width: int = 400, across: int = 2) -> str:
+    """Draw intervals by row, a panel for each statistic, `across` side by side (`charts.intervals`, `improvement`)."""
     panels: dict[str, list[Bar]] = {}
     for bar in one.bars:
         panels.setdefault(bar.panel, []).append(bar)
     rows = list(dict.fromkeys(bar.row for bar in one.bars))
     left = 10 + LETTER * max(map(len, rows))
-    wide = (width - left - 8) / len(panels)
-    height = 24 + 18 * len(rows) + 18
+    across = min(across, len(panels))
+    wide, tall = (width - left - 8) / across, 24 + 18 * len(rows) + 24
     about = "; ".join(f"{bar.panel} {bar.row}: {_interval(bar)}" for bar in one.bars)
-    d = Drawing(width, height, f"{one.title}: {', '.join(panels)}", about)
+    d = Drawing(width, tall * math.ceil(len(panels) / across), f"{one.title}: {', '.join(panels)}", about)
     for k, (name, shown) in enumerate(panels.items()):
-        axes = Axes(d, left + k * wide, 24, wide - 14, 18 * len(rows))
+        axes = Axes(d, left + (k % across) * wide, 24 + (k // across) * tall, wide - 14, 18 * len(rows))
         axes.x_range = (
             (-0.02, 1.02) if one.reference is not None else _range(v for b in shown for v in (b.low, b.value, b.high))
         )
         axes.frame(_named(ticks(*axes.x_range, 3)), [])
-        d.write(axes.left + axes.width / 2, 9, name, "middle")
+        d.write(axes.left + axes.width / 2, axes.top - 12, name, "middle", ' font-weight="600"')
+        for i, row in enumerate(rows if k % across == 0 else ()):
+            d.write(left - 6, axes.top + 18 * i + 9, row, "end")
         for bar in shown:
             y = axes.top + 18 * rows.index(bar.row)
             if bar.low == bar.low:
@@ -305,8 +332,6 @@ def bars(one: Bars, looks: Mapping[str, Style], width: int = 560) -> str:
         if one.reference is not None:
             at = axes.x(one.reference)
             d.line(at, axes.top, at, axes.top + axes.height, "currentColor", 1, ' stroke-dasharray="4 3"')
-    for i, row in enumerate(rows):
-        d.write(left - 6, 24 + 18 * i + 9, row, "end")
     return d.svg("bars")
 
 
@@ -314,10 +339,10 @@ def _interval(bar: Bar) -> str:
     return f"{bar.value:.2f}" + (f" [{bar.low:.2f}, {bar.high:.2f}]" if bar.low == bar.low else "")
 
 
-def heat(one: HeatMap, width: int = 420) -> str:
+def heat(one: HeatMap, width: int = 400) -> str:
     """Draw what masks have in common as squares, chance in brackets; the diagonal is of two seeds (`charts.overlap`)."""
     names = list(dict.fromkeys(n for cell in one.cells for n in (cell.row, cell.column)))
-    left = 10 + LETTER * max(map(len, names))
+    left = 14 + LETTER * max(map(len, names))
     wide, tall = (width - left) / len(names), 34
     about = "Jaccard index of two masks of a seed, that of chance in brackets; on the diagonal, of two seeds"
     d = Drawing(width, 20 + tall * len(names), f"Overlap of masks: {one.title}", about)
@@ -329,14 +354,18 @@ def heat(one: HeatMap, width: int = 420) -> str:
             name if LETTER * len(name) < wide else name[: int(wide / LETTER) - 1] + ".",
             "middle",
         )
+    numbers: dict[str, list[str]] = {}
     for cell in one.cells:
         i, j = names.index(cell.row), names.index(cell.column)
         for a, b in sorted({(i, j), (j, i)}):
             x, y = left + wide * b, 20 + tall * a
             d.box(x, y, wide - 1, tall - 1, cividis(cell.jaccard))
-            ink = f' fill="{ink_on(cell.jaccard)}"'
-            d.write(x + wide / 2, y + 11, f"{cell.jaccard:.2f}", "middle", ink)
-            d.write(x + wide / 2, y + 24, f"({cell.by_chance:.2f})", "middle", f'{ink} font-size="9"')
+            middle = _n(x + wide / 2)
+            words = f'<text x="{middle}" y="{_n(y + 15)}">{cell.jaccard:.2f}</text>'
+            words += f'<text x="{middle}" y="{_n(y + 27)}" font-size="9">({cell.by_chance:.2f})</text>'
+            numbers.setdefault(ink_on(cell.jaccard), []).append(words)
+    for color, some in numbers.items():
+        d.add(f'<g fill="{color}" text-anchor="middle">{"".join(some)}</g>')
     return d.svg("heat")
 
 
@@ -348,7 +377,7 @@ def cividis(share: float) -> str:
     return "#" + "".join(f"{round(a + (b - a) * part):02x}" for a, b in zip(*ends, strict=True))
 
 
-def picture(one: Picture, width: int = 420) -> str:
+def picture(one: Picture, width: int = 400) -> str:
     """Draw shares by row and condition as squares with their numbers (`charts.pictures`)."""
     columns = list(dict.fromkeys(c.series for c in one.cells))
     rows = list(dict.fromkeys(c.row for c in one.cells))
@@ -384,7 +413,7 @@ def picture(one: Picture, width: int = 420) -> str:
     return d.svg("picture")
 
 
-def histogram(one: Histogram, looks: Mapping[str, Style], width: int = 300, height: int = 170) -> str:
+def histogram(one: Histogram, looks: Mapping[str, Style], width: int = 400, height: int = 200) -> str:
     """Draw the weights by score, what each sparsity keeps, and the thresholds (`charts.histograms`)."""
     places, at = histogram_places(one)
     size = one.bins[-1].high - one.bins[-1].low
@@ -435,15 +464,15 @@ def weight_masks(one: Masks, width: int = 900, across: int = 5) -> str:
     Each mask is a picture of a bit a weight, cut out of the method's color (`networks.weight_masks`).
     """
     names = list(one.columns)
-    across = min(across, len(names))
     shown = one.inputs if len(one.inputs) <= 80 else []
     left = 10 + 5.6 * max([len(n) for n in shown] + [8])
     wide = (width - left) / across - 8
+    across = min(across, len(names))
     layers = next(iter(one.columns.values()))
     tall = [12.0 * len(shown) if layer.name == "layer_0" and shown else wide for layer in layers]
     block = 22 + sum(t + 24 for t in tall)
     about = f"A mark is a weight that is kept; rows are inputs, columns are units; layers {', '.join(x.name for x in layers)}"
-    d = Drawing(width, block * math.ceil(len(names) / across), f"Masks: {one.title}", about)
+    d = Drawing(left + across * (wide + 8), block * math.ceil(len(names) / across), f"Masks: {one.title}", about)
     for k, (name, read) in enumerate(one.columns.items()):
         x, y = left + (k % across) * (wide + 8), block * (k // across) + 22
         d.write(x + wide / 2, y - 11, name, "middle", ' font-weight="600"')
@@ -464,7 +493,7 @@ def weight_masks(one: Masks, width: int = 900, across: int = 5) -> str:
 
 def _cut_out(d: Drawing, kept: np.ndarray, x: float, y: float, wide: float, high: float, paint: str) -> None:
     png = _png(np.repeat(kept, max(1, round(high / kept.shape[0])), axis=0))
-    name = f"m{zlib.crc32(png + d.parts[0].encode() + f'{x} {y}'.encode()):08x}"
+    name = f"m{zlib.crc32(png + f'{d.title} {x} {y}'.encode()):08x}"
     size = f'x="{_n(x)}" y="{_n(y)}" width="{_n(wide)}" height="{_n(high)}"'
     data = base64.b64encode(png).decode()
     d.add(
@@ -481,11 +510,11 @@ def _png(kept: np.ndarray) -> bytes:
     return data.getvalue()
 
 
-def graph(one: Graph, width: int = 560) -> str:
+def graph(one: Graph, width: int = 420) -> str:
     """Draw a policy's weights as lines between its units: wide where they are large, colored by their sign (`networks.graphs`)."""
     left = 12 + LETTER * max(map(len, one.inputs))
     right = 12 + LETTER * max(map(len, one.outputs))
-    height = min(max(4.5 * max(one.sizes), 13 * len(one.inputs), 120), 700)
+    height = min(max(3 * max(one.sizes), 13 * len(one.inputs), 120), 510)
     title = f"Weights: {one.title}"
     d = Drawing(
         width, height + 24, title, "observations at the left, hidden units, actions at the right; a line is a weight"
@@ -496,7 +525,7 @@ def graph(one: Graph, width: int = 560) -> str:
     for e in one.edges:
         (x1, y1), (x2, y2) = places[e.layer][e.source], places[e.layer + 1][e.target]
         key = (min(int(5 * abs(e.weight) / largest), 4), POSITIVE if e.weight > 0 else NEGATIVE)
-        paths.setdefault(key, []).append(f"M{_n(x1)} {_n(y1)}L{_n(x2)} {_n(y2)}")
+        paths.setdefault(key, []).append(f"M{x1:.0f} {y1:.0f}L{x2:.0f} {y2:.0f}")
     for (size, paint), some in sorted(paths.items()):
         d.add(f'<path d="{"".join(some)}" stroke="{paint}" stroke-width="{0.5 + 0.45 * size:g}"/>')
     for k, nodes in enumerate(places):
