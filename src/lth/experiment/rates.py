@@ -19,17 +19,17 @@ from .spec import ConnectivitySpec, DenseSpec, MaskSpec, Spec, TicketSpec, takes
 
 # Measured by benchmarks/rates.py in processor time of one thread.
 PROCESSOR = "one core of an AMD EPYC (Zen 4)"
-UPDATE_MS = {"dense": 0.32, "native": 0.15}
+UPDATE_MS = {"dense": 0.36, "native": 0.14}
 """Milliseconds of an update besides its arithmetic, by backend."""
-XLA_GFLOPS = 80.0
+XLA_GFLOPS = 83.0
 """GFLOP/s of an update on XLA, which computes with all weights."""
-NATIVE_GFLOPS = {0.0: 95.0, 0.5: 127.0, 0.8: 344.0, 0.9: 663.0, 0.95: 1131.0, 0.98: 2281.0, 0.99: 5153.0}
+NATIVE_GFLOPS = {0.0: 94.0, 0.5: 125.0, 0.8: 356.0, 0.9: 601.0, 0.95: 943.0, 0.98: 1716.0, 0.99: 2944.0}
 """The dense agent's GFLOP over the seconds that the native kernel takes for a ticket's update, by sparsity."""
-STEP_US = {"metaworld": 128.0, "mujoco": 165.0, "classic": 20.0}
+STEP_US = {"metaworld": 128.0, "mujoco": 146.0, "classic": 12.0}
 """Microseconds of one step of an environment."""
-LOOP_US = 100.0
+LOOP_US = 110.0
 """Microseconds of one step of the training loop besides: acting, drawing random numbers, storing the transition."""
-COMPILE_SECONDS = 1.5
+COMPILE_SECONDS = 1.4
 """Seconds until the first update of a run has returned."""
 
 
