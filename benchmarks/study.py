@@ -2,14 +2,14 @@
 
     python benchmarks/study.py save configs/study/main.yaml
     python benchmarks/study.py table configs/study/main.yaml
-    python benchmarks/study.py success configs/study/pilot.yaml
+    python benchmarks/study.py dense configs/study/pilot.yaml
 
 A block is all runs of one task and one seed, made on one processor. `save` writes each finished block of the config's output
 directory to docs/study/blocks: its rows of the tidy table, compressed, and what it was made with (versions, processor, revision,
 seconds, and the path of each run, which ends in the hash of its settings). A block that is saved already is left alone. `table`
 reads the saved blocks of a config, checks that they are runs of its plan, and writes docs/study/CONFIG.csv, the tidy table, from
-which everything that is published is computed; it prints the conclusion, and names blocks made with other versions. `success`
-prints how each dense agent ended, which chooses the tasks.
+which everything that is published is computed; it prints the conclusion, and names blocks made with other versions. `dense` adds
+the last evaluation of each finished dense agent to docs/study/CONFIG.csv: it chooses the tasks.
 """
 
 import argparse
@@ -134,18 +134,25 @@ def table(config: Path, plan: Plan) -> None:
         print(line)
 
 
-def success(config: Path, plan: Plan) -> None:
-    """Print the last evaluation of each finished dense agent."""
-    del config
+def dense(config: Path, plan: Plan) -> None:
+    """Save the last evaluation of each finished dense agent, beside those that are saved already."""
+    path = STUDY / f"{config.stem}.csv"
+    columns = ["task", "seed", "env_steps", "metric", "value", "run"]
+    rows = set()
+    if path.exists():
+        rows = {tuple(row.values()) for row in csv.DictReader(io.StringIO(path.read_text()))}
     for spec in plan.specs:
         if spec.stage == "dense" and journal.is_finished(plan.root, spec):
-            last = {name: steps[max(steps)] for name, steps in journal.read_evaluations(plan.root / spec.path).items()}
-            print(spec.path, {name: round(value, 3) for name, value in last.items()})
+            for name, steps in journal.read_evaluations(plan.root / spec.path).items():
+                last = max(steps)
+                rows.add((spec.task, str(spec.seed), str(last), name, f"{steps[last]:.6g}", str(spec.path)))
+    write_whole(path, csv_bytes(columns, sorted(rows)), checksum=False)
+    print(path.read_text(), end="")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = {"save": save, "table": table, "success": success}
+    commands = {"save": save, "table": table, "dense": dense}
     parser.add_argument("command", choices=commands)
     parser.add_argument("config", type=Path)
     parser.add_argument("overrides", nargs="*", help="as for `lth run`")
