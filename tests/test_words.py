@@ -23,7 +23,7 @@ PHRASES = (
     r"(has|have) not(?= ?[.,;:])",
     r"(optimis|normalis|minimis|initialis|recognis|vectoris|colour|behaviour)\w*",
 )
-GAP = r'(?:\s|#|f?")+'  # between two words, also where a comment, a docstring or a string literal is wrapped
+GAP = r'(?:\s|#|//|f?")+'  # between two words, also where a comment, a docstring or a string literal is wrapped
 PATTERN = re.compile("|".join(rf"\b(?:{phrase.replace(' ', GAP)})\b" for phrase in PHRASES))
 AS_GIVEN = ("docs/saliency-pruning.md",)
 
@@ -34,7 +34,14 @@ def faults(text: str) -> list[tuple[int, str]]:
 
 
 def test_code_and_documentation_use_plain_words():
-    paths = [*(ROOT / "src" / "lth").rglob("*.py"), *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+    source = ROOT / "src" / "lth"
+    paths = [
+        *source.rglob("*.py"),
+        *source.rglob("*.h"),
+        *source.rglob("*.cc"),
+        *(ROOT / "docs").glob("*.md"),
+        ROOT / "README.md",
+    ]
     names = sorted(str(path.relative_to(ROOT)) for path in paths)
     checked = [name for name in names if not any(name == skip or name.startswith(f"{skip}/") for skip in AS_GIVEN)]
     assert "src/lth/config.py" in checked

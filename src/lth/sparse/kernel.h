@@ -1,14 +1,14 @@
 // A multilayer perceptron over its kept weights, forward and backward: linear layers with ReLU between them, and layer
 // normalization before the ReLU where the network has it.
 //
-// The batch is cut into blocks of LANES examples. Within a block a feature is a row of LANES floats, so that a kept weight
-// costs a few fused multiply-adds on whole vectors, and nothing is done for a pruned one. Where few weights of a layer are
-// pruned it is done densely, a tile of UNITS rows at a time, which loads less than one row after the other. A block goes through
-// all layers before the next begins: what it needs stays in the processor's caches.
+// The batch is divided into blocks of LANES examples. Within a block, a feature is a row of LANES floats, so a kept weight costs
+// a few fused multiply-adds on whole vectors, and a pruned weight costs nothing. Layers with few pruned weights are computed
+// densely, in tiles of UNITS rows, which loads less than row by row. A block passes through all layers before the next one
+// starts, so its data stays in the processor's caches.
 //
-// Blocks are shared out to threads. Gradients are summed in the order of the blocks, whatever the number of threads.
+// Blocks are distributed over threads. Gradients are summed in block order, so they do not depend on the number of threads.
 //
-// Nothing here checks an index: pattern.py makes the patterns, and checks them.
+// Indices are not checked here; pattern.py makes and checks the patterns.
 #pragma once
 
 #include <algorithm>
@@ -24,19 +24,19 @@
 
 namespace lth {
 
-constexpr int VECTORS = 4;  // of a row; more would leave the first cache, fewer would not hide the latency of an addition
+constexpr int VECTORS = 4;  // per row; more would not fit the first cache, fewer would not hide the latency of an addition
 constexpr int LANES = WIDTH * VECTORS;
 constexpr int UNITS = 6;    // rows of a tile of a dense product
-constexpr int CHUNKS = 8;   // gradients are summed block by block in at most so many chunks, then chunk by chunk
+constexpr int CHUNKS = 8;   // the maximum number of chunks; gradients are summed block by block within a chunk, then chunk by chunk
 constexpr float EPSILON = 1e-6f;  // of layer normalization, as in Flax
 
 #define LTH_INLINE inline __attribute__((always_inline))
 
-// What a forward pass leaves for the backward pass.
+// What a forward pass stores for the backward pass.
 enum Keep { NOTHING = 0, SIGNS = 1, VALUES = 2 };
 
-// Units whose weights come from one range of inputs, all done in one way. Of a dense block whose weights are all kept the
-// matrix is a piece of theta; otherwise it is written out before a pass, at `place` of a scratch of `Network::expanded` floats.
+// Units whose weights come from one range of inputs, all computed the same way. If a dense block keeps all its weights, its
+// matrix is a part of theta; otherwise it is expanded before a pass, at `place` in a scratch buffer of `Network::expanded` floats.
 struct Block {
   int unit, unit_end, input, input_end;
   bool dense, full;
@@ -120,13 +120,13 @@ inline Network read_pattern(const int32_t* at) {
 
 inline int blocks_of(int batch) { return (batch + LANES - 1) / LANES; }
 
-// What a block of examples keeps. Of values: for each hidden layer its rows and, where it is normalized, the rows before scale and
-// shift, and each group's reciprocal standard deviation.
+// What is stored for a block of examples. For VALUES: the rows of each hidden layer and, if it is normalized, its rows before scale
+// and shift, and each group's reciprocal standard deviation.
 inline size_t kept_bytes_a_block(const Network& net, Keep keep) {
   return keep == VALUES ? net.kept_rows * LANES * sizeof(float) : keep == SIGNS ? net.kept_rows * VECTORS * sizeof(Bits) : 0;
 }
 
-// Memory that a thread keeps from call to call: fresh pages would cost more than the work on them.
+// Memory that a thread reuses between calls, because touching new pages would cost more than the computation.
 template <int SLOT>
 inline float* scratch(size_t floats) {
   struct Memory {
@@ -146,7 +146,7 @@ inline float* scratch(size_t floats) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Dense blocks: tiles of U rows x C vectors
 
-// Calls f(std::integral_constant<int, n>, i) for i from `begin` to `end` in steps of MOST, the last with n as many as are left.
+// Calls f(std::integral_constant<int, n>, i) for i from `begin` to `end` in steps of MOST, the last n is what is left.
 template <int MOST, typename F>
 LTH_INLINE void in_steps(int begin, int end, const F& f) {
   for (; end - begin >= MOST; begin += MOST) f(std::integral_constant<int, MOST>{}, begin);
@@ -189,12 +189,12 @@ LTH_INLINE void add_rows(Vector* sum, const float* weight, const int32_t* index,
   }
 }
 
-// y = W x + b by units; y = relu(W x + b) where `relu` says so, and then `signs`, if given, says what was positive.
+// y = W x + b by units; y = relu(W x + b) where `relu` says so, and `signs`, if given, records which values were positive.
 inline void layer_forward(const Network& net, const Layer& layer, const float* theta, const float* expanded,
                           const float* x, float* y, bool relu, Bits* signs) {
   auto finish = [&](int r, int j, Vector sum) __attribute__((always_inline)) {
     if (signs) signs[r * VECTORS + j] = positive(sum);
-    ((Vector*)(y + (size_t)r * LANES))[j] = relu ? (sum <= 0 ? Vector{} : sum) : sum;  // NaN stays NaN, so that training sees it
+    ((Vector*)(y + (size_t)r * LANES))[j] = relu ? (sum <= 0 ? Vector{} : sum) : sum;  // NaN stays NaN, so training detects it
   };
   auto bias = [&](int r) { return layer.bias[r] < 0 ? 0.0f : theta[layer.bias[r]]; };
   for (const Block& block : layer.blocks) {
@@ -291,7 +291,7 @@ inline void bias_gradient(const Layer& layer, const int32_t* places, const float
 inline void layer_gradient(const Network& net, const Layer& layer, const float* dz, const float* x,
                            const float* by_example, size_t stride, float* rows, float* dtheta) {
   bias_gradient(layer, layer.bias, dz, dtheta);
-  Vector left[4];  // products of the weights that are left of units, until there are four to be summed
+  Vector left[4];  // products of the units' left-over weights, summed four at a time
   int places[4], lefts = 0;
   auto add_left = [&] {
     const Four four = sums(left[0], left[1], left[2], left[3]);
@@ -424,14 +424,14 @@ inline void to_lanes(const float* x, int batch, int features, int start, float* 
     for (int b = 0; b < rows; b++) y[(size_t)f * LANES + b] = x[(size_t)b * features + f];
 }
 
-// The way back: y (features, LANES) to rows [start, start + LANES) of x (batch, features).
+// The inverse: y (features, LANES) to rows [start, start + LANES) of x (batch, features).
 inline void from_lanes(const float* y, int batch, int features, int start, float* x) {
   const int rows = std::min(batch - start, LANES);
   for (int b = 0; b < rows; b++)
     for (int f = 0; f < features; f++) x[(size_t)(start + b) * features + f] = y[(size_t)f * LANES + b];
 }
 
-// x (features, LANES) to y (LANES, stride), where stride is at least the features rounded up to WIDTH; what is beyond is undefined.
+// x (features, LANES) to y (LANES, stride), with stride at least the number of features, rounded up to WIDTH; the rest is undefined.
 inline void to_examples(const float* x, int features, size_t stride, float* y) {
   for (int f = 0; f < features; f += WIDTH)
     for (int b = 0; b < LANES; b += 4) {
@@ -446,7 +446,7 @@ inline void to_examples(const float* x, int features, size_t stride, float* y) {
     }
 }
 
-// Lanes beyond the batch are 0 in every row, because 0 times an infinite weight would be no number.
+// Lanes beyond the batch are 0 in every row, because 0 times an infinite weight would be NaN.
 inline void clear_lanes(float* rows, size_t count, int used) {
   if (used < LANES)
     for (size_t r = 0; r < count; r++) memset(rows + r * LANES + used, 0, sizeof(float) * (LANES - used));
@@ -455,8 +455,8 @@ inline void clear_lanes(float* rows, size_t count, int used) {
 // ---------------------------------------------------------------------------------------------------------------------
 // All layers
 
-// What is written out of theta before a pass, for all threads: the matrices of dense blocks that are not full, and the weights
-// by inputs, for a backward pass.
+// What is expanded from theta before a pass, for all threads: the matrices of dense blocks that are not full and, for a backward
+// pass, the weights ordered by input.
 struct Prepared {
   const float *theta, *expanded, *transposed;
 };
@@ -564,7 +564,7 @@ inline const float* block_backward(const Network& net, const Prepared& p, const 
 }
 
 // Calls f(block, gradient) for each block of a batch, on the pool's threads. `gradient` is where that block's part of the
-// gradient is added; the parts come together in `dtheta` in the order of the blocks, however many threads there are.
+// gradient is added; the parts are added to `dtheta` in block order, for any number of threads.
 template <typename F>
 inline void sum_over_blocks(const Network& net, int batch, float* dtheta, const F& f) {
   const int blocks = blocks_of(batch), chunks = std::min(blocks, CHUNKS);
@@ -577,7 +577,7 @@ inline void sum_over_blocks(const Network& net, int batch, float* dtheta, const 
   }
   const size_t count = net.parameters;
   if (chunks == 0) memset(dtheta, 0, sizeof(float) * count);
-  // The first thread adds up its chunks at once; those of the others wait for it, each in its place.
+  // The first thread adds its chunks to the sum at once; those of other threads wait in buffers.
   const int first = chunks / threads;
   float* const places = scratch<2>(count * (chunks - first + 1));
   auto place = [&](int chunk) { return chunk == 0 ? dtheta : places + count * std::max(0, chunk - first + 1); };
@@ -586,7 +586,7 @@ inline void sum_over_blocks(const Network& net, int batch, float* dtheta, const 
   };
   pool().run(threads, [&](int t) {
     for (int c = t * chunks / threads; c < (t + 1) * chunks / threads; c++) {
-      // A chunk of one block is added to the sum of those before without a place of its own: the same additions.
+      // A chunk of one block is added to the sum directly, without a buffer: the additions are the same.
       const bool direct = t == 0 && c > 0 && blocks == chunks;
       float* to = direct ? dtheta : t == 0 && c > 0 ? places : place(c);
       if (!direct) memset(to, 0, sizeof(float) * count);
@@ -648,7 +648,7 @@ inline void forward_one(const Network& net, const float* theta, const float* x, 
     for (const Block& block : layer.blocks)
       for (int r = block.unit; r < block.unit_end; r++) {
         const int begin = layer.first[r], end = layer.first[r + 1];
-        float sum[4] = {layer.bias[r] < 0 ? 0.0f : theta[layer.bias[r]]};  // four, so that none waits for the one before
+        float sum[4] = {layer.bias[r] < 0 ? 0.0f : theta[layer.bias[r]]};  // four independent sums hide the latency
         int k = begin;
         if (block.full) {
           const float* at = from + block.input - begin;

@@ -1,4 +1,4 @@
-// What XLA and Python call.
+// The functions that XLA and Python call.
 #include "kernel.h"
 #include "xla/ffi/api/ffi.h"
 

@@ -1,4 +1,4 @@
-// Threads that wait for work between calls. Which thread does what is fixed by the numbers of threads and tasks alone.
+// Threads that wait for work between calls. The work of each thread depends only on the numbers of threads and tasks.
 #pragma once
 
 #include <atomic>
@@ -17,7 +17,7 @@ class Pool {
 
   int threads() const { return (int)workers_.size() + 1; }
 
-  // Makes `threads` threads of this pool, the calling one included.
+  // Sets the number of threads, including the calling thread.
   void resize(int threads) {
     std::lock_guard<std::mutex> lock(busy_);
     {
@@ -32,8 +32,8 @@ class Pool {
       workers_.emplace_back([this, t, seen = round_.load()]() mutable { serve(t, seen); });
   }
 
-  // Calls f(t) for t from 0 to count - 1, at the same time; f(0) in the calling thread. A second caller at the same time does all
-  // of its own work itself.
+  // Calls f(t) for t from 0 to count - 1, at the same time; f(0) in the calling thread. A concurrent second
+  // caller does all its work in its thread.
   template <typename F>
   void run(int count, const F& f) {
     std::unique_lock<std::mutex> lock(busy_, std::try_to_lock);
@@ -55,7 +55,7 @@ class Pool {
   }
 
  private:
-  static constexpr int SPINS = 20000;  // some hundred microseconds: the calls of an update, and updates, follow each other within that
+  static constexpr int SPINS = 20000;  // some hundred microseconds, longer than the pauses within and between updates
 
   void serve(int t, unsigned seen) {
     for (;;) {
@@ -88,7 +88,7 @@ class Pool {
   bool stop_ = false;
 };
 
-// Never ended: its threads are when the process is.
+// Never destroyed; its threads end with the process.
 inline Pool& pool() {
   static Pool* const the = new Pool;
   return *the;

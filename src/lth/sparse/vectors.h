@@ -1,4 +1,4 @@
-// Vectors of floats, and what the compiler's own vector types cannot say: one section an instruction set.
+// Vectors of floats, and the operations that the compiler's vector types lack: one section per instruction set.
 #pragma once
 
 #include <cstddef>
@@ -31,11 +31,11 @@ typedef uint8_t Bits;
 typedef float Vector __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
 typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
 
-// A number in every place. Not 0 + x, which is no move: -0 would become 0, so that compilers add.
+// The same number in every element. Not 0 + x: that turns -0 into 0, so compilers would emit an addition.
 inline Vector all(float x) { return x - Vector{}; }
 
 #if defined(__AVX512F__)
-// Which elements are above zero, one bit each.
+// A bit mask of the elements above zero.
 inline Bits positive(Vector v) { return _mm512_cmp_ps_mask((__m512)v, _mm512_setzero_ps(), _CMP_GT_OQ); }
 
 inline Vector where_set(Bits bits, Vector v) { return (Vector)_mm512_maskz_mov_ps(bits, (__m512)v); }
