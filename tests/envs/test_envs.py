@@ -206,7 +206,7 @@ def test_no_transition_crosses_a_reset(num_envs, monkeypatch):
     # One row for each environment and step, so each environment's own are `num_envs` apart.
     finished, kinds = [], set()
     for i in range(num_envs):
-        batch = unpack_rows(replay.rows[i::num_envs].astype(np.float64), 4)
+        batch = unpack_rows(replay.rows[i::num_envs], 4)
         episodes, steps, terminates, length = batch.observations.T
         next_episodes, next_steps, _, next_length = batch.next_observations.T
         assert (episodes > 0).all()
