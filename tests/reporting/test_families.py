@@ -194,3 +194,12 @@ def test_null_studies_raise_few_alarms(dying):
         alarms += found.primary is not None and found.primary.overall.differs
         alarms += any(c.differs and c.first.method == "taylor" for c in found.controls)
     assert alarms / (2 * studies) <= 0.05 + 2.6 * np.sqrt(0.05 * 0.95 / (2 * studies))
+
+
+def test_a_question_that_was_asked_and_cannot_be_tested_is_not_called_unasked():
+    tickets = {(method, "", "0.9"): around(0.0) for method in QUESTION}
+    runs = Runs(study(tickets, around(0.0, spread=0.5), error=0.1))  # dense agents no better than a random policy
+    said = answer(runs, families(runs, QUESTION, 0.1), BEFORE).question
+    assert said.startswith("Primary question: do taylor tickets score higher or lower than magnitude tickets? No task")
+    assert "it is not tested. Declared on 2026-01-01, before the first run." in said
+    assert answer(runs, families(runs, None, 0.1), BEFORE).question == "No primary question was asked."

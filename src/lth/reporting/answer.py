@@ -280,10 +280,12 @@ def _singular(said: str) -> str:
 
 
 def _question(found: Families, declared: Declared) -> str:
-    asked = "No primary question was asked."
-    if found.primary:
-        c = found.primary.overall
-        asked = f"Primary question: do {c.first.method} tickets score higher or lower than {c.second.method} tickets?"
+    if not found.question:
+        return "No primary question was asked."
+    first, second = found.question
+    asked = f"Primary question: do {first} tickets score higher or lower than {second} tickets?"
+    if not found.primary:
+        asked += " No task has scores of both, so it is not tested."
     if declared.confirmatory:
         when = f"Declared on {declared.time[:10]}, before the first run."
     elif declared.changes:

@@ -75,6 +75,8 @@ class Families(NamedTuple):
     verdicts: list[Verdict]
     controls: list[Comparison]
     exploratory: list[Comparison]
+    question: tuple[str, str] | None = None
+    """The methods of the primary question; `primary` is None where no task has scores of both."""
 
 
 def families(runs: Runs, question: tuple[str, str] | None, margin: float) -> Families:
@@ -101,6 +103,7 @@ def families(runs: Runs, question: tuple[str, str] | None, margin: float) -> Fam
         [v for scope, tasks, metric in scopes for v in verdicts(runs, scope, tasks, metric, margin)],
         [c for metric in (RETURN, SUCCESS) for s, t in _judged(runs, metric) for c in controls(runs, s, t, metric)],
         exploratory(runs, asked),
+        question,
     )
 
 
