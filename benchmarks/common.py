@@ -33,6 +33,15 @@ def interleave(sides: dict[str, Callable[[], Any]], repeats: int) -> dict[str, f
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def processor() -> str:
+    """Return the processor's name, and whether it has AVX-512."""
+    from src.lth.exporting.contract import processor as name
+
+    path = Path("/proc/cpuinfo")
+    wide = path.exists() and "avx512f" in path.read_text(errors="replace")
+    return f"{name()}{' (AVX-512)' if wide else ''}"
+
+
 def report(results: dict[str, Any], as_json: bool) -> None:
     """Print results, as one line of JSON or as lines."""
     if as_json:

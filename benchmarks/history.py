@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from common import processor
+
 ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / "benchmarks" / "history.csv"
 COLUMNS = ("date", "lth", "revision", "processor", "versions", "benchmark", "figure", "value")
@@ -56,15 +58,6 @@ def figures(found: Any, name: str = "") -> Iterator[tuple[str, float]]:
         yield name, float(found)
 
 
-def processor() -> str:
-    """Return the processor's name, and whether it has AVX-512."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    wide = " (AVX-512)" if any("avx512f" in line for line in lines) else ""
-    return f"{names[0] if names else platform.processor()}{wide}, {os.cpu_count()} cores"
-
-
 def versions() -> str:
     """Return the versions of what is installed, `jax 0.10.2; numpy 2.4.6`."""
     found = [f"Python {platform.python_version()}"]
@@ -82,7 +75,12 @@ def main() -> None:
     parser.add_argument("--core", type=int, default=0)
     options = parser.parse_args()
     revision = subprocess.run(["git", "rev-parse", "--short=10", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    about = [importlib.metadata.version("lth"), revision.stdout.strip(), processor(), versions()]
+    about = [
+        importlib.metadata.version("lth"),
+        revision.stdout.strip(),
+        f"{processor()}, {os.cpu_count()} cores",
+        versions(),
+    ]
     every = os.sched_getaffinity(0)
     for name in options.names or [*ONE_CORE, *TWO_CORES]:
         script, *words = (ONE_CORE | TWO_CORES)[name].split()

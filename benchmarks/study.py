@@ -17,13 +17,11 @@ import csv
 import gzip
 import io
 import json
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from common import processor
 from rich.console import Console
 
 from src.lth.api import conclude, planned_runs, read_config
@@ -84,13 +82,6 @@ def facts(plan: Plan, specs: list[Spec]) -> dict[str, object]:
         "last_begun": max(times),
         "seconds": {path: round(value, 1) for path, value in seconds.items()},
     }
-
-
-def processor() -> str:
-    """Return the model's name, and whether it has AVX-512."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    name = next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), "unknown")
-    return f"{name}, {'AVX-512' if any(' avx512f ' in line for line in lines) else 'no AVX-512'}"
 
 
 def saved_rows(config: Path, plan: Plan) -> tuple[list[TidyRow], list[Block]]:

@@ -1,4 +1,4 @@
-"""Where charts stand on the page: a table of sections, titles, captions and the functions that draw them."""
+"""Where charts appear on the page: a table of sections, titles, captions and the functions that draw them."""
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -33,11 +33,11 @@ MOST_SHOWN = {"charts": 6, "wide": 2}
 MOST_PRINTED = 12
 """Folded charts that are shown on paper."""
 MOST_BYTES = 300_000
-"""That the charts of a view take, about."""
+"""The approximate limit for the charts of one view."""
 
 
 class Source:
-    """What charts are drawn from."""
+    """The data that charts are drawn from."""
 
     def __init__(self, plan: Plan, finished: Collection[Spec], runs: Runs, looks: Mapping[str, Style]):
         self.plan, self.finished, self.runs, self.looks = plan, finished, runs, looks
@@ -192,7 +192,7 @@ _CURVES = (
 )
 _SPARSITY = (
     "A mark is a run, a bar the mean, a thin line its 95 % bootstrap interval over seeds; the line across is the mean of the dense "
-    "agents. Hollow marks are controls: a ticket that does no better than they do owes nothing to the choice of its weights."
+    "agents. Hollow marks are controls: where they do as well as a ticket, the choice of its weights did not matter."
 )
 _KEPT = "Means over seeds. A layer that keeps little is the narrowest part of the network."
 _READS = (
@@ -220,8 +220,7 @@ VIEWS: tuple[View, ...] = (
     View(
         "Training measurements",
         "Training measurements",
-        "Losses, Q values and whatever else the algorithm measures while it learns: means since the evaluation before, IQM over "
-        "seeds.",
+        "Losses, Q values and other training metrics: means since the previous evaluation, IQM over seeds.",
         _training,
     ),
     View(
