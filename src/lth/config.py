@@ -387,7 +387,7 @@ class Config(Settings):
     """The configuration of an experiment."""
 
     tasks: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ("Pendulum-v1",)
-    """Gymnasium ids (`HalfCheetah-v5`) and Meta-World v3 names (`drawer-close-v3`)."""
+    """Gymnasium ids (`HalfCheetah-v5`), Meta-World v3 names (`drawer-close-v3`) and Brax tasks (`brax:halfcheetah`)."""
     seeds: Annotated[tuple[Annotated[int, Field(strict=True, ge=0, lt=2**31)], ...], BeforeValidator(_seeds)] = (0, 1)
     """The seeds; every run is made once per seed. A seed sets initial weights, environments and actions. A single number is one
     seed: `seeds=10` runs seed 10, and `seeds=0-9` or `seeds=range(10)` run ten."""

@@ -1,6 +1,7 @@
 """Create environments by task name. Simulators are imported only when one of their tasks is created.
 
-`suites` is the table of suites, `gym` and `metaworld` create their environments, and `observations` names observation entries.
+`suites` is the table of suites, `gym`, `metaworld` and `brax` create their environments, `on_device` has those that are JAX
+functions, and `observations` names observation entries.
 """
 
 import contextlib
@@ -310,7 +311,7 @@ def versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     found = {}
-    for name in ("gymnasium", "mujoco", "metaworld"):
+    for name in ("gymnasium", "mujoco", "metaworld", "brax"):
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
     return found

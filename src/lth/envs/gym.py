@@ -45,6 +45,6 @@ def make_gymnasium(task: str, render_mode: str | None) -> Any:
         kind = UnknownTask if isinstance(error, gymnasium.error.Error) else InputError
         raise kind(f"the task {task!r} cannot be created: {type(error).__name__}: {error}.{others}{backend}") from error
     raise UnknownTask(
-        f"unknown task {task!r}{hint or '.'} Tasks are Gymnasium ids, such as 'HalfCheetah-v5', and Meta-World v3 names, "
-        "such as 'drawer-close-v3'."
+        f"unknown task {task!r}{hint or '.'} Tasks are Gymnasium ids, such as 'HalfCheetah-v5', Meta-World v3 names, such as "
+        "'drawer-close-v3', and Brax tasks, such as 'brax:halfcheetah'."
     )

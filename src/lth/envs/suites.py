@@ -4,10 +4,14 @@ A task of a custom suite is named `package.module:suite/task`, where `suite` is 
 """
 
 import importlib
+import importlib.util
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import InputError, UnknownTask
+
+if TYPE_CHECKING:
+    from .on_device import DeviceEnv
 
 
 def _unnamed(task: str) -> list[str]:
@@ -27,6 +31,33 @@ class Suite(NamedTuple):
     """The names of a task's observation entries, in order; empty if unknown."""
     owns: Callable[[str], bool] = lambda task: True
     """Whether a task name belongs to this suite; used only for suites in the table."""
+    on_device: "Callable[[str], DeviceEnv] | None" = None
+    """The name of a task within the suite -> the task as JAX functions (`lth.envs.on_device.DeviceEnv`), if its environments are
+    written in JAX. Raises InputError if the task is unknown."""
+
+
+def device_suite(
+    on_device: "Callable[[str], DeviceEnv]",
+    names: Callable[[], list[str]] = list,
+    observations: Callable[[str], list[str]] = _unnamed,
+    owns: Callable[[str], bool] = lambda task: True,
+) -> Suite:
+    """Return a suite of environments written in JAX: `make` creates Gymnasium environments (`HostEnv`) from the same functions.
+
+    Args:
+        on_device: see `Suite.on_device`; it is called once per task.
+        names: see `Suite`, as are the others.
+    """
+
+    def make(task: str, seed: int, held_out: bool, render_mode: str | None) -> Any:
+        from .on_device import HostEnv, prepare
+
+        env = prepare(on_device, task)
+        if render_mode is not None:
+            raise InputError(f"the task {task!r} cannot be rendered: its suite makes no pictures")
+        return HostEnv(env)
+
+    return Suite(make, names, observations, owns, on_device)
 
 
 def _is_metaworld(task: str) -> bool:
@@ -73,8 +104,30 @@ def _gymnasium_observations(task: str) -> list[str]:
     return gymnasium_observations(task)
 
 
+_BRAX = (
+    *("ant", "halfcheetah", "hopper", "humanoid", "humanoidstandup", "inverted_double_pendulum", "inverted_pendulum"),
+    *("pusher", "reacher", "walker2d"),
+)
+"""Those that are suggested. Brax's swimmer calls functions that JAX no longer has."""
+
+
+def _brax_names() -> list[str]:
+    return [f"brax:{name}" for name in _BRAX] if importlib.util.find_spec("brax") else []
+
+
+def _brax_on_device(task: str) -> "DeviceEnv":
+    try:
+        from .brax import brax_env
+    except Exception as error:  # it may not import beside the installed JAX
+        raise UnknownTask(
+            f"the task {task!r} needs the package brax ({type(error).__name__}: {error}): pip install 'lth[brax]'"
+        ) from error
+    return brax_env(task)
+
+
 SUITES: dict[str, Suite] = {
     "metaworld": Suite(_make_metaworld, _metaworld_names, _metaworld_observations, _is_metaworld),
+    "brax": device_suite(_brax_on_device, _brax_names, owns=lambda task: task.startswith("brax:")),
     "gymnasium": Suite(_make_gymnasium, _gymnasium_names, _gymnasium_observations),
 }
 """The first suite that owns a task creates it."""
