@@ -57,8 +57,8 @@ def layer_order(algorithm: Algorithm) -> list[str]:
 class Draws(NamedTuple):
     """The random numbers of several updates."""
 
-    indices: np.ndarray  # (updates, batch_size) int32: rows of the replay buffer, uniform with replacement
-    noise: np.ndarray  # (updates, *noise_shape(batch_size)) float32, standard normal
+    indices: Array  # (updates, batch_size) int32: rows of the replay buffer, uniform with replacement
+    noise: Array  # (updates, *noise_shape(batch_size)) float32, standard normal
 
 
 def draw(algorithm: Algorithm, rng: Any, updates: int, batch_size: int, size: Any) -> Draws:

@@ -17,8 +17,10 @@ class DeviceGenerator:
         self._key = key
 
     def _next(self) -> jax.Array:
-        self._key, key = jax.random.split(self._key)
-        return key
+        keys = jax.random.split(self._key)
+        self._key = keys[0]
+        found: jax.Array = keys[1]
+        return found
 
     def random(self, size: tuple[int, ...]) -> jax.Array:
         """Draw float32 numbers in [0, 1)."""

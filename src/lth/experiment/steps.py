@@ -20,7 +20,6 @@ from ..algorithms.base import Agent, Algorithm
 from ..algorithms.learner import flat_policy
 from ..algorithms.stacked import form_of
 from ..envs.on_device import device_env
-from ..errors import TrainingError
 from ..precision import in_float32
 from ..training import Evaluation, Job, Segment, evaluate, train
 from ..training.lockstep import Lockstep, batch_key
@@ -183,7 +182,8 @@ class _Evaluator:
         """Evaluate the agents of all requests."""
         began = time.perf_counter()
         found: dict[int, Evaluation | BaseException] = {}
-        here, there = {}, {}
+        here: dict[int, Evaluate] = {}
+        there: dict[Any, list[int]] = {}
         for i, request in asked.items():
             if request.places and device_env(request.agent.task):
                 key = (request.agent.algorithm, request.agent.task, request.episodes, request.places)
@@ -193,10 +193,8 @@ class _Evaluator:
         for (algorithm, task, episodes, places, _), group in there.items():
             for part in (group[k : k + places] for k in range(0, len(group), places)):
                 states = [asked[i].agent.state for i in part]
-                try:
-                    found |= dict(zip(part, evaluate_on_device(algorithm, task, states, episodes, places), strict=True))
-                except TrainingError as error:
-                    found |= dict.fromkeys(part, error)
+                together = evaluate_on_device(algorithm, task, states, episodes, places)
+                found |= dict(zip(part, together, strict=True))
         if len(here) == 1:
             found |= {i: _caught(functools.partial(self._here, request)) for i, request in here.items()}
         elif here:

@@ -22,8 +22,8 @@ from ..envs.on_device import device_env
 from ..envs.pool import Place, Pool
 from ..errors import TrainingError
 from ..replay import ReplayState, pack_rows
-from . import TELL_EVERY, Job, RandomNumbers, Segment, check_rows, segment_metrics, segment_seed
 from ..types import Batch
+from . import TELL_EVERY, Job, RandomNumbers, Segment, check_rows, segment_metrics, segment_seed
 
 
 def batch_key(job: Job) -> Any:

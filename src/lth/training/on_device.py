@@ -16,11 +16,12 @@ import numpy as np
 from ..algorithms.base import AgentState, Algorithm
 from ..algorithms.learner import Draws, draw, stored, updated
 from ..algorithms.randomness import DeviceGenerator
-from ..algorithms.stacked import AGENTS, Form, actions_of, form_of, over_agents, pick, stack
+from ..algorithms.stacked import AGENTS, Form, Stacked, actions_of, form_of, over_agents, pick, stack
 from ..config import TrainingConfig
 from ..envs.on_device import DeviceEnv, device_env, episode_key
 from ..errors import TrainingError
 from ..replay import ReplayState
+from ..types import Array
 from . import (
     ACTIONS,
     ENVIRONMENTS,
@@ -34,7 +35,6 @@ from . import (
     segment_seed,
     updates_due,
 )
-from ..types import Array
 
 
 class DeviceLockstep:
@@ -108,13 +108,11 @@ def _segment(algorithm: Algorithm, env: DeviceEnv, training: TrainingConfig, for
     n, spaces = training.num_envs, algorithm.spaces
 
     def explore(state: AgentState, observations: Array, key: jax.Array) -> jax.Array:
-        rng = DeviceGenerator(key)
-
         def random() -> jax.Array:
-            return jnp.asarray(algorithm.random_actions(rng, n), jnp.float32)
+            return jnp.asarray(algorithm.random_actions(DeviceGenerator(key), n), jnp.float32)
 
         def policy() -> jax.Array:
-            noise = algorithm.explore(rng, n, state.env_steps / training.env_steps)
+            noise = algorithm.explore(DeviceGenerator(key), n, state.env_steps / training.env_steps)
             return actions_of(algorithm, state, observations, noise)
 
         chosen: jax.Array = jax.lax.cond(state.env_steps < training.start_steps, random, policy)
@@ -188,7 +186,7 @@ def _segment(algorithm: Algorithm, env: DeviceEnv, training: TrainingConfig, for
 
 def evaluate_on_device(
     algorithm: Algorithm, task: str, states: Sequence[AgentState], episodes: int, places: int
-) -> list[Evaluation]:
+) -> list[Evaluation | TrainingError]:
     """Evaluate agents with their deterministic actions, all episodes of all agents at once.
 
     Args:
@@ -198,16 +196,23 @@ def evaluate_on_device(
         episodes: for each; all runs use the same ones.
         places: the size of the batch.
 
-    Raises:
-        TrainingError: a return is not finite.
+    Returns:
+        For each agent its evaluation, or the error that a return is not finite.
     """
     env = device_env(task)
     assert env
     stacked = stack([*states, *[states[0]] * (places - len(states))])
     found = np.asarray(_evaluation(algorithm, env, form_of(states[0]), episodes)(stacked))
-    for i, episode in np.argwhere(~np.isfinite(found[: len(states)])):
-        check_return(float(found[i, episode]), int(episode))
-    return [Evaluation(found[i].astype(np.float64).tolist(), None) for i in range(len(states))]
+    return [_evaluation_of(returns) for returns in found[: len(states)]]
+
+
+def _evaluation_of(returns: np.ndarray) -> Evaluation | TrainingError:
+    try:
+        for episode, total in enumerate(returns):
+            check_return(float(total), episode)
+    except TrainingError as error:
+        return error
+    return Evaluation(returns.astype(np.float64).tolist(), None)
 
 
 @functools.cache
@@ -218,7 +223,8 @@ def _evaluation(algorithm: Algorithm, env: DeviceEnv, form: Form, episodes: int)
 
         def going(carry: Any) -> jax.Array:
             alive, t = carry[3], carry[4]
-            return jax.lax.pmax(alive.any(), AGENTS) & (t < env.episode_steps)
+            found: jax.Array = jax.lax.pmax(alive.any(), AGENTS) & (t < env.episode_steps)
+            return found
 
         def step(carry: Any) -> Any:
             worlds, observations, returns, alive, t = carry
@@ -228,7 +234,13 @@ def _evaluation(algorithm: Algorithm, env: DeviceEnv, form: Form, episodes: int)
             return worlds, observations, returns + jnp.where(alive, rewards, 0.0), alive & ~terminated, t + 1
 
         begun = (worlds, observations, jnp.zeros(episodes, jnp.float32), jnp.ones(episodes, bool), jnp.int32(0))
-        return state, jax.lax.while_loop(going, step, begun)[2]
+        ended: Any = jax.lax.while_loop(going, step, begun)
+        return state, ended[2]
 
     mapped = over_agents(one, form)
-    return jax.jit(lambda stacked: mapped(stacked)[1])
+
+    def many(stacked: Stacked) -> jax.Array:
+        returns: jax.Array = mapped(stacked)[1]
+        return returns
+
+    return jax.jit(many)
