@@ -212,6 +212,22 @@ def dry_run(config: Config, only: str | None = None) -> "tuple[Plan, Estimate]":
     return part, estimate(part, spaces)
 
 
+def batch_summary(asked: Config, planned: Plan, estimate: "Estimate") -> str:
+    """Say in how many batches the runs of a plan that are not finished train, and how much memory a batch takes at most."""
+    from .experiment.batches import batches_of
+    from .experiment.costs import bytes_in_batch
+    from .experiment.tasks import spaces_of_task
+
+    size = planned.config.batch_size
+    assert size
+    batches = batches_of([one.spec for one in estimate.runs if not one.finished], planned, size)
+    runs = sum(len(batch) for batch in batches)
+    spaces = {task: spaces_of_task(planned.root, task) for task in planned.config.tasks}
+    takes = size * bytes_in_batch(planned.config, spaces) / 1e9
+    cut = f"; batch={asked.batch_size} does not fit into the memory" if size != asked.batch_size else ""
+    return f"Batches: {runs} runs train in {len(batches)}, each with {size} places and up to {takes * 1e3:,.0f} MB of memory{cut}."
+
+
 class StudyPlan(NamedTuple):
     """What a study takes."""
 

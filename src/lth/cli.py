@@ -291,6 +291,8 @@ def _run(arguments: argparse.Namespace) -> int:
         for note in plan.notes:
             console.say(f"Note: {note}")
         console.say(terminal.planned_summary(estimate, config.workers))
+        if config.batch_size:
+            console.say(api.batch_summary(config, plan, estimate))
         console.print(terminal.planned_table(estimate, arguments.list))
         if arguments.only is None:
             console.say(terminal.growth(plan.config, estimate.runs))

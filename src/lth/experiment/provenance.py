@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from .. import envs
+from ..precision import matmul_precision
 
 
 def provenance() -> dict[str, Any]:
@@ -25,6 +26,7 @@ def provenance() -> dict[str, Any]:
         "versions": versions,
         "git_revision": _git_revision(),
         "machine": platform.machine(),
+        "matmul_precision": matmul_precision(),
         "devices": sorted({device.device_kind for device in jax.devices()}),
     }
 

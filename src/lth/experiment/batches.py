@@ -1,0 +1,39 @@
+"""Which runs train together (`executor: batched`). Imports no JAX."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from .plan import Plan
+from .spec import DenseSpec, Spec, TicketSpec
+from .tasks import spaces_of_task
+
+
+def jobs_of(ready: Sequence[Spec], plan: Plan, idle: bool) -> list[list[Spec]]:
+    """Divide runs that can start into jobs: each alone, or those that train into batches of runs alike.
+
+    A batch that is not full waits for more runs, until nothing else is left to do (`idle`).
+    """
+    size = plan.config.batch_size
+    if size is None:
+        return [[spec] for spec in ready]
+    alone: list[list[Spec]] = [[spec] for spec in ready if not isinstance(spec, DenseSpec | TicketSpec)]
+    batches = batches_of(ready, plan, size)
+    full = [batch for batch in batches if len(batch) == size]
+    return alone + full or batches[: int(idle)]
+
+
+def batches_of(specs: Sequence[Spec], plan: Plan, size: int) -> list[list[Spec]]:
+    """Divide the runs that train into batches of runs alike."""
+    alike: dict[Any, list[Spec]] = {}
+    for spec in specs:
+        if isinstance(spec, DenseSpec | TicketSpec):
+            alike.setdefault(_kind(spec, plan), []).append(spec)
+    return [runs[i : i + size] for runs in alike.values() for i in range(0, len(runs), size)]
+
+
+def _kind(spec: DenseSpec | TicketSpec, plan: Plan) -> Any:
+    schedule = spec.schedule if isinstance(spec, TicketSpec) else None
+    changes = schedule and (schedule.method, schedule.every, schedule.until)
+    dense = spec.dense
+    spaces = spaces_of_task(plan.root, spec.task)
+    return spaces, dense.agent, dense.training, dense.evaluation, spec.start, spec.env_steps, changes
