@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .algorithms.architecture import Spaces
 from .config import Config, load_config, parse_config
 from .errors import InputError, TrainingError
-from .experiment.backend import recorded, resolve_backend
+from .experiment.backend import record_batch, recorded, resolve_backend, resolve_batch
 from .experiment.build import allocation_of
 from .experiment.last_run import record_config
 from .experiment.plan import Plan, plan
@@ -66,7 +66,7 @@ def check_config(config: Config) -> tuple[Plan, dict[str, Spaces]]:
     Raises:
         InputError: a task, a layer's name or a schedule cannot be used; or a package that the config needs is not installed.
     """
-    from .experiment.costs import check_memory
+    from .experiment.costs import bytes_in_batch, check_memory
     from .experiment.masking import named_layers
     from .experiment.start import check_schedules
     from .experiment.trackers import trackers_of
@@ -74,8 +74,10 @@ def check_config(config: Config) -> tuple[Plan, dict[str, Spaces]]:
     trackers_of(config)
     named_layers(config.agent_config, config.pruning.exclude, allocation_of(config))
     spaces, broken, notes = check_tasks(config)
-    check_memory(config, {task: found for task, found in spaces.items() if task not in broken})
-    found = plan(recorded(config), spaces.__getitem__, broken, notes)
+    usable = {task: found for task, found in spaces.items() if task not in broken}
+    check_memory(config, usable)
+    sized = resolve_batch(config, bytes_in_batch(config, usable))
+    found = plan(sized if sized.batch_size else recorded(config), spaces.__getitem__, broken, notes)
     check_schedules(found)
     return found, spaces
 
@@ -87,7 +89,8 @@ def prepare(config: Config) -> tuple[Plan, str]:
         InputError: as `check_config`; or `training.backend=native`, and there is no native kernel.
     """
     found, spaces = check_config(config)
-    resolved, line = resolve_backend(config)
+    resolved, line = resolve_backend(found.config if config.batch_size else config)
+    record_batch(config, resolved)
     record_tasks(config.output_dir, {task: known for task, known in spaces.items() if task not in found.broken})
     record_config(config)
     return found if resolved == found.config else plan(resolved, spaces.__getitem__, found.broken, found.notes), line

@@ -37,6 +37,8 @@ CONNECTIVITY = ("parent", "methods", "rounds", "noise")
 """The comparisons of `analysis.connectivity`."""
 REWOUND = ("optimizer", "normalizer", "temperature", "replay_buffer")
 """State that can be rewound together with the weights."""
+DEFAULT_BATCH = 32
+"""The size of a batch with `executor: batched`, unless `batch` is set."""
 LAST_RUN = "last-run.yaml"
 """The settings of the last `lth run` in an output directory."""
 
@@ -82,9 +84,11 @@ class TrainingConfig(Settings):
     results."""
     adopted: str | None = None
     """The SHA-256 of the weights of agents imported by `lth.adopt`. Set automatically."""
-    backend: Literal["auto", "native", "dense"] = "auto"
-    """The backend for updates: `native` is a compiled kernel that skips pruned weights, `dense` is XLA with masked matrices, and
-    `auto` is native if available (docs/sparse.md)."""
+    backend: Literal["auto", "native", "dense", "batched"] = "auto"
+    """The backend for updates: `native` is a compiled kernel that skips pruned weights, `dense` is XLA with masked matrices,
+    `batched` is XLA for many runs at once (set by `batch`), and `auto` is native if available (docs/sparse.md)."""
+    batch: Few | None = None
+    """The number of places of a batch. Set automatically from `batch`."""
 
     @model_validator(mode="after")
     def _fits(self) -> "TrainingConfig":
@@ -411,8 +415,12 @@ class Config(Settings):
     """The primary question."""
     workers: Few = 1
     """Number of parallel runs, each in a separate process with `training.threads` threads. Does not affect results."""
-    executor: Literal["local", "ray"] = "local"
-    """Where runs execute: in processes on this machine, or on a Ray cluster."""
+    executor: Literal["local", "ray", "batched"] = "local"
+    """How runs execute: in processes on this machine; on a Ray cluster; or `batched`, many at once in one program, best on a GPU
+    (docs/gpu.md)."""
+    batch: Few | None = None
+    """The number of runs that train at once in one program; null: one, or 32 with `executor: batched`. Results depend on it in
+    their last bits. If the memory is too small, it is halved until it fits."""
     ray: RayConfig = RayConfig()
     """The Ray cluster."""
     retries: Annotated[Whole, Field(strict=True, ge=0, le=100)] = 1
@@ -423,6 +431,11 @@ class Config(Settings):
     """Also log to Weights & Biases (needs the extra `wandb`). The project is WANDB_PROJECT, or the name of the output directory."""
     trackio: bool = False
     """Also log to trackio (needs the extra `trackio`). The project is TRACKIO_PROJECT, or the name of the output directory."""
+
+    @property
+    def batch_size(self) -> int | None:
+        """The number of runs that train together, or None."""
+        return self.batch or (DEFAULT_BATCH if self.executor == "batched" else None)
 
     @property
     def primary(self) -> tuple[str, str] | None:
@@ -452,8 +465,16 @@ class Config(Settings):
                     f"pruning.sparsity names the networks {', '.join(sparsity.networks)}, but {self.algorithm} has "
                     f"{', '.join(self.agent_config.NETWORKS)}; name these, or use `lth.config.parse_config` with one number"
                 )
-        if self.training.step_timeout is not None and self.executor == "ray":
+        if self.training.step_timeout is not None and (self.executor == "ray" or self.batch_size):
             raise ValueError("training.step_timeout works only with executor: local; remove it, or set executor: local")
+        if self.batch_size and self.training.backend in ("native", "dense"):
+            raise ValueError(
+                f"training.backend={self.training.backend} trains one run at a time; remove it, or batch and executor: batched"
+            )
+        if not self.batch_size and self.training.backend == "batched":
+            raise ValueError("training.backend=batched is set by executor: batched; set that instead")
+        if self.training.batch is not None:
+            raise ValueError(f"training.batch is set automatically; set batch: {self.training.batch} instead")
         for method in self.report.primary or ():
             if method not in self.pruning.methods and "primary" in self.report.model_fields_set:
                 raise ValueError(

@@ -16,14 +16,20 @@ if TYPE_CHECKING:
 _VARIABLES = ("NPROC", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
+_PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
+
+
 def thread_variables(threads: int) -> dict[str, str]:
-    """Return environment variables that limit XLA (which reads NPROC) and NumPy's BLAS to `threads`."""
-    return dict.fromkeys(_VARIABLES, str(threads))
+    """Return environment variables that limit XLA (which reads NPROC) and NumPy's BLAS to `threads`, and XLA to the memory of a
+    GPU that it needs.
+    """
+    preallocate = os.environ.get(_PREALLOCATE, "false")  # several processes share a GPU
+    return {**dict.fromkeys(_VARIABLES, str(threads)), _PREALLOCATE: preallocate}
 
 
 def library_threads(config: "Config") -> int:
     """Return the number of threads of XLA and NumPy's BLAS; an unresolved backend counts as native."""
-    return config.training.threads if config.training.backend == "dense" else 1
+    return config.training.threads if config.training.backend == "dense" or config.batch_size else 1
 
 
 def set_threads(threads: int) -> None:

@@ -6,6 +6,18 @@ from .shapes import Float32
 
 Array: TypeAlias = Any
 """A jax.Array or a numpy.ndarray."""
+
+
+def namespace_of(array: Array) -> Any:
+    """Return the functions for an array: `numpy` or `jax.numpy`.
+
+    >>> import numpy
+    >>> namespace_of(numpy.ones(2)) is numpy
+    True
+    """
+    return array.__array_namespace__()
+
+
 Params: TypeAlias = Any
 """A pytree of arrays: the parameters of one network."""
 Mask: TypeAlias = Any

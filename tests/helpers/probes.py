@@ -1,5 +1,7 @@
 """Environments of a few steps whose values and best policies are known; and short training runs on them."""
 
+import dataclasses
+import functools
 from typing import ClassVar
 
 import gymnasium
@@ -209,9 +211,15 @@ def segments(config, training, task, seed=0, start=None, until=None):
     state, replay = start or beginning(config, training, task, seed)
     algorithm = Agent(config, state).algorithm
     return [
-        segment._replace(state=on_host(segment.state), replay=on_host(segment.replay))
+        dataclasses.replace(
+            segment, state=on_host(segment.state), read_replay=functools.partial(as_it_is, on_host(segment.replay))
+        )
         for segment in train(algorithm, training, task, seed, state, replay, until or training.env_steps)
     ]
+
+
+def as_it_is(value):
+    return value
 
 
 def last(config, training, task, seed=0, start=None, until=None):

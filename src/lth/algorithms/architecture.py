@@ -1,7 +1,7 @@
 """Networks as data, for pruning, packing, costs and tables. Does not import JAX."""
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -29,7 +29,7 @@ class Spaces(NamedTuple):
         """Return the width of an action in a batch and in the replay buffer; a discrete action is one integer."""
         return 1 if self.discrete else self.action_dim
 
-    def random_actions(self, rng: np.random.Generator, n: int) -> np.ndarray:
+    def random_actions(self, rng: Any, n: int) -> Any:
         """Draw uniform actions, (n, action_width) float32: in [-1, 1], or indices of discrete actions."""
         if self.discrete:
             return rng.integers(0, self.action_dim, (n, 1)).astype(np.float32)

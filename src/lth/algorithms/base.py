@@ -115,21 +115,26 @@ class Algorithm(abc.ABC):
         """Return the shape of the standard normal noise for an update on n transitions."""
 
     @abc.abstractmethod
-    def act(self, output: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
-        """Return actions (n, action_width) float32 for the policy network's output (n, outputs), in NumPy.
+    def act(self, output: Array, noise: Array | None) -> Array:
+        """Return actions (n, action_width) float32 for the policy network's output (n, outputs).
 
-        Without noise, returns the deterministic actions that evaluations use; `noise` comes from `explore`.
+        Without noise, returns the deterministic actions that evaluations use; `noise` comes from `explore`. The arrays are NumPy's,
+        or JAX's in batches of runs: take functions from `namespace_of(output)`, as in `xp.tanh(output)`.
         """
 
     @abc.abstractmethod
-    def explore(self, rng: np.random.Generator, n: int, progress: float) -> np.ndarray:
-        """Draw exploration noise for `act` in n environments; `progress` in [0, 1] is the share of environment steps done."""
+    def explore(self, rng: Any, n: int, progress: Any) -> Array:
+        """Draw exploration noise for `act` in n environments; `progress` in [0, 1] is the share of environment steps done.
+
+        `rng` is a `numpy.random.Generator`, or `randomness.DeviceGenerator` for environments on the device, which has its methods
+        `random`, `uniform`, `integers` and `standard_normal`.
+        """
 
     def head(self) -> Head | None:
         """Return `act` without noise as data, for `lth.export`; None if it cannot be exported."""
         return None
 
-    def random_actions(self, rng: np.random.Generator, n: int) -> np.ndarray:
+    def random_actions(self, rng: Any, n: int) -> Array:
         """Draw uniform actions, (n, action_width) float32."""
         return self.spaces.random_actions(rng, n)
 

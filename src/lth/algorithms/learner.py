@@ -57,14 +57,15 @@ def layer_order(algorithm: Algorithm) -> list[str]:
 class Draws(NamedTuple):
     """The random numbers of several updates."""
 
-    indices: np.ndarray  # (updates, batch_size) int32: rows of the replay buffer, uniform with replacement
-    noise: np.ndarray  # (updates, *noise_shape(batch_size)) float32, standard normal
+    indices: Array  # (updates, batch_size) int32: rows of the replay buffer, uniform with replacement
+    noise: Array  # (updates, *noise_shape(batch_size)) float32, standard normal
 
 
-def draw(algorithm: Algorithm, rng: np.random.Generator, updates: int, batch_size: int, size: int) -> Draws:
+def draw(algorithm: Algorithm, rng: Any, updates: int, batch_size: int, size: Any) -> Draws:
     """Draw the random numbers for updates on a replay buffer with `size` transitions.
 
-    Drawn on the host, because threefry and the inverse error function take a tenth of an update in XLA on a CPU.
+    Drawn on the host, by a `numpy.random.Generator`, because threefry and the inverse error function take a tenth of an update in
+    XLA on a CPU; by a `DeviceGenerator` where the environments live on the device.
     """
     return Draws(
         rng.integers(0, size, (updates, batch_size), np.int32),
@@ -99,27 +100,42 @@ def learner(algorithm: Algorithm, patterns: Patterns | None = None) -> Learner:
 
 @functools.cache
 def _learner(algorithm: Algorithm, layouts: Layouts | None) -> Callable[..., Any]:
-    observation_dim = algorithm.spaces.observation_dim
-
     def learn(
         state: AgentState, replay: ReplayState, rows: jax.Array, draws: Draws, tables: dict[str, jax.Array] | None
     ) -> tuple[AgentState, ReplayState, jax.Array, dict[str, jax.Array]]:
-        replay = insert(replay, rows)
-        state = state._replace(
-            normalizer=update_normalizer(state.normalizer, rows[:, :observation_dim]),
-            env_steps=state.env_steps + rows.shape[0],
-        )
+        state, replay = stored(algorithm, state, replay, rows)
         apply = packed_applies(algorithm, layouts, tables) if layouts and tables else None
-
-        def step(state: AgentState, draw: Draws) -> tuple[AgentState, dict[str, jax.Array]]:
-            batch = unpack_rows(take_rows(replay, draw.indices), observation_dim)
-            return update(algorithm, state, batch, draw.noise, apply)
-
-        if draws.indices.shape[0] == 1:
-            state, metrics = step(state, Draws(draws.indices[0], draws.noise[0]))
-        else:
-            state, many = jax.lax.scan(step, state, draws)
-            metrics = {name: values[-1] for name, values in many.items()}
+        state, metrics = updated(algorithm, state, replay, draws, apply)
         return state, replay, flat_policy(algorithm, state), metrics
 
     return jax.jit(learn, donate_argnums=(0, 1))
+
+
+def stored(algorithm: Algorithm, state: AgentState, replay: ReplayState, rows: Array) -> tuple[AgentState, ReplayState]:
+    """Store transitions, (n, width) from `pack_rows`: in the replay buffer and in the normalizer's statistics."""
+    observations = rows[:, : algorithm.spaces.observation_dim]
+    state = state._replace(
+        normalizer=update_normalizer(state.normalizer, observations), env_steps=state.env_steps + rows.shape[0]
+    )
+    return state, insert(replay, rows)
+
+
+def updated(
+    algorithm: Algorithm,
+    state: AgentState,
+    replay: ReplayState,
+    draws: Draws,
+    apply: dict[str, Apply] | None = None,
+) -> tuple[AgentState, dict[str, jax.Array]]:
+    """Update the networks once for each row of `Draws`; also returns the metrics of the last update, none without any."""
+
+    def step(state: AgentState, draw: Draws) -> tuple[AgentState, dict[str, jax.Array]]:
+        batch = unpack_rows(take_rows(replay, draw.indices), algorithm.spaces.observation_dim)
+        return update(algorithm, state, batch, draw.noise, apply)
+
+    if draws.indices.shape[0] == 0:
+        return state, {}
+    if draws.indices.shape[0] == 1:
+        return step(state, Draws(draws.indices[0], draws.noise[0]))
+    state, many = jax.lax.scan(step, state, draws)
+    return state, {name: values[-1] for name, values in many.items()}

@@ -167,9 +167,14 @@ def _compiled(env: DeviceEnv) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Compile (seed, episode) -> (state, observation), and the step."""
 
     def reset(seed: jax.Array, episode: jax.Array) -> tuple[Any, jax.Array]:
-        return env.reset(jax.random.fold_in(jax.random.key(seed), episode))
+        return env.reset(episode_key(seed, episode))
 
     number = jax.ShapeDtypeStruct((), jnp.uint32)
     state, _ = jax.eval_shape(reset, number, number)
     step = jax.jit(env.step).lower(state, _action(env.spaces)).compile()
     return jax.jit(reset).lower(number, number).compile(), step
+
+
+def episode_key(seed: jax.Array, episode: jax.Array | int = 0) -> jax.Array:
+    """Return the key with which `HostEnv` resets for an episode of a seed, a uint32."""
+    return jax.random.fold_in(jax.random.key(seed), episode)

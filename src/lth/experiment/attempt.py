@@ -1,10 +1,12 @@
 """Attempt a run: lock it, execute its stage, and record the outcome."""
 
 import contextlib
+import functools
 import os
 import socket
 import time
 import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,13 @@ from . import journal
 from .compare import connect
 from .lottery import make_mask, train_dense, train_ticket
 from .random_policy import measure_random_policy
-from .spec import ConnectivitySpec, DenseSpec, MaskSpec, Spec
+from .spec import ConnectivitySpec, DenseSpec, MaskSpec, Spec, parse_spec
+from .steps import Stage, Steps, run_together
 from .trainer import Progress, RunOptions, missing_points
 
 
-def attempt(root: Path, spec: Spec, options: RunOptions, progress: Progress) -> dict[str, Any]:
+@Stage
+def attempt(root: Path, spec: Spec, options: RunOptions, progress: Progress) -> Steps[dict[str, Any]]:
     """Execute a run and return the outcome as plain data that can be sent through a pipe.
 
     If two processes attempt the same run, the second waits and finds it finished.
@@ -46,7 +50,7 @@ def attempt(root: Path, spec: Spec, options: RunOptions, progress: Progress) -> 
                 return result("done")
             journal.append_line(run / journal.ATTEMPTS, about)
             try:
-                make(root, spec, options._replace(progress=tell))
+                yield from make.steps(root, spec, options._replace(progress=tell))
             except InputError:
                 raise
             except (Exception, KeyboardInterrupt, SystemExit) as error:  # the environment's code may raise anything
@@ -63,6 +67,28 @@ def attempt(root: Path, spec: Spec, options: RunOptions, progress: Progress) -> 
     return result("done")
 
 
+def attempt_all(
+    root: Path, specs: Sequence[dict[str, Any]], options: RunOptions, tell: Callable[[dict[str, Any]], None]
+) -> None:
+    """Execute the runs of a job; several train together.
+
+    Args:
+        root: the output directory.
+        specs: of the runs, as plain data.
+        options: options that do not affect results.
+        tell: called with events, of which `run` is the number of the run: `kind` is "step", or as `attempt` returns it at the end.
+    """
+
+    def progress(run: int, env_steps: int, metrics: dict[str, float]) -> None:
+        tell({"run": run, "kind": "step", "env_steps": env_steps, "metrics": metrics})
+
+    runs = [
+        attempt.steps(root, parse_spec(fields), options, functools.partial(progress, i))
+        for i, fields in enumerate(specs)
+    ]
+    run_together(runs, lambda i, found: tell({"run": i, **found}))
+
+
 def is_made(root: Path, spec: Spec, options: RunOptions) -> bool:
     """Return whether a run is complete; a dense run includes its rewind points.
 
@@ -73,7 +99,8 @@ def is_made(root: Path, spec: Spec, options: RunOptions) -> bool:
     return kept and journal.is_finished(root, spec)
 
 
-def make(root: Path, spec: Spec, options: RunOptions) -> Path:
+@Stage
+def make(root: Path, spec: Spec, options: RunOptions) -> Steps[Path]:
     """Execute a run unless it is finished; returns its directory.
 
     Raises:
@@ -87,5 +114,5 @@ def make(root: Path, spec: Spec, options: RunOptions) -> Path:
     with contextlib.suppress(TrainingError):  # the training below reports what is wrong with the environment
         measure_random_policy(root, spec.task, options.random_episodes, options.step_timeout)
     if isinstance(spec, DenseSpec):
-        return train_dense(root, spec, options)
-    return train_ticket(root, spec, options=options)
+        return (yield from train_dense.steps(root, spec, options))
+    return (yield from train_ticket.steps(root, spec, options=options))

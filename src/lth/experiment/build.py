@@ -18,10 +18,11 @@ from .spec import (
 def dense_spec(config: Config, task: str, seed: int) -> DenseSpec:
     """Return the spec of a config's dense run for one task and seed."""
     plain = TrainingConfig.model_fields
-    native = config.training.backend != "dense"
+    places = config.batch_size
+    backend = "batched" if places else "dense" if config.training.backend == "dense" else "native"
     # These do not affect results.
-    without = ("checkpoint_every", "step_timeout", *(["threads"] if native else []))
-    update = {"backend": "native" if native else "dense", **{name: plain[name].default for name in without}}
+    without = ("checkpoint_every", "step_timeout", *(["threads"] if backend == "native" else []))
+    update = {"backend": backend, "batch": places, **{name: plain[name].default for name in without}}
     training = config.training.model_copy(update=update)
     return DenseSpec(task=task, seed=seed, training=training, agent=config.agent_config, evaluation=config.evaluation)
 

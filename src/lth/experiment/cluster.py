@@ -1,6 +1,6 @@
 """Execute runs on a Ray cluster, with results in a folder that all nodes share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,17 @@ from .trainer import RunOptions
 from .workers import Event
 
 
-def _attempt(root: str, spec: dict[str, Any], options: list[Any]) -> dict[str, Any]:
+def _attempt(root: str, specs: list[dict[str, Any]], options: list[Any]) -> list[dict[str, Any]]:
     # Executed in a Ray worker, whose environment sets the number of threads before JAX is imported.
     from ..registry import load_entries
-    from .attempt import attempt
-    from .spec import parse_spec
+    from .attempt import attempt_all
     from .trainer import RunOptions
 
-    load_entries(spec)
+    load_entries(specs)
     points, *rest = options
-    return attempt(Path(root), parse_spec(spec), RunOptions(tuple(points), *rest), lambda env_steps, metrics: None)
+    told: list[dict[str, Any]] = []
+    attempt_all(Path(root), specs, RunOptions(tuple(points), *rest), told.append)
+    return [event for event in told if event["kind"] != "step"]
 
 
 class RayPool:
@@ -34,7 +35,7 @@ class RayPool:
         except ImportError as error:
             raise InputError(f"executor=ray needs Ray: pip install -e '.[ray]' ({error})") from None
         self._ray, self.root, self.options = ray, config.output_dir, options
-        self._running: dict[Any, Spec] = {}
+        self._running: dict[Any, list[Spec]] = {}
         self._workers = config.workers
         self._mine = not ray.is_initialized()
         try:
@@ -56,26 +57,28 @@ class RayPool:
         """The number of runs that can start now."""
         return self._workers - len(self._running)
 
-    def start(self, spec: Spec) -> None:
-        """Submit a run to the cluster."""
+    def start(self, job: Sequence[Spec]) -> None:
+        """Submit a job, of one run or of several that train together, to the cluster."""
         options = [list(self.options.rewind_points), *self.options[1:5]]
-        reference = self._remote.remote(str(self.root.absolute()), spec.model_dump(mode="json"), options)
-        self._running[reference] = spec
+        specs = [spec.model_dump(mode="json") for spec in job]
+        self._running[self._remote.remote(str(self.root.absolute()), specs, options)] = list(job)
 
     def events(self) -> Iterator[Event]:
         """Wait briefly for events, and yield them."""
         ready, waiting = self._ray.wait(list(self._running), timeout=0.5)
         for reference in waiting:
-            spec = self._running[reference]
-            if found := read_progress(self.root / spec.path):
-                yield Event(spec, "step", found)
+            for spec in self._running[reference]:
+                if progress := read_progress(self.root / spec.path):
+                    yield Event(spec, "step", progress)
         for reference in ready:
-            spec = self._running.pop(reference)
+            job = self._running.pop(reference)
             try:
                 found = self._ray.get(reference)
             except Exception as error:  # the cluster is lost, or Ray gave up on the task
-                found = {"kind": "failed", "message": f"Ray: {type(error).__name__}: {error}"}
-            yield Event(spec, found.pop("kind"), found)
+                message = f"Ray: {type(error).__name__}: {error}"
+                found = [{"run": i, "kind": "failed", "message": message} for i in range(len(job))]
+            for event in found:
+                yield Event(job[event.pop("run")], event.pop("kind"), event)
 
     def close(self) -> None:
         """Disconnect from the cluster; shut it down if it was started here."""

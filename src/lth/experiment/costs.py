@@ -65,6 +65,8 @@ def check_memory(config: Config, spaces: Mapping[str, Spaces]) -> None:
     """
     have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     agent, rows = config.agent_config, replay_capacity(config.agent_config, config.training)
+    if config.batch_size:
+        return  # `backend.resolve_batch` splits the batches
     for task, found in spaces.items():
         parts = sizes(agent, found)
         state, replay = 2 * parts.checkpoint, 2 * parts.transition * rows
@@ -74,6 +76,19 @@ def check_memory(config: Config, spaces: Mapping[str, Spaces]) -> None:
                 f"{replay / 1e9:,.1f} for {rows:,} transitions), {config.workers} at a time (workers), and this machine has "
                 f"{have / 1e9:,.1f} GB. Lower workers, {config.algorithm}.buffer_size or the networks' sizes."
             )
+
+
+def bytes_in_batch(config: Config, spaces: Mapping[str, Spaces]) -> int:
+    """Return the memory in bytes that one run of a batch takes, at most: its state three times, for gradients and updates; its
+    replay buffer twice, when the batch is put together; and the activations of an update.
+    """
+    agent, rows = config.agent_config, replay_capacity(config.agent_config, config.training)
+    most = 0
+    for found in spaces.values():
+        parts = sizes(agent, found)
+        widths = sum(network.copies * sum(network.hidden) for network in agent.networks(found).values())
+        most = max(most, 3 * parts.checkpoint + 2 * parts.transition * rows + 16 * widths * config.training.batch_size)
+    return most
 
 
 def flops(spec: DenseSpec | TicketSpec, weights: Mapping[str, float]) -> float:

@@ -24,13 +24,14 @@ from .masking import gather_statistics, select_masks
 from .measurements import rows_of_mask
 from .spec import DenseSpec, MaskSpec, TicketSpec
 from .start import check_mask_file, initial_agent, load_source, rewound_buffer, ticket_start
+from .steps import Stage, Steps
 from .trainer import RunOptions, keep_points, train_to_end
 
 PLAIN = RunOptions()
 
 
-@in_float32
-def train_dense(root: Path, spec: DenseSpec, options: RunOptions = PLAIN) -> Path:
+@Stage
+def train_dense(root: Path, spec: DenseSpec, options: RunOptions = PLAIN) -> Steps[Path]:
     """Train a dense agent. Saves its initial state, the states at `options.rewind_points`, its final state and its replay buffer.
 
     Raises:
@@ -39,7 +40,7 @@ def train_dense(root: Path, spec: DenseSpec, options: RunOptions = PLAIN) -> Pat
     """
     run, started = root / spec.path, time.perf_counter()
     if is_finished(root, spec):
-        return keep_points(root, spec, options)
+        return (yield from keep_points(root, spec, options))
     if spec.training.adopted:
         raise InputError(
             f"{spec.title()} is an adopted agent, which lth does not train, but '{run}' is incomplete; call `lth.adopt` again"
@@ -49,10 +50,9 @@ def train_dense(root: Path, spec: DenseSpec, options: RunOptions = PLAIN) -> Pat
             f"{spec.title()}: its replay buffer is missing; training it again, with identical results", stacklevel=2
         )
     store.open_run(root, spec)
-    env = envs.make(spec.task, spec.seed, envs.EVALUATE, step_timeout=options.step_timeout)
-    agent = initial_agent(spec, envs.spaces_of(env))
+    agent = initial_agent(spec, envs.task_spaces(spec.task))
     store.save_agent(run, spec, agent.state, 0)
-    train_to_end(root, spec, agent, env, options, started, keep=options.rewind_points)
+    yield from train_to_end(root, spec, agent, options, started, keep=options.rewind_points)
     return run
 
 
@@ -91,14 +91,14 @@ def _source_buffer(root: Path, spec: MaskSpec) -> ReplayBuffer:
     return store.load_replay_buffer(root / source.path, spec=source)
 
 
-@in_float32
+@Stage
 def train_ticket(
     root: Path,
     spec: TicketSpec,
     mask_file: Path | None = None,
     options: RunOptions = PLAIN,
     force: bool = False,
-) -> Path:
+) -> Steps[Path]:
     """Rewind a dense agent, apply a mask and train it for the remaining steps; also trains controls.
 
     Args:
@@ -122,7 +122,6 @@ def train_ticket(
     ticket = Agent(spec.dense.agent, state, rewound_buffer(root, spec, state))
     store.open_run(root, spec)
     store.save_agent(run, spec, state, spec.start)
-    env = envs.make(spec.task, spec.seed, envs.EVALUATE, step_timeout=options.step_timeout)
     fresh_noise = bool(spec.control) and control_named(spec.control, load=False).fresh_noise
-    train_to_end(root, spec, ticket, env, options, started, fresh_noise=fresh_noise)
+    yield from train_to_end(root, spec, ticket, options, started, fresh_noise=fresh_noise)
     return run

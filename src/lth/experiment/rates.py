@@ -38,7 +38,7 @@ class Kind(NamedTuple):
 
     stage: str  # dense, mask, ticket, connectivity
     task: str
-    backend: str  # native, or dense where XLA trains it; of a mask empty
+    backend: str  # native, dense (XLA) or batched; of a mask empty
     sparsity: str  # of a mask empty: its method decides
     method: str  # of a mask, a schedule, or a comparison; of a smaller dense agent its role
     env_steps: int
@@ -195,9 +195,11 @@ def modelled_seconds(spec: Spec, spaces: Spaces) -> float:
         return COMPILE_SECONDS + spec.points * spec.episodes * episode * simulate
     named = (spec.schedule or spec.mask) if isinstance(spec, TicketSpec) else None
     sparsity = named.sparsity.networks if named else {}
-    update = UPDATE_MS[training.backend] / 1e3
+    # A batch has no rates of its own: on a CPU it takes as long as its runs one after the other.
+    xla = training.backend != "native"
+    update = UPDATE_MS["dense" if xla else "native"] / 1e3
     for network, flops in update_flops(agent, spaces, training.batch_size).items():
-        gflops = XLA_GFLOPS if training.backend == "dense" else _native_gflops(sparsity.get(network, 0.0))
+        gflops = XLA_GFLOPS if xla else _native_gflops(sparsity.get(network, 0.0))
         update += flops / (gflops * 1e9)
     evaluations = 2 + (training.env_steps - 1) // evaluation.every - spec.start // evaluation.every
     evaluated = evaluations * evaluation.episodes * episode

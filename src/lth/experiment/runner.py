@@ -1,15 +1,16 @@
 """Execute all runs of a config in parallel, each after its dependencies. Finished runs are skipped."""
 
 from collections import Counter
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from . import journal
 from .attempt import is_made
 from .plan import Plan
-from .spec import DenseSpec, Spec
+from .spec import DenseSpec, Spec, TicketSpec
 from .status import Display, Outcome
+from .tasks import spaces_of_task
 from .trainer import RunOptions, options_of
 from .workers import LocalPool
 
@@ -85,11 +86,13 @@ def _run_all(plan: Plan, options: RunOptions, display: Display, ended: Callable[
                     waiting.remove(spec)
                     end(Outcome(spec, "skipped", 0.0, "a run that it depends on failed"))
                     news = True
-                for spec in [spec for spec in waiting if made.issuperset(spec.needs())][: pool.free]:
-                    waiting.remove(spec)
-                    running.add(spec)
-                    display.begin(spec)
-                    pool.start(spec)
+                ready = [spec for spec in waiting if made.issuperset(spec.needs())]
+                for job in jobs_of(ready, plan, idle=not running)[: pool.free]:
+                    for spec in job:
+                        waiting.remove(spec)
+                        running.add(spec)
+                        display.begin(spec)
+                    pool.start(job)
             if not running:
                 continue
             for event in pool.events():
@@ -123,6 +126,32 @@ def _run_all(plan: Plan, options: RunOptions, display: Display, ended: Callable[
     finally:
         pool.close()
     return outcomes
+
+
+def jobs_of(ready: Sequence[Spec], plan: Plan, idle: bool) -> list[list[Spec]]:
+    """Divide runs that can start into jobs: each alone, or those that train into batches of runs alike.
+
+    A batch that is not full waits for more runs, until nothing else is left to do (`idle`).
+    """
+    size = plan.config.batch_size
+    if size is None:
+        return [[spec] for spec in ready]
+    alone: list[list[Spec]] = [[spec] for spec in ready if not isinstance(spec, DenseSpec | TicketSpec)]
+    alike: dict[Any, list[Spec]] = {}
+    for spec in ready:
+        if isinstance(spec, DenseSpec | TicketSpec):
+            alike.setdefault(_kind(spec, plan), []).append(spec)
+    batches = [specs[i : i + size] for specs in alike.values() for i in range(0, len(specs), size)]
+    full = [batch for batch in batches if len(batch) == size]
+    return alone + full or batches[: int(idle)]
+
+
+def _kind(spec: DenseSpec | TicketSpec, plan: Plan) -> Any:
+    schedule = spec.schedule if isinstance(spec, TicketSpec) else None
+    changes = schedule and (schedule.method, schedule.every, schedule.until)
+    dense = spec.dense
+    spaces = spaces_of_task(plan.root, spec.task)
+    return spaces, dense.agent, dense.training, dense.evaluation, spec.start, spec.env_steps, changes
 
 
 def _pool(plan: Plan, options: RunOptions) -> "LocalPool | RayPool":

@@ -3,26 +3,32 @@
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import numpy as np
 
 from .. import envs
-from ..algorithms.acting import policy_of
 from ..algorithms.base import Agent, AgentState
 from ..algorithms.tickets import masks_of
 from ..config import Config, evaluation_due
 from ..errors import InputError
-from ..replay import ReplayBuffer
-from ..training import Evaluation, evaluate, metric_rows, train
+from ..replay import ReplayBuffer, ReplayState
+from ..training import Evaluation, Job, metric_rows
 from . import store
 from .backend import use_kernel
 from .journal import MASK, checkpoint_file, replay_file
 from .measurements import agent_rows
 from .spec import DenseSpec, TicketSpec
 from .start import initial_agent
+from .steps import NEXT, Evaluate, Steps
 from .trackers import Log, logged, trackers_of
 
 Progress = Callable[[int, dict[str, float]], None]
 """Called with the environment step and the latest metrics after every segment, and about once a second within one."""
+
+
+_NO_ROWS = ReplayState(*(np.zeros(shape, np.int32) for shape in ((0, 0), (), ())))  # type: ignore[arg-type]
+"""A run's replay buffer while its training holds it."""
 
 
 def _quiet(env_steps: int, metrics: dict[str, float]) -> None:
@@ -59,19 +65,17 @@ def train_to_end(
     root: Path,
     spec: DenseSpec | TicketSpec,
     agent: Agent,
-    env: Any,
     options: RunOptions,
     started: float,
     keep: Sequence[int] = (),
     fresh_noise: bool = False,
-) -> None:
+) -> Steps[None]:
     """Train an agent, or resume an interrupted run, to the end of the budget, and write the run's files.
 
     Args:
         root: the output directory.
         spec: the run, whose directory exists.
         agent: the agent at the start of the run, with its replay buffer.
-        env: the evaluation environment, which is closed at the end.
         options: options that do not affect results.
         started: `time.perf_counter()` at the start of the run.
         keep: environment steps at which the agent and its replay buffer are saved.
@@ -82,20 +86,19 @@ def train_to_end(
         TrainingError: training failed.
     """
     with logged(options.trackers, root, spec) as log:
-        _train_to_end(root, spec, agent, env, options, started, keep, fresh_noise, log)
+        yield from _train_to_end(root, spec, agent, options, started, keep, fresh_noise, log)
 
 
 def _train_to_end(
     root: Path,
     spec: DenseSpec | TicketSpec,
     agent: Agent,
-    env: Any,
     options: RunOptions,
     started: float,
     keep: Sequence[int],
     fresh_noise: bool,
     log: Log,
-) -> None:
+) -> Steps[None]:
     buffer, run, dense = agent.replay_buffer, root / spec.path, spec.dense
     training = dense.training
     assert buffer is not None
@@ -109,49 +112,51 @@ def _train_to_end(
         rows.extend(metric_rows(env_steps, metrics))
         log(env_steps, metrics)
 
-    def evaluate_now(state: AgentState) -> None:
-        began = time.perf_counter()
+    def evaluate_now(state: AgentState) -> Steps[None]:
         episodes = dense.evaluation.episodes_at(int(state.env_steps), training.env_steps)
-        result = evaluate(policy_of(Agent(dense.agent, state)), env, episodes)
-        seconds["evaluate"] += time.perf_counter() - began
-        add(int(state.env_steps), evaluation_metrics(result))
+        evaluated = Agent(dense.agent, state, None, spec.task)
+        result = yield Evaluate(evaluated, spec.seed, episodes, options.step_timeout, training.batch)
+        seconds["evaluate"] += result.seconds
+        add(int(state.env_steps), evaluation_metrics(result.evaluation))
 
     resume = store.load_resume(run, spec)
     if resume:
         state, buffer.state, rows = resume.state, resume.replay, resume.rows
         latest |= {name: value for _, name, value in rows}
         seconds = {name: seconds[name] + resume.seconds.get(name, 0.0) for name in seconds}
+        del resume
     else:
-        evaluate_now(state)
-    options.progress(int(state.env_steps), latest)
-    until = training.env_steps
-    segments = train(
-        agent.algorithm,
-        training,
-        spec.task,
-        spec.seed,
-        state,
-        buffer.state,
-        until,
-        fresh_noise,
-        use_kernel(dense, options.threads),
-        options.step_timeout,
-        lambda env_steps: options.progress(env_steps, latest),
-    )
-    for number, segment in enumerate(segments, 1):
-        state, buffer.state = segment.state, segment.replay
+        yield from evaluate_now(state)
+    env_steps, until, number = int(state.env_steps), training.env_steps, 0
+    options.progress(env_steps, latest)
+    native = use_kernel(dense, options.threads)
+    how = (fresh_noise, native, options.step_timeout, lambda env_steps: options.progress(env_steps, latest))
+
+    def job() -> Job:  # not kept, because it holds the replay buffer
+        replay, buffer.state = buffer.state, _NO_ROWS
+        return Job(agent.algorithm, training, spec.task, spec.seed, state, replay, until, *how)
+
+    segment = yield job()
+    while True:
+        number += 1
+        state, env_steps = segment.state, segment.env_steps
         seconds["train"] += segment.seconds
-        add(segment.env_steps, segment.metrics)
-        if evaluation_due(training, dense.evaluation.every, segment.env_steps):
-            evaluate_now(state)
+        add(env_steps, segment.metrics)
+        if evaluation_due(training, dense.evaluation.every, env_steps):
+            yield from evaluate_now(state)
         began = time.perf_counter()
-        if segment.env_steps in keep:
-            save_point(run, dense, state, buffer, segment.env_steps)
-        if number % options.checkpoint_every == 0 and segment.env_steps < until:
+        if env_steps in keep or number % options.checkpoint_every == 0 or env_steps >= until:
+            buffer.state = segment.replay
+        if env_steps in keep:
+            save_point(run, dense, state, buffer, env_steps)
+        if number % options.checkpoint_every == 0 and env_steps < until:
             store.save_resume(run, spec, store.Resume(state, buffer.state, rows, seconds))
         seconds["save"] += time.perf_counter() - began
-        options.progress(segment.env_steps, latest)
-    env.close()
+        options.progress(env_steps, latest)
+        if env_steps >= until:
+            break
+        buffer.state = _NO_ROWS
+        segment = yield NEXT
     began = time.perf_counter()
     if any(state.opts[name].schedule is not None for name in state.params):
         store.save_mask(run, MASK, masks_of(state))
@@ -169,7 +174,7 @@ def missing_points(run: Path, points: Sequence[int]) -> list[int]:
     return sorted(step for step in set(points) if step and not all(file(run, step).exists() for file in files))
 
 
-def keep_points(root: Path, spec: DenseSpec, options: RunOptions) -> Path:
+def keep_points(root: Path, spec: DenseSpec, options: RunOptions) -> Steps[Path]:
     """Save missing rewind points of a finished dense run by training it again up to these points, with identical results."""
     run = root / spec.path
     points = missing_points(run, options.rewind_points)
@@ -184,14 +189,18 @@ def keep_points(root: Path, spec: DenseSpec, options: RunOptions) -> Path:
     buffer = agent.replay_buffer
     assert buffer is not None
     native = use_kernel(spec, options.threads)
-    for segment in train(
+    job = Job(
         agent.algorithm, spec.training, spec.task, spec.seed, agent.state, buffer.state, points[-1], native=native
-    ):
+    )
+    segment = yield job
+    while True:
         options.progress(segment.env_steps, segment.metrics)
         buffer.state = segment.replay
         if segment.env_steps in points:
             save_point(run, spec, segment.state, buffer, segment.env_steps)
-    return run
+        if segment.env_steps >= points[-1]:
+            return run
+        segment = yield NEXT
 
 
 def save_point(run: Path, spec: DenseSpec, state: AgentState, buffer: ReplayBuffer, env_steps: int) -> None:

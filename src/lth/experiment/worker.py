@@ -23,7 +23,7 @@ def _close(descriptors: list[int]) -> None:
 
 
 def main() -> None:
-    """Read one line per run: its spec, the output directory and its options.
+    """Read one line per job: the specs of its runs, the output directory and the options.
 
     The command line has the numbers of two file descriptors: one to read lines from, one to write events to. Standard input is
     /dev/null, and standard output is the log.
@@ -48,21 +48,14 @@ def main() -> None:
             os._exit(1)
 
     from ..registry import load_entries
-    from .attempt import attempt
-    from .spec import parse_spec
+    from .attempt import attempt_all
     from .trainer import RunOptions
 
     for line in jobs:
         asked = json.loads(line)
-        load_entries(asked["spec"])
+        load_entries(asked["specs"])
         rewind_points, *how = asked["options"]
-        found = attempt(
-            Path(asked["root"]),
-            parse_spec(asked["spec"]),
-            RunOptions(tuple(rewind_points), *how),
-            lambda env_steps, metrics: tell({"kind": "step", "env_steps": env_steps, "metrics": metrics}),
-        )
-        tell(found)
+        attempt_all(Path(asked["root"]), asked["specs"], RunOptions(tuple(rewind_points), *how), tell)
 
 
 if __name__ == "__main__":

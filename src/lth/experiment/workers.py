@@ -7,7 +7,7 @@ import selectors
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +34,7 @@ class _Worker:
         cores = sorted(os.sched_getaffinity(0)) if pinned and hasattr(os, "sched_getaffinity") else []
         self.cores = {cores[(number * cores_each + i) % len(cores)] for i in range(cores_each)} if cores else set()
         self.threads, self.log = threads, log
-        self.spec: Spec | None = None
+        self.running: dict[int, Spec] = {}  # runs of the job by number
         self.process: subprocess.Popen[bytes] | None = None
         self.jobs = self.news = -1  # descriptors of this process's ends of the pipes
         self.buffer = b""
@@ -99,17 +99,17 @@ class LocalPool:
     @property
     def free(self) -> int:
         """The number of runs that can start now."""
-        return sum(worker.spec is None for worker in self._workers)
+        return sum(not worker.running for worker in self._workers)
 
-    def start(self, spec: Spec) -> None:
-        """Start a run in a free process."""
-        worker = next(worker for worker in self._workers if worker.spec is None)
-        worker.spec = spec
+    def start(self, job: Sequence[Spec]) -> None:
+        """Start a job, of one run or of several that train together, in a free process."""
+        worker = next(worker for worker in self._workers if not worker.running)
+        worker.running = dict(enumerate(job))
         if worker.process is None:
             worker.start()
             self._selector.register(worker.news, selectors.EVENT_READ, worker)
-        fields = spec.model_dump(mode="json")
-        message = {"root": str(self.root.absolute()), "spec": fields, "options": list(self.options[:5])}
+        specs = [spec.model_dump(mode="json") for spec in job]
+        message = {"root": str(self.root.absolute()), "specs": specs, "options": list(self.options[:5])}
         # A process that just died is detected when its pipe is read.
         with contextlib.suppress(BrokenPipeError):
             _write_all(worker.jobs, json.dumps(message).encode() + b"\n")
@@ -132,10 +132,10 @@ class LocalPool:
             *lines, worker.buffer = (worker.buffer + data).split(b"\n")
             for line in lines:
                 found = json.loads(line)
-                spec = worker.spec
-                assert spec is not None
+                run = found.pop("run")
+                spec = worker.running[run]
                 if found["kind"] != "step":
-                    worker.spec = None
+                    del worker.running[run]
                 yield Event(spec, found.pop("kind"), found)
 
     def _died(self, worker: _Worker) -> Iterator[Event]:
@@ -144,19 +144,18 @@ class LocalPool:
         with contextlib.suppress(subprocess.TimeoutExpired):
             worker.process.wait(10)  # the pipe closes shortly before the process ends
         status = worker.end()
-        spec, worker.spec = worker.spec, None
-        if spec is None:
-            return
+        lost, worker.running = list(worker.running.values()), {}
+        kind = "failed"
         if -status in FROM_OUTSIDE:
-            yield Event(spec, "killed", {"message": f"its process was killed by {signal.Signals(-status).name}"})
-            return
-        if status == -signal.SIGALRM and self.options.step_timeout is not None:
+            kind, message = "killed", f"its process was killed by {signal.Signals(-status).name}"
+        elif status == -signal.SIGALRM and self.options.step_timeout is not None:
             seconds = self.options.step_timeout
             message = f"the environment did not respond within training.step_timeout={seconds:g} seconds, so its process was ended"
-            yield Event(spec, "failed", {"message": message})
-            return
-        how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
-        yield Event(spec, "failed", {"message": f"its process ended {how}: {worker.last_words()} ({worker.log})"})
+        else:
+            how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+            message = f"its process ended {how}: {worker.last_words()} ({worker.log})"
+        for spec in lost:
+            yield Event(spec, kind, {"message": message})
 
     def close(self) -> None:
         """Kill the processes immediately; runs can be interrupted safely at any time."""

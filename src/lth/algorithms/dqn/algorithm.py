@@ -1,9 +1,11 @@
 """DQN's update and its epsilon-greedy policy."""
 
+from typing import Any
+
 import jax
 import numpy as np
 
-from ...types import Array, Batch, Params
+from ...types import Array, Batch, Params, namespace_of
 from ..architecture import Head
 from ..base import AgentState, Algorithm, moved_target, pruned_target
 from ..networks import Apply
@@ -47,22 +49,24 @@ class DQN(Algorithm):
         """Return the shape of no noise."""
         return (0,)
 
-    def epsilon(self, progress: float) -> float:
+    def epsilon(self, progress: Any) -> Any:
         """Return the share of random actions when `progress` in [0, 1] of the environment steps are done."""
         c = self.config
-        done = min(progress / c.exploration_fraction, 1.0)
-        return float(c.exploration_initial + done * (c.exploration_final - c.exploration_initial))
+        done = progress / c.exploration_fraction
+        done = min(done, 1.0) if isinstance(done, float) else done.clip(max=1.0)
+        return c.exploration_initial + done * (c.exploration_final - c.exploration_initial)
 
-    def act(self, output: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
+    def act(self, output: Array, noise: Array | None) -> Array:
         """Return the greedy action, (n, 1), or the random action from `noise` where it is not negative."""
-        best = np.argmax(output, axis=1)[:, None].astype(np.float32)
-        return best if noise is None else np.where(noise < 0, best, noise)
+        xp = namespace_of(output)
+        best = xp.argmax(output, axis=1)[:, None].astype(np.float32)
+        return best if noise is None else xp.where(noise < 0, best, noise)
 
     def head(self) -> Head:
         """Return the index of the largest value."""
         return Head(self.spaces.action_dim, "argmax")
 
-    def explore(self, rng: np.random.Generator, n: int, progress: float) -> np.ndarray:
+    def explore(self, rng: Any, n: int, progress: Any) -> Array:
         """Draw for each environment a random action with probability epsilon, else -1; (n, 1) float32."""
         explores = rng.random((n, 1)) < self.epsilon(progress)
-        return np.where(explores, self.random_actions(rng, n), np.float32(-1.0))
+        return namespace_of(explores).where(explores, self.random_actions(rng, n), np.float32(-1.0))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ...types import Array, Batch, Params
+from ...types import Array, Batch, Params, namespace_of
 from ..architecture import Head
 from ..base import AgentState, Algorithm, moved_target
 from ..networks import Apply
@@ -103,20 +103,19 @@ class SAC(Algorithm):
         """Return the shape of the noise for the actions at s' and at s."""
         return 2, n, self.spaces.action_dim
 
-    def act(self, output: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
+    def act(self, output: Array, noise: Array | None) -> Array:
         """Sample actions from the squashed Gaussian, or return the tanh of the mean."""
-        dim = self.spaces.action_dim
+        xp, dim = namespace_of(output), self.spaces.action_dim
         before = output[:, :dim]
         if noise is not None:
-            before = before + np.exp(np.clip(output[:, dim:], *LOG_STD_RANGE)) * noise.astype(np.float32)
-        action: np.ndarray = np.tanh(before)
-        return action
+            before = before + xp.exp(xp.clip(output[:, dim:], *LOG_STD_RANGE)) * noise.astype(np.float32)
+        return xp.tanh(before)
 
     def head(self) -> Head:
         """Return tanh of the mean, which is the first half of the output."""
         return Head(self.spaces.action_dim, "tanh")
 
-    def explore(self, rng: np.random.Generator, n: int, progress: float) -> np.ndarray:
+    def explore(self, rng: Any, n: int, progress: Any) -> Array:
         """Draw standard normal noise, (n, action_dim)."""
         return rng.standard_normal((n, self.spaces.action_dim), np.float32)
 

@@ -4,12 +4,13 @@ The paper updates the targets only together with the actor; here, as in SBX, the
 """
 
 import functools
+from typing import Any
 
 import jax
 import numpy as np
 
 from ...pruning.masks import MaskedState
-from ...types import Array, Batch, Params
+from ...types import Array, Batch, Params, namespace_of
 from ..architecture import Head
 from ..base import AgentState, Algorithm, moved_target, pruned_target
 from ..networks import Apply
@@ -91,18 +92,19 @@ class TD3(Algorithm):
         """Return the shape of the noise for the target actions."""
         return n, self.spaces.action_dim
 
-    def act(self, output: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
+    def act(self, output: Array, noise: Array | None) -> Array:
         """Return tanh of the output, plus exploration noise clipped to [-1, 1]."""
-        action: np.ndarray = np.tanh(output)
+        xp = namespace_of(output)
+        action = xp.tanh(output)
         if noise is None:
             return action
-        action = np.clip(action + np.float32(self.config.exploration_noise) * noise, -1.0, 1.0)
+        action = xp.clip(action + np.float32(self.config.exploration_noise) * noise, -1.0, 1.0)
         return action.astype(np.float32)
 
     def head(self) -> Head:
         """Return tanh of the output."""
         return Head(self.spaces.action_dim, "tanh")
 
-    def explore(self, rng: np.random.Generator, n: int, progress: float) -> np.ndarray:
+    def explore(self, rng: Any, n: int, progress: Any) -> Array:
         """Draw standard normal noise, (n, action_dim)."""
         return rng.standard_normal((n, self.spaces.action_dim), np.float32)

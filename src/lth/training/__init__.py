@@ -6,26 +6,27 @@ and resumed gives the same bytes as uninterrupted training. An episode cut off b
 last transition is bootstrapped, and its return is not reported.
 """
 
+import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import envs
-from .algorithms.acting import Policy, act, policy_reader
-from .algorithms.architecture import algorithm_key
-from .algorithms.base import AgentState, Algorithm, update_normalizer
-from .algorithms.learner import Draws, draw, flat_policy, learner
-from .algorithms.packed import pack_state, patterns_of, unpack_state, updates_until_change
-from .config import TrainingConfig, updates_before
-from .errors import InputError, TrainingError
-from .replay import ReplayState, insert, pack_rows
-from .types import Batch
+from .. import envs
+from ..algorithms.acting import Policy, act, policy_reader
+from ..algorithms.architecture import algorithm_key
+from ..algorithms.base import AgentState, Algorithm
+from ..algorithms.learner import Draws, draw, flat_policy, learner, stored
+from ..algorithms.packed import pack_state, patterns_of, unpack_state, updates_until_change
+from ..config import TrainingConfig, updates_before
+from ..errors import InputError, TrainingError
+from ..replay import ReplayState, pack_rows
+from ..types import Batch
 
 EVALUATION_SEED = 1_000_000
 """Evaluation episode i is reset with this seed + i in every run, so that all runs are evaluated on the same episodes."""
@@ -35,7 +36,8 @@ LONGEST_EPISODE = 100_000
 TELL_EVERY = 1.0
 """Seconds between two calls of `train`'s `tell`."""
 
-_ENVIRONMENTS, _ACTIONS, _UPDATES = 0, 1, 2
+ENVIRONMENTS, ACTIONS, UPDATES = 0, 1, 2
+"""Streams of random numbers."""
 
 
 class Evaluation(NamedTuple):
@@ -55,14 +57,36 @@ class Evaluation(NamedTuple):
         return None if self.successes is None else float(np.mean(self.successes))
 
 
-class Segment(NamedTuple):
+class Job(NamedTuple):
+    """An agent to train: the arguments of `train`."""
+
+    algorithm: Algorithm
+    training: TrainingConfig
+    task: str
+    seed: int
+    state: AgentState
+    replay: ReplayState
+    until: int
+    fresh_noise: bool = False
+    native: bool = False
+    step_timeout: float | None = None
+    tell: Callable[[int], None] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
     """The state after one segment: the input of the next segment, and the metrics of this one."""
 
     state: AgentState
-    replay: ReplayState
+    read_replay: Callable[[], ReplayState]
     env_steps: int
     metrics: dict[str, float]  # of the last update, and train/return of finished episodes
     seconds: float
+
+    @property
+    def replay(self) -> ReplayState:
+        """The replay buffer; in a batch it is copied out of it, at each access."""
+        return self.read_replay()
 
 
 def evaluate(policy: Policy, env: Any, episodes: int, frames: Callable[[], None] | None = None) -> Evaluation:
@@ -113,10 +137,7 @@ def run_episodes(
             for name in ("success", "is_success"):
                 if name in info:
                     success = max(success or 0.0, float(info[name]))
-        if not math.isfinite(total):
-            raise TrainingError(
-                f"the return of evaluation episode {episode} is {total}: the environment returned a reward that is not finite"
-            )
+        check_return(total, episode)
         returns.append(total)
         successes.append(success)
     if frames:
@@ -125,23 +146,64 @@ def run_episodes(
     return Evaluation(returns, known if len(known) == episodes else None)
 
 
+def check_return(total: float, episode: int) -> None:
+    """Raise TrainingError if the return of an evaluation episode is not finite."""
+    if not math.isfinite(total):
+        raise TrainingError(
+            f"the return of evaluation episode {episode} is {total}: the environment returned a reward that is not finite"
+        )
+
+
 def segment_seed(seed: int, segment: int, stream: int, *, fresh_noise: bool = False) -> np.random.SeedSequence:
     """Derive the seed of one segment's environments, actions or updates."""
     return np.random.SeedSequence([seed, segment, stream, *([1] if fresh_noise else [])])
 
 
-@functools.cache
-def _inserter(observation_dim: int) -> Callable[..., tuple[AgentState, ReplayState]]:
-    """Compile a function that stores transitions without an update."""
+class RandomNumbers:
+    """The random numbers of one run in one segment, all derived from its seed: resets, exploration and batches.
 
-    def store(state: AgentState, replay: ReplayState, rows: jax.Array) -> tuple[AgentState, ReplayState]:
-        state = state._replace(
-            normalizer=update_normalizer(state.normalizer, rows[:, :observation_dim]),
-            env_steps=state.env_steps + rows.shape[0],
-        )
-        return state, insert(replay, rows)
+    Args:
+        algorithm: the agent's algorithm.
+        training: the settings of the loop.
+        seed_of: `segment_seed` of the run and the segment, by stream.
+        capacity: of the replay buffer.
+        missing: environment steps whose transitions are not in the replay buffer, as in fine-tuning.
+    """
 
-    return jax.jit(store, donate_argnums=(0, 1))
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        training: TrainingConfig,
+        seed_of: Callable[[int], np.random.SeedSequence],
+        capacity: int,
+        missing: int,
+    ):
+        self._algorithm, self._training, self._capacity, self._missing = algorithm, training, capacity, missing
+        self._actions, self._updates = (np.random.default_rng(seed_of(stream)) for stream in (ACTIONS, UPDATES))
+        self.reset_seed = int(seed_of(ENVIRONMENTS).generate_state(1)[0] >> 2)
+
+    def noise(self, env_steps: int) -> np.ndarray:
+        """Draw uniform actions before `start_steps`, and later the noise of exploring actions, for all environments."""
+        training = self._training
+        if env_steps < training.start_steps:
+            actions: np.ndarray = self._algorithm.random_actions(self._actions, training.num_envs)
+            return actions
+        noise: np.ndarray = self._algorithm.explore(self._actions, training.num_envs, env_steps / training.env_steps)
+        return noise
+
+    def draws(self, env_steps: int) -> Draws:
+        """Draw the numbers of the updates that follow the environment step, of which there may be none."""
+        size = min(env_steps + self._training.num_envs - self._missing, self._capacity)
+        due = updates_due(self._training, env_steps)
+        return draw(self._algorithm, self._updates, due, self._training.batch_size, size)
+
+
+def updates_due(training: TrainingConfig, env_steps: int) -> int:
+    """Return the number of updates after a step of all environments."""
+    return updates_before(training, env_steps + training.num_envs) - updates_before(training, env_steps)
+
+
+_store = jax.jit(stored, static_argnums=0, donate_argnums=(1, 2))
 
 
 _copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
@@ -159,7 +221,7 @@ def train(
     native: bool = False,
     step_timeout: float | None = None,
     tell: Callable[[int], None] | None = None,
-) -> Iterator[Segment]:
+) -> Generator[Segment, None, None]:
     """Train from `state` to environment step `until`, segment by segment.
 
     Args:
@@ -194,7 +256,8 @@ def train(
                 algorithm, training, vector, seed_of, state, replay, env_steps, end, native, tell
             )
             env_steps = end
-            yield Segment(state, replay, env_steps, metrics, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            yield Segment(state, lambda replay=replay: replay, env_steps, metrics, seconds)  # type: ignore[misc]
     finally:
         vector.close()
 
@@ -212,36 +275,24 @@ def _train_segment(
     tell: Callable[[int], None] | None,
 ) -> tuple[AgentState, ReplayState, dict[str, float]]:
     spaces, num_envs = algorithm.spaces, training.num_envs
-    action_rng, update_rng = (np.random.default_rng(seed_of(stream)) for stream in (_ACTIONS, _UPDATES))
-    observations, _ = vector.reset(seed=int(seed_of(_ENVIRONMENTS).generate_state(1)[0] >> 2))
+    numbers = RandomNumbers(algorithm, training, seed_of, replay.rows.shape[0], env_steps - int(replay.size))
+    observations, _ = vector.reset(seed=numbers.reset_seed)
     like, patterns, free = state, None, math.inf  # `free`: updates until a mask may change
     if native:
         patterns, free = patterns_of(state), updates_until_change(state)
         state = pack_state(patterns, state)
-    store, learn = _inserter(spaces.observation_dim), learner(algorithm, patterns)
-    read_policy = policy_reader(algorithm, patterns)
-    capacity, missing = replay.rows.shape[0], env_steps - int(replay.size)
+    learn, read_policy = learner(algorithm, patterns), policy_reader(algorithm, patterns)
     policy = read_policy(np.asarray(flat_policy(algorithm, state)))
     pending: list[np.ndarray] = []
     metrics: dict[str, jax.Array] = {}
     running_return, finished_returns = np.zeros(num_envs), []
 
-    def random_numbers(env_steps: int) -> tuple[np.ndarray, Draws | None]:
-        # The random numbers of the next step, drawn while the device computes.
-        size = min(env_steps + num_envs - missing, capacity)
-        if env_steps < training.start_steps:
-            noise = algorithm.random_actions(action_rng, num_envs)
-        else:
-            noise = algorithm.explore(action_rng, num_envs, env_steps / training.env_steps)
-        due = updates_before(training, env_steps + num_envs) - updates_before(training, env_steps)
-        return noise, draw(algorithm, update_rng, due, training.batch_size, size) if due else None
-
-    noise, draws = random_numbers(env_steps)
+    noise, draws = numbers.noise(env_steps), numbers.draws(env_steps)
     told = time.monotonic()
     while env_steps < end:
         if pending and env_steps - num_envs < training.start_steps <= env_steps:
             # The policy acts for the first time, with the normalizer's statistics up to now.
-            state, replay = store(state, replay, np.concatenate(pending))
+            state, replay = _store(algorithm, state, replay, np.concatenate(pending))
             pending, policy = [], read_policy(np.asarray(flat_policy(algorithm, state)))
         actions = noise if env_steps < training.start_steps else act(policy, observations, noise)
         try:
@@ -260,11 +311,11 @@ def _train_segment(
                 next_observations[i] = info["final_obs"][i]
         rows = pack_rows(Batch(observations, actions, rewards, next_observations, terminated))
         flat = None
-        if draws is None:
+        if not len(draws.indices):
             pending.append(rows)
         else:
             if pending:
-                state, replay = store(state, replay, np.concatenate(pending))
+                state, replay = _store(algorithm, state, replay, np.concatenate(pending))
                 pending = []
             due = len(draws.indices)
             if due > free:
@@ -280,7 +331,7 @@ def _train_segment(
                 learn, read_policy = learner(algorithm, patterns), policy_reader(algorithm, patterns)
                 flat = flat_policy(algorithm, state)
 
-        _check_rows(rows, observations, actions, env_steps, algorithm)
+        check_rows(rows, observations, actions, env_steps, algorithm)
         observations = after
         running_return += rewards
         if ended:
@@ -290,17 +341,30 @@ def _train_segment(
         if tell and env_steps < end and time.monotonic() - told >= TELL_EVERY:
             tell(env_steps)
             told = time.monotonic()
-        noise, draws = random_numbers(env_steps)
+        # Drawn while the device computes.
+        noise, draws = numbers.noise(env_steps), numbers.draws(env_steps)
         if flat is not None:
             policy = read_policy(np.asarray(flat))
     if pending:
-        state, replay = store(state, replay, np.concatenate(pending))
+        state, replay = _store(algorithm, state, replay, np.concatenate(pending))
 
-    values = {f"train/{name}": float(value) for name, value in metrics.items()}
-    _check_finite(values, env_steps, algorithm)
-    if finished_returns:
-        values["train/return"] = float(np.mean(finished_returns))
+    values = segment_metrics(metrics, finished_returns, env_steps, algorithm)
     return state if patterns is None else unpack_state(patterns, state, like), replay, values
+
+
+def segment_metrics(
+    metrics: Mapping[str, Any], finished_returns: Sequence[float], env_steps: int, algorithm: Algorithm
+) -> dict[str, float]:
+    """Return the metrics of a segment: of its last update, and the mean return of its finished episodes.
+
+    Raises:
+        TrainingError: a metric of the update is not finite.
+    """
+    values = {f"train/{name}": float(value) for name, value in metrics.items()}
+    check_finite(values, env_steps, algorithm)
+    if len(finished_returns):
+        values["train/return"] = float(np.mean(finished_returns))
+    return values
 
 
 def _diverged(algorithm: Algorithm) -> str:
@@ -309,9 +373,10 @@ def _diverged(algorithm: Algorithm) -> str:
     return f"learning diverged. Lower {name}.*_learning_rate or {name}.reward_scale, or set {name}.max_grad_norm."
 
 
-def _check_rows(
+def check_rows(
     rows: np.ndarray, observations: np.ndarray, actions: np.ndarray, env_steps: int, algorithm: Algorithm
 ) -> None:
+    """Raise TrainingError if a transition is not finite; says whether the policy or the environment is the cause."""
     if np.isfinite(rows).all():
         return
     if np.isfinite(observations).all() and not np.isfinite(actions).all():
@@ -323,7 +388,8 @@ def _check_rows(
     )
 
 
-def _check_finite(values: dict[str, float], env_steps: int, algorithm: Algorithm) -> None:
+def check_finite(values: Mapping[str, float], env_steps: int, algorithm: Algorithm) -> None:
+    """Raise TrainingError if a metric is not finite."""
     bad = sorted(name for name, value in values.items() if not math.isfinite(value))
     if bad:
         raise TrainingError(
