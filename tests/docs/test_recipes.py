@@ -13,7 +13,6 @@ from helpers.small import SMALL
 import lth
 from lth.cli import main
 from lth.pruning.layers import layer_names
-from lth.replay import unpack_rows
 
 ENTRIES = {
     "my_criteria.py": "tempered_taylor = Criterion",
@@ -111,8 +110,7 @@ def test_a_suite_in_jax_works_as_any_other(tmp_path, run_command):
     assert done.returncode == 0, done.stderr
     assert "JAX is already imported" not in done.stderr
     (run,) = (tmp_path / "results" / "my_device_suites_toys_reach" / "seed0").glob("dense-*")
-    replay = lth.load(run).replay_buffer
-    batch = unpack_rows(np.asarray(replay.rows)[: int(replay.size)], 2)
+    batch = lth.load(run).replay_buffer.sample(400)
     moved = np.clip(batch.observations[:, 0] + 0.2 * batch.actions[:, 0], -2.0, 2.0)
     np.testing.assert_allclose(batch.next_observations[:, 0], moved, atol=1e-6)
     np.testing.assert_allclose(batch.rewards, -abs(moved - batch.observations[:, 1]), atol=1e-6)

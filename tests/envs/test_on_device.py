@@ -219,7 +219,7 @@ def test_spaces_names_and_the_check_before_training(task, spaces):
     assert probed.episode_steps == 200 or spaces.discrete
 
 
-def test_there_are_no_pictures():
+def test_rendering_is_refused():
     with pytest.raises(InputError, match="'pendulum' cannot be rendered"):
         envs.make(PENDULUM, render=True)
 
