@@ -102,6 +102,20 @@ def test_entries_of_your_own_work_on_ray_to_the_same_bytes(entries):
         assert path.read_bytes() == (folder / "results" / path.relative_to(folder / "on-ray")).read_bytes(), path
 
 
+def test_a_suite_in_jax_works_as_any_other(tmp_path, run_command):
+    (tmp_path / "my_device_suites.py").write_text(block_with("toys = device_suite"))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**SMALL, "retries": 0}))
+    words = ("run", "tasks=my_device_suites:toys/reach", "--only", "dense")
+    done = run_command("-m", "lth", *words, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    assert "JAX is already imported" not in done.stderr
+    (run,) = (tmp_path / "results" / "my_device_suites_toys_reach" / "seed0").glob("dense-*")
+    batch = lth.load(run).replay_buffer.sample(400)
+    moved = np.clip(batch.observations[:, 0] + 0.2 * batch.actions[:, 0], -2.0, 2.0)
+    np.testing.assert_allclose(batch.next_observations[:, 0], moved, atol=1e-6)
+    np.testing.assert_allclose(batch.rewards, -abs(moved - batch.observations[:, 1]), atol=1e-6)
+
+
 def test_entries_of_your_own_work_in_prune(entries, monkeypatch):
     folder, _ = entries
     monkeypatch.syspath_prepend(folder)

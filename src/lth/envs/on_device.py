@@ -39,6 +39,12 @@ class DeviceEnv(NamedTuple):
 def device_env(task: str) -> DeviceEnv | None:
     """Return a task as JAX functions, the same ones at each call; None if its suite does not have them.
 
+    >>> device_env("Pendulum-v1") is None
+    True
+
+    Args:
+        task: a task as in a config, such as `brax:halfcheetah` or `package.module:suite/task`.
+
     Raises:
         InputError: the task is unknown, or its functions do not meet the description of `DeviceEnv`.
     """
@@ -121,7 +127,7 @@ class HostEnv(gymnasium.Env[np.ndarray, Any]):
     """A `DeviceEnv` in Gymnasium's interface, which steps one environment at a time.
 
     Observations are (observation_dim,) float32 without bounds; actions are a Box of [-1, 1] or Discrete. `reset(seed=s)` determines
-    everything that follows. Episodes are truncated after `episode_steps`. There is no rendering.
+    everything that follows. Episodes are truncated after `episode_steps`. Rendering is not supported.
 
     The functions are compiled when the first of a task's environments in this process is created, not in its first step.
     """

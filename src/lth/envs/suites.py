@@ -3,6 +3,7 @@
 A task of a custom suite is named `package.module:suite/task`, where `suite` is a Suite in that module (docs/recipes.md).
 """
 
+import functools
 import importlib
 import importlib.util
 from collections.abc import Callable
@@ -44,20 +45,28 @@ def device_suite(
 ) -> Suite:
     """Return a suite of environments written in JAX: `make` creates Gymnasium environments (`HostEnv`) from the same functions.
 
+    >>> toys = device_suite(lambda task: ..., names=lambda: ["reach"])  # docs/recipes.md has a whole suite
+    >>> toys.names()
+    ['reach']
+
     Args:
-        on_device: see `Suite.on_device`; it is called once per task.
-        names: see `Suite`, as are the others.
+        on_device: the name of a task -> a `lth.envs.on_device.DeviceEnv`; called once per task. Raises InputError if the task is
+            unknown.
+        names: the names of its tasks, for suggestions.
+        observations: the names of a task's observation entries, in order; empty if unknown.
+        owns: whether a task name belongs to this suite; used only for suites in the table.
     """
+    return Suite(functools.partial(_make_from, on_device), names, observations, owns, on_device)
 
-    def make(task: str, seed: int, held_out: bool, render_mode: str | None) -> Any:
-        from .on_device import HostEnv, prepare
 
-        env = prepare(on_device, task)
-        if render_mode is not None:
-            raise InputError(f"the task {task!r} cannot be rendered: its suite makes no pictures")
-        return HostEnv(env)
+def _make_from(
+    on_device: "Callable[[str], DeviceEnv]", task: str, seed: int, held_out: bool, render_mode: str | None
+) -> Any:
+    from .on_device import HostEnv, prepare
 
-    return Suite(make, names, observations, owns, on_device)
+    if render_mode is not None:
+        raise InputError(f"the task {task!r} cannot be rendered: its suite does not support rendering")
+    return HostEnv(prepare(on_device, task))
 
 
 def _is_metaworld(task: str) -> bool:
