@@ -83,6 +83,23 @@ class Dies(Good):
         os._exit(3)
 
 
+class DiesLater(Good):
+    def odd(self, steps):
+        if steps == 45:
+            os._exit(3)
+
+
+class RaisesAtReset(Good):
+    def reset(self, seed=None, options=None):
+        raise RuntimeError("no start")
+
+
+class RaisesLater(Good):
+    def odd(self, steps):
+        if steps == 45:
+            raise ValueError("stuck")
+
+
 class Constructor(Good):
     def __init__(self):
         raise KeyError("nothing")

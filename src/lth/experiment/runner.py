@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..envs.suites import suite_of
 from ..errors import InputError
 from . import journal
 from .attempt import is_made
@@ -151,7 +152,8 @@ def _kind(spec: DenseSpec | TicketSpec, plan: Plan) -> Any:
     changes = schedule and (schedule.method, schedule.every, schedule.until)
     dense = spec.dense
     spaces = spaces_of_task(plan.root, spec.task)
-    return spaces, dense.agent, dense.training, dense.evaluation, spec.start, spec.env_steps, changes
+    on_device = suite_of(spec.task)[0].on_device and spec.task  # its steps are part of the program
+    return on_device, spaces, dense.agent, dense.training, dense.evaluation, spec.start, spec.env_steps, changes
 
 
 def _pool(plan: Plan, options: RunOptions) -> "LocalPool | RayPool":
