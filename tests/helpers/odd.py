@@ -84,8 +84,11 @@ class Dies(Good):
 
 
 class DiesLater(Good):
+    mine = 0  # steps, of this environment alone
+
     def odd(self, steps):
-        if steps == 45:
+        self.mine += 1
+        if self.mine == 45:
             os._exit(3)
 
 
@@ -95,8 +98,11 @@ class RaisesAtReset(Good):
 
 
 class RaisesLater(Good):
+    mine = 0  # steps, of this environment alone
+
     def odd(self, steps):
-        if steps == 45:
+        self.mine += 1
+        if self.mine == 45:
             raise ValueError("stuck")
 
 

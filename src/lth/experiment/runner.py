@@ -143,6 +143,9 @@ def jobs_of(ready: Sequence[Spec], plan: Plan, idle: bool) -> list[list[Spec]]:
         if isinstance(spec, DenseSpec | TicketSpec):
             alike.setdefault(_kind(spec, plan), []).append(spec)
     batches = [specs[i : i + size] for specs in alike.values() for i in range(0, len(specs), size)]
+    for batch in batches:
+        # Each process locks the runs of a batch in this order, so that two of them cannot wait for each other.
+        batch.sort(key=lambda spec: spec.path)
     full = [batch for batch in batches if len(batch) == size]
     return alone + full or batches[: int(idle)]
 
