@@ -229,7 +229,7 @@ def test_a_failed_run_ends_with_its_error_and_the_others_go_on_to_the_same_bytes
         "NanReward": "the environment returned NaN or infinite observations or rewards at environment step 0",
     }
     good = [odd_job(seed) for seed in range(2)]
-    jobs = [good[0], *(odd_job(5, task) for task in bad), broken(odd_job(6)), good[1]]
+    jobs = [good[0], *(odd_job(5, task) for task in bad), broken(odd_job(6, "Unchecked")), good[1]]
     found = trained(jobs, size=8)
     for error, says in zip(found[1:6], [*bad.values(), DIVERGED], strict=True):
         assert isinstance(error, InputError if "created" in says else TrainingError)
