@@ -81,3 +81,6 @@ def _names(fields: Any) -> Iterator[str]:
             if key in _NAMED and isinstance(value, str) and ":" in value:
                 yield value.removeprefix("inverted-")
             yield from _names(value)
+    elif isinstance(fields, list | tuple):
+        for value in fields:
+            yield from _names(value)

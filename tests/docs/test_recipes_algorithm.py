@@ -2,12 +2,13 @@
 
 import csv
 import json
+import os
 
 import numpy as np
 import pytest
 import yaml
 from helpers.recipes import written_by
-from helpers.small import SMALL
+from helpers.small import ROOT, SMALL
 
 import lth
 from lth.cli import main
@@ -95,3 +96,16 @@ def test_an_algorithm_that_cannot_be_found_is_an_error_with_a_way_out(made, monk
     ):
         assert main(["run", word]) == 2
         assert says in capsys.readouterr().err
+
+
+def test_its_runs_train_in_a_batch(made, run_command):
+    folder, _, words = made
+    words = [*words, "executor=batched", "batch=2", "seeds=[0, 1]", "pruning.methods=magnitude", "pruning.controls=[]"]
+    for task, output in (("Pendulum-v1", "host"), ("device_suite:suite/pendulum", "device")):
+        how = [f"tasks={task}", f"output_dir={folder / output}", "training.env_steps=200", "evaluation.every=200"]
+        path = os.pathsep.join([str(folder), str(ROOT / "tests")])
+        result = run_command("-m", "lth", "run", *words, *how, cwd=folder, env={"PYTHONPATH": path})
+        assert result.returncode == 0, result.stderr
+        with (folder / output / "table.csv").open() as file:
+            (row,) = csv.DictReader(file)
+        assert np.isfinite(float(row["ticket_return"]))

@@ -25,18 +25,28 @@ class Good(gymnasium.Env):
         return np.zeros(2, np.float32), {}
 
     def step(self, action):
-        assert self.action_space.contains(action), action
+        self.check(action)
         type(self).steps += 1
         self.t += 1
         self.odd(type(self).steps)
         observation = self.np_random.uniform(-1, 1, 2).astype(np.float32)
         return observation, self.reward(action), False, self.t >= 20, {"is_success": self.t > 10}
 
+    def check(self, action):
+        assert self.action_space.contains(action), action
+
     def reward(self, action):
         return float(-np.sum(action**2))
 
     def odd(self, steps):
         """What goes wrong, at so many steps of the process."""
+
+
+class Unchecked(Good):
+    """Takes any action, such as NaN."""
+
+    def check(self, action):
+        pass
 
 
 class ArrayReward(Good):
@@ -81,6 +91,29 @@ class NoInfo(Good):
 class Dies(Good):
     def reset(self, seed=None, options=None):
         os._exit(3)
+
+
+class DiesLater(Good):
+    mine = 0  # steps, of this environment alone
+
+    def odd(self, steps):
+        self.mine += 1
+        if self.mine == 45:
+            os._exit(3)
+
+
+class RaisesAtReset(Good):
+    def reset(self, seed=None, options=None):
+        raise RuntimeError("no start")
+
+
+class RaisesLater(Good):
+    mine = 0  # steps, of this environment alone
+
+    def odd(self, steps):
+        self.mine += 1
+        if self.mine == 45:
+            raise ValueError("stuck")
 
 
 class Constructor(Good):

@@ -126,10 +126,10 @@ def actions_of(algorithm: Algorithm, state: AgentState, observations: Array, noi
     output = algorithm.applies()[algorithm.policy](state.params[algorithm.policy], observations)
     try:
         chosen = algorithm.act(output, noise)
-    except jax.errors.TracerArrayConversionError as error:
+    except jax.errors.JAXTypeError as error:  # a NumPy function, float(), or `if` on an array
         raise InputError(
-            f"{type(algorithm).__qualname__}.act uses NumPy, so it cannot run in a batch of runs. Take functions from "
-            "`lth.types.namespace_of(output)`, as in `xp.tanh(output)`, or set executor: local"
+            f"{type(algorithm).__qualname__}.act needs the values of arrays, as NumPy's functions do, so it cannot be compiled in "
+            "a batch of runs. Take functions from `lth.types.namespace_of(output)`, as in `xp.tanh(output)`, or set executor: local"
         ) from error
     return jnp.asarray(chosen, jnp.float32)
 

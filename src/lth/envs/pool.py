@@ -1,21 +1,25 @@
-"""Environments of many runs, stepped in several processes with shared memory (Gymnasium's AsyncVectorEnv).
+"""Environments of many runs, stepped in several processes; what they return lies in memory that the processes share.
 
-Each process has the environments of several runs and steps one after the other. For AsyncVectorEnv a process is one environment,
-whose observation is everything that its runs returned. A run whose environment raises is reported and not stepped further; the
-others go on.
+Each process has the environments of several runs and steps one after the other. A run whose environment raises is reported and not
+stepped further, and so are the runs of a process that ends; the others go on.
 """
 
+import contextlib
+import ctypes
+import multiprocessing
 import os
+import signal
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
-import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Dict
 
 from ..algorithms.architecture import Spaces
 from . import make_vector, to_environment
+
+PR_SET_PDEATHSIG = 1
 
 
 class Place(NamedTuple):
@@ -35,129 +39,187 @@ class Stepped(NamedTuple):
     final: np.ndarray  # like observations: the last of each episode that ended
 
 
-class RunEnvironments(gymnasium.Env[Any, Any]):
-    """The environments of several runs, in one process."""
+class _Shared(NamedTuple):
+    """The memory that the processes share, as raw bytes."""
 
-    def __init__(self, places: Sequence[Place | None], num_envs: int, spaces: Spaces):
-        shape = (len(places), num_envs)
-        box = Box(-np.inf, np.inf, (*shape, spaces.observation_dim), np.float32)
-        flags = Box(0, 1, shape, np.uint8)
-        self.observation_space = Dict(
-            {
-                "observations": box,
-                "rewards": Box(-np.inf, np.inf, shape, np.float64),
-                "terminated": flags,
-                "truncated": flags,
-                "final": box,
-                "failed": Box(0, 1, shape[:1], np.uint8),
-            }
+    shape: tuple[int, int]  # runs, environments
+    spaces: Spaces
+    actions: Any
+    observations: Any
+    rewards: Any
+    terminated: Any
+    truncated: Any
+    final: Any
+
+    def actions_array(self) -> np.ndarray:
+        return np.frombuffer(self.actions, np.float32).reshape(*self.shape, self.spaces.action_width)
+
+    def stepped(self) -> Stepped:
+        sizes = (*self.shape, self.spaces.observation_dim)
+        return Stepped(
+            np.frombuffer(self.observations, np.float32).reshape(sizes),
+            np.frombuffer(self.rewards, np.float64).reshape(self.shape),
+            np.frombuffer(self.terminated, bool).reshape(self.shape),
+            np.frombuffer(self.truncated, bool).reshape(self.shape),
+            np.frombuffer(self.final, np.float32).reshape(sizes),
         )
-        self.action_space = Box(-np.inf, np.inf, (*shape, spaces.action_width), np.float32)
-        self.seeds: list[int] = []  # of the next reset, one for each run
-        self.active: list[bool] = [place is not None for place in places]
-        self.failures: dict[int, str] = {}
-        self._places, self._num_envs, self._spaces = places, num_envs, spaces
-        self._vectors: list[Any] = [None] * len(places)
-        self._data: dict[str, np.ndarray] = {}
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        """Reset the environments of each run by its entry in `seeds`."""
-        space: Any = self.observation_space
-        self._data = {name: np.zeros(part.shape, part.dtype) for name, part in space.items()}
-        self._each(self._reset)
-        return self._data, {}
 
-    def step(self, action: Any) -> Any:
-        """Step the environments of each run."""
-        self._each(lambda i: self._step(i, action[i]))
-        return self._data, 0.0, False, False, {}
+def _shared(context: Any, runs: int, num_envs: int, spaces: Spaces) -> _Shared:
+    def raw(each: int, dtype: Any) -> Any:
+        return context.RawArray(ctypes.c_char, max(runs * num_envs * each * np.dtype(dtype).itemsize, 1))
 
-    def _each(self, call: Callable[[int], None]) -> None:
-        self._data["failed"][:] = 0
-        for i, place in enumerate(self._places):
-            if place is None or not self.active[i]:
-                continue
+    return _Shared(
+        (runs, num_envs),
+        spaces,
+        raw(spaces.action_width, np.float32),
+        raw(spaces.observation_dim, np.float32),
+        raw(1, np.float64),
+        raw(1, bool),
+        raw(1, bool),
+        raw(spaces.observation_dim, np.float32),
+    )
+
+
+def die_with_parent() -> None:
+    """Have the kernel end this process when its parent ends, however that happens; Linux only."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Runs:
+    """The environments of several runs, in their process."""
+
+    def __init__(self, places: dict[int, Place], shared: _Shared):
+        self._places, self._shared = places, shared
+        self._actions, self._data = shared.actions_array(), shared.stepped()
+        self._vectors: dict[int, Any] = {}
+
+    def each(self, call: Callable[[int], None], which: Iterable[int]) -> dict[int, str]:
+        """Call a method for several runs; returns why it failed, by run."""
+        failed = {}
+        for i in which:
             try:
                 call(i)
             except BaseException as error:  # the environment's code may raise anything
-                self.active[i] = False
-                self.failures[i] = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
-                self._data["failed"][i] = 1
+                failed[i] = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
+        return failed
 
-    def _reset(self, i: int) -> None:
+    def reset(self, i: int, seed: int) -> None:
         place = self._places[i]
-        assert place
-        if self._vectors[i] is None:
-            self._vectors[i] = make_vector(place.task, place.seed, self._num_envs)
-        self._data["observations"][i], _ = self._vectors[i].reset(seed=self.seeds[i])
+        if i not in self._vectors:
+            self._vectors[i] = make_vector(place.task, place.seed, self._shared.shape[1])
+        self._data.observations[i], _ = self._vectors[i].reset(seed=seed)
 
-    def _step(self, i: int, actions: np.ndarray) -> None:
+    def step(self, i: int) -> None:
         data = self._data
-        after, rewards, terminated, truncated, info = self._vectors[i].step(to_environment(self._spaces, actions))
-        data["observations"][i], data["rewards"][i] = after, rewards
-        data["terminated"][i], data["truncated"][i] = terminated, truncated
+        actions = to_environment(self._shared.spaces, self._actions[i].copy())
+        after, rewards, terminated, truncated, info = self._vectors[i].step(actions)
+        data.observations[i], data.rewards[i] = after, rewards
+        data.terminated[i], data.truncated[i] = terminated, truncated
         for k in np.flatnonzero(terminated | truncated):
-            data["final"][i, k] = info["final_obs"][k]
+            data.final[i, k] = info["final_obs"][k]
 
-    def told(self) -> dict[int, str]:
-        """Return why runs failed, by their place in this process."""
-        return self.failures
 
-    def close(self) -> None:
-        """Close all environments."""
-        for vector in self._vectors:
-            if vector is not None:
-                vector.close()
+def _serve(pipe: Connection, places: dict[int, Place], shared: _Shared) -> None:
+    die_with_parent()
+    os.register_at_fork(after_in_child=pipe.close)  # a child of an environment must not keep the pipe open
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    runs = _Runs(places, shared)
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
+            what, given = pipe.recv()
+            if what == "reset":
+                pipe.send(runs.each(lambda i, seeds=given: runs.reset(i, seeds[i]), given))  # type: ignore[misc]
+            else:
+                pipe.send(runs.each(runs.step, given))
 
 
 class Pool:
     """The environments of `places`, in `processes` processes that are started at once."""
 
     def __init__(self, places: Sequence[Place | None], num_envs: int, spaces: Spaces, processes: int | None = None):
-        self.runs = len(places)
-        processes = min(processes or len(os.sched_getaffinity(0)), max(self.runs, 1))
-        self._each = -(-self.runs // processes)
-        count = -(-self.runs // self._each)
-        padded = [*places, *[None] * (count * self._each - self.runs)]
-        parts = [padded[i * self._each : (i + 1) * self._each] for i in range(count)]
-        makers = [lambda part=part: RunEnvironments(part, num_envs, spaces) for part in parts]
-        # A process that is forked while JAX has threads may hang.
-        self._vector = gymnasium.vector.AsyncVectorEnv(makers, shared_memory=True, context="spawn")
+        filled = [i for i, place in enumerate(places) if place is not None]
+        count = min(processes or cores(), len(filled))
+        context = multiprocessing.get_context("spawn")  # a process that is forked while JAX has threads may hang
+        self._shared = _shared(context, len(places), num_envs, spaces)
+        self._actions, self._data = self._shared.actions_array(), self._shared.stepped()
+        self._runs = [filled[k::count] for k in range(count)]
+        self._active: set[int] = set()
+        self._pipes: list[Connection] = []
+        self._processes: list[Any] = []
+        try:
+            for runs in self._runs:
+                pipe, theirs = context.Pipe()
+                part = {i: place for i in runs if (place := places[i])}
+                process = context.Process(target=_serve, args=(theirs, part, self._shared), daemon=True)
+                self._pipes.append(pipe)
+                process.start()
+                self._processes.append(process)
+                theirs.close()
+        except BaseException:
+            self.close()
+            raise
 
-    def reset(self, seeds: Sequence[int], active: Sequence[bool]) -> np.ndarray:
-        """Reset the environments of each active run; returns observations (runs, envs, observation_dim)."""
-        self._vector.set_attr("seeds", self._parts(seeds, 0))
-        self._vector.set_attr("active", self._parts(active, False))
-        data, _ = self._vector.reset()
-        found: np.ndarray = self._flat(data["observations"])
-        return found
+    def reset(self, seeds: Sequence[int], active: Sequence[bool]) -> tuple[np.ndarray, dict[int, str]]:
+        """Reset the environments of each active run; only these are stepped.
+
+        Returns:
+            The observations (runs, envs, observation_dim), and why runs failed, by run.
+        """
+        self._active = {i for i, is_active in enumerate(active) if is_active}
+        self._ask("reset", lambda runs: {i: seeds[i] for i in runs})
+        failed = self._answers()
+        return self._data.observations.copy(), failed
 
     def start(self, actions: np.ndarray) -> None:
         """Begin a step with actions (runs, envs, action_width)."""
-        padded = np.zeros((self._vector.num_envs * self._each, *actions.shape[1:]), np.float32)
-        padded[: self.runs] = actions
-        self._vector.step_async(padded.reshape(self._vector.num_envs, self._each, *actions.shape[1:]))
+        self._actions[:] = actions
+        self._ask("step", list)
 
     def finish(self) -> tuple[Stepped, dict[int, str]]:
         """Return what the step returned, and why runs failed in it, by run."""
-        data, *_ = self._vector.step_wait()
-        found = {name: self._flat(part) for name, part in data.items()}
-        failed = found.pop("failed")
-        flags = {name: found.pop(name).astype(bool) for name in ("terminated", "truncated")}
-        return Stepped(**found, **flags), self.failures() if failed.any() else {}
+        failed = self._answers()
+        return Stepped(*(part.copy() for part in self._data)), failed
 
-    def failures(self) -> dict[int, str]:
-        """Return why runs failed, by run."""
-        told = self._vector.call("told")
-        return {k * self._each + i: why for k, part in enumerate(told) for i, why in part.items()}
+    def drop(self, i: int) -> None:
+        """Stop stepping the environments of a run."""
+        self._active.discard(i)
 
-    def _parts(self, values: Sequence[Any], empty: Any) -> list[list[Any]]:
-        padded = [*values, *[empty] * (self._vector.num_envs * self._each - self.runs)]
-        return [padded[k * self._each : (k + 1) * self._each] for k in range(self._vector.num_envs)]
+    def _ask(self, what: str, about: Callable[[list[int]], Any]) -> None:
+        self._asked = [[i for i in runs if i in self._active] for runs in self._runs]
+        for pipe, runs in zip(self._pipes, self._asked, strict=True):
+            if runs:
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # noticed when its answer is read
+                    pipe.send((what, about(runs)))
 
-    def _flat(self, part: np.ndarray) -> np.ndarray:
-        return part.reshape(-1, *part.shape[2:])[: self.runs]
+    def _answers(self) -> dict[int, str]:
+        failed: dict[int, str] = {}
+        for pipe, process, runs in zip(self._pipes, self._processes, self._asked, strict=True):
+            if not runs:
+                continue
+            try:
+                failed |= pipe.recv()
+            except (EOFError, ConnectionResetError):
+                process.join(5)
+                process.kill()
+                process.join()
+                status = process.exitcode or 0
+                how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+                failed |= dict.fromkeys(runs, f"ChildProcessError: the process of the environment ended {how}")
+        self._active -= failed.keys()
+        return failed
 
     def close(self) -> None:
         """End the processes."""
-        self._vector.close(terminate=True)
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.join()
+        for pipe in self._pipes:
+            pipe.close()

@@ -95,7 +95,7 @@ def record_batch(asked: Config, resolved: Config) -> None:
 def _recorded_places(config: Config) -> dict[str, int]:
     try:
         found = read_json(config.output_dir / BATCH)
-        if all(isinstance(places, int) and places > 0 for places in found.values()):
+        if all(type(places) is int and places > 0 for places in found.values()):
             return dict(found)
     except FileNotFoundError:
         return {}

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from ..envs.suites import suite_of
 from .plan import Plan
 from .spec import DenseSpec, Spec, TicketSpec
 from .tasks import spaces_of_task
@@ -28,7 +29,9 @@ def batches_of(specs: Sequence[Spec], plan: Plan, size: int) -> list[list[Spec]]
     for spec in specs:
         if isinstance(spec, DenseSpec | TicketSpec):
             alike.setdefault(_kind(spec, plan), []).append(spec)
-    return [runs[i : i + size] for runs in alike.values() for i in range(0, len(runs), size)]
+    batches = [runs[i : i + size] for runs in alike.values() for i in range(0, len(runs), size)]
+    # Each process locks the runs of a batch in this order, so that two of them cannot wait for each other.
+    return [sorted(batch, key=lambda spec: spec.path) for batch in batches]
 
 
 def _kind(spec: DenseSpec | TicketSpec, plan: Plan) -> Any:
@@ -36,4 +39,5 @@ def _kind(spec: DenseSpec | TicketSpec, plan: Plan) -> Any:
     changes = schedule and (schedule.method, schedule.every, schedule.until)
     dense = spec.dense
     spaces = spaces_of_task(plan.root, spec.task)
-    return spaces, dense.agent, dense.training, dense.evaluation, spec.start, spec.env_steps, changes
+    on_device = suite_of(spec.task)[0].on_device and spec.task  # its steps are part of the program
+    return on_device, spaces, dense.agent, dense.training, dense.evaluation, spec.start, spec.env_steps, changes

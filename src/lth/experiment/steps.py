@@ -6,12 +6,13 @@ a function of such a generator that runs it alone; `run_together` runs several, 
 
 import functools
 import multiprocessing
-import os
+import signal
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
+import jax
 import numpy as np
 
 from .. import envs
@@ -20,6 +21,7 @@ from ..algorithms.base import Agent, Algorithm
 from ..algorithms.learner import flat_policy
 from ..algorithms.stacked import form_of
 from ..envs.on_device import device_env
+from ..envs.pool import cores, die_with_parent
 from ..precision import in_float32
 from ..training import Evaluation, Job, Segment, evaluate, train
 from ..training.lockstep import Lockstep, batch_key
@@ -199,7 +201,7 @@ class _Evaluator:
             found |= {i: _caught(functools.partial(self._here, request)) for i, request in here.items()}
         elif here:
             self._pool = self._pool or ProcessPoolExecutor(
-                len(os.sched_getaffinity(0)), multiprocessing.get_context("spawn"), _without_device
+                cores(), multiprocessing.get_context("spawn"), _begin_evaluating
             )
             futures = {i: self._pool.submit(evaluate_on_host, *_on_host(request)) for i, request in here.items()}
             found |= {i: _caught(future.result) for i, future in futures.items()}
@@ -234,8 +236,10 @@ def _caught(call: Callable[[], Evaluation]) -> Evaluation | BaseException:
         return error
 
 
-def _without_device() -> None:
-    os.environ["JAX_PLATFORMS"] = "cpu"
+def _begin_evaluating() -> None:
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    jax.config.update("jax_platforms", "cpu")  # the device is the parent's
 
 
 def _on_host(request: Evaluate) -> tuple[Algorithm, np.ndarray, str, int, int]:

@@ -189,15 +189,18 @@ def keep_points(root: Path, spec: DenseSpec, options: RunOptions) -> Steps[Path]
     buffer = agent.replay_buffer
     assert buffer is not None
     native = use_kernel(spec, options.threads)
-    job = Job(
-        agent.algorithm, spec.training, spec.task, spec.seed, agent.state, buffer.state, points[-1], native=native
-    )
-    segment = yield job
+
+    def job() -> Job:  # not kept, because it holds the replay buffer
+        replay, buffer.state = buffer.state, _NO_ROWS
+        return Job(agent.algorithm, spec.training, spec.task, spec.seed, agent.state, replay, points[-1], native=native)
+
+    segment = yield job()
     while True:
         options.progress(segment.env_steps, segment.metrics)
-        buffer.state = segment.replay
         if segment.env_steps in points:
+            buffer.state = segment.replay
             save_point(run, spec, segment.state, buffer, segment.env_steps)
+            buffer.state = _NO_ROWS
         if segment.env_steps >= points[-1]:
             return run
         segment = yield NEXT

@@ -379,13 +379,15 @@ def check_rows(
     """Raise TrainingError if a transition is not finite; says whether the policy or the environment is the cause."""
     if np.isfinite(rows).all():
         return
-    if np.isfinite(observations).all() and not np.isfinite(actions).all():
-        raise TrainingError(
-            f"the policy's actions became NaN or infinite by environment step {env_steps}: {_diverged(algorithm)}"
-        )
-    raise TrainingError(
-        f"the environment returned NaN or infinite observations or rewards at environment step {env_steps}"
-    )
+    by_policy = bool(np.isfinite(observations).all() and not np.isfinite(actions).all())
+    raise not_finite(by_policy, f"{'by' if by_policy else 'at'} environment step {env_steps}", algorithm)
+
+
+def not_finite(by_policy: bool, when: str, algorithm: Algorithm) -> TrainingError:
+    """Return the error that a transition is not finite."""
+    if by_policy:
+        return TrainingError(f"the policy's actions became NaN or infinite {when}: {_diverged(algorithm)}")
+    return TrainingError(f"the environment returned NaN or infinite observations or rewards {when}")
 
 
 def check_finite(values: Mapping[str, float], env_steps: int, algorithm: Algorithm) -> None:

@@ -20,7 +20,7 @@ from ..algorithms.stacked import Form, Stacked, form_of, pick, signature, stack,
 from ..config import TrainingConfig
 from ..envs.on_device import device_env
 from ..envs.pool import Place, Pool
-from ..errors import TrainingError
+from ..errors import InputError, TrainingError
 from ..replay import ReplayState, pack_rows
 from ..types import Batch
 from . import TELL_EVERY, Job, RandomNumbers, Segment, check_rows, segment_metrics, segment_seed
@@ -48,7 +48,7 @@ class Lockstep:
         self._training, self._until, self._tells = jobs[0].training, jobs[0].until, [job.tell for job in jobs]
         self._env_steps = int(jobs[0].state.env_steps)
 
-    def advance(self) -> Iterator[tuple[int, Segment | TrainingError]]:
+    def advance(self) -> Iterator[tuple[int, Segment | InputError | TrainingError]]:
         """Train one segment; yields (i, segment) of each job, or (i, error) of a job that failed, which ends it.
 
         Segments are valid until the next call.
@@ -128,7 +128,7 @@ class _Half:
             if j is not None
         ]
         self.active = list(self.runs)
-        self.failed: dict[int, TrainingError] = {}
+        self.failed: dict[int, InputError | TrainingError] = {}
         self.places = len(places)
         self.pool = Pool(
             [None if place is None else Place(jobs[place].task, jobs[place].seed) for place in places],
@@ -149,9 +149,10 @@ class _Half:
         seeds, active = [0] * self.places, [False] * self.places
         for run in self.active:
             seeds[run.place], active[run.place] = run.numbers.reset_seed, True
-        self._observations = self.pool.reset(seeds, active)
-        self._failures(self.pool.failures(), env_steps)
+        self._observations, failures = self.pool.reset(seeds, active)
+        self._failures(failures, env_steps)
         self._metrics = {}
+        self._pending: list[np.ndarray] = []
         if not self.active:
             return
         noise, self._draws = self._noise(env_steps), self._draw(env_steps)
@@ -190,10 +191,15 @@ class _Half:
         noise = None if last else self._noise(following)
         if noise is not None and following >= self.training.start_steps:
             acting = found.observations, noise
-        step = stacked_step(self.algorithm, self.form)(self.stacked, self.replays, rows, self._draws, *acting)
-        self.stacked, self.replays = step.stacked, step.replays
-        self._actions = step.actions if acting else noise
-        self._metrics = step.metrics or self._metrics
+        self._pending.append(rows)
+        if self._draws.indices.shape[1] or last or env_steps < self.training.start_steps:
+            rows, self._pending = np.concatenate(self._pending, axis=1), []
+            step = stacked_step(self.algorithm, self.form)(self.stacked, self.replays, rows, self._draws, *acting)
+            self.stacked, self.replays = step.stacked, step.replays
+            self._actions = step.actions if acting else noise
+            self._metrics = step.metrics or self._metrics
+        else:  # as in `train`, the policy's statistics of observations change with its weights
+            self._actions = stacked_actions(self.algorithm, self.form)(self.stacked, *acting)
         self._observations = found.observations
         for run in self.active:
             run.returns += found.rewards[run.place]
@@ -204,7 +210,7 @@ class _Half:
         if not last:
             self._draws = self._draw(following)  # while the device computes
 
-    def results(self, env_steps: int, seconds: float) -> Iterator[tuple[int, Segment | TrainingError]]:
+    def results(self, env_steps: int, seconds: float) -> Iterator[tuple[int, Segment | InputError | TrainingError]]:
         """Yield the segment of each run, or why it failed."""
         metrics = {name: np.asarray(values) for name, values in self._metrics.items()}
         for run in list(self.runs):
@@ -249,16 +255,19 @@ class _Half:
             whole[place] = part
         return whole
 
-    def _fail(self, run: _Run, error: TrainingError) -> None:
+    def _fail(self, run: _Run, error: InputError | TrainingError) -> None:
         self.failed[run.job] = error
         self.active.remove(run)
+        self.pool.drop(run.place)
 
     def _failures(self, told: dict[int, str], env_steps: int) -> None:
         for run in list(self.active):
             if run.place in told:
                 kind, _, rest = told[run.place].partition(": ")
                 message, _, where = rest.partition("\n")
-                error = TrainingError(f"the environment raised {kind} at step {env_steps}: {message}")
+                error: InputError | TrainingError = InputError(message)  # as when the task cannot be created
+                if kind != "InputError":
+                    error = TrainingError(f"the environment raised {kind} at step {env_steps}: {message}")
                 error.add_note(where)
                 self._fail(run, error)
 

@@ -31,6 +31,7 @@ from . import (
     Job,
     Segment,
     check_return,
+    not_finite,
     segment_metrics,
     segment_seed,
     updates_due,
@@ -65,16 +66,13 @@ class DeviceLockstep:
         self._stacked, self._replays, told = compiled(self._stacked, self._replays, seeds, due)
         found = {name: np.asarray(values) for name, values in told.items()}
         self._env_steps = end
-        seconds = (time.perf_counter() - started) / len(self._keys)
+        seconds = (time.perf_counter() - started) / max(len(self._keys), 1)
         for j in list(self._keys):
             own = {name: values[j] for name, values in found.items()}
-            total, count, finite = (own.pop(name) for name in ("total", "count", "finite"))
+            total, count, finite, by_policy = (own.pop(name) for name in ("total", "count", "finite", "by_policy"))
             try:
                 if not finite:
-                    raise TrainingError(
-                        f"an observation, a reward or an action became NaN or infinite by environment step {end}. "
-                        f"Lower the learning rates, or set max_grad_norm"
-                    )
+                    raise not_finite(bool(by_policy), f"by environment step {end}", self._algorithm)
                 metrics = segment_metrics(own if due.any() else {}, [], end, self._algorithm)
             except TrainingError as error:
                 self.drop(j)
@@ -149,6 +147,8 @@ def _segment(algorithm: Algorithm, env: DeviceEnv, training: TrainingConfig, for
                 "total": seen["total"] + jnp.sum(jnp.where(done, returns, 0.0)),
                 "count": seen["count"] + jnp.sum(done, dtype=jnp.int32),
                 "finite": seen["finite"] & jnp.isfinite(rows).all(),
+                "by_policy": seen["by_policy"]
+                | (seen["finite"] & jnp.isfinite(observations).all() & ~jnp.isfinite(actions).all()),
             }
 
             def restart() -> Any:
@@ -165,7 +165,12 @@ def _segment(algorithm: Algorithm, env: DeviceEnv, training: TrainingConfig, for
 
         shapes = jax.eval_shape(lambda: learn_once(state, replay))
         metrics = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        seen = {"total": jnp.float32(0), "count": jnp.int32(0), "finite": jnp.bool_(True)}
+        seen = {
+            "total": jnp.float32(0),
+            "count": jnp.int32(0),
+            "finite": jnp.bool_(True),
+            "by_policy": jnp.bool_(False),
+        }
         begun = (state, replay, *reset(0), jnp.zeros(n, jnp.int32), jnp.zeros(n, jnp.float32), seen, metrics)
         times = jnp.arange(due.shape[0])
         (state, replay, *_, seen, metrics), _ = jax.lax.scan(step, begun, (times, due))
