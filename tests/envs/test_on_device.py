@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 import warnings
+from pathlib import Path
 
 import device_suite
 import gymnasium
@@ -225,7 +226,8 @@ def test_rendering_is_refused():
 
 
 @pytest.mark.slow
-def test_a_run_is_trained_and_evaluated_on_such_a_task(tmp_path, capsys):
+def test_a_run_is_trained_and_evaluated_on_such_a_task(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(device_suite.__file__).parent))  # of the processes that it starts
     config = {**SMALL, "tasks": PENDULUM, "output_dir": str(tmp_path / "results")}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     assert main(["run", str(tmp_path / "config.yaml"), "--only", "dense"]) == 0, capsys.readouterr().err

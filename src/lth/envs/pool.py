@@ -85,6 +85,9 @@ def die_with_parent() -> None:
     """Have the kernel end this process when its parent ends, however that happens; Linux only."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent and os.getppid() != parent.pid:  # it ended before
+        os._exit(1)
 
 
 def cores() -> int:
