@@ -121,7 +121,7 @@ class HostEnv(gymnasium.Env[np.ndarray, Any]):
     """A `DeviceEnv` in Gymnasium's interface, which steps one environment at a time.
 
     Observations are (observation_dim,) float32 without bounds; actions are a Box of [-1, 1] or Discrete. `reset(seed=s)` determines
-    everything that follows. Episodes are truncated after `episode_steps`. There is no rendering.
+    everything that follows. Episodes are truncated after `episode_steps`. Rendering is not supported.
 
     The functions are compiled when the first of a task's environments in this process is created, not in its first step.
     """

@@ -174,7 +174,7 @@ class _Trainer:
 
 
 class _Evaluator:
-    """Evaluates one agent in this process, and several in processes of their own."""
+    """Evaluates one agent in this process, and several in separate processes."""
 
     def __init__(self) -> None:
         self._env: tuple[Any, Any] | None = None
