@@ -51,6 +51,8 @@ SLOW = (
         "test_sbx",
         "test_export",
         "test_programs",
+        "test_lockstep",
+        "test_batched",
     ),
 )
 """Files whose tests train, start processes or compile much, the longest first: they are marked `slow`, and begin first, so that
