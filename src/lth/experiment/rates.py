@@ -195,7 +195,7 @@ def modelled_seconds(spec: Spec, spaces: Spaces) -> float:
         return COMPILE_SECONDS + spec.points * spec.episodes * episode * simulate
     named = (spec.schedule or spec.mask) if isinstance(spec, TicketSpec) else None
     sparsity = named.sparsity.networks if named else {}
-    # A batch has no rates for itself: on a CPU it takes as long as its runs one after the other.
+    # A batch has no separate rates: on a CPU it takes as long as its runs one after the other.
     xla = training.backend != "native"
     update = UPDATE_MS["dense" if xla else "native"] / 1e3
     for network, flops in update_flops(agent, spaces, training.batch_size).items():
