@@ -250,7 +250,7 @@ def test_a_task_that_fails_is_retried_and_stops_no_other(grid, undisturbed, tmp_
         assert differences(undisturbed / run.relative_to(folder), run) == []
 
 
-@pytest.mark.full  # Ray takes a minute to start, and its workers start processes of their own
+@pytest.mark.full  # took four minutes on two busy cores
 def test_the_same_grid_on_ray(grid, undisturbed, tmp_path):
     pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'", exc_type=ImportError)
     only = ["--only", "*ticket-magnitude-0.5-rewind*"]

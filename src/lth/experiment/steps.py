@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 import jax
@@ -205,6 +206,8 @@ class _Evaluator:
             )
             futures = {i: self._pool.submit(evaluate_on_host, *_on_host(request)) for i, request in here.items()}
             found |= {i: _caught(future.result) for i, future in futures.items()}
+            if any(isinstance(failed, BrokenProcessPool) for failed in found.values()):  # a process of it was ended
+                self._pool = None
         seconds = (time.perf_counter() - began) / len(asked)
         return [(i, Evaluated(e, seconds) if isinstance(e, Evaluation) else e) for i, e in found.items()]
 
