@@ -195,3 +195,33 @@ def modelled_seconds(spec: Spec, spaces: Spaces) -> float:
         return COMPILE_SECONDS + spec.points * spec.episodes * episode * simulate
     named = (spec.schedule or spec.mask) if isinstance(spec, TicketSpec) else None
     sparsity = named.sparsity.networks if named else {}
+    # Batches have no rates: on a CPU one takes as long as its runs one after the other.
+    xla = training.backend != "native"
+    update = UPDATE_MS["dense" if xla else "native"] / 1e3
+    for network, flops in update_flops(agent, spaces, training.batch_size).items():
+        gflops = XLA_GFLOPS if xla else _native_gflops(sparsity.get(network, 0.0))
+        update += flops / (gflops * 1e9)
+    evaluations = 2 + (training.env_steps - 1) // evaluation.every - spec.start // evaluation.every
+    evaluated = evaluations * evaluation.episodes * episode
+    steps = spec.env_steps * (simulate + LOOP_US / 1e6) + evaluated * (simulate + LOOP_US / 2e6)
+    return COMPILE_SECONDS + steps + spec.updates * update
+
+
+def _native_gflops(sparsity: float) -> float:
+    """Interpolate the rate of the native kernel: linear in the sparsity between those that were measured."""
+    for (low, at_low), (high, at_high) in pairwise(NATIVE_GFLOPS.items()):
+        if sparsity <= high:
+            return at_low + (at_high - at_low) * (sparsity - low) / (high - low)
+    return at_high
+
+
+@functools.cache
+def _environment(task: str) -> tuple[float, int]:
+    """Return the seconds of a task's step, and the steps of an episode; of an unknown task those of MuJoCo's."""
+    if SUITES["metaworld"].owns(task):
+        return STEP_US["metaworld"] / 1e6, 500
+    import gymnasium
+
+    known = None if ":" in task else gymnasium.registry.get(task)
+    simulator = "classic" if known and ".mujoco" not in str(known.entry_point) else "mujoco"
+    return STEP_US[simulator] / 1e6, (known.max_episode_steps if known else None) or 1000
