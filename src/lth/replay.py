@@ -142,7 +142,7 @@ class ReplayBuffer:
         `observations`, `actions`, `rewards`, `next_observations`, `terminated` (all float32, one transition per row, in
         storage order; discrete actions are int32), and the scalars `capacity` and `position` (int64).
         """
-        rows = np.asarray(self.state.rows[: len(self)])
+        rows = np.asarray(self.state.rows)[: len(self)]  # JAX would compile a slice of each size
         data = {
             name: np.array(field, order="C")
             for name, field in unpack_rows(rows, self.observation_dim)._asdict().items()

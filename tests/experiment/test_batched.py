@@ -156,7 +156,9 @@ def processes_with(folder):
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks for processes as Linux lists them")
 def test_ctrl_c_leaves_no_process(grid, tmp_path):
-    command = [sys.executable, "-m", "lth.cli", "run", str(grid), f"output_dir={tmp_path}", "training.env_steps=100000"]
+    # A shell's background jobs ignore SIGINT, and so do their children, unless it is put back.
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "lth.cli", "run", str(grid)]
+    command += [f"output_dir={tmp_path}", "training.env_steps=100000"]
     how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     with subprocess.Popen(command, **how) as process:
         wait_for(process, lambda: list(tmp_path.glob(f"*/*/dense-*/{journal.RESUME}")))

@@ -9,22 +9,31 @@ from ..algorithms.architecture import Spaces
 from ..errors import InputError, UnknownTask, brief, nearest
 from .on_device import DeviceEnv
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # of jaxopt, which Brax imports
-    from brax import envs
-
 BACKENDS = ("generalized", "spring", "positional", "mjx")
 """Brax's physics backends; the first is its tasks' default."""
 EPISODE_STEPS = 1000
 """The length of an episode: the default of Brax's own `create` and of its trainers, which truncate; its tasks do not."""
 
 
+def _brax(task: str) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of jaxopt, which Brax imports
+            from brax import envs
+    except Exception as error:  # it may not import beside the installed JAX
+        raise UnknownTask(
+            f"the task {task!r} needs the package brax ({type(error).__name__}: {error}): pip install 'lth[brax]'"
+        ) from error
+    return envs
+
+
 def brax_env(task: str) -> DeviceEnv:
     """Create a task by name, without Brax's wrappers. Actions in [-1, 1] are given to the task as they are, as Brax's trainers do.
 
     Raises:
-        InputError: the task or its backend is unknown, or Brax cannot create it.
+        InputError: the task or its backend is unknown, or Brax is not installed or cannot create it.
     """
+    envs = _brax(task)
     name, colon, backend = task.removeprefix("brax:").partition(":")
     known = [f"brax:{name}" for name in envs._envs]
     if f"brax:{name}" not in known:

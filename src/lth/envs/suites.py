@@ -125,12 +125,8 @@ def _brax_names() -> list[str]:
 
 
 def _brax_on_device(task: str) -> "DeviceEnv":
-    try:
-        from .brax import brax_env
-    except Exception as error:  # it may not import beside the installed JAX
-        raise UnknownTask(
-            f"the task {task!r} needs the package brax ({type(error).__name__}: {error}): pip install 'lth[brax]'"
-        ) from error
+    from .brax import brax_env
+
     return brax_env(task)
 
 

@@ -163,7 +163,7 @@ def save_resume(run: Path, spec: DenseSpec | TicketSpec, resume: Resume) -> None
     """Write the resume state of a run, as one file so that its parts are consistent."""
     size = int(resume.replay.size)
     more = {
-        "replay/rows": np.asarray(resume.replay.rows[:size]),
+        "replay/rows": np.asarray(resume.replay.rows)[:size],
         "replay/position": np.asarray(resume.replay.position),
         "replay/capacity": np.asarray(resume.replay.rows.shape[0], np.int64),
     }
