@@ -14,6 +14,9 @@ def namespace_of(array: Array) -> Any:
     >>> import numpy
     >>> namespace_of(numpy.ones(2)) is numpy
     True
+
+    Args:
+        array: a NumPy or JAX array of any shape and dtype, also while JAX traces a function.
     """
     return array.__array_namespace__()
 
