@@ -1,7 +1,8 @@
 """Environments of many runs, stepped in several processes; what they return lies in memory that the processes share.
 
 Each process has the environments of several runs and steps one after the other. A run whose environment raises is reported and not
-stepped further, and so are the runs of a process that ends; the others go on.
+stepped further, and so are the runs of a process that ends; the others go on. (Gymnasium's AsyncVectorEnv has one process for each
+environment, and ends all of them when one fails.)
 """
 
 import contextlib
