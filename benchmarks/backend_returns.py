@@ -34,7 +34,7 @@ def returns(root: Path, backend: str) -> np.ndarray:
     words = [f"output_dir={root / backend}", f"seeds={list(range(options.seeds))}"]
     words += ["executor=batched", f"batch={options.seeds}"] if backend == "batched" else [f"training.backend={backend}"]
     words += [f"tasks=[{options.task}]"] if options.task else []
-    words += ["pruning.methods=[magnitude]", f"pruning.sparsity=[{options.sparsity}]"]
+    words += ["pruning.methods=[magnitude]", f"pruning.sparsity=[{options.sparsity}]", "report.primary=null"]
     subprocess.run([sys.executable, "-m", "lth", "run", options.config, *words], check=True, stdout=sys.stderr)
     with (root / backend / "runs.csv").open() as file:
         rows = sorted(csv.DictReader(file), key=lambda row: int(row["seed"]))

@@ -98,6 +98,7 @@ def test_an_algorithm_that_cannot_be_found_is_an_error_with_a_way_out(made, monk
         assert says in capsys.readouterr().err
 
 
+@pytest.mark.full  # batches of built-in algorithms are tested in tests/experiment/test_batched.py
 def test_its_runs_train_in_a_batch(made, run_command):
     folder, _, words = made
     words = [*words, "executor=batched", "batch=2", "seeds=[0, 1]", "pruning.methods=magnitude", "pruning.controls=[]"]

@@ -118,6 +118,7 @@ def test_a_run_made_again_alone_has_the_same_bytes(grid, undisturbed, tmp_path):
     assert differences(undisturbed, folder) == []
 
 
+@pytest.mark.full
 def test_a_grid_whose_processes_are_killed_goes_on_to_the_same_bytes(grid, undisturbed, tmp_path):
     command = [sys.executable, "-m", "lth.cli", "run", str(grid), f"output_dir={tmp_path}"]
     how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
