@@ -76,10 +76,11 @@ def signature(state: AgentState) -> Any:
 
 
 def stack(states: Sequence[AgentState]) -> Stacked:
-    """Stack states of one `signature`; their keys are left out."""
+    """Stack copies of states of one `signature`; their keys are left out."""
     form = form_of(states[0])
     parts = [form.split(state._replace(key=None)) for state in states]
-    return Stacked([jnp.stack(leaves) for leaves in zip(*(part.own for part in parts), strict=True)], parts[0].shared)
+    own = [jnp.stack(leaves) for leaves in zip(*(part.own for part in parts), strict=True)]
+    return Stacked(own, [jnp.copy(leaf) for leaf in parts[0].shared])
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -120,7 +120,7 @@ class _Half:
         self.algorithm, self.training = one.algorithm, one.training
         self.form: Form = form_of(one.state)
         here = [one if place is None else jobs[place] for place in places]
-        self.stacked: Stacked = jax.jit(_copied)(stack([job.state for job in here]))
+        self.stacked: Stacked = stack([job.state for job in here])
         self.replays: ReplayState = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(job.replay for job in here))
         self.runs = [
             _Run(j, i, jobs[j].seed, jobs[j].fresh_noise, jobs[j].state.key)
@@ -278,7 +278,3 @@ class _Half:
                 check_rows(rows[i], self._observations[i], self._taken[i], env_steps, self.algorithm)
             except TrainingError as error:
                 self._fail(run, error)
-
-
-def _copied(tree: Any) -> Any:
-    return jax.tree.map(jnp.copy, tree)

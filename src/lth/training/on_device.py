@@ -48,7 +48,7 @@ class DeviceLockstep:
         assert env
         self._env, self._algorithm, self._training, self._until = env, one.algorithm, one.training, one.until
         self._form = form_of(one.state)
-        self._stacked = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(stack([job.state for job in here]))
+        self._stacked = stack([job.state for job in here])
         self._replays: ReplayState = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(job.replay for job in here))
         self._seeds = [(job.seed, job.fresh_noise) for job in here]
         self._keys = {j: job.state.key for j, job in enumerate(jobs)}
