@@ -163,6 +163,7 @@ CASES = {
     "normalized": ([9, 20, 16, 3], [0.4, 0.3, 0.5], 0, 0.8, True),
     "normalized twins": ([9, 24, 24, 1], [0.8, 0.3, 1.0], 2, 1.0, True),
     "normalized and dense": ([6, 32, 18, 4], [1.0, 1.0, 1.0], 0, 1.0, True),
+    "normalized, dense and odd": ([5, 19, 13, 2], [1.0, 1.0, 1.0], 0, 1.0, True),  # rows are not aligned as vectors are
 }
 BATCHES = (1, 31, 32, 33, 63, 64, 65, 100, 256)
 

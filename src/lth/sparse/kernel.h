@@ -347,10 +347,12 @@ inline void layer_gradient(const Network& net, const Layer& layer, const float* 
   if (lefts) add_left();
 }
 
+// Not by a deduced type: that is aligned as the processor's vectors are, which rows need not be.
+LTH_INLINE Vector& at(float* rows, int r, int j) { return ((Vector*)(rows + (size_t)r * LANES))[j]; }
+
 // Layer normalization of each group of units (Ba et al. 2016): z = (z - mean) / sqrt(variance + EPSILON), y = relu(scale z + shift);
 // `deviation` gets the reciprocal of the root, a row a group.
 inline void norm_forward(const Layer& layer, const float* theta, float* z, float* y, float* deviation) {
-  auto at = [](auto* rows, int r, int j) -> auto& { return ((Vector*)(rows + (size_t)r * LANES))[j]; };
   for (int g = 0; g < layer.groups; g++) {
     const int begin = layer.group[g], end = layer.group[g + 1];
     for (int j = 0; j < VECTORS; j++) {
@@ -374,7 +376,6 @@ inline void norm_forward(const Layer& layer, const float* theta, float* z, float
 // The gradient by the rows before normalization, in the place of that by the rows before the ReLU; and by scale and shift.
 inline void norm_backward(const Layer& layer, const float* theta, const float* normal, const float* deviation, float* d,
                           float* dtheta) {
-  auto at = [](auto* rows, int r, int j) -> auto& { return ((Vector*)(rows + (size_t)r * LANES))[j]; };
   for (int g = 0; g < layer.groups; g++) {
     const int begin = layer.group[g], end = layer.group[g + 1];
     if (dtheta) {
