@@ -588,7 +588,11 @@ def drive(case_file, folder, command, flags, lanes, threads=1, runner=()):
 
 @pytest.mark.parametrize(
     ("level", "sanitizer", "threads"),
-    [("x86-64-v4", "address,undefined", 1), ("x86-64-v3", "address,undefined", 1), ("x86-64-v3", "thread", 3)],
+    [
+        ("x86-64-v4", "address,undefined", 1),
+        ("x86-64-v3", "address,undefined", 1),
+        pytest.param("x86-64-v3", "thread", 3, marks=pytest.mark.full),
+    ],
 )
 def test_the_kernel_alone_under_sanitizers(level, sanitizer, threads, case_file, tmp_path):
     command = compiler()
@@ -598,7 +602,7 @@ def test_the_kernel_alone_under_sanitizers(level, sanitizer, threads, case_file,
     drive(case_file, tmp_path, command, flags, {"x86-64-v4": 64, "x86-64-v3": 32}[level], threads)
 
 
-@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+@pytest.mark.parametrize("compiler", ["g++", pytest.param("clang++", marks=pytest.mark.full)])
 def test_the_kernel_alone_on_aarch64(compiler, case_file, tmp_path):
     cross, qemu = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
     command = [cross] if compiler == "g++" else [shutil.which("clang++"), "--target=aarch64-linux-gnu"]
