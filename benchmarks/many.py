@@ -3,9 +3,10 @@
     python benchmarks/many.py [--json] [--agents 1 4 16 64 256] [--precision float32] [--no-grid]
     python benchmarks/many.py --task brax:halfcheetah --tickets 256 --env-steps 25000
 
-Updates: SAC tickets of 90 % with 17 observations and 6 actions (HalfCheetah's), two hidden layers of 256, batches of 256 that
-are drawn on the device. `updates_per_second_N` counts the updates of all N agents; `alone_updates_per_second` is of the call
-that one run makes on the dense backend.
+Updates: SAC tickets of 90 % with 17 observations and 6 actions (HalfCheetah's), two hidden layers of 256, batches of 256.
+`updates_per_second_N` counts the updates of all N agents: on a CPU by the calls that a batch makes there, on a GPU by one call for
+all `--updates`, as in a segment of environments on the device. `alone_updates_per_second` is of the call that one run makes on
+the dense backend.
 
 Grid: `lth run` of one dense agent and `--tickets` tickets of random masks on `--task`, timed as a whole: with executor=batched,
 and one run after the other on the dense backend (left out with more than 32 tickets).
@@ -42,11 +43,12 @@ import yaml
 from src.lth.algorithms.architecture import Spaces
 from src.lth.algorithms.learner import draw, learner, updated
 from src.lth.algorithms.randomness import DeviceGenerator
-from src.lth.algorithms.stacked import form_of, over_agents, stack
+from src.lth.algorithms.stacked import form_of, over_agents, stack, stacked_step
 from src.lth.algorithms.tickets import make_ticket
 from src.lth.config import SACConfig
 from src.lth.pruning.controls import random_mask
 from src.lth.replay import init_replay, insert
+from src.lth.training.lockstep import agents_in_call
 
 ROWS, BATCH, SPACES = 10_000, 256, Spaces(17, 6)
 ALGORITHM = SACConfig().build(SPACES)
@@ -65,6 +67,27 @@ def transitions() -> Any:
     rows[:, 17:23] = np.tanh(rows[:, 17:23])
     rows[:, -1] = 0.0
     return insert(init_replay(ROWS, 17, 6), rows)
+
+
+def in_turn(agents: int) -> Any:
+    """Return what makes `--updates` updates of each of several agents, by calls as of environments on the host."""
+    places = agents_in_call(agents)
+    step, rng = stacked_step(ALGORITHM, form_of(ticket())), np.random.default_rng(0)
+    rows = np.zeros((places, 1, 2 * 17 + 6 + 2), np.float32)
+    replays = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], places, axis=0), transitions())
+    parts = [(stack([ticket()] * places), jax.tree.map(jnp.copy, replays)) for _ in range(0, agents, places)]
+    drawn = [[draw(ALGORITHM, rng, 1, BATCH, ROWS) for _ in range(places)] for _ in range(options.updates)]
+    draws = [jax.tree.map(lambda *leaves: np.stack(leaves), *many) for many in drawn]
+
+    def updates() -> None:
+        for numbers in draws:
+            for i, part in enumerate(parts):
+                done = step(*part, rows, numbers)
+                parts[i] = done.stacked, done.replays
+        jax.block_until_ready(parts)
+
+    updates()
+    return updates
 
 
 def together(agents: int) -> Any:
@@ -136,11 +159,12 @@ def main() -> None:
     name = processor() if device.platform == "cpu" else device.device_kind
     found: dict[str, Any] = {"device": name, "precision": options.precision}
     with jax.default_matmul_precision(options.precision):
-        seconds = interleave({"alone": alone()}, options.repeats)["alone"]
-        found["alone_updates_per_second"] = options.updates / seconds
+        many = in_turn if device.platform == "cpu" else together
         for agents in options.agents:
-            seconds = interleave({"together": together(agents)}, options.repeats)["together"]
-            found[f"updates_per_second_{agents}"] = agents * options.updates / seconds
+            seconds = interleave({"alone": alone(), "many": many(agents)}, options.repeats)
+            found["alone_updates_per_second"] = options.updates / seconds["alone"]
+            found[f"updates_per_second_{agents}"] = agents * options.updates / seconds["many"]
+            found[f"ratio_{agents}"] = agents * seconds["alone"] / seconds["many"]
     if not options.no_grid:
         with tempfile.TemporaryDirectory() as scratch:
             run = functools.partial(grid_seconds)

@@ -23,7 +23,7 @@ from lth.pruning.prune import prune
 from lth.pruning.schedules import prune_at, rigl, sparse_evolution
 from lth.replay import init_replay
 from lth.training import Job, evaluate, train
-from lth.training.lockstep import Lockstep, batch_key
+from lth.training.lockstep import Lockstep, agents_in_call, batch_key
 from lth.training.on_device import DeviceLockstep, evaluate_on_device
 
 CONTINUOUS = {"actor_hidden": (16, 16), "critic_hidden": (16, 16)}
@@ -84,9 +84,10 @@ def job_of(name, seed, task=None, state=None, agent=(), **settings):
     return Job(algorithm, training, task or HOST[name], seed, state, replay, training.env_steps)
 
 
-def trained(jobs, size=4):
+def trained(jobs, size=4, together=2):
     """Train jobs in one batch to the end; returns of each its last segment's state, buffer and metrics, or its error."""
-    lockstep = (DeviceLockstep if jobs[0].task.startswith("device_suite:") else Lockstep)(jobs, size)
+    on_device = jobs[0].task.startswith("device_suite:")
+    lockstep = DeviceLockstep(jobs, size) if on_device else Lockstep(jobs, size, together)
     found = {}
     try:
         for _ in range(0, jobs[0].until, jobs[0].training.segment_steps):
@@ -154,6 +155,18 @@ def batches():
 def test_a_run_of_a_batch_learns_what_it_learns_alone(name, batches):
     for job, found in zip(*batches(name), strict=True):
         check_alike(found, job)
+
+
+def test_agents_that_are_updated_one_by_one_learn_the_same_in_a_batch_of_any_size():
+    jobs = [job_of("td3", seed) for seed in range(3)]
+    found = trained(jobs, 8, together=agents_in_call(8, "cpu"))
+    check_alike(found[2], jobs[2])
+    assert same_bytes(found[2], *trained(jobs[2:], 1, together=agents_in_call(1, "cpu")))
+
+
+def test_half_of_a_batch_is_updated_in_one_call_except_on_a_cpu():
+    assert [agents_in_call(size, "gpu") for size in (1, 2, 7, 256)] == [1, 1, 4, 128]
+    assert [agents_in_call(size, "cpu") for size in (1, 2, 7, 256)] == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize(("name", "schedule"), [("td3", "gradual"), ("dqn", "set"), ("dqn", "rigl")])

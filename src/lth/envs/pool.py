@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -145,7 +145,11 @@ def _serve(pipe: Connection, places: dict[int, Place], shared: _Shared) -> None:
 
 
 class Pool:
-    """The environments of `places`, in `processes` processes that are started at once."""
+    """The environments of `places`, in `processes` processes that are started at once.
+
+    Parts of the places, as slices, can step at the same time: each process does what it is asked in turn, so parts must be finished
+    in the order in which they were started.
+    """
 
     def __init__(self, places: Sequence[Place | None], num_envs: int, spaces: Spaces, processes: int | None = None):
         filled = [i for i, place in enumerate(places) if place is not None]
@@ -155,6 +159,7 @@ class Pool:
         self._actions, self._data = self._shared.actions_array(), self._shared.stepped()
         self._runs = [filled[k::count] for k in range(count)]
         self._active: set[int] = set()
+        self._asked: dict[int, list[list[int]]] = {}  # runs of each process, by the first place of their part
         self._pipes: list[Connection] = []
         self._processes: list[Any] = []
         try:
@@ -170,41 +175,43 @@ class Pool:
             self.close()
             raise
 
-    def reset(self, seeds: Sequence[int], active: Sequence[bool]) -> tuple[np.ndarray, dict[int, str]]:
-        """Reset the environments of each active run; only these are stepped.
+    def reset(self, seeds: Mapping[int, int]) -> tuple[np.ndarray, dict[int, str]]:
+        """Reset the environments of the runs in `seeds`; only these are stepped from now on.
 
         Returns:
-            The observations (runs, envs, observation_dim), and why runs failed, by run.
+            The observations (places, envs, observation_dim), and why runs failed, by place.
         """
-        self._active = {i for i, is_active in enumerate(active) if is_active}
-        self._ask("reset", lambda runs: {i: seeds[i] for i in runs})
-        failed = self._answers()
+        self._active = set(seeds)
+        every = slice(0, len(self._actions))
+        self._ask(every, "reset", lambda runs: {i: seeds[i] for i in runs})
+        failed = self._answers(every)
         return self._data.observations.copy(), failed
 
-    def start(self, actions: np.ndarray) -> None:
-        """Begin a step with actions (runs, envs, action_width)."""
-        self._actions[:] = actions
-        self._ask("step", list)
+    def start(self, part: slice, actions: np.ndarray) -> None:
+        """Begin a step of a part with actions (places of the part, envs, action_width)."""
+        self._actions[part] = actions
+        self._ask(part, "step", list)
 
-    def finish(self) -> tuple[Stepped, dict[int, str]]:
-        """Return what the step returned, and why runs failed in it, by run."""
-        failed = self._answers()
-        return Stepped(*(part.copy() for part in self._data)), failed
+    def finish(self, part: slice) -> tuple[Stepped, dict[int, str]]:
+        """Return what the step of a part returned, and why runs failed in it, by place."""
+        failed = self._answers(part)
+        return Stepped(*(values[part].copy() for values in self._data)), failed
 
     def drop(self, i: int) -> None:
         """Stop stepping the environments of a run."""
         self._active.discard(i)
 
-    def _ask(self, what: str, about: Callable[[list[int]], Any]) -> None:
-        self._asked = [[i for i in runs if i in self._active] for runs in self._runs]
-        for pipe, runs in zip(self._pipes, self._asked, strict=True):
+    def _ask(self, part: slice, what: str, about: Callable[[list[int]], Any]) -> None:
+        asked = [[i for i in runs if i in self._active and part.start <= i < part.stop] for runs in self._runs]
+        self._asked[part.start] = asked
+        for pipe, runs in zip(self._pipes, asked, strict=True):
             if runs:
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # noticed when its answer is read
                     pipe.send((what, about(runs)))
 
-    def _answers(self) -> dict[int, str]:
+    def _answers(self, part: slice) -> dict[int, str]:
         failed: dict[int, str] = {}
-        for pipe, process, runs in zip(self._pipes, self._processes, self._asked, strict=True):
+        for pipe, process, runs in zip(self._pipes, self._processes, self._asked[part.start], strict=True):
             if not runs:
                 continue
             try:

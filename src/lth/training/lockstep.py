@@ -17,7 +17,6 @@ import numpy as np
 
 from ..algorithms.learner import Draws
 from ..algorithms.stacked import Form, Stacked, form_of, pick, signature, stack, stacked_actions, stacked_step
-from ..config import TrainingConfig
 from ..envs.on_device import device_env
 from ..envs.pool import Place, Pool
 from ..errors import InputError, TrainingError
@@ -33,18 +32,30 @@ def batch_key(job: Job) -> Any:
     return job.algorithm, job.training, steps, simulated, signature(job.state)
 
 
+def agents_in_call(size: int, platform: str | None = None) -> int:
+    """Return how many agents of a batch of `size` one compiled call updates on this platform (default: of JAX).
+
+    Half of them, so that the environments of the others step meanwhile. On a CPU one: stacked, the states of several leave the
+    caches between two operations, and a batch of 8 takes a tenth longer.
+    """
+    return 1 if (platform or jax.default_backend()) == "cpu" else -(-size // 2)
+
+
 class Lockstep:
     """Jobs of one `batch_key` that train together, segment by segment.
 
     Args:
         jobs: at most `size` of them.
         size: the number of places. Results depend on it in their last bits, and not on the number of jobs.
+        together: how many places one compiled call updates; `agents_in_call` by default.
     """
 
-    def __init__(self, jobs: Sequence[Job], size: int):
-        places: list[int | None] = [*range(len(jobs)), *[None] * (size + size % 2 - len(jobs))]
-        parts = [places[:1]] if size == 1 else [places[: len(places) // 2], places[len(places) // 2 :]]
-        self._halves = [_Half(jobs, part) for part in parts if any(place is not None for place in part)]
+    def __init__(self, jobs: Sequence[Job], size: int, together: int | None = None):
+        together = together or agents_in_call(size)
+        places: list[Place | None] = [Place(job.task, job.seed) for job in jobs]
+        places += [None] * (-len(jobs) % together)
+        self._pool = Pool(places, jobs[0].training.num_envs, jobs[0].algorithm.spaces)
+        self._parts = [_Part(jobs, slice(i, i + together), self._pool) for i in range(0, len(places), together)]
         self._training, self._until, self._tells = jobs[0].training, jobs[0].until, [job.tell for job in jobs]
         self._env_steps = int(jobs[0].state.env_steps)
 
@@ -56,54 +67,49 @@ class Lockstep:
         number = self._env_steps // self._training.segment_steps
         end = min((number + 1) * self._training.segment_steps, self._until)
         started = time.perf_counter()
-        _train_segment(self._halves, self._training, number, self._env_steps, end, self._tells)
+        self._train(number, end)
         self._env_steps = end
-        seconds = (time.perf_counter() - started) / max(sum(len(half.active) for half in self._halves), 1)
-        for half in self._halves:
-            yield from half.results(end, seconds)
+        seconds = (time.perf_counter() - started) / max(sum(len(part.active) for part in self._parts), 1)
+        for part in self._parts:
+            yield from part.results(end, seconds)
+
+    def _train(self, number: int, end: int) -> None:
+        parts, env_steps = self._parts, self._env_steps
+        seeds = {i: seed for part in parts for i, seed in part.begin(number, env_steps).items()}
+        observations, failures = self._pool.reset(seeds)
+        for part in parts:
+            part.reset(observations, failures, env_steps)
+        for part in parts:
+            part.start()
+        told = time.monotonic()
+        while env_steps < end:
+            for i, part in enumerate(parts):
+                part.finish(env_steps, last=env_steps + self._training.num_envs >= end)
+                # The environments of other parts step while the device updates this one.
+                parts[(i + 1) % len(parts)].start()
+            env_steps += self._training.num_envs
+            if env_steps < end and time.monotonic() - told >= TELL_EVERY:
+                told = time.monotonic()
+                for tell in self._tells:
+                    if tell:
+                        tell(env_steps)
 
     def drop(self, i: int) -> None:
         """Leave the place of job i empty."""
-        for half in self._halves:
-            half.drop(i)
+        for part in self._parts:
+            part.drop(i)
 
     def close(self) -> None:
         """End the processes of the environments."""
-        for half in self._halves:
-            half.pool.close()
-
-
-def _train_segment(
-    halves: Sequence["_Half"],
-    training: TrainingConfig,
-    number: int,
-    env_steps: int,
-    end: int,
-    tells: Sequence[Any],
-) -> None:
-    for half in halves:
-        half.reset(number, env_steps)
-        half.start()
-    told = time.monotonic()
-    while env_steps < end:
-        for i, half in enumerate(halves):
-            half.finish(env_steps, last=env_steps + training.num_envs >= end)
-            # The environments of one half step while the device updates the other.
-            halves[(i + 1) % len(halves)].start()
-        env_steps += training.num_envs
-        if env_steps < end and time.monotonic() - told >= TELL_EVERY:
-            told = time.monotonic()
-            for tell in tells:
-                if tell:
-                    tell(env_steps)
+        self._pool.close()
 
 
 @dataclasses.dataclass
 class _Run:
-    """One job of a half, in its place."""
+    """One job of a part, in its place."""
 
-    job: int
-    place: int
+    job: int  # also its place in the batch
+    place: int  # in the part
     seed: int
     fresh_noise: bool
     key: jax.Array | None
@@ -112,44 +118,37 @@ class _Run:
     finished: list[float] = dataclasses.field(default_factory=list)
 
 
-class _Half:
-    """The half of a batch that steps its environments while the other half learns."""
+class _Part:
+    """The jobs at `where`, which one call updates; the environments of other parts step meanwhile."""
 
-    def __init__(self, jobs: Sequence[Job], places: Sequence[int | None]):
-        one = jobs[next(place for place in places if place is not None)]
-        self.algorithm, self.training = one.algorithm, one.training
-        self.form: Form = form_of(one.state)
-        here = [one if place is None else jobs[place] for place in places]
+    def __init__(self, jobs: Sequence[Job], where: slice, pool: Pool):
+        here = list(jobs[where])
+        self.algorithm, self.training = here[0].algorithm, here[0].training
+        self.form: Form = form_of(here[0].state)
+        self.runs = [_Run(where.start + i, i, job.seed, job.fresh_noise, job.state.key) for i, job in enumerate(here)]
+        self.places = where.stop - where.start
+        here += [here[0]] * (self.places - len(here))
         self.stacked: Stacked = stack([job.state for job in here])
         self.replays: ReplayState = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(job.replay for job in here))
-        self.runs = [
-            _Run(j, i, jobs[j].seed, jobs[j].fresh_noise, jobs[j].state.key)
-            for i, j in enumerate(places)
-            if j is not None
-        ]
         self.active = list(self.runs)
         self.failed: dict[int, InputError | TrainingError] = {}
-        self.places = len(places)
-        self.pool = Pool(
-            [None if place is None else Place(jobs[place].task, jobs[place].seed) for place in places],
-            self.training.num_envs,
-            self.algorithm.spaces,
-        )
+        self._where, self._pool = where, pool
         self._stepping = False
         self._actions: Any = None  # of the next step, perhaps still being computed
         self._metrics: dict[str, Any] = {}
 
-    def reset(self, number: int, env_steps: int) -> None:
-        """Begin a segment."""
+    def begin(self, number: int, env_steps: int) -> dict[int, int]:
+        """Begin a segment; returns the seeds of the environments by job."""
         missing, capacity = env_steps - int(self.replays.size[0]), int(self.replays.rows.shape[1])
         for run in self.active:
             seed_of = functools.partial(segment_seed, run.seed, number, fresh_noise=run.fresh_noise)
             run.numbers = RandomNumbers(self.algorithm, self.training, seed_of, capacity, missing)
             run.returns, run.finished = np.zeros(self.training.num_envs), []
-        seeds, active = [0] * self.places, [False] * self.places
-        for run in self.active:
-            seeds[run.place], active[run.place] = run.numbers.reset_seed, True
-        self._observations, failures = self.pool.reset(seeds, active)
+        return {run.job: run.numbers.reset_seed for run in self.active}
+
+    def reset(self, observations: np.ndarray, failures: dict[int, str], env_steps: int) -> None:
+        """Choose the first actions of a segment, for the observations of all jobs."""
+        self._observations = observations[self._where]
         self._failures(failures, env_steps)
         self._metrics = {}
         self._pending: list[np.ndarray] = []
@@ -166,7 +165,7 @@ class _Half:
         """Begin a step of the environments, if its actions were asked for."""
         if self._actions is not None and self.active:
             self._taken = np.asarray(self._actions)
-            self.pool.start(self._taken)
+            self._pool.start(self._where, self._taken)
             self._stepping = True
         self._actions = None
 
@@ -174,7 +173,7 @@ class _Half:
         """Wait for the environments, and have the device store the transitions, learn, and choose the next actions."""
         if not self._stepping:  # all runs failed
             return
-        found, failures = self.pool.finish()
+        found, failures = self._pool.finish(self._where)
         self._stepping = False
         done = found.terminated | found.truncated
         after = np.where(done[..., None], found.final, found.observations)
@@ -258,12 +257,12 @@ class _Half:
     def _fail(self, run: _Run, error: InputError | TrainingError) -> None:
         self.failed[run.job] = error
         self.active.remove(run)
-        self.pool.drop(run.place)
+        self._pool.drop(run.job)
 
     def _failures(self, told: dict[int, str], env_steps: int) -> None:
         for run in list(self.active):
-            if run.place in told:
-                kind, _, rest = told[run.place].partition(": ")
+            if run.job in told:
+                kind, _, rest = told[run.job].partition(": ")
                 message, _, where = rest.partition("\n")
                 error: InputError | TrainingError = InputError(message)  # as when the task cannot be created
                 if kind != "InputError":
