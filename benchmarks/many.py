@@ -43,7 +43,7 @@ import yaml
 from src.lth.algorithms.architecture import Spaces
 from src.lth.algorithms.learner import draw, learner, updated
 from src.lth.algorithms.randomness import DeviceGenerator
-from src.lth.algorithms.stacked import form_of, over_agents, stack, stacked_step
+from src.lth.algorithms.stacked import Agents, form_of, over_agents, stack
 from src.lth.algorithms.tickets import make_ticket
 from src.lth.config import SACConfig
 from src.lth.pruning.controls import random_mask
@@ -72,19 +72,15 @@ def transitions() -> Any:
 def in_turn(agents: int) -> Any:
     """Return what makes `--updates` updates of each of several agents, by calls as of environments on the host."""
     places = agents_in_call(agents)
-    step, rng = stacked_step(ALGORITHM, form_of(ticket())), np.random.default_rng(0)
-    rows = np.zeros((places, 1, 2 * 17 + 6 + 2), np.float32)
-    replays = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], places, axis=0), transitions())
-    parts = [(stack([ticket()] * places), jax.tree.map(jnp.copy, replays)) for _ in range(0, agents, places)]
+    rng, rows = np.random.default_rng(0), np.zeros((places, 1, 2 * 17 + 6 + 2), np.float32)
+    parts = [Agents(ALGORITHM, [ticket()] * places, [transitions()] * places) for _ in range(0, agents, places)]
     drawn = [[draw(ALGORITHM, rng, 1, BATCH, ROWS) for _ in range(places)] for _ in range(options.updates)]
     draws = [jax.tree.map(lambda *leaves: np.stack(leaves), *many) for many in drawn]
 
     def updates() -> None:
         for numbers in draws:
-            for i, part in enumerate(parts):
-                done = step(*part, rows, numbers)
-                parts[i] = done.stacked, done.replays
-        jax.block_until_ready(parts)
+            told = [part.step(rows, numbers)[1] for part in parts]
+        jax.block_until_ready(told)
 
     updates()
     return updates

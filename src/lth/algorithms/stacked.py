@@ -135,40 +135,87 @@ def actions_of(algorithm: Algorithm, state: AgentState, observations: Array, noi
     return jnp.asarray(chosen, jnp.float32)
 
 
-@functools.cache
-def stacked_actions(algorithm: Algorithm, form: Form) -> Callable[..., jax.Array]:
-    """Compile: (stacked, observations, noise) -> actions, each with a leading axis of agents."""
-
-    def act(state: AgentState, observations: Array, noise: Array) -> tuple[AgentState, jax.Array]:
-        return state, actions_of(algorithm, state, observations, noise)
-
-    mapped = over_agents(act, form)
-    return jax.jit(lambda stacked, observations, noise: mapped(stacked, observations, noise)[1])
+def _act(algorithm: Algorithm, state: AgentState, observations: Array, noise: Array) -> tuple[AgentState, jax.Array]:
+    return state, actions_of(algorithm, state, observations, noise)
 
 
-class Step(NamedTuple):
-    """What one step of a batch returns, on the device."""
-
-    stacked: Stacked
-    replays: ReplayState
-    actions: jax.Array | None  # (agents, environments, action_width)
-    metrics: dict[str, jax.Array]  # (agents,) of the last update; empty without one
+def _step(
+    algorithm: Algorithm, state: AgentState, replay: ReplayState, rows: Array, draws: Draws, *acting: Array
+) -> tuple[AgentState, ReplayState, jax.Array | None, dict[str, jax.Array]]:
+    state, replay = stored(algorithm, state, replay, rows)
+    state, metrics = updated(algorithm, state, replay, draws)
+    return state, replay, actions_of(algorithm, state, *acting) if acting else None, metrics
 
 
 @functools.cache
-def stacked_step(algorithm: Algorithm, form: Form) -> Callable[..., Step]:
-    """Compile one step of a batch: store transitions, update, and choose the next actions.
+def _compiled(algorithm: Algorithm, form: Form | None) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Compile `_act` and `_step`: of stacked agents or, without a form, of one, whose state and buffer have no axis of agents."""
+    act, step = functools.partial(_act, algorithm), functools.partial(_step, algorithm)
+    if form:
+        acting = over_agents(act, form)
+        return jax.jit(lambda *given: acting(*given)[1]), jax.jit(over_agents(step, form), donate_argnums=(0, 1))
+    first, several = (functools.partial(jax.tree.map, take) for take in (lambda x: x[0], lambda x: x[None]))
 
-    The function takes (stacked, replays, rows, draws, observations, noise), each with a leading axis of agents, and donates the
-    first two. Without `noise` it chooses no actions.
+    def act_alone(state: AgentState, *host: Any) -> Any:
+        return several(act(state, *first(host))[1])
+
+    def step_alone(state: AgentState, replay: ReplayState, *host: Any) -> Any:
+        state, replay, *found = step(state, replay, *first(host))
+        return state, replay, *several(found)
+
+    return jax.jit(act_alone), jax.jit(step_alone, donate_argnums=(0, 1))
+
+
+class Agents:
+    """Agents that one call updates, with their replay buffers.
+
+    The states of several are stacked. One agent keeps its arrays as they are: a leading axis of 1 would have XLA copy them at every
+    update.
+
+    Args:
+        algorithm: of all.
+        states: of one `signature`. They and the buffers are copied.
+        replays: of the same size.
     """
 
-    def one(
-        state: AgentState, replay: ReplayState, rows: Array, draws: Draws, *acting: Array
-    ) -> tuple[AgentState, ReplayState, jax.Array | None, dict[str, jax.Array]]:
-        state, replay = stored(algorithm, state, replay, rows)
-        state, metrics = updated(algorithm, state, replay, draws)
-        return state, replay, actions_of(algorithm, state, *acting) if acting else None, metrics
+    def __init__(self, algorithm: Algorithm, states: Sequence[AgentState], replays: Sequence[ReplayState]):
+        self._form = form_of(states[0]) if len(states) > 1 else None
+        self._act, self._step = _compiled(algorithm, self._form)
+        self._states: Any
+        self._replays: ReplayState
+        if self._form:
+            self._states = stack(states)
+            self._replays = jax.tree.map(lambda *leaves: jnp.stack(leaves), *replays)
+        else:
+            self._states, self._replays = jax.tree.map(jnp.copy, (states[0]._replace(key=None), replays[0]))
 
-    mapped = over_agents(one, form)
-    return jax.jit(lambda *given: Step(*mapped(*given)), donate_argnums=(0, 1))
+    def actions(self, observations: Array, noise: Array) -> jax.Array:
+        """Choose actions, (agents, n, action_width), for observations (agents, n, observation_dim)."""
+        chosen: jax.Array = self._act(self._states, observations, noise)
+        return chosen
+
+    def step(self, rows: Array, draws: Draws, *acting: Array) -> tuple[jax.Array | None, dict[str, jax.Array]]:
+        """Store transitions and update; everything has a leading axis of agents.
+
+        Args:
+            rows: (agents, n, width) from `pack_rows`.
+            draws: of the updates.
+            *acting: observations and noise for the next actions; or nothing, then none are chosen.
+
+        Returns:
+            The actions (agents, n, action_width), and the metrics (agents,) of the last update, none without one.
+        """
+        self._states, self._replays, actions, metrics = self._step(self._states, self._replays, rows, draws, *acting)
+        return actions, metrics
+
+    def state(self, i: int, key: jax.Array | None) -> AgentState:
+        """Return a copy of agent i's state, with this key."""
+        if self._form:
+            return pick(self._form, self._states, i, key)
+        alone: AgentState = jax.tree.map(jnp.copy, self._states)
+        return alone._replace(key=key)
+
+    def replay(self, i: int) -> ReplayState:
+        """Return agent i's replay buffer, valid until the next step."""
+        found: ReplayState = jax.tree.map(lambda leaf: leaf[i], self._replays) if self._form else self._replays
+        return found

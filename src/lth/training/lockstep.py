@@ -12,15 +12,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..algorithms.learner import Draws
-from ..algorithms.stacked import Form, Stacked, form_of, pick, signature, stack, stacked_actions, stacked_step
+from ..algorithms.stacked import Agents, signature
 from ..envs.on_device import device_env
 from ..envs.pool import Place, Pool
 from ..errors import InputError, TrainingError
-from ..replay import ReplayState, pack_rows
+from ..replay import pack_rows
 from ..types import Batch
 from . import TELL_EVERY, Job, RandomNumbers, Segment, check_rows, segment_metrics, segment_seed
 
@@ -124,12 +123,12 @@ class _Part:
     def __init__(self, jobs: Sequence[Job], where: slice, pool: Pool):
         here = list(jobs[where])
         self.algorithm, self.training = here[0].algorithm, here[0].training
-        self.form: Form = form_of(here[0].state)
         self.runs = [_Run(where.start + i, i, job.seed, job.fresh_noise, job.state.key) for i, job in enumerate(here)]
         self.places = where.stop - where.start
         here += [here[0]] * (self.places - len(here))
-        self.stacked: Stacked = stack([job.state for job in here])
-        self.replays: ReplayState = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(job.replay for job in here))
+        self._begun, self._stored = int(here[0].state.env_steps), int(here[0].replay.size)
+        self._capacity = int(here[0].replay.rows.shape[0])
+        self.agents = Agents(self.algorithm, [job.state for job in here], [job.replay for job in here])
         self.active = list(self.runs)
         self.failed: dict[int, InputError | TrainingError] = {}
         self._where, self._pool = where, pool
@@ -139,10 +138,10 @@ class _Part:
 
     def begin(self, number: int, env_steps: int) -> dict[int, int]:
         """Begin a segment; returns the seeds of the environments by job."""
-        missing, capacity = env_steps - int(self.replays.size[0]), int(self.replays.rows.shape[1])
+        missing = env_steps - min(self._stored + env_steps - self._begun, self._capacity)
         for run in self.active:
             seed_of = functools.partial(segment_seed, run.seed, number, fresh_noise=run.fresh_noise)
-            run.numbers = RandomNumbers(self.algorithm, self.training, seed_of, capacity, missing)
+            run.numbers = RandomNumbers(self.algorithm, self.training, seed_of, self._capacity, missing)
             run.returns, run.finished = np.zeros(self.training.num_envs), []
         return {run.job: run.numbers.reset_seed for run in self.active}
 
@@ -158,8 +157,7 @@ class _Part:
         if env_steps < self.training.start_steps:
             self._actions = noise
         else:
-            act = stacked_actions(self.algorithm, self.form)
-            self._actions = act(self.stacked, self._observations, noise)
+            self._actions = self.agents.actions(self._observations, noise)
 
     def start(self) -> None:
         """Begin a step of the environments, if its actions were asked for."""
@@ -193,12 +191,11 @@ class _Part:
         self._pending.append(rows)
         if self._draws.indices.shape[1] or last or env_steps < self.training.start_steps:
             rows, self._pending = np.concatenate(self._pending, axis=1), []
-            step = stacked_step(self.algorithm, self.form)(self.stacked, self.replays, rows, self._draws, *acting)
-            self.stacked, self.replays = step.stacked, step.replays
-            self._actions = step.actions if acting else noise
-            self._metrics = step.metrics or self._metrics
+            chosen, metrics = self.agents.step(rows, self._draws, *acting)
+            self._actions = chosen if acting else noise
+            self._metrics = metrics or self._metrics
         else:  # as in `train`, the policy's statistics of observations change with its weights
-            self._actions = stacked_actions(self.algorithm, self.form)(self.stacked, *acting)
+            self._actions = self.agents.actions(*acting)
         self._observations = found.observations
         for run in self.active:
             run.returns += found.rewards[run.place]
@@ -223,17 +220,14 @@ class _Part:
                 self.runs.remove(run)
                 yield run.job, self.failed[run.job]
                 continue
-            state = pick(self.form, self.stacked, run.place, run.key)
-            yield run.job, Segment(state, functools.partial(self._replay, run.place), env_steps, values, seconds)
+            state = self.agents.state(run.place, run.key)
+            replay = functools.partial(self.agents.replay, run.place)
+            yield run.job, Segment(state, replay, env_steps, values, seconds)
 
     def drop(self, job: int) -> None:
         """Leave the place of a job empty."""
         self.runs = [run for run in self.runs if run.job != job]
         self.active = [run for run in self.active if run.job != job]
-
-    def _replay(self, place: int) -> ReplayState:
-        found: ReplayState = jax.tree.map(lambda leaf: leaf[place], self.replays)
-        return found
 
     def _noise(self, env_steps: int) -> np.ndarray:
         drawn = {run.place: run.numbers.noise(env_steps) for run in self.active}
