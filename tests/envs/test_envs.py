@@ -342,6 +342,7 @@ def test_success_is_success_at_any_step_where_the_task_defines_it(kind, successe
     result = evaluate(a_policy(2, 2), env, 3)
     assert result.successes == successes
     assert result.success_rate == (successes[0] if successes else None)
+    assert result.success_rate_at_end == (float(kind == "AtTheEnd") if successes else None)
 
 
 def test_evaluation_is_of_whole_episodes_that_are_the_same_each_time():

@@ -271,7 +271,7 @@ def read_line(run: Path) -> list[LineRow]:
 
 
 def evaluations(run: Path) -> list[MetricRow]:
-    """Return the evaluation metrics of a run: `evaluation/return`, `evaluation/success`.
+    """Return the evaluation metrics of a run: `evaluation/return`, and where success is defined the two of it.
 
     Raises:
         InputError: they are missing or unreadable.
@@ -314,7 +314,7 @@ def metrics_of(root: Path, spec: DenseSpec | TicketSpec) -> list[MetricRow]:
 
 
 def last_evaluation(run: Path) -> dict[str, float]:
-    """Return the metrics of a run's last evaluation by name: `evaluation/return`, and `evaluation/success` if defined."""
+    """Return the metrics of a run's last evaluation by name: those of `evaluations`."""
     found = evaluations(run)
     end = max(env_steps for env_steps, _, _ in found)
     return {metric: value for env_steps, metric, value in found if env_steps == end}

@@ -215,6 +215,7 @@ def save_point(run: Path, spec: DenseSpec, state: AgentState, buffer: ReplayBuff
 def evaluation_metrics(evaluation: Evaluation) -> dict[str, float]:
     """Return the metrics of an evaluation by name."""
     metrics = {"evaluation/return": evaluation.return_mean}
-    if evaluation.success_rate is not None:
-        metrics["evaluation/success"] = evaluation.success_rate
+    for name, rate in (("success", evaluation.success_rate), ("success_at_end", evaluation.success_rate_at_end)):
+        if rate is not None:
+            metrics[f"evaluation/{name}"] = rate
     return metrics

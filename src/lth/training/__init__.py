@@ -41,10 +41,11 @@ ENVIRONMENTS, ACTIONS, UPDATES = 0, 1, 2
 
 
 class Evaluation(NamedTuple):
-    """Undiscounted returns of whole episodes, and the success of each (0 or 1) if the task defines success."""
+    """Undiscounted returns of whole episodes and, if the task defines it, success (0 or 1) at any step and at the last of each."""
 
     returns: list[float]
     successes: list[float] | None
+    successes_at_end: list[float] | None = None
 
     @property
     def return_mean(self) -> float:
@@ -53,8 +54,13 @@ class Evaluation(NamedTuple):
 
     @property
     def success_rate(self) -> float | None:
-        """The share of episodes that succeeded, or None."""
+        """The share of episodes that succeeded at any step, or None."""
         return None if self.successes is None else float(np.mean(self.successes))
+
+    @property
+    def success_rate_at_end(self) -> float | None:
+        """The share of episodes that succeeded at their last step, or None."""
+        return None if self.successes_at_end is None else float(np.mean(self.successes_at_end))
 
 
 class Job(NamedTuple):
@@ -100,7 +106,7 @@ def evaluate(policy: Policy, env: Any, episodes: int, frames: Callable[[], None]
 def run_episodes(
     choose: Callable[[np.ndarray], np.ndarray], env: Any, episodes: int, frames: Callable[[], None] | None = None
 ) -> Evaluation:
-    """Run whole evaluation episodes. An episode succeeds if any step does, as Meta-World defines it.
+    """Run whole evaluation episodes. An episode succeeds if any step does, as Meta-World defines it; the last step is kept beside.
 
     Args:
         choose: observation (1, observation_dim) float32 -> action (1, action_width) float32.
@@ -112,11 +118,11 @@ def run_episodes(
         InputError: an episode does not end.
         TrainingError: the environment raised an exception.
     """
-    returns, successes = [], []
+    returns, successes, at_end = [], [], []
     spaces = envs.spaces_of(env)
     for episode in range(episodes):
         observation, _ = env.reset(seed=EVALUATION_SEED + episode)
-        total, success, done, steps = 0.0, None, False, 0
+        total, success, last, done, steps = 0.0, None, 0.0, False, 0
         while not done:
             steps += 1
             if steps > LONGEST_EPISODE:
@@ -133,17 +139,19 @@ def run_episodes(
                     f"the environment raised {type(error).__name__} during an evaluation: {error}"
                 ) from error
             total += float(reward)
-            done = terminated or truncated
+            done, last = terminated or truncated, 0.0
             for name in ("success", "is_success"):
                 if name in info:
-                    success = max(success or 0.0, float(info[name]))
+                    last = float(info[name])
+                    success = max(success or 0.0, last)
         check_return(total, episode)
         returns.append(total)
         successes.append(success)
+        at_end.append(last)
     if frames:
         frames()
     known = [s for s in successes if s is not None]
-    return Evaluation(returns, known if len(known) == episodes else None)
+    return Evaluation(returns, known, at_end) if len(known) == episodes else Evaluation(returns, None)
 
 
 def check_return(total: float, episode: int) -> None:
