@@ -151,4 +151,5 @@ def main() -> None:
     commands[options.command](options.config, planned_runs(read_config(options.config, *options.overrides)))
 
 
-main()
+if __name__ == "__main__":
+    main()
