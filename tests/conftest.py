@@ -19,6 +19,7 @@ if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1" and version("jaxlib").sta
     # Takes half of the compiler's time away. Later versions abort at flags that they no longer know.
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '').replace(_QUICK, '')} {_QUICK}".strip()
 
+import gc
 import subprocess
 import sys
 
@@ -26,6 +27,9 @@ import pytest
 import yaml
 from helpers import shapes
 from helpers.small import ROOT, SMALL
+
+# Programs that JAX has traced fill memory with objects that live on: a tenth of the time would be spent on looking at them again.
+gc.set_threshold(50_000, 20, 20)
 
 collect_ignore_glob = ["helpers/*"]
 shapes.install()

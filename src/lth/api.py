@@ -214,18 +214,19 @@ def dry_run(config: Config, only: str | None = None) -> "tuple[Plan, Estimate]":
 
 def batch_summary(asked: Config, planned: Plan, estimate: "Estimate") -> str:
     """Say in how many batches the runs of a plan that are not finished train, and how much memory a batch takes at most."""
-    from .experiment.batches import batches_of
+    from .experiment.batches import planned_batches
     from .experiment.costs import bytes_in_batch
     from .experiment.tasks import spaces_of_task
 
     size = planned.config.batch_size
     assert size
-    batches = batches_of([one.spec for one in estimate.runs if not one.finished], planned, size)
+    batches = planned_batches([one.spec for one in estimate.runs if not one.finished], planned, size)
     runs = sum(len(batch) for batch in batches)
     spaces = {task: spaces_of_task(planned.root, task) for task in planned.config.tasks}
     takes = size * bytes_in_batch(planned.config, spaces) / 1e9
     cut = f"; batch={asked.batch_size} does not fit into the memory" if size != asked.batch_size else ""
-    return f"Batches: {runs} runs train in {len(batches)}, each with {size} places and up to {takes * 1e3:,.0f} MB of memory{cut}."
+    each = f"each with {size} places and up to {takes * 1e3:,.0f} MB of memory"
+    return f"Batches: {runs} runs train in {len(batches)} batches, {each}{cut}."
 
 
 class StudyPlan(NamedTuple):

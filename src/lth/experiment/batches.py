@@ -41,3 +41,15 @@ def _kind(spec: DenseSpec | TicketSpec, plan: Plan) -> Any:
     spaces = spaces_of_task(plan.root, spec.task)
     on_device = suite_of(spec.task)[0].on_device and spec.task  # its steps are part of the program
     return on_device, spaces, dense.agent, dense.training, dense.evaluation, spec.start, spec.env_steps, changes
+
+
+def planned_batches(specs: Sequence[Spec], plan: Plan, size: int) -> list[list[Spec]]:
+    """Divide runs into the batches that they train in if each starts when all that it needs is made, together with those alike."""
+    waiting, found = list(specs), []
+    while waiting:
+        missing = set(waiting)
+        ready = [spec for spec in waiting if missing.isdisjoint(spec.needs())]
+        found += batches_of(ready, plan, size)
+        made = set(ready)
+        waiting = [spec for spec in waiting if spec not in made]
+    return found
