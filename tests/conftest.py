@@ -28,7 +28,7 @@ import yaml
 from helpers import shapes
 from helpers.small import ROOT, SMALL
 
-# Programs that JAX has traced fill memory with objects that live on: a tenth of the time would be spent on looking at them again.
+# Programs that JAX has traced fill memory with objects that live on; the default would collect garbage among them too often.
 gc.set_threshold(50_000, 20, 20)
 
 collect_ignore_glob = ["helpers/*"]

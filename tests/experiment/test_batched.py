@@ -333,9 +333,8 @@ def test_a_dry_run_writes_nothing_and_knows_the_size(grid, undisturbed, tmp_path
     assert not (tmp_path / "out").exists()
     few = ["pruning.methods=[magnitude]", "pruning.controls=[]"]
     assert main(["run", str(grid), f"output_dir={tmp_path / 'out'}", "--dry-run", *few]) == 0
-    assert (
-        "Batches: 4 runs train in 2 batches, each with 4 places" in capsys.readouterr().out
-    )  # dense agents, then tickets
+    # Dense agents, then the tickets that need them.
+    assert "Batches: 4 runs train in 2 batches, each with 4 places" in capsys.readouterr().out
     assert main(["run", str(grid), f"output_dir={undisturbed}", "--dry-run"]) == 0
     assert f"0 of {RUNS} runs to do" in capsys.readouterr().out
     shutil.copytree(undisturbed, tmp_path / "smaller")

@@ -157,8 +157,9 @@ def test_a_run_of_a_batch_learns_what_it_learns_alone(name, batches):
         check_alike(found, job)
 
 
-def test_agents_that_are_updated_one_by_one_learn_the_same_in_a_batch_of_any_size():
-    jobs = [job_of("td3", seed) for seed in range(3)]
+@pytest.mark.parametrize("name", AGENTS)
+def test_agents_that_are_updated_one_by_one_learn_the_same_in_a_batch_of_any_size(name):
+    jobs = [job_of(name, seed) for seed in range(3)]
     found = trained(jobs, 8, together=agents_in_call(8, "cpu"))
     check_alike(found[2], jobs[2])
     assert same_bytes(found[2], *trained(jobs[2:], 1, together=agents_in_call(1, "cpu")))

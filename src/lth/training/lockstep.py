@@ -34,8 +34,8 @@ def batch_key(job: Job) -> Any:
 def agents_in_call(size: int, platform: str | None = None) -> int:
     """Return how many agents of a batch of `size` one compiled call updates on this platform (default: of JAX).
 
-    Half of them, so that the environments of the others step meanwhile. On a CPU one: stacked, the states of several leave the
-    caches between two operations, and a batch of 8 takes a tenth longer.
+    Half of them, so that the environments of the others step meanwhile. On a CPU one: the stacked states of several leave the
+    caches between two operations, which is slower.
     """
     return 1 if (platform or jax.default_backend()) == "cpu" else -(-size // 2)
 
