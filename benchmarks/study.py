@@ -70,7 +70,7 @@ def save(config: Path, plan: Plan) -> None:
 def facts(plan: Plan, specs: list[Spec]) -> dict[str, object]:
     """Return what the runs of a block were made with."""
     made = [store.read_provenance(plan.root / spec.path) for spec in specs]
-    seconds = {str(s.path): sum(journal.read_timings(plan.root / s.path).values()) for s in specs}
+    seconds = {str(s.path): journal.read_timings(plan.root / s.path)["total"] for s in specs}
     times = [line["time"] for s in specs for line in journal.read_lines(plan.root / s.path / journal.ATTEMPTS) if line]
     versions = {name: sorted({m["versions"][name] for m in made}) for name in sorted(made[0]["versions"])}
     return {

@@ -116,91 +116,91 @@ def _means(runs: Runs, task: str, condition: Condition, metric: str) -> tuple[li
     return steps, list(values.mean(axis=1)) if values.size else []
 
 
+def stability(runs: Runs) -> list[str]:
+    """How alike the rankings of two halves of the gradient batches are."""
+    rows = [
+        (
+            t.task,
+            t.condition.label,
+            t.condition.sparsity,
+            t.network,
+            *map(number, (t.spearman, t.shared, t.shared_by_chance)),
+        )
+        for t in tickets(runs)
+        if not math.isnan(t.shared)
+    ]
+    return table(("task", "condition", "sparsity", "network", "Spearman", "shared", "by chance"), rows)
+
+
+def overlap(runs: Runs) -> list[str]:
+    """How much the masks of two methods, or of two seeds, have in common."""
+    rows = [
+        (o.task, o.sparsity, o.method, o.other, o.network, number(o.jaccard), number(o.by_chance))
+        for o in overlaps(runs)
+    ]
+    return table(("task", "sparsity", "method", "with", "network", "Jaccard index", "by chance"), rows)
+
+
+def cost(runs: Runs) -> Iterator[str]:
+    """FLOPs and seconds by condition."""
+    found = costs(runs)
+    rows = [
+        (
+            *(c.task, c.condition.label, c.condition.sparsity, c.runs),
+            *(f"{c.flops / 1e12:.1f}", number(c.flops / c.flops_dense), f"{c.train_seconds:.0f}"),
+        )
+        for c in found
+    ]
+    columns = ("task", "condition", "sparsity", "runs", "10^12 FLOPs a run", "of a dense agent's", "seconds a run")
+    yield from table(columns, rows)
+    yield f"All runs together trained for {sum(c.runs * c.train_seconds for c in found) / 3600:.1f} hours.\n"
+
+
+def sections(runs: Runs, tested: Families) -> Iterator[tuple[str, str, Iterable[str]]]:
+    """Return each section's title, what its numbers are, and its lines."""
+    asked = tested.primary
+    yield (
+        "Primary question",
+        "Two-sided sign-flip test over seeds; each sparsity only if it rejects.",
+        comparisons([asked.overall, *asked.levels] if asked else []),
+    )
+    yield "Conditions", "IQM over runs, with a 95 % bootstrap interval.", aggregates(runs, tested)
+    yield "Controls", "One-sided, corrected within the family of each method.", comparisons(tested.controls)
+    yield "Exploratory", "Two-sided, all corrected together.", comparisons(tested.exploratory)
+    yield (
+        "Success by environment steps",
+        "Share of evaluation episodes with success at any step / at the last step.",
+        success(runs),
+    )
+    yield (
+        "Stability of rankings",
+        "Of two halves of the gradient batches: Spearman's correlation of scores, and the share of kept weights that both\n"
+        "masks keep.",
+        stability(runs),
+    )
+    yield "Overlap of masks", "The mean over seeds, or over pairs of seeds.", overlap(runs)
+    yield (
+        "Cost",
+        "FLOPs of training by what the runs computed; seconds are those of a shared machine.",
+        cost(runs),
+    )
+
+
 def page(config: Config, rows: Sequence[TidyRow], missing: Sequence[Block], figure: str) -> str:
     """Return the page."""
     runs = Runs(rows)
-    tested = families(runs, config.primary, config.report.margin)
-    said = conclude(config, list(rows))
     lines = [
-        "# Results of the study",
+        f"# Results: {figure.removesuffix('.svg')}",
         "Made by benchmarks/study_page.py from the saved blocks; [design.md](design.md) says what was planned.",
         "",
     ]
     if missing:
         lines += [f"**Not finished:** {len(missing)} blocks are missing, so nothing here is a result yet.", ""]
-    lines += [*(f"- {line}" for line in said.headline), "", f"![Each run by sparsity]({figure})", ""]
-    asked = tested.primary
-    lines += ["## Primary question", "", *comparisons([asked.overall, *asked.levels] if asked else [])]
-    lines += ["## Conditions", "", *aggregates(runs, tested)]
-    lines += [
-        "## Controls",
-        "One-sided, corrected within the family of each method.",
-        "",
-        *comparisons(tested.controls),
-    ]
-    lines += ["## Exploratory", "Two-sided, all corrected together.", "", *comparisons(tested.exploratory)]
-    lines += [
-        "## Success by environment steps",
-        "Share of evaluation episodes with success at any step / at the last step.",
-        "",
-        *success(runs),
-    ]
-    stable = [t for t in tickets(runs) if not math.isnan(t.shared)]
-    lines += [
-        "## Stability of rankings",
-        "Of two halves of the gradient batches: Spearman's correlation of scores, and the share of kept weights",
-        "that both masks keep.",
-        "",
-    ]
-    lines += table(
-        ("task", "condition", "sparsity", "network", "Spearman", "shared", "by chance"),
-        (
-            (
-                t.task,
-                t.condition.label,
-                t.condition.sparsity,
-                t.network,
-                number(t.spearman),
-                number(t.shared),
-                number(t.shared_by_chance),
-            )
-            for t in stable
-        ),
-    )
-    lines += [
-        "## Overlap of masks",
-        "",
-        *table(
-            ("task", "sparsity", "method", "with", "network", "Jaccard index", "by chance"),
-            (
-                (o.task, o.sparsity, o.method, o.other, o.network, number(o.jaccard), number(o.by_chance))
-                for o in overlaps(runs)
-            ),
-        ),
-    ]
-    found = costs(runs)
-    lines += [
-        "## Cost",
-        "FLOPs of training by what the runs computed; seconds are those of a shared machine.",
-        "",
-        *table(
-            ("task", "condition", "sparsity", "runs", "10^12 FLOPs a run", "of a dense agent's", "seconds a run"),
-            (
-                (
-                    c.task,
-                    c.condition.label,
-                    c.condition.sparsity,
-                    c.runs,
-                    f"{c.flops / 1e12:.1f}",
-                    number(c.flops / c.flops_dense),
-                    f"{c.train_seconds:.0f}",
-                )
-                for c in found
-            ),
-        ),
-    ]
-    hours = sum(c.runs * c.train_seconds for c in found) / 3600
-    lines += [f"All runs together trained for {hours:.1f} hours.", ""]
+    said = conclude(config, list(rows)).headline
+    lines += [*(f"- {line}" for line in said), "", f"![Each run by sparsity]({figure})", ""]
+    for title, note, body in sections(runs, families(runs, config.primary, config.report.margin)):
+        if written := list(body):
+            lines += [f"## {title}", note, "", *written]
     return "\n".join(lines)
 
 
