@@ -1,5 +1,6 @@
 """Sparsity patterns: the kept weights of a network in the kernel's layout, and conversion to and from packed vectors."""
 
+import functools
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -269,8 +270,13 @@ def pack(pattern: Pattern, params: Params) -> jax.Array:
     ):
         like = pattern.treedef.unflatten([np.empty(shape) for shape in pattern.shapes])
         check_same_structure(params, like, "the tree to be packed", "the pattern's")
-    flat = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(params)])
-    return flat.at[pattern.places].get(mode="fill", fill_value=0, unique_indices=True)
+    return _gather(jax.tree.leaves(params), pattern.places)
+
+
+@functools.partial(jax.jit, inline=True)  # outside of a compiled function, one program and not one for each leaf
+def _gather(leaves: list[jax.Array], places: jax.Array) -> jax.Array:
+    flat = jnp.concatenate([leaf.ravel() for leaf in leaves])
+    return flat.at[places].get(mode="fill", fill_value=0, unique_indices=True)
 
 
 def unpack(pattern: Pattern, theta: jax.Array) -> Params:
@@ -289,7 +295,12 @@ def unpack(pattern: Pattern, theta: jax.Array) -> Params:
     """
     if jnp.shape(theta) != (pattern.layout.kept,):
         raise InputError(f"theta has shape {jnp.shape(theta)}, but the pattern keeps {pattern.layout.kept} weights")
-    sizes = [int(np.prod(shape)) for shape in pattern.shapes]
-    flat = jnp.zeros(sum(sizes), theta.dtype).at[pattern.places].set(theta, mode="drop", unique_indices=True)
+    return pattern.treedef.unflatten(_scatter(theta, pattern.places, pattern.shapes))
+
+
+@functools.partial(jax.jit, static_argnums=2, inline=True)
+def _scatter(theta: jax.Array, places: jax.Array, shapes: tuple[tuple[int, ...], ...]) -> list[jax.Array]:
+    sizes = [int(np.prod(shape)) for shape in shapes]
+    flat = jnp.zeros(sum(sizes), theta.dtype).at[places].set(theta, mode="drop", unique_indices=True)
     pieces = jnp.split(flat, np.cumsum(sizes)[:-1])
-    return pattern.treedef.unflatten([p.reshape(shape) for p, shape in zip(pieces, pattern.shapes, strict=True)])
+    return [p.reshape(shape) for p, shape in zip(pieces, shapes, strict=True)]
