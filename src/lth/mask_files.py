@@ -32,13 +32,26 @@ def save_mask(path: str | Path, mask: Mask) -> Path:
         The path.
 
     Raises:
-        InputError: the mask has other values than 0 and 1 (naming leaf and position), or the file cannot be written.
+        InputError: the mask has other values than 0 and 1 (naming leaf and position), is empty, or has leaves that a file
+            cannot name; or the file cannot be written.
     """
     path = Path(path)
     check_mask_values(mask, "the mask")
     arrays = {name: np.asarray(leaf) for name, leaf in named_leaves(mask).items()}
     keys = [path_keys(path_of) for path_of, _ in jax.tree_util.tree_leaves_with_path(mask)]
     about = {name: {"dtype": str(leaf.dtype), "keys": k} for (name, leaf), k in zip(arrays.items(), keys, strict=True)}
+    if not arrays:
+        raise InputError("the mask is empty, so there is nothing to save")
+    for name in arrays:
+        try:
+            _leaf(name, about[name])
+            name.encode()
+        except ValueError as error:
+            raise InputError(f"the mask cannot be saved: {error}") from None
+        if name == "__metadata__":
+            raise InputError(
+                f"the mask cannot be saved: safetensors has its own use for the name {name!r}; rename this leaf"
+            )
     bytes_of = {name: (leaf != 0).astype(np.uint8) for name, leaf in arrays.items()}
     write_whole(path, dump_tensors(bytes_of, {"format": _FORMAT, "leaves": about}), checksum=False)
     return path
@@ -89,29 +102,36 @@ _DEEPEST = 100
 """The maximum depth of a tree; JAX fails on depths of a few thousand."""
 
 
-def _leaf(name: str, about: dict[str, Any]) -> tuple[list[str], str, np.dtype]:
-    """Return a leaf's parent keys, its own key and its dtype.
+def _leaf(name: str, about: dict[str, Any]) -> tuple[list[str], np.dtype]:
+    """Return a leaf's keys (none if the mask is a single array) and its dtype.
 
     Raises:
         ValueError: the file does not describe them.
     """
     keys, dtype = about["keys"], about["dtype"]
-    if not isinstance(keys, list) or not 1 <= len(keys) <= _DEEPEST or not all(isinstance(key, str) for key in keys):
-        raise ValueError(f"its leaf {name!r} has no list of 1 to {_DEEPEST} keys")
+    if (
+        not isinstance(keys, list)
+        or not bool(name) <= len(keys) <= _DEEPEST
+        or not all(isinstance(key, str) for key in keys)
+    ):
+        raise ValueError(f"its leaf {name!r} has no list of up to {_DEEPEST} keys")
     kind = jnp.dtype(dtype) if isinstance(dtype, str) else None
     if kind is None or not (jnp.issubdtype(kind, jnp.number) or kind.kind == "b"):
         raise ValueError(f"the dtype of its leaf {name!r} is not numeric")
-    return keys[:-1], keys[-1], kind
+    return keys, kind
 
 
-def _nested(path: Path) -> dict[str, Any]:
+def _nested(path: Path) -> Any:
     arrays, metadata = load_tensors(path, "the mask", needs_checksum=False)
     try:
         if metadata["format"] != _FORMAT:
             raise ValueError(f"its format is {metadata['format']!r}, but this version of lth reads {_FORMAT!r}")
         tree: dict[str, Any] = {}
         for name, array in arrays.items():
-            above, own, dtype = _leaf(name, metadata["leaves"][name])
+            keys, dtype = _leaf(name, metadata["leaves"][name])
+            if not keys and len(arrays) == 1:
+                return array.astype(dtype)
+            *above, own = keys
             node = tree
             for key in above:
                 node = node.setdefault(key, {})

@@ -24,8 +24,13 @@ def lookup(
         also: further valid names, for the message.
 
     Raises:
-        InputError: the entry is unknown; its module is not imported or cannot be imported; or the object has the wrong type.
+        InputError: the name is no text; the entry is unknown; its module is not imported or cannot be imported; or the object
+            has the wrong type.
     """
+    if not isinstance(name, str):
+        raise InputError(
+            f"the {what} is {name!r}, but must be a name: {', '.join(table)}{also}, or package.module:attribute"
+        )
     if name in table:
         return table[name]
     module, colon, attribute = name.partition(":")

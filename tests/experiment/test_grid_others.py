@@ -16,10 +16,9 @@ OTHERS = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore")  # Ray's own
-@pytest.mark.parametrize(
-    ("name", "where"), [("td3", "here"), *(pytest.param(name, "ray", marks=pytest.mark.full) for name in OTHERS)]
-)
+@pytest.mark.parametrize(("name", "where"), [("td3", "here"), *((name, "ray") for name in OTHERS)])
 def test_a_killed_grid_of_another_algorithm_goes_on_to_the_same_bytes(name, where, grid, start, tmp_path):
     pruning = ["pruning.methods=[taylor, rigl]", "pruning.mask_every=50", "pruning.rounds=2", "training.env_steps=600"]
     words = [*OTHERS[name], *pruning, "pruning.controls=[small-dense, permuted]", "training.checkpoint_every=1"]

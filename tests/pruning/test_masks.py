@@ -1,8 +1,11 @@
 """Masks are exact: counts with ==, ties, previous masks, everything at the edges."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from helpers.trees import on_host
 from hypothesis import given, settings
@@ -10,7 +13,8 @@ from hypothesis import strategies as st
 
 import lth
 from lth.pruning.allocation import pruned_count, uniform_counts
-from lth.pruning.masks import apply_mask, emptied_layers, keep_pruned_at_zero, pruned_counts, set_mask
+from lth.pruning.masks import apply_mask, emptied_layers, keep_pruned_at_zero, lowest, pruned_counts, set_mask
+from lth.pruning.schedules import prune_at, rigl
 
 SPARSITIES = st.one_of(st.sampled_from([0.0, 1e-6, 0.5, 0.999, 1.0]), st.floats(0, 1))
 # Few distinct values, so that ties, zeros and signed zeros are everywhere.
@@ -78,6 +82,83 @@ def test_what_was_pruned_stays_pruned(tree, first, second, method):
     kept = expected_kept(scores_by(method, weights, flat_kernels(grads)), weights, second, kept_before)
     assert flat_kernels(mask).astype(bool).tolist() == kept.tolist()
     assert (flat_kernels(mask) == 0).sum() == max(round(second * weights.size), round(first * weights.size))
+
+
+SHAPES = [(3, 5), (1, 1), (0, 2), (30, 30), (16, 16)]
+
+
+@functools.cache
+def compiled_lowest(groups, weighted):
+    def call(scores, weights, among, counts):
+        return lowest(scores, weights if weighted else scores, among, groups, counts)
+
+    return jax.jit(call)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1), st.sampled_from([(0, 0, 0, 0, 0), (0, 1, 0, 2, 1)]), st.booleans(), st.integers(1, 300)
+)
+def test_compiled_functions_select_the_same(seed, groups, weighted, distinct):
+    rng = np.random.default_rng(seed)
+    values = np.float32([*rng.standard_normal(distinct), 0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45])
+    scores, weights = ([rng.choice(values, shape) for shape in SHAPES] for _ in range(2))
+    among = [rng.random(shape) < 0.8 for shape in SHAPES]
+    most = [
+        sum(int(a.sum()) for a, g in zip(among, groups, strict=True) if g == group) for group in range(max(groups) + 1)
+    ]
+    counts = np.int32([rng.integers(0, n + 1) for n in most])
+    found = lowest(scores, weights if weighted else scores, among, groups, counts)
+    marked = [
+        sum(int(m.sum()) for m, g in zip(found, groups, strict=True) if g == group) for group in range(len(counts))
+    ]
+    assert marked == counts.tolist()
+    for mine, candidates, theirs in zip(
+        found, among, compiled_lowest(groups, weighted)(scores, weights, among, counts), strict=True
+    ):
+        assert not (mine & ~candidates).any()
+        assert np.array_equal(mine, theirs)
+
+
+def test_what_was_pruned_where_nothing_may_be_pruned_stays_so():
+    params = {name: {"kernel": jnp.arange(1.0, 5).reshape(2, 2), "bias": jnp.ones(2)} for name in ("body", "head")}
+    before = jax.tree.map(jnp.ones_like, params)
+    before["head"] = {"kernel": jnp.array([[0.0, 1], [1, 1]]), "bias": jnp.array([0.0, 1])}
+    for mask in (
+        lth.prune(params, 0.5, prev_mask=before, exclude=["head"]),
+        lth.prune(params, 0.5, prev_mask=before, prunable=lambda name, _: name == "body/kernel"),
+        jax.jit(lambda p, m: lth.prune(p, 0.5, prev_mask=m, exclude=["head"]))(params, before),
+    ):
+        assert jax.tree.map(lambda leaf: leaf.tolist(), mask["head"]) == {"kernel": [[0, 1], [1, 1]], "bias": [0, 1]}
+        assert int((mask["body"]["kernel"] == 0).sum()) == 2
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (1, 3), (2, 1), (3,), ()])
+def test_a_mask_of_another_shape_is_not_stretched(shape):
+    with pytest.raises(lth.InputError, match="shape"):
+        apply_mask({"w": jnp.ones((2, 3))}, {"w": jnp.ones(shape)})
+
+
+def test_nothing_but_weights_is_pruned_when_weights_are_nan():
+    params = {"w": jnp.array([[jnp.nan, 1.0, 2.0], [3.0, jnp.nan, jnp.inf]]), "b": jnp.ones(3)}
+    tx = keep_pruned_at_zero(optax.sgd(0.1))
+    state = tx.init(params)._replace(schedule=prune_at(params, 0.9, [1]))
+    _, state = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
+    assert state.mask["b"].all()
+    assert int(state.mask["w"].sum()) == 1
+
+
+@pytest.mark.parametrize("schedule", [lambda p: prune_at(p, 0.5, [2]), lambda p: rigl(p, every=2, until=9)])
+def test_gradients_of_half_precision_leave_pruned_weights_at_zero(schedule):
+    params = {"w": 1.001 * jnp.arange(1.0, 7).reshape(2, 3), "b": jnp.ones(3)}
+    params = apply_mask(params, (mask := lth.prune(params, 1 / 3)))
+    tx = keep_pruned_at_zero(optax.sgd(0.1))
+    state = lth.set_mask(tx.init(params), mask, params)._replace(schedule=schedule(params))
+    for _ in range(3):
+        updates, state = tx.update(jax.tree.map(lambda p: p.astype(jnp.bfloat16), params), state, params)
+        params = optax.apply_updates(params, updates)
+    assert not np.asarray(params["w"])[~np.asarray(state.mask["w"])].any()
+    assert np.asarray(params["w"])[np.asarray(state.mask["w"])].any()
 
 
 @settings(max_examples=40, deadline=None)

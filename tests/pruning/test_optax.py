@@ -1,5 +1,6 @@
 """`keep_pruned_at_zero` in optimizers as people build them, and masks as files."""
 
+import functools
 import json
 import warnings
 
@@ -166,6 +167,27 @@ def test_a_mask_comes_back_as_it_was(tmp_path, kind):
     if kind in ("dicts", "haiku", "bfloat16"):
         assert jax.tree.structure(nested) == jax.tree.structure(mask)
     assert [path.name for path in path.parent.iterdir()] == ["m.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        ({}, "empty"),
+        ({"__metadata__": jnp.ones(2)}, "__metadata__"),
+        ({"\ud800": jnp.ones(2)}, "surrogates"),
+        (functools.reduce(lambda inner, _: {"a": inner}, range(101), jnp.ones(2)), "up to 100 keys"),
+    ],
+)
+def test_a_mask_that_could_not_be_read_is_not_saved(tmp_path, mask, message):
+    with pytest.raises(lth.InputError, match=message):
+        lth.save_mask(tmp_path / "m.safetensors", mask)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_mask_of_a_bare_matrix_comes_back(tmp_path):
+    mask = lth.load_mask(lth.save_mask(tmp_path / "m.safetensors", jnp.array([[1.0, 0.0]])))
+    assert mask.tolist() == [[1.0, 0.0]]
+    assert lth.compute_sparsity(np.int8(mask)) == 0.5
 
 
 def test_a_mask_file_that_does_not_fit_or_is_none(tmp_path):

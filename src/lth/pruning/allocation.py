@@ -136,7 +136,7 @@ def counts_by_round(
     """
     sizes, way = [math.prod(shape) for shape in shapes], PATHS[path]
     check_sparsity(sparsity)
-    if isinstance(allocation, str):
+    if not isinstance(allocation, Mapping):
         return [_counts(allocation, shapes, target) for target in way(sparsity, rounds)]
     check_layer_names(allocation, layers, "the allocation", "here")
     fitting = [[name for name in allocation if holds_layer(layer, name)] for layer in layers]

@@ -49,7 +49,15 @@ def accumulate(
     def mean(sums: Params) -> Params:
         return jax.tree.map(lambda s: s / num_batches.astype(s.dtype), sums)
 
-    gradient = jax.grad(loss)
+    def scalar(params: Params, batch: Any) -> jax.Array:
+        value = loss(params, batch)
+        if jnp.shape(value):
+            raise InputError(
+                f"the loss has shape {jnp.shape(value)}, but must be one number: use its mean over the batch"
+            )
+        return value
+
+    gradient = jax.grad(scalar)
     if statistic == "flow":
         positive = jax.tree.map(jnp.abs, params)
         return total(lambda batch: gradient(positive, batch), lambda g: g)
@@ -93,8 +101,8 @@ def gradient_statistic(
         A tree like `params`, in at least float32.
 
     Raises:
-        InputError: the statistic is unknown; there are no batches, or their shapes differ (names the batch); a leaf is not a
-            float; a gradient is not finite (names the leaf and the first bad batch).
+        InputError: the statistic is unknown; the loss is no function, or not a scalar; there are no batches, or their shapes
+            differ (names the batch); a leaf is not a float; a gradient is not finite (names the leaf and the first bad batch).
     """
     return gatherer(loss, batches, statistic, num_batches, batch_size)(params)
 
@@ -111,6 +119,8 @@ def gatherer(
         raise InputError(
             f"unknown statistic {statistic!r}; choose from {', '.join(STATISTICS)}{nearest(statistic, STATISTICS)}"
         )
+    if not callable(loss):
+        raise InputError(f"the loss is {loss!r}, but must be a function of (params, batch)")
     sampled = hasattr(batches, "sample")
     given = None if sampled else _stacked(batches)
 

@@ -8,7 +8,7 @@ options such as `exclude` use layer names.
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -242,6 +242,8 @@ def layers(
     found = _prunable(leaves, owners, prunable)
     names = [layer_of(name) for name in found]
     exclude = (exclude,) if isinstance(exclude, str) else exclude
+    if not isinstance(exclude, Iterable):
+        raise InputError(f"exclude is {exclude!r}, but must be a list of layer names; () excludes none")
     check_layer_names(exclude, names, "pruning.exclude", "here")
     if isinstance(stack_axes, Mapping):
         check_layer_names(stack_axes, names, "stack_axes", "here")

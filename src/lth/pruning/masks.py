@@ -1,12 +1,12 @@
 """Make masks by score, and keep pruned weights at zero in any optax optimizer.
 
 Weights are selected by rank, not by comparison with a threshold, so the pruned count is exact even if scores are tied. Floats
-have the same order as their bits read as integers, so the k-th lowest score is found bit by bit, in one pass over the scores
-per bit, without sorting.
+are compared as integers of the same bits, which have the same order.
 """
 
 import dataclasses
 import functools
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -18,66 +18,42 @@ import optax
 
 from ..errors import InputError, nearest
 from ..shapes import Bool, Int32
-from ..types import Array, Mask, Params
+from ..types import Array, Mask, Params, namespace_of
 from .layers import Layer, Prunable, StackAxes, join, layers, named_leaves, path_name, split
 
 
-def _ordered_bits(x: jax.Array) -> jax.Array:
+def _ordered_bits(x: Array) -> Array:
     """Map floats to unsigned integers in the same order (IEEE 754), with -0.0 equal to 0.0."""
-    unsigned = jnp.uint32 if x.dtype.itemsize == 4 else jnp.uint64
-    bits = jax.lax.bitcast_convert_type(x, unsigned)
-    sign = jnp.array(1, unsigned) << (x.dtype.itemsize * 8 - 1)
+    library = namespace_of(x)
+    unsigned = np.uint32 if x.dtype.itemsize == 4 else np.uint64
+    bits, sign = x.view(unsigned), unsigned(1 << (x.dtype.itemsize * 8 - 1))
     # Compare bits: float comparisons may flush subnormal numbers to zero.
-    bits = jnp.where(bits == sign, jnp.zeros_like(bits), bits)
-    return jnp.where((bits & sign) != 0, ~bits, bits | sign)
+    bits = library.where(bits == sign, unsigned(0), bits)
+    return library.where((bits & sign) != 0, ~bits, bits | sign)
 
 
-def _per_group(marks: Sequence[jax.Array], groups: Sequence[int]) -> jax.Array:
-    """Count the marked elements in each group of leaves: (number of groups,) int32."""
-    counts = [jnp.sum(leaf, dtype=jnp.int32) for leaf in marks]
-    members = ([n for n, g in zip(counts, groups, strict=True) if g == group] for group in range(max(groups) + 1))
-    return jnp.stack([functools.reduce(jnp.add, of_one) for of_one in members])
+def traced(*trees: Any) -> bool:
+    """Return whether JAX traces any leaf of some trees, so that its values are not known."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
 
 
-def _lowest(
-    keys: list[jax.Array], among: list[jax.Array], groups: Sequence[int], counts: jax.Array
-) -> tuple[list[jax.Array], list[jax.Array], jax.Array]:
-    """Find the marked elements with the lowest keys in each group, leaving ties undecided.
-
-    Returns the elements below each group's count-th lowest key, the elements tied at it, and how many tied elements are needed.
-    """
-    dtype = jnp.result_type(*keys)
-    bits, one = dtype.itemsize * 8, jnp.array(1, dtype)
-
-    def marked(compare: Callable[[Any, Any], jax.Array], bounds: jax.Array) -> list[jax.Array]:
-        return [a & compare(k, bounds[g]) for a, k, g in zip(among, keys, groups, strict=True)]
-
-    # The largest v with fewer than `count` marked keys below it is the count-th lowest key.
-    def try_bit(i: jax.Array, v: jax.Array) -> jax.Array:
-        candidate = v | (one << (bits - 1 - i).astype(dtype))
-        return jnp.where(_per_group(marked(jnp.less, candidate), groups) < counts, candidate, v)
-
-    threshold = jax.lax.fori_loop(0, bits, try_bit, jnp.zeros(counts.shape, dtype))
-    below = marked(jnp.less, threshold)
-    return below, marked(jnp.equal, threshold), counts - _per_group(below, groups)
-
-
-def _in_one_type(leaves: Sequence[Array]) -> list[jax.Array]:
+def _in_one_type(leaves: Sequence[Array]) -> list[Array]:
     """Cast floats to the widest type among them, at least float32, so that their bits compare; this is exact."""
     widest = jnp.result_type(jnp.float32, *leaves)
-    return [jnp.asarray(leaf, widest) for leaf in leaves]
+    return [leaf.astype(widest) for leaf in leaves]
 
 
 def lowest(
-    scores: list[Array],
-    weights: list[Array],
-    among: list[Bool[Array, "..."]],
+    scores: Sequence[Array],
+    weights: Sequence[Array],
+    among: Sequence[Bool[Array, "..."]],
     groups: Sequence[int],
     counts: Int32[Array, " groups"],
-) -> list[Bool[jax.Array, "..."]]:
+) -> list[Bool[Array, "..."]]:
     """Mark exactly `counts[g]` elements with the lowest scores among the candidates of each group g of leaves.
 
-    Ties: the smaller |w| is marked first, then the later element. Traceable; all counts share one compilation.
+    Ties: the smaller |w| is marked first, then the later element. Traceable; all counts share one compilation. Unless JAX traces,
+    NumPy selects: it compiles nothing, and finds a rank in fewer passes.
 
     Args:
         scores: arrays of floats. NaN ranks above infinity, or below minus infinity if its sign is set.
@@ -85,45 +61,147 @@ def lowest(
         among: bool arrays of the same shapes that mark the candidates.
         groups: the group of each leaf, counted from 0.
         counts: (number of groups,) int32, each at most the group's number of candidates.
-    """
-    below, tied, needed = _lowest([_ordered_bits(x) for x in _in_one_type(scores)], among, groups, counts)
 
-    def by_weight() -> list[jax.Array]:
-        chosen, still_tied, missing = [jnp.zeros_like(leaf) for leaf in tied], tied, needed
+    Returns:
+        A bool array for each leaf, NumPy's unless JAX traces.
+    """
+    if traced(scores, weights, among, counts):
+        return _lowest_traced(scores, weights, among, groups, counts)
+    marks: list[Array] = [None] * len(groups)
+    for group, count in enumerate(np.asarray(counts).tolist()):
+        of_group = [i for i, g in enumerate(groups) if g == group]
+        found = _lowest_of(
+            [scores[i] for i in of_group], [weights[i] for i in of_group], [among[i] for i in of_group], count
+        )
+        for i, marked in zip(of_group, found, strict=True):
+            marks[i] = marked
+    return marks
+
+
+def _lowest_of(
+    scores: Sequence[Array], weights: Sequence[Array], among: Sequence[Array], count: int
+) -> list[Bool[np.ndarray, "..."]]:
+    """Mark `count` elements of one group."""
+
+    def flat(leaves: Sequence[Array]) -> np.ndarray:
+        return np.concatenate([np.ravel(leaf) for leaf in leaves])
+
+    def lowest_keys(keys: np.ndarray, few: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the places of the keys below the few-th lowest, and of those that are equal to it."""
+        threshold = np.partition(keys, few - 1)[few - 1]
+        return np.flatnonzero(keys < threshold), np.flatnonzero(keys == threshold)
+
+    marked = np.zeros(sum(leaf.size for leaf in scores), bool)
+    if count:
+        places = np.flatnonzero(flat(among))
+        below, tied = lowest_keys(_ordered_bits(flat(_in_one_type(scores)))[places], count)
+        marked[places[below]] = True
+        places, count = places[tied], count - len(below)
+        if count < len(places):
+            sizes = np.abs(flat(_in_one_type(weights))[places])
+            below, tied = lowest_keys(_ordered_bits(sizes), count)
+            marked[places[below]] = True
+            places, count = places[tied], count - len(below)
+        marked[places[len(places) - count :]] = True
+    ends = np.cumsum([leaf.size for leaf in scores])[:-1]
+    return [part.reshape(leaf.shape) for part, leaf in zip(np.split(marked, ends), scores, strict=True)]
+
+
+# ── the same in a compiled function ──────────────────────────────────────────────────────────────────────────────────
+
+_ROW = 256
+
+
+class _Rows:
+    """A layout of leaves as rows of one array: each leaf begins a row, and the last row of a leaf is filled up with zeros.
+
+    With it the size of a program, which is compiled for longer than it runs, hardly depends on the number of leaves.
+    """
+
+    def __init__(self, leaves: Sequence[Array], groups: Sequence[int]):
+        self.shapes = [leaf.shape for leaf in leaves]
+        self.lengths = [-(-leaf.size // _ROW) for leaf in leaves]
+        self.group = np.repeat(np.asarray(groups, np.int32), self.lengths)
+        """The group of each row."""
+        self.from_the_end = np.zeros(len(self.group), np.uint32)
+        """The number of each row in its group, counted from the last one."""
+        for group in set(groups):
+            of_group = np.flatnonzero(self.group == group)
+            self.from_the_end[of_group] = np.arange(len(of_group))[::-1]
+
+    def pack(self, leaves: Sequence[Array]) -> jax.Array:
+        """Return the leaves as rows."""
+        pieces: list[Array] = []
+        for leaf, length in zip(leaves, self.lengths, strict=True):
+            pieces += [jnp.ravel(leaf), np.zeros(length * _ROW - leaf.size, leaf.dtype)]
+        return jnp.concatenate(pieces).reshape(-1, _ROW)
+
+    def unpack(self, rows: jax.Array) -> list[jax.Array]:
+        """Undo `pack`."""
+        flat, start, leaves = rows.ravel(), 0, []
+        for shape, length in zip(self.shapes, self.lengths, strict=True):
+            leaves.append(flat[start : start + math.prod(shape)].reshape(shape))
+            start += length * _ROW
+        return leaves
+
+
+def _lowest_traced(
+    scores: Sequence[Array], weights: Sequence[Array], among: Sequence[Array], groups: Sequence[int], counts: Array
+) -> list[jax.Array]:
+    """Do what `lowest` does: the count-th lowest key of each group is found bit by bit, in one pass per bit, without sorting."""
+    rows = _Rows(scores, groups)
+    group = rows.group
+
+    def in_group(marks: jax.Array) -> jax.Array:
+        return jnp.zeros(len(counts), jnp.int32).at[group].add(jnp.sum(marks, axis=1, dtype=jnp.int32))
+
+    def select(keys: Array, candidates: jax.Array, few: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Return the candidates below the few-th lowest key, those tied at it, and how many of these are needed."""
+        bits, one = keys.dtype.itemsize * 8, jnp.array(1, keys.dtype)
+
+        # The largest v with fewer than `few` candidates' keys below it is the few-th lowest key.
+        def try_bit(i: jax.Array, v: jax.Array) -> jax.Array:
+            higher = v | (one << (bits - 1 - i).astype(keys.dtype))
+            return jnp.where(in_group(candidates & (keys < higher[group][:, None])) < few, higher, v)
+
+        threshold = jax.lax.fori_loop(0, bits, try_bit, jnp.zeros(few.shape, keys.dtype))[group][:, None]
+        below = candidates & (keys < threshold)
+        return below, candidates & (keys == threshold), few - in_group(below)
+
+    def bits_of(leaves: Sequence[Array]) -> Array:
+        return _ordered_bits(rows.pack(_in_one_type(leaves)))
+
+    below, tied, needed = select(bits_of(scores), rows.pack(among), jnp.asarray(counts))
+
+    def by_weight() -> jax.Array:
+        chosen, still_tied, missing = jnp.zeros_like(tied), tied, needed
         if weights is not scores:  # otherwise elements tied by score are tied by weight too
-            bits = [_ordered_bits(jnp.abs(leaf)) for leaf in _in_one_type(weights)]
-            chosen, still_tied, missing = _lowest(bits, tied, groups, needed)
-        later = [jnp.int32(0)] * (max(groups) + 1)
-        for i in reversed(range(len(groups))):
-            from_the_end = jnp.cumsum(still_tied[i].ravel()[::-1], dtype=jnp.int32)[::-1] + later[groups[i]]
-            chosen[i] |= still_tied[i] & (from_the_end.reshape(still_tied[i].shape) <= missing[groups[i]])
-            later[groups[i]] += jnp.sum(still_tied[i], dtype=jnp.int32)
-        return chosen
+            chosen, still_tied, missing = select(bits_of([jnp.abs(leaf) for leaf in weights]), tied, needed)
+        # No two places are the same.
+        places = jnp.asarray(rows.from_the_end)[:, None] * _ROW + jnp.arange(_ROW - 1, -1, -1, dtype=jnp.uint32)
+        before, last, _ = select(places, still_tied, missing)
+        return chosen | before | (last & (missing > 0)[group][:, None])
 
     # Usually there are no ties: all elements at the threshold are needed.
-    decided = jax.lax.cond(jnp.all(needed == _per_group(tied, groups)), lambda: tied, by_weight)
-    return [a | b for a, b in zip(below, decided, strict=True)]
+    return rows.unpack(below | jax.lax.cond(jnp.all(needed == in_group(tied)), lambda: tied, by_weight))
+
+
+# ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def prune_to(
-    scores: list[Array],
-    weights: list[Array],
-    kept: list[Bool[Array, "..."]],
+    scores: Sequence[Array],
+    weights: Sequence[Array],
+    kept: Sequence[Bool[Array, "..."]],
     groups: Sequence[int],
     counts: Int32[Array, " groups"],
-) -> list[Bool[jax.Array, "..."]]:
+) -> list[Bool[Array, "..."]]:
     """Return bool arrays of the weights that stay when max(`counts`, already pruned) weights of each group are pruned."""
-    before = _per_group([~leaf for leaf in kept], groups)
-    gone = lowest(scores, weights, kept, groups, jnp.maximum(counts, before) - before)
-    return [k & ~g for k, g in zip(kept, gone, strict=True)]
-
-
-@functools.partial(jax.jit, static_argnums=3)
-def _keep(
-    scores: list[Array], weights: list[Array], kept: list[Array], groups: tuple[int, ...], counts: Array
-) -> list[jax.Array]:
-    stays = prune_to(scores, weights, [leaf.astype(bool) for leaf in kept], groups, counts)
-    return [leaf.astype(w.dtype) for leaf, w in zip(stays, weights, strict=True)]
+    library: Any = jnp if traced(kept, counts) else np
+    pruned = library.stack([library.sum(~library.asarray(leaf), dtype=np.int32) for leaf in kept])
+    before = (np.asarray(groups) == np.arange(len(counts))[:, None]).astype(np.int32) @ pruned
+    more = lowest(scores, weights, kept, groups, library.maximum(counts, before) - before)
+    return [k & ~g for k, g in zip(kept, more, strict=True)]
 
 
 def prune_lowest(
@@ -140,28 +218,37 @@ def prune_lowest(
         prev_mask: weights pruned in it stay pruned; if it prunes more than `count`, no more are pruned.
 
     Returns:
-        A mask with the structure, shapes and dtypes of `params`, all ones where not prunable.
+        A mask with the structure, shapes and dtypes of `params`; where not prunable that of `prev_mask`, or ones.
     """
     leaves: list[Any]
     treedef: Any
-    leaves, treedef = jax.tree.flatten(jax.tree.map(_array, params))
-    score_leaves = treedef.flatten_up_to(scores)
-    before = [np.ones(leaf.shape, bool) for leaf in leaves] if prev_mask is None else treedef.flatten_up_to(prev_mask)
+    leaves, treedef = jax.tree.flatten(jax.tree.map(_known, params))
+    score_leaves = [_known(leaf) for leaf in treedef.flatten_up_to(scores)]
+    if prev_mask is None:
+        before = [np.ones(leaf.shape, bool) for leaf in leaves]
+    else:
+        before = [_known(leaf).astype(bool) for leaf in treedef.flatten_up_to(prev_mask)]
     chosen = [i for i, row in enumerate(rows) if row.prunable]
     together = isinstance(count, int)
     axes = {i: () if together else rows[i].stack_axes for i in chosen}
     parts = [[piece for i in chosen for piece in split(tree[i], axes[i])] for tree in (score_leaves, leaves, before)]
     groups = (0,) * len(parts[0]) if together else tuple(range(len(parts[0])))
-    found = _keep(*parts, groups, np.array([count] if together else count, np.int32)) if chosen else []
-    mask, rest = [np.ones(leaf.shape, leaf.dtype) for leaf in leaves], iter(found)
+    scored, weights, left = parts
+    counts = np.array([count] if together else count, np.int32)
+    found = prune_to(scored, weights, left, groups, counts) if chosen else []
+    mask = [kept.astype(leaf.dtype) for kept, leaf in zip(before, leaves, strict=True)]
+    rest = (stays.astype(leaf.dtype) for stays, leaf in zip(found, weights, strict=True))
     for i in chosen:
         mask[i] = join([next(rest) for _ in range(rows[i].copies if axes[i] else 1)], axes[i], rows[i].shape)
     return treedef.unflatten([jax.device_put(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in mask])
 
 
-def _array(leaf: Any) -> Array:
-    """Cast a leaf to the dtype that JAX would give it (float64 to float32). Uses NumPy: eager JAX compiles once per shape."""
-    if isinstance(leaf, jax.Array):
+def _known(leaf: Any) -> Array:
+    """Return a leaf as an array of NumPy unless JAX traces it, in the dtype that JAX would give it (float64 to float32).
+
+    JAX compiles whatever it computes, once for each shape.
+    """
+    if isinstance(leaf, jax.core.Tracer):
         return leaf
     array = np.asarray(leaf)
     return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
@@ -185,11 +272,11 @@ def apply_mask(params: Params, mask: Mask) -> Params:
     Raises:
         InputError: the mask does not have the structure or shapes of `params` (naming the first leaf that differs).
     """
-    try:
-        return _masked(mask, params)
-    except (ValueError, TypeError):
+    structures: list[Any] = [jax.tree.structure(tree) for tree in (mask, params)]
+    shapes = [[np.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (mask, params)]
+    if structures[0] != structures[1] or shapes[0] != shapes[1]:
         check_same_structure(mask, params, "the mask", "the parameters'")
-        raise
+    return _masked(mask, params)
 
 
 # One program for a tree, as wherever trees are changed outside of jit: eager JAX compiles one for each operation and shape.
@@ -208,7 +295,8 @@ def pruned_counts(
 ) -> dict[str, tuple[int, int]]:
     """Return (pruned weights, all weights) of each prunable layer by name, counting each layer of a stack separately."""
     counts: dict[str, tuple[int, int]] = {}
-    rows = layers(mask, exclude, prunable, stack_axes)
+    # A matrix of integers is no matrix of weights, but may be a mask.
+    rows = layers(jax.tree.map(lambda leaf: np.asarray(leaf).astype(bool), mask), exclude, prunable, stack_axes)
     for row, leaf in zip(rows, jax.tree.leaves(mask), strict=True):
         if row.prunable:
             for name, piece in zip(row.names, split(np.asarray(leaf), row.stack_axes), strict=True):
@@ -305,7 +393,8 @@ def keep_pruned_at_zero(
     is given (`value`, `grad`, `value_fn`, ...) is passed on to the inner optimizer.
 
     With a schedule in the state (`tx.init(params)._replace(schedule=...)`, see `schedules`) the mask changes at the schedule's
-    updates: weights pruned then become 0.0 together with their optimizer state, and weights that grow start from 0.0.
+    updates: weights pruned then become 0.0 together with their optimizer state, and weights that grow start from 0.0. Nothing
+    may change the updates after this transformation then: it has to be the outermost, or the last in `optax.chain`.
 
     >>> params, mask = {"w": jnp.array([[1.0, 2.0]])}, {"w": jnp.array([[1.0, 0.0]])}
     >>> tx = keep_pruned_at_zero(optax.sgd(0.5))
@@ -364,7 +453,16 @@ def keep_pruned_at_zero(
             stepped = jax.tree.map(lambda m, u, p: jnp.where(m, u, -p), mask, stepped, params)
             return stepped, _with_mask(after, mask, params)
 
-        changed: tuple[Params, MaskedState] = jax.lax.cond(state.schedule.due(), change, step)
+        def wide(branch: Callable[[], tuple[Params, MaskedState]]) -> Callable[[], tuple[Params, MaskedState]]:
+            """Return updates that can hold -p exactly, whatever the dtype of the gradients."""
+
+            def call() -> tuple[Params, MaskedState]:
+                stepped, after = branch()
+                return jax.tree.map(lambda u, p: u.astype(jnp.result_type(u, p)), stepped, params), after
+
+            return call
+
+        changed: tuple[Params, MaskedState] = jax.lax.cond(state.schedule.due(), wide(change), wide(step))
         return changed
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -22,6 +22,7 @@ from .masks import (
     emptied_layers,
     prune_lowest,
     pruned_by_layer,
+    traced,
 )
 
 CHECKS = (
@@ -84,14 +85,16 @@ def prune(
         collapse: what to do if a layer loses all its weights: "warn", "error" or "allow".
 
     Returns:
-        A mask with the structure, shapes and dtypes of `params`: 1 kept, 0 pruned; all ones for biases, norms and
-        excluded layers.
+        A mask with the structure, shapes and dtypes of `params`: 1 kept, 0 pruned. For biases, norms and excluded layers it is
+        that of `prev_mask`, or all ones.
 
     Raises:
         InputError: the criterion is unknown or lacks an argument; the sparsity is outside [0, 1]; a tree does not fit
             (names the leaf and both shapes); weights, gradients or scores are not finite (names the leaf); prev_mask
             holds values other than 0 and 1; a layer loses all its weights and `collapse` is "error".
     """
+    if collapse not in (known := ("warn", "error", "allow")):
+        raise InputError(f"unknown collapse {collapse!r}; choose from {', '.join(known)}")
     row = criterion_named(criterion)
     check_sparsity(sparsity)
     rows = layers(params, exclude, prunable, stack_axes)
@@ -104,7 +107,7 @@ def prune(
     _check_finite(params, "parameters", rows)
     if prev_mask is not None:
         check_same_structure(prev_mask, params, "prev_mask", "the parameters'")
-        if not _traced(prev_mask):
+        if not traced(prev_mask):
             check_mask_values(prev_mask, "prev_mask")
     mask, pruned = prev_mask, _pruned(prev_mask, rows)
     for counts in counts_by_round(allocation, each, sparsity, int(rounds), names):
@@ -119,7 +122,7 @@ def prune(
                 )
             counts = pruned = not_below(counts, pruned)
         mask = prune_lowest(jax.tree.map(jnp.negative, scores) if invert else scores, params, rows, counts, mask)
-    if collapse != "allow" and not _traced(mask):
+    if collapse != "allow" and not traced(mask):
         check_collapse(mask, collapse, exclude, prunable, stack_axes)
     return mask
 
@@ -128,7 +131,7 @@ def _pruned(mask: Mask | None, rows: Layers) -> list[int] | None:
     """Count the pruned weights of each prunable layer; None if the mask is traced."""
     if mask is None:
         return [0] * len(list(pieces(rows)))
-    return None if _traced(mask) else pruned_by_layer(mask, rows)
+    return None if traced(mask) else pruned_by_layer(mask, rows)
 
 
 def check_collapse(
@@ -165,17 +168,20 @@ def _source(
     if row.statistic is None:
         return lambda left: left
     if row.statistic == "uniform":
-        if key is None:
-            raise InputError(f"method {criterion!r} needs a random key, such as key=jax.random.key(0)")
+        if key is None or not (jnp.issubdtype(getattr(key, "dtype", int), jax.dtypes.prng_key) or np.ndim(key)):
+            raise InputError(
+                f"method {criterion!r} needs a random key, such as key=jax.random.key(0), but key is {key!r}"
+            )
         return lambda left: random_scores(left, key)
     if gradients is not None:
         check_same_structure(gradients, params, "the gradients' tree", "the parameters'")
         _check_finite(gradients, "gradients", rows)
         return lambda left: gradients
     if loss is None or batches is None:
+        flow = "the sum of the network's outputs as `loss`, and `batches=[ones]` (docs/criteria/synflow.md)"
         raise InputError(
-            f"method {criterion!r} needs gradients: pass `loss` and `batches`, or pass `gradients` from `gradient_statistic(..., "
-            f"{row.statistic!r})` (for an lth agent: `lth.gradient_statistics`)"
+            f"method {criterion!r} needs gradients: pass {flow if row.statistic == 'flow' else '`loss` and `batches`'}, or pass "
+            f"`gradients` from `gradient_statistic(..., {row.statistic!r})` (for an lth agent: `lth.gradient_statistics`)"
         )
     return gatherer(loss, batches, row.statistic)
 
@@ -203,12 +209,14 @@ def scores_by(score: Callable[..., Any]) -> Callable[[Params, Params], Params]:
     return jax.jit(lambda params, statistic: jax.tree.map(lambda w, s: score(wide(w), wide(s)), params, statistic))
 
 
-def _traced(tree: Any) -> bool:
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
-
-
 def _check_finite(tree: Params, what: str, rows: Layers) -> None:
     for (name, leaf), row in zip(named_leaves(tree).items(), rows, strict=True):
+        try:
+            jnp.promote_types(leaf.dtype, jnp.float32)
+        except ValueError:
+            raise InputError(
+                f"{what}: {name!r} is {leaf.dtype}, in which nothing can be computed; cast it to bfloat16"
+            ) from None
         if row.prunable and not isinstance(leaf, jax.core.Tracer) and not np.isfinite(np.asarray(leaf)).all():
             raise InputError(f"{'NaN ' if what == 'gradients' else ''}{what}: {name!r} holds NaN or infinity. {CHECKS}")
 

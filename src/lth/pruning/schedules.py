@@ -85,7 +85,9 @@ class PruneAt(NamedTuple):
         counts = self.counts[jnp.argmax(self.at == self.step)]
         leaves, sizes = jax.tree.leaves(mask), [jnp.abs(leaf) for leaf in jax.tree.leaves(params)]
         among = self.stacks.split([leaf | ~self.prunable[i] for i, leaf in enumerate(leaves)])
-        protected = self.stacks.split([jnp.where(self.prunable[i], leaf, jnp.inf) for i, leaf in enumerate(sizes)])
+        # NaN ranks above all numbers, and so above a weight that became NaN only if that counts as infinite.
+        finite = [jnp.nan_to_num(leaf, nan=jnp.inf, posinf=jnp.inf) for leaf in sizes]
+        protected = self.stacks.split([jnp.where(self.prunable[i], leaf, jnp.nan) for i, leaf in enumerate(finite)])
         groups = [0] * len(among) if counts.shape[0] == 1 else range(len(among))
         stays = self.stacks.join(prune_to(protected, protected, among, groups, counts), leaves)
         return jax.tree.map(jnp.logical_and, mask, jax.tree.unflatten(jax.tree.structure(mask), stays))

@@ -270,7 +270,8 @@ def pack(pattern: Pattern, params: Params) -> jax.Array:
     ):
         like = pattern.treedef.unflatten([np.empty(shape) for shape in pattern.shapes])
         check_same_structure(params, like, "the tree to be packed", "the pattern's")
-    return _gather(jax.tree.leaves(params), pattern.places)
+    theta: jax.Array = _gather(jax.tree.leaves(params), pattern.places)
+    return theta
 
 
 @functools.partial(jax.jit, inline=True)  # outside of a compiled function, one program and not one for each leaf
