@@ -4,6 +4,8 @@
 
 - `ratio_to_sort`: the time of `lth.prune` (magnitude, one-shot, global) for a tree of 10 million weights, including its checks,
   over the time of one `jnp.sort` of the same scores as one array. Both warm, one thread, interleaved in one process; medians.
+- `first_seconds`: processor seconds of the process's first mask (magnitude, global), of a network with 48 layers of different
+  sizes: what compiling takes. `first_compiled_seconds`: the same under `jax.jit`, as masks that change during training need it.
 - `training_overhead`: the time of an update of the SAC agent at Meta-World's sizes (39 observations, 4 actions, 2x256, batch 256;
   see benchmarks/sac_update.py) with a mask of 90 %, over the same update with plain Adam, minus 1. The plain program differs only
   in `keep_pruned_at_zero`. Many updates per call, interleaved calls; the median of the ratios of neighboring calls.
@@ -35,6 +37,24 @@ from src.lth.types import Batch
 
 SHAPES = [(1000, 2000), (2000, 2000), (2000, 1000), (1000, 1000), (1000, 1000)]  # 10 million
 OBSERVATION_DIM, ACTION_DIM, BATCH = 39, 4, 256
+
+
+def first_seconds() -> dict[str, float]:
+    """Time the first mask of a deep network. Has to be called before anything else is compiled."""
+    rng = np.random.default_rng(0)
+    params = {
+        f"layer_{i:02d}": {
+            "kernel": rng.standard_normal((40 + i, 41 + i), np.float32),
+            "bias": np.zeros(41 + i, np.float32),
+        }
+        for i in range(48)
+    }
+    seconds = {}
+    for name, call in (("", prune), ("compiled_", jax.jit(prune, static_argnums=1))):
+        began = time.process_time()
+        jax.block_until_ready(call(params, 0.9))
+        seconds[f"first_{name}seconds"] = time.process_time() - began
+    return seconds
 
 
 def ratio_to_sort() -> dict[str, float]:
@@ -108,4 +128,4 @@ def training_overhead() -> dict[str, float]:
     }
 
 
-report({**ratio_to_sort(), **training_overhead()}, options.json)
+report({**first_seconds(), **ratio_to_sort(), **training_overhead()}, options.json)

@@ -27,6 +27,8 @@ def _ordered_bits(x: Array) -> Array:
     library = namespace_of(x)
     unsigned = np.uint32 if x.dtype.itemsize == 4 else np.uint64
     bits, sign = x.view(unsigned), unsigned(1 << (x.dtype.itemsize * 8 - 1))
+    if library is np and not (bits >= sign).any():
+        return bits  # no sign is set, as in most scores
     # Compare bits: float comparisons may flush subnormal numbers to zero.
     bits = library.where(bits == sign, unsigned(0), bits)
     return library.where((bits & sign) != 0, ~bits, bits | sign)
@@ -86,23 +88,27 @@ def _lowest_of(
     def flat(leaves: Sequence[Array]) -> np.ndarray:
         return np.concatenate([np.ravel(leaf) for leaf in leaves])
 
-    def lowest_keys(keys: np.ndarray, few: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the places of the keys below the few-th lowest, and of those that are equal to it."""
-        threshold = np.partition(keys, few - 1)[few - 1]
-        return np.flatnonzero(keys < threshold), np.flatnonzero(keys == threshold)
+    def place(keys: np.ndarray, few: int) -> np.unsignedinteger[Any]:
+        """Return the few-th lowest key."""
+        found: np.unsignedinteger[Any] = np.partition(keys, few - 1)[few - 1]
+        return found
 
-    marked = np.zeros(sum(leaf.size for leaf in scores), bool)
-    if count:
-        places = np.flatnonzero(flat(among))
-        below, tied = lowest_keys(_ordered_bits(flat(_in_one_type(scores)))[places], count)
-        marked[places[below]] = True
-        places, count = places[tied], count - len(below)
-        if count < len(places):
-            sizes = np.abs(flat(_in_one_type(weights))[places])
-            below, tied = lowest_keys(_ordered_bits(sizes), count)
-            marked[places[below]] = True
-            places, count = places[tied], count - len(below)
-        marked[places[len(places) - count :]] = True
+    candidates = flat(among)
+    if not count:
+        marked = np.zeros_like(candidates)
+    else:
+        keys = _ordered_bits(flat(_in_one_type(scores)))
+        threshold = place(keys if candidates.all() else keys[candidates], count)
+        marked = candidates & (keys < threshold)
+        tied = np.flatnonzero(candidates & (keys == threshold))
+        missing = count - int(np.count_nonzero(marked))
+        if missing < len(tied):
+            sizes = _ordered_bits(np.abs(flat(_in_one_type(weights))[tied]))
+            threshold = place(sizes, missing)
+            marked[tied[sizes < threshold]] = True
+            missing -= int(np.count_nonzero(sizes < threshold))
+            tied = tied[sizes == threshold]
+        marked[tied[len(tied) - missing :]] = True
     ends = np.cumsum([leaf.size for leaf in scores])[:-1]
     return [part.reshape(leaf.shape) for part, leaf in zip(np.split(marked, ends), scores, strict=True)]
 

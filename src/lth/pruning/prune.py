@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import InputError
-from ..types import Mask, Params
+from ..types import Array, Mask, Params
 from .allocation import AllocationName, check_sparsity, counts_by_round, not_below
-from .criteria import Criterion, CriterionName, criterion_named
+from .criteria import Criterion, CriterionName, criterion_named, magnitude
 from .gradients import Loss, gatherer
 from .layers import Layers, Prunable, StackAxes, layers, named_leaves, pieces, warn_of_doubts
 from .masks import (
@@ -201,12 +201,24 @@ def _uniform(key: jax.Array, shapes: tuple[tuple[int, ...], ...]) -> list[jax.Ar
 
 @functools.cache
 def scores_by(score: Callable[..., Any]) -> Callable[[Params, Params], Params]:
-    """Compile a criterion over whole trees. Half-precision products overflow, so scores are computed in at least float32."""
+    """Compile a criterion over whole trees. Half-precision products overflow, so scores are computed in at least float32.
 
-    def wide(leaf: Any) -> jax.Array:
-        return jnp.asarray(leaf, jnp.promote_types(jnp.result_type(leaf), jnp.float32))
+    Magnitudes are taken by NumPy unless JAX traces: they are the same, and nothing has to be compiled.
+    """
 
-    return jax.jit(lambda params, statistic: jax.tree.map(lambda w, s: score(wide(w), wide(s)), params, statistic))
+    def wide(leaf: Any, library: Any = jnp) -> Array:
+        return library.asarray(leaf, jnp.promote_types(jnp.result_type(leaf), jnp.float32))
+
+    @jax.jit
+    def compiled(params: Params, statistic: Params) -> Params:
+        return jax.tree.map(lambda w, s: score(wide(w), wide(s)), params, statistic)
+
+    def found(params: Params, statistic: Params) -> Params:
+        if score is magnitude and not traced(params) and not any(map(np.iscomplexobj, jax.tree.leaves(params))):
+            return jax.tree.map(lambda w: magnitude(wide(w, np), None), params)
+        return compiled(params, statistic)
+
+    return found
 
 
 def _check_finite(tree: Params, what: str, rows: Layers) -> None:
