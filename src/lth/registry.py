@@ -24,7 +24,7 @@ def lookup(
         also: further valid names, for the message.
 
     Raises:
-        InputError: the name is no text; the entry is unknown; its module is not imported or cannot be imported; or the object
+        InputError: the name is not a string; the entry is unknown; its module is not imported or cannot be imported; or the object
             has the wrong type.
     """
     if not isinstance(name, str):

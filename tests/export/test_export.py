@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 
+import jax
 import numpy as np
 import pytest
 from helpers.policies import network, subject
@@ -196,6 +197,9 @@ def test_the_command_line(run, ticket, tmp_path, capsys):
 def test_what_export_refuses(agent, monkeypatch, tmp_path):
     with pytest.raises(lth.InputError, match=r"unknown format 'onx'.*did you mean 'onnx'"):
         lth.export(agent, tmp_path, to="onx")
+    diverged = jax.tree.map(lambda leaf: leaf * np.nan, agent.state.params)
+    with pytest.raises(lth.InputError, match=r"kernel of layer 0: nan .* training diverged"):
+        lth.export(agent._replace(state=agent.state._replace(params=diverged)), tmp_path)
     with pytest.raises(lth.InputError, match="type dict cannot be exported"):
         lth.export({}, tmp_path)
     monkeypatch.setenv("CC", "no-such-compiler")

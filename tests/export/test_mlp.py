@@ -129,6 +129,82 @@ def test_a_forward_pass_that_is_another_network_fails_the_check(tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+PAIR = [(np.array([[1.0, 2.0], [3.0, 4.0]]), np.zeros(2)), (np.ones((2, 1)), np.zeros(1))]
+
+
+def with_value(value, leaf):
+    """Return PAIR with one number of the second kernel (0) or bias (1) replaced."""
+    last = [leaf_.astype(np.result_type(leaf_, type(value))) for leaf_ in PAIR[1]]
+    last[leaf].flat[0] = value
+    return [PAIR[0], tuple(last)]
+
+
+REFUSED = {
+    "a kernel with NaN": (with_value(np.nan, 0), {}, r"kernel of layer 1: nan at \(0, 0\) is not finite"),
+    "a bias with infinity": (with_value(np.inf, 1), {}, r"bias of layer 1: inf at \(0,\) is not finite"),
+    "a kernel beyond float32": (with_value(1e300, 0), {}, r"kernel of layer 1: 1e\+300 .*not finite in float32"),
+    "a complex kernel": (with_value(1j, 0), {}, "kernel of layer 1: .*real numbers.*complex"),
+    "a ragged kernel": ([([[1], [1, 2]], [0])], {}, "kernel of layer 0: not an array of numbers"),
+    "no layers": ([], {}, "at least one layer"),
+    "no inputs": ([(np.zeros((0, 2)), np.zeros(2))], {}, r"\(0, 2\).*inputs and units"),
+    "no units": ([(np.zeros((2, 0)), np.zeros(0)), (np.zeros((0, 1)), np.zeros(1))], {}, "inputs and units"),
+    "numbers as layers": ([(1.0, 2.0)], {}, "layer 0 of the chain"),
+    "outputs beyond float32": (with_value(3e38, 0), {}, "recorded actions: .*not finite"),
+    "an order of pairs": (PAIR, {"order": ["x", "y"]}, "order is .*layers have no names"),
+    "no examples": (PAIR, {"examples": np.zeros((0, 2))}, r"examples have shape \(0, 2\)"),
+    "an example with NaN": (PAIR, {"examples": [[0, np.nan]]}, r"examples: nan at \(0, 1\)"),
+    "examples of text": (PAIR, {"examples": [["a", "b"]]}, "examples: .*real numbers"),
+    "a mean of NaN": (PAIR, {"mean": np.nan}, "mean: nan is not finite"),
+    "a std of 0": (PAIR, {"std": [1, 0]}, "std is 0 at input 1"),
+    "a negative std": (PAIR, {"std": -1.0}, "std is -1 at input 0"),
+    "a std with an infinite inverse": (PAIR, {"std": 1e-44}, "std is .* must be at least"),
+    "a clip of NaN": (PAIR, {"clip": np.nan}, "clip: nan is not finite"),
+    "a negative clip": (PAIR, {"clip": -1.0}, "clip is -1.0, but must be one positive number"),
+    "a clip per input": (PAIR, {"clip": [1.0, 2.0]}, "one positive number"),
+    "low above high": (PAIR, {"squash": "tanh", "low": 2.0, "high": 1.0}, "low is 2 and high is 1 at output 0"),
+    "low above the default of high": (PAIR, {"squash": "clip", "low": 2.0}, "low is 2 and high is 1"),
+    "an infinite high": (PAIR, {"squash": "clip", "high": np.inf}, "high: inf is not finite.*squash='none'"),
+    "a range beyond float32": (PAIR, {"squash": "tanh", "low": -3e38, "high": 3e38}, "exceeds float32"),
+    "bounds without effect": (PAIR, {"squash": "argmax", "high": 2.0}, "high has no effect with squash='argmax'"),
+    "an apply of another shape": (PAIR, {"apply": lambda params, x: x}, r"apply returned float32 \(2, 2\)"),
+    "an apply of complex numbers": (PAIR, {"apply": lambda params, x: x[:, 0] * 1j}, "apply returned complex64"),
+    "an apply that returns NaN": (PAIR, {"apply": lambda params, x: x[:, 0] * np.nan}, "recorded actions: nan"),
+    "a function as activation": (PAIR, {"activation": jax.nn.relu}, "choose from relu, tanh"),
+}
+
+
+@pytest.mark.parametrize(("params", "how", "message"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_what_no_program_could_compute_is_refused_with_its_name(params, how, message, tmp_path):
+    with pytest.raises(lth.InputError, match=message):
+        lth.export_mlp(params, tmp_path / "x", "numpy", **how)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.skipif(not shutil.which("gcc"), reason="no C compiler")
+@pytest.mark.parametrize("largest", [1e-44, 1e-42, 1e-38, 1.0, 3.4028235e38])
+def test_eight_bits_hold_weights_of_any_size(largest, tmp_path):
+    kernel = np.array([[1.0, 0.0], [-0.5, 0.2]]) * largest
+    made = lth.export_mlp([(kernel, np.ones(2))], tmp_path, "c", quantize="int8", examples=[[0.1, 0.1], [0.2, -0.3]])
+    row = made.rows[-1]
+    assert row.name == "c int8"
+    assert 0 <= row.deviation < 0.01
+
+
+@pytest.mark.skipif(not shutil.which("gcc"), reason="no C compiler")
+def test_tables_count_beyond_16_bits(tmp_path):
+    n = 66_000
+    kernel = np.zeros((n, 3), np.float32)
+    kernel[1:, 0] = 1e-5  # input 0 is not read, so that a table lists the inputs that are
+    x = np.arange(n)[None] % 3 - 1
+    made = lth.export_mlp([(kernel, np.ones(3))], tmp_path, "c", examples=x)
+    source = (tmp_path / "c" / "src" / "policy.c").read_text()
+    assert all(f"int32_t {table}[" in source for table in ("reads", "layer0_columns", "layer0_counts"))
+    assert made.rows[-1].deviation < 1e-5
+    assert made.not_needed == ["input 0"]
+    assert made.contract["sizes"]["constants_bytes"] == (n - 1) * (4 + 4 + 4) + 3 * (4 + 4)
+
+
 def test_the_order_of_layers():
     chain = chain_of()
     named = {"torso": chain[0], "middle": chain[1], "a_head": chain[2]}

@@ -125,3 +125,60 @@ def test_a_chain_that_is_none_is_refused():
         shrink([chain[1], chain[0]])
     with pytest.raises(lth.InputError, match="transpose"):
         neuron_masks([(chain[0][0].T, chain[0][1])], 0.5)
+
+
+def test_complex_networks_are_scored_by_absolute_values_and_shrink_without_loss():
+    rng = np.random.default_rng(0)
+    chain = [
+        ((k + 1j * rng.normal(size=k.shape)).astype(np.complex64), b * (1 + 2j)) for k, b in chain_of((3, 6, 5, 2))
+    ]
+    masks = neuron_masks(chain, 0.5)
+    lowest = np.argsort(np.abs(chain[0][0]).sum(axis=0))[:3]
+    assert set(np.flatnonzero(np.asarray(masks[0][1]) == 0)) == set(lowest)
+    pruned = masked(chain, masks)
+    pruned[1][0][:, 0] = 0.0  # a unit that is a complex constant, for the next layer's real bias
+    pruned[2] = (pruned[2][0], pruned[2][1].real.astype(np.float32))
+    small = shrink(pruned, jnp.tanh)
+    assert small[0][0].shape == (3, 3)
+    assert all(leaf.dtype == np.complex64 for pair in small for leaf in pair)
+    x = rng.normal(size=(4, 3))
+    outputs = []
+    for layers in (pruned, small):
+        y = x
+        for i, (kernel, bias) in enumerate(layers):
+            y = y @ np.asarray(kernel) + np.asarray(bias)
+            y = np.tanh(y) if i < 2 else y
+        outputs.append(y)
+    np.testing.assert_allclose(*outputs, rtol=1e-4)
+
+
+CHAIN = chain_of((2, 3, 1))
+GROUP = {"w": np.ones((4, 1), np.float32)}
+NAN = {"w": np.array([[1.0], [np.nan], [2.0], [3.0]], np.float32)}
+REFUSED = {
+    "no scores": (neuron_masks, (CHAIN, 0.5, []), r"shapes \[\], but the kernels \[\(2, 3\), \(3, 1\)\]"),
+    "scores of another shape": (
+        neuron_masks,
+        (CHAIN, 0.5, [np.ones((3, 2)), None]),
+        r"scores have the shapes \[\(3, 2\)",
+    ),
+    "scores of NaN": (neuron_masks, (CHAIN, 0.5, [np.full((2, 3), np.nan)]), "scores of layer 0 are NaN"),
+    "complex scores": (neuron_masks, (CHAIN, 0.5, [np.full((2, 3), 1j)]), "scores of layer 0 are complex"),
+    "weights of NaN": (
+        neuron_masks,
+        ([(CHAIN[0][0] * np.nan, CHAIN[0][1]), CHAIN[1]], 0.5),
+        "kernel of layer 0 holds NaN",
+    ),
+    "n of m in floats": (n_of_m_mask, (GROUP, 2.0, 4.0), "n is 2.0, but must be an integer"),
+    "m in floats": (n_of_m_mask, (GROUP, 2, 4.0), "m is 4.0, but must be an integer"),
+    "an axis in floats": (n_of_m_mask, (GROUP, 2, 4, None, 0.0), "axis is 0.0, but must be an integer"),
+    "NaN among n of m": (n_of_m_mask, (NAN, 2, 4), "'w' holds NaN"),
+    "scores of NaN among n of m": (n_of_m_mask, (GROUP, 2, 4, NAN), "scores of 'w' are NaN"),
+    "an order of a chain": (shrink, (CHAIN, jax.nn.relu, ["a", "b"]), "order is .*layers have no names"),
+}
+
+
+@pytest.mark.parametrize(("function", "arguments", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_ranked_is_refused(function, arguments, message):
+    with pytest.raises(lth.InputError, match=message):
+        function(*arguments)

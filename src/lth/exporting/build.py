@@ -11,7 +11,7 @@ from . import onnx
 from .check import check, deviation, record, returns, seconds_of
 from .contract import Row, contract, sizes_of
 from .fold import fold, unread
-from .network import run
+from .network import numbers, run
 from .programs import PROGRAMS, Program
 from .subjects import Subject
 
@@ -40,12 +40,14 @@ def build(subject: Subject, formats: Sequence[str], quantized: bool, episodes: i
         skip: skip formats whose tools are not installed, with a note, instead of raising.
 
     Raises:
-        InputError: a compiler or a package is missing.
+        InputError: a compiler or a package is missing, or an observation or an action is not finite.
         ExportError: a program does not reproduce the agent's actions.
     """
     interface, whole = subject.interface, subject.network
     network = fold(whole, interface.observation_low, interface.observation_high)
     observations, actions = record(subject)
+    for what, values in (("observations", observations), ("actions", actions)):
+        numbers(f"the recorded {what}", values, "Very large inputs or weights overflow float32: scale them down")
     parameters = sum(layer.kernel.size + layer.bias.size for layer in whole.layers)
     agent = Row(
         "agent",

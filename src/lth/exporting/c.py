@@ -7,7 +7,7 @@ import numpy as np
 
 from .c_code import CLAMP, NORM, RELU, TANH, TANH_ALL, layer_function
 from .c_layout import around
-from .c_tables import Layout, array, buffer_sizes, gathers, layouts, literal, table_bytes, tables
+from .c_tables import Layout, array, buffer_sizes, counting, gathers, layouts, literal, table_bytes, tables
 from .network import Network, halves
 
 
@@ -161,8 +161,7 @@ def _source(network: Network, title: str) -> str:
 def _inputs(network: Network) -> str:
     if not gathers(network):
         return ""
-    kind = "uint8_t" if network.observation_dim <= 256 else "uint16_t"
-    text = array(kind, "reads", network.reads)
+    text = array(counting(network.observation_dim - 1), "reads", network.reads)
     if network.normalizes:
         text += array("float", "input_mean", network.mean) + array("float", "input_scale", network.scale)
     return text

@@ -1,17 +1,21 @@
 """Layers as constant tables in C: the layout of the kernel, its size, and the C text."""
 
 import itertools
+import math
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from ..errors import ExportError
 from .network import Layer, Network
 
 NARROW = 16
 """Dense layers with fewer outputs are computed output by output, others input by input, which compilers vectorize."""
 
 
+SIZES = {"float": 4, "int8_t": 1, "uint8_t": 1, "uint16_t": 2, "int32_t": 4}
+"""The bytes of the C types in tables."""
 MOST_LAYERS = 8
 FUNCTION_BYTES = 120
 """The approximate size of the function for one kind of layer on a Cortex-M4."""
@@ -36,7 +40,7 @@ class Layout(NamedTuple):
     @property
     def function(self) -> str:
         """The name of the C function for this layout."""
-        parts = {"float": "f32", "int8_t": "i8", "uint8_t": "u8", "uint16_t": "u16"}
+        parts = {"float": "f32", "int8_t": "i8", "uint8_t": "u8", "uint16_t": "u16", "int32_t": "i32"}
         types = [self.weight, *([self.length, self.column] if self.kind == "sparse" else [])]
         return "_".join([{"sparse": "sparse_rows"}.get(self.kind, f"dense_{self.kind}"), *(parts[t] for t in types)])
 
@@ -58,23 +62,30 @@ def layouts(network: Network) -> tuple[Layout, ...]:
 
 def _choices(layer: Layer) -> list[Layout]:
     inputs, outputs = layer.kernel.shape
-    size = {"float": 4, "int8_t": 1, "uint8_t": 1, "uint16_t": 2}
     weight = "float" if layer.scales is None else "int8_t"
     most = int(np.count_nonzero(layer.kernel, axis=0).max())
-    index, count = ("uint8_t" if n <= limit else "uint16_t" for n, limit in ((inputs, 256), (most, 255)))
+    index, count = counting(inputs - 1), counting(most)
     rest = 4 * outputs * (1 + (layer.scales is not None) + 2 * (layer.norm is not None))
-    dense = size[weight] * layer.kernel.size + rest
-    sparse = (size[weight] + size[index]) * layer.weights + size[count] * outputs + rest
+    dense = SIZES[weight] * layer.kernel.size + rest
+    sparse = (SIZES[weight] + SIZES[index]) * layer.weights + SIZES[count] * outputs + rest
     found = [Layout("dot" if outputs < NARROW else "axpy", weight, index, count, dense, sparse)]
     if layer.weights:  # C has no empty arrays
         found.append(Layout("sparse", weight, index, count, sparse, dense))
     return found
 
 
+def counting(largest: int) -> str:
+    """Return the smallest C type for whole numbers from 0 to `largest`.
+
+    The widest is signed, because conversions from uint32_t to int warn.
+    """
+    return "uint8_t" if largest < 2**8 else "uint16_t" if largest < 2**16 else "int32_t"
+
+
 def table_bytes(network: Network) -> int:
     """Return the bytes of constants in the C program of a network, without its instructions."""
     n = len(network.reads)
-    index = (1 if network.observation_dim <= 256 else 2) if gathers(network) else 0
+    index = SIZES[counting(network.observation_dim - 1)] if gathers(network) else 0
     bounds = 0 if network.squash in ("argmax", "none") else 4 * network.actions * (4 if network.squash == "tanh" else 2)
     return sum(one.bytes for one in layouts(network)) + n * (index + (8 if network.normalizes else 0)) + bounds
 
@@ -126,8 +137,16 @@ def literal(value: float) -> str:
 
     >>> literal(0.1), literal(2), literal(float(np.float32(1e-20)))
     ('0.1f', '2.0f', '1e-20f')
+
+    Raises:
+        ExportError: it is not finite; C has no such literal.
     """
     exact = float(np.float32(value))
+    if not math.isfinite(exact):
+        raise ExportError(
+            f"a constant of the C program is {exact}, so nothing was written: weights, biases or bounds are so large that folding "
+            "them exceeds float32. Scale the network's inputs or outputs"
+        )
     text = next(text for n in range(1, 10) if np.float32(text := f"{exact:.{n}g}") == np.float32(exact))
     return f"{text}f" if "." in text or "e" in text else f"{text}.0f"
 

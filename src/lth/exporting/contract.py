@@ -38,6 +38,7 @@ def contract(
 ) -> dict[str, Any]:
     """Return the content of `policy.json` as plain values; unknown and unbounded values are null."""
     interface, discrete = subject.interface, network.squash == "argmax"
+    dropped = set(unread)
     observations = [
         {
             "index": i,
@@ -45,7 +46,7 @@ def contract(
             "unit": unit_of(str(subject.about.get("task", "")), name),
             "low": low,
             "high": high,
-            "needed": i not in set(unread),
+            "needed": i not in dropped,
         }
         for i, (name, low, high) in enumerate(
             zip(

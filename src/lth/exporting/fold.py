@@ -7,6 +7,7 @@ import numpy as np
 from ..pruning.structure import shrink
 from .network import Layer, Network
 
+FLOAT = np.finfo(np.float32)
 MOST_SHIFTED = 10.0
 """The normalizer is folded into the first layer only if all means are within this many standard deviations of 0, to avoid
 cancellation of large numbers."""
@@ -46,7 +47,8 @@ def fold(network: Network, low: np.ndarray | None = None, high: np.ndarray | Non
 def unread(network: Network, kept: Network) -> list[int]:
     """Return the indices of observations of `network` that do not affect the actions, given its folded version `kept`."""
     used = kept.reads[kept.layers[0].kernel.any(axis=1)]
-    return [i for i in range(network.observation_dim) if i not in set(used.tolist())]
+    dropped: list[int] = np.setdiff1d(np.arange(network.observation_dim), used).tolist()
+    return dropped
 
 
 def _never_clips(network: Network, low: np.ndarray, high: np.ndarray) -> bool:
@@ -87,12 +89,16 @@ def _ordered(network: Network) -> Network:
 def quantize(network: Network) -> Network:
     """Return a network whose weights are integers from -127 to 127 times one scale per unit.
 
-    The scale is the unit's largest weight divided by 127; biases and activations stay float32. Weights rounded to 0 are pruned.
+    The scale is the unit's largest weight divided by 127, but at least the smallest normal float32; biases and activations stay
+    float32. Weights rounded to 0 are pruned.
     """
 
     def quantized(layer: Layer) -> Layer:
         largest = np.abs(layer.kernel).max(axis=0)
-        scales = np.where(largest > 0, largest / np.float32(127), np.float32(1)).astype(np.float32)
+        # Below the normal numbers a scale loses bits, so that integers exceed 127; above, 127 scales are infinite.
+        top = np.nextafter(FLOAT.max / np.float32(127), np.float32(0))
+        scale = np.clip(largest / np.float32(127), FLOAT.tiny, top)
+        scales = np.where(largest > 0, scale, np.float32(1)).astype(np.float32)
         whole = np.rint(layer.kernel / scales)
         return layer._replace(kernel=(whole * scales).astype(np.float32), scales=scales)
 

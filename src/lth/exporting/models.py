@@ -18,7 +18,7 @@ from ..libraries.models import (
     recorded_observations,
 )
 from .check import STEPS
-from .network import Activation, Layer, Network, Squash
+from .network import Activation, Network, Squash, dense
 from .subjects import Subject
 
 
@@ -30,7 +30,7 @@ def of_model(model: Any, env: Callable[[], Any] | None = None) -> Subject:
         env: creates its environment, in its own units; None: the Gymnasium environment with the same id, if there is one.
 
     Raises:
-        InputError: the model is not supported, or its spaces differ from the environment's.
+        InputError: the model is not supported, a weight is not finite, or its spaces differ from the environment's.
     """
     kind, found = kind_of(model), acting_network(model)
     spec = environment_spec(model)
@@ -44,7 +44,7 @@ def of_model(model: Any, env: Callable[[], Any] | None = None) -> Subject:
         mean=normalizer[0],
         scale=normalizer[1],
         clip=normalizer[2],
-        layers=tuple(Layer(np.asarray(k, np.float32), np.asarray(b, np.float32)) for k, b in found.layers),
+        layers=tuple(dense(i, k, b) for i, (k, b) in enumerate(found.layers)),
         activation=cast(Activation, found.activation),
         squash=cast(Squash, found.squash),
         low=interface.action_low,

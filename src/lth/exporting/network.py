@@ -6,11 +6,15 @@ Everything is NumPy float32. `run` is the reference for all exported programs.
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+from ..errors import InputError, brief
 
 Activation = Literal["relu", "tanh"]
 Squash = Literal["tanh", "clip", "none", "argmax"]
 NORM_EPSILON = 1e-6
 """Flax's epsilon in layer normalization."""
+UNKNOWN = "Check how it was computed"
 
 
 class Layer(NamedTuple):
@@ -29,6 +33,45 @@ class Layer(NamedTuple):
     def weights(self) -> int:
         """The number of nonzero weights."""
         return int(np.count_nonzero(self.kernel))
+
+
+def numbers(what: str, values: ArrayLike, hint: str = UNKNOWN) -> np.ndarray:
+    """Return finite real numbers as float32, in which all programs compute.
+
+    Args:
+        what: the name of the argument or of the array, for the message.
+        values: a number, an array, or nested lists.
+        hint: what to do if they are not finite.
+
+    Raises:
+        InputError: they are not numbers, or are complex, NaN or infinite.
+    """
+    try:
+        given = np.asarray(values)
+    except (TypeError, ValueError) as error:  # nested lists of different lengths
+        raise InputError(f"{what}: not an array of numbers: {brief(error)}") from None
+    if given.dtype.kind not in "biufV":  # V: bfloat16 and narrower floats
+        raise InputError(
+            f"{what}: exported programs compute with real numbers, but these are {given.dtype}; pass an array of floats"
+        )
+    with np.errstate(over="ignore"):
+        found = given.astype(np.float32)
+    wrong = np.argwhere(~np.isfinite(found))
+    if len(wrong):
+        at = tuple(int(i) for i in wrong[0])
+        where = f" at {at}" if at else ""
+        raise InputError(f"{what}: {given[at]}{where} is not finite in float32. {hint}")
+    return found
+
+
+def dense(i: int, kernel: ArrayLike, bias: ArrayLike) -> Layer:
+    """Return dense layer `i` of a network.
+
+    Raises:
+        InputError: the kernel or the bias is not an array of finite real numbers.
+    """
+    hint = "If training diverged, export an earlier checkpoint"
+    return Layer(numbers(f"the kernel of layer {i}", kernel, hint), numbers(f"the bias of layer {i}", bias, hint))
 
 
 class Network(NamedTuple):

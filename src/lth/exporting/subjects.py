@@ -17,7 +17,7 @@ from ..experiment import store
 from ..experiment.provenance import provenance
 from ..experiment.spec import TicketSpec
 from ..pruning.masks import compute_sparsity
-from .network import Layer, Network
+from .network import Layer, Network, dense, numbers
 
 
 class Subject(NamedTuple):
@@ -70,7 +70,7 @@ def of_agent(agent: Agent, about: dict[str, Any] | None = None, seed: int = 0) -
         seed: the seed of the evaluation environments.
 
     Raises:
-        InputError: the agent's task is unknown, or its algorithm does not define `head`.
+        InputError: the agent's task is unknown, or its algorithm does not define `head`, or a weight is not finite.
     """
     if not agent.task:
         raise InputError(
@@ -99,7 +99,7 @@ def network_of(agent: Agent, interface: envs.Interface) -> Network:
     """Return an agent's policy as data.
 
     Raises:
-        InputError: its algorithm does not define `head`.
+        InputError: its algorithm does not define `head`, or a weight is not finite.
     """
     algorithm, normalizer = agent.algorithm, agent.state.normalizer
     head = algorithm.head()
@@ -113,9 +113,10 @@ def network_of(agent: Agent, interface: envs.Interface) -> Network:
     for name in layer_order(algorithm):
         layer = params[name]
         if name.startswith("norm_"):
-            layers[-1] = layers[-1]._replace(norm=(layer["scale"], layer["bias"]))
+            scale, shift = (numbers(f"the {part} of {name}", layer[part]) for part in ("scale", "bias"))
+            layers[-1] = layers[-1]._replace(norm=(scale, shift))
         else:
-            layers.append(Layer(layer["kernel"], layer["bias"]))
+            layers.append(dense(len(layers), layer["kernel"], layer["bias"]))
     last = layers[-1]
     layers[-1] = last._replace(kernel=last.kernel[:, : head.outputs], bias=last.bias[: head.outputs])
     n = algorithm.spaces.observation_dim

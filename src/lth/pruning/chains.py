@@ -30,6 +30,23 @@ class Reading(NamedTuple):
     """Whether a kernel is (outputs, inputs) in the tree, as in Equinox and PyTorch."""
 
 
+def is_chain(params: Params, order: Sequence[str] | None = None) -> bool:
+    """Return whether parameters are a chain already, a list of pairs.
+
+    Raises:
+        InputError: they are, but layer names are given in `order`, and a chain has none.
+    """
+    pairs = isinstance(params, list | tuple) and all(
+        isinstance(pair, list | tuple) and len(pair) == 2 for pair in params
+    )
+    if pairs and order is not None:
+        raise InputError(
+            f"order is {order!r}, but params is a list of (kernel, bias), whose layers have no names and are applied in the "
+            "order of the list; sort the list, and leave out order"
+        )
+    return pairs
+
+
 def read_chain(params: Params, order: Sequence[str] | None = None) -> Reading:
     """Read parameters as a chain of dense layers.
 

@@ -101,7 +101,7 @@ def gradient_statistic(
         A tree like `params`, in at least float32.
 
     Raises:
-        InputError: the statistic is unknown; the loss is no function, or not a scalar; there are no batches, or their shapes
+        InputError: the statistic is unknown; the loss is not a function, or not a scalar; there are no batches, or their shapes
             differ (names the batch); a leaf is not a float; a gradient is not finite (names the leaf and the first bad batch).
     """
     return gatherer(loss, batches, statistic, num_batches, batch_size)(params)

@@ -301,7 +301,7 @@ def pruned_counts(
 ) -> dict[str, tuple[int, int]]:
     """Return (pruned weights, all weights) of each prunable layer by name, counting each layer of a stack separately."""
     counts: dict[str, tuple[int, int]] = {}
-    # A matrix of integers is no matrix of weights, but may be a mask.
+    # Integers are not weights, but may be a mask.
     rows = layers(jax.tree.map(lambda leaf: np.asarray(leaf).astype(bool), mask), exclude, prunable, stack_axes)
     for row, leaf in zip(rows, jax.tree.leaves(mask), strict=True):
         if row.prunable:

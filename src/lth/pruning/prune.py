@@ -229,8 +229,14 @@ def _check_finite(tree: Params, what: str, rows: Layers) -> None:
             raise InputError(
                 f"{what}: {name!r} is {leaf.dtype}, in which nothing can be computed; cast it to bfloat16"
             ) from None
-        if row.prunable and not isinstance(leaf, jax.core.Tracer) and not np.isfinite(np.asarray(leaf)).all():
-            raise InputError(f"{'NaN ' if what == 'gradients' else ''}{what}: {name!r} holds NaN or infinity. {CHECKS}")
+        if row.prunable:
+            check_finite(leaf, f"{'NaN ' if what == 'gradients' else ''}{what}: {name!r}")
+
+
+def check_finite(values: Array, what: str) -> None:
+    """Raise InputError if an array holds NaN or infinity; traced arrays pass."""
+    if not isinstance(values, jax.core.Tracer) and not np.isfinite(np.asarray(values)).all():
+        raise InputError(f"{what} holds NaN or infinity. {CHECKS}")
 
 
 def _check_scores(scores: Params, criterion: str, rows: Layers, rising: bool) -> None:

@@ -16,9 +16,10 @@ import numpy as np
 from ..errors import InputError
 from ..types import Array, Mask, Params
 from .allocation import check_sparsity, pruned_count
-from .chains import put_back, read_chain
+from .chains import is_chain, put_back, read_chain
 from .layers import Prunable, StackAxes, layers, named_leaves
 from .masks import check_same_structure
+from .prune import check_finite
 
 Chain = Sequence[tuple[Array, Array]]
 
@@ -55,8 +56,12 @@ def n_of_m_mask(
         A mask with the structure, shapes and dtypes of `params`: 1 kept, 0 pruned.
 
     Raises:
-        InputError: not 0 <= n <= m, a layer does not have the axis, the scores do not fit, or an error of `layers`.
+        InputError: n, m or the axis is not an integer, or not 0 <= n <= m; a layer does not have the axis; the scores do not
+            fit, are complex or NaN; a weight is not finite; or an error of `layers`.
     """
+    for name, value in (("n", n), ("m", m), *([] if axis is None else [("axis", axis)])):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise InputError(f"{name} is {value!r}, but must be an integer")
     if not 0 <= n <= m or m < 1:
         raise InputError(f"cannot keep {n} of {m} weights; n must be from 0 to m, as in 2 of 4")
     rows = layers(params, exclude, prunable, stack_axes)
@@ -66,6 +71,8 @@ def n_of_m_mask(
     scored = [abs(leaf) for leaf in leaves.values()] if scores is None else jax.tree.leaves(scores)
     mask, uneven = [], []
     for (name, leaf), score, row in zip(leaves.items(), scored, rows, strict=True):
+        if row.prunable:
+            check_finite(leaf, f"parameters: {name!r}")
         kept = np.ones(leaf.shape, leaf.dtype)
         axes = row.input_axes if axis is None else (axis,)
         if row.prunable and not all(-leaf.ndim <= a < leaf.ndim for a in axes or (leaf.ndim,)):
@@ -75,7 +82,7 @@ def n_of_m_mask(
             uneven.append(f"{row.layer} ({along})")
         elif row.prunable:
             ends = range(-len(axes), 0)
-            last = np.moveaxis(np.asarray(score, np.float64), axes, ends)
+            last = np.moveaxis(_real(score, f"of {name!r}"), axes, ends)
             ranks = np.argsort(np.argsort(-last.reshape(-1, m), axis=1, kind="stable"), axis=1, kind="stable")
             kept = np.moveaxis((ranks < n).reshape(last.shape), ends, axes).astype(leaf.dtype)
         mask.append(jnp.asarray(kept))
@@ -105,14 +112,25 @@ def neuron_masks(chain: Chain, sparsity: float, scores: Sequence[Array] | None =
         Masks like the chain, 1 kept and 0 pruned.
 
     Raises:
-        InputError: the chain's shapes do not fit each other, or the sparsity is outside [0, 1].
+        InputError: the chain's shapes do not fit each other, the sparsity is outside [0, 1], the scores do not fit, are complex
+            or NaN, or a weight is not finite.
     """
     check_chain(chain)
     check_sparsity(sparsity)
+    for i, (kernel, _) in enumerate(chain):
+        check_finite(kernel, f"the kernel of layer {i}")
+    if scores is not None:
+        shapes, fitting = [np.shape(score) for score in scores], [np.shape(kernel) for kernel, _ in chain]
+        # The last layer has no hidden units, so its scores are not read.
+        if len(shapes) not in (len(chain) - 1, len(chain)) or shapes[: len(chain) - 1] != fitting[:-1]:
+            raise InputError(
+                f"the scores have the shapes {shapes}, but the kernels {fitting}; give a score for each weight: one array like "
+                "each kernel"
+            )
     masks = [(np.ones(np.shape(kernel), np.float32), np.ones(np.shape(bias), np.float32)) for kernel, bias in chain]
     for i, (kernel, _) in enumerate(chain[:-1]):
-        of_weights = np.abs(np.asarray(kernel, np.float64)) if scores is None else np.asarray(scores[i], np.float64)
-        units = of_weights.sum(axis=0)
+        of_weights = np.abs(np.asarray(kernel)) if scores is None else scores[i]
+        units = _real(_real(of_weights, f"of layer {i}").sum(axis=0), f"of the units of layer {i}")
         gone = np.argsort(-units, kind="stable")[units.size - min(pruned_count(units.size, sparsity), units.size - 1) :]
         masks[i][0][:, gone], masks[i][1][gone], masks[i + 1][0][gone] = 0, 0, 0
     return [(jnp.asarray(kernel), jnp.asarray(bias)) for kernel, bias in masks]
@@ -123,7 +141,7 @@ def shrink(params: Any, activation: Callable[[Array], Array] = jax.nn.relu, orde
 
     A hidden unit without inputs (its column is 0) is a constant, and is folded into the biases of the next layer. A unit without
     outputs (its row in the next kernel is 0) is removed. At least one unit per layer stays. Sums are in float64, so that outputs
-    differ only by rounding.
+    differ only by rounding. Complex weights stay complex.
 
     >>> small = shrink([(jnp.array([[0.0, 2.0]]), jnp.array([3.0, 0.0])), (jnp.array([[10.0], [1.0]]), jnp.array([0.5]))])
     >>> [kernel.tolist() for kernel, _ in small], small[1][1].tolist()
@@ -133,30 +151,47 @@ def shrink(params: Any, activation: Callable[[Array], Array] = jax.nn.relu, orde
         params: a chain, or the parameters of a network of dense layers from Flax, Equinox, Haiku or NNX.
         activation: the activation between layers.
         order: the layer names in the order in which they are applied; needed only for parameters that are not a chain and whose
-            order does not follow from the numbers in their names or from their shapes.
+            order does not follow from the numbers in their names or from their shapes. A chain is in order.
 
     Returns:
         A chain, or a tree like `params` with smaller arrays.
 
     Raises:
-        InputError: the shapes of the layers do not fit each other, or `params` is not a chain of dense layers.
+        InputError: the shapes of the layers do not fit each other, `params` is not a chain of dense layers, or `order` is given
+            with a chain.
     """
-    if _is_chain(params):
+    if is_chain(params, order):
         return _shrunk(params, activation)
     reading = read_chain(params, order)
     return put_back(params, reading, _shrunk(reading.chain, activation))
 
 
-def _is_chain(params: Any) -> bool:
-    return isinstance(params, list | tuple) and all(
-        isinstance(pair, list | tuple) and len(pair) == 2 for pair in params
-    )
+def _real(scores: Array, whose: str) -> np.ndarray:
+    """Return scores that can be ranked, as float64.
+
+    Raises:
+        InputError: they are complex or NaN.
+    """
+    found = np.asarray(scores)
+    if np.iscomplexobj(found):
+        raise InputError(
+            f"the scores {whose} are complex and have no order; pass real ones, such as their absolute values"
+        )
+    wide = found.astype(np.float64)
+    if np.isnan(wide).any():
+        raise InputError(f"the scores {whose} are NaN; check how they were computed")
+    return wide
+
+
+def _wide(values: Array) -> np.ndarray:
+    """Return values as float64, or as complex128 if they are complex."""
+    return np.asarray(values, np.complex128 if np.iscomplexobj(values) else np.float64)
 
 
 def _shrunk(chain: Chain, activation: Callable[[Array], Array]) -> list[tuple[Array, Array]]:
     check_chain(chain)
     dtypes = [(jnp.asarray(kernel).dtype, jnp.asarray(bias).dtype) for kernel, bias in chain]
-    layers = [(np.asarray(kernel, np.float64), np.asarray(bias, np.float64)) for kernel, bias in chain]
+    layers = [(_wide(kernel), _wide(bias)) for kernel, bias in chain]
 
     def keep(i: int, units: Array) -> None:
         if not units.any():
@@ -170,15 +205,22 @@ def _shrunk(chain: Chain, activation: Callable[[Array], Array]) -> list[tuple[Ar
     ):  # constants, from inputs to outputs: a unit with only constant inputs is a constant too
         (kernel, bias), (following, next_bias) = layers[i], layers[i + 1]
         constant = ~kernel.any(axis=0)
-        values = np.where(constant, np.asarray(activation(jnp.asarray(bias, jnp.float32)), np.float64), 0.0)
-        cleared = following.copy()
-        cleared[constant] = 0.0
-        layers[i + 1] = cleared, next_bias + values @ following
+        if constant.any():
+            single = jnp.complex64 if np.iscomplexobj(bias) else jnp.float32
+            values = _wide(activation(jnp.asarray(bias, single)))[constant]
+            cleared = following.copy()
+            cleared[constant] = 0.0
+            layers[i + 1] = cleared, next_bias + values @ following[constant]
         keep(i, ~constant)
     for i in reversed(range(len(layers) - 1)):  # unread units, from outputs to inputs
         keep(i, layers[i + 1][0].any(axis=1))
+
+    def narrow(values: np.ndarray, dtype: Any) -> Array:
+        # A complex constant makes a real bias complex.
+        return jnp.asarray(values, jnp.promote_types(dtype, jnp.complex64) if np.iscomplexobj(values) else dtype)
+
     return [
-        (jnp.asarray(kernel, of_kernel), jnp.asarray(bias, of_bias))
+        (narrow(kernel, of_kernel), narrow(bias, of_bias))
         for (kernel, bias), (of_kernel, of_bias) in zip(layers, dtypes, strict=True)
     ]
 
