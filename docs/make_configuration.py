@@ -15,8 +15,9 @@ def text() -> str:
     lines = [
         "# Configuration",
         "A config is a YAML file; every key is optional. On the command line `key=value` overrides one, the value in YAML:",
-        "`lth run config.yaml training.env_steps=20000 'pruning.sparsity=[0.8, 0.95]'`. Unknown keys are errors. This page is",
-        "made from `src/lth/config.py` and the algorithms' settings by `python docs/make_configuration.py`.",
+        "`lth run config.yaml training.env_steps=20000 'pruning.sparsity=[0.8, 0.95]'`. Unknown and duplicate keys are errors,",
+        "and so are numbers that YAML would read in base 8 or 60 (`010`, `1:10`). This page is made from `src/lth/config.py` and",
+        "the algorithms' settings by `python docs/make_configuration.py`.",
     ]
     defaults = Config().model_dump(mode="json")
     top = [

@@ -28,6 +28,27 @@ def test_the_sign_flip_test_counts_every_flip_ties_included(differences, greater
     assert stats.sign_flip_test(in_spite_of_rounding, greater) == share
 
 
+@settings(max_examples=50)
+@given(
+    st.lists(st.sampled_from([0, 1, -1, 2, 3, 10**5, -(10**5), 10**10, -(10**10)]), min_size=1, max_size=9),
+    st.booleans(),
+)
+def test_the_sign_flip_test_is_exact_whatever_the_sizes(differences, greater):
+    sums = [sum(flipped) for flipped in itertools.product(*((d, -d) for d in differences))]
+    reached = [s >= sums[0] if greater else abs(s) >= abs(sums[0]) for s in sums]
+    assert stats.sign_flip_test(differences, greater) == np.mean(reached)
+
+
+@pytest.mark.parametrize("large", [1e10, 1e10 / 3, 1e17, 1e200])
+def test_one_large_difference_hides_no_others(large):
+    for others in ([1.0] * 5, [0.1, 0.2, 0.3, 0.4, 0.5]):
+        assert stats.sign_flip_test([large, *others]) == stats.sign_flip_test([-large, *np.negative(others)]) == 2 / 64
+        assert stats.sign_flip_test([large, *others], greater=True) == 1 / 64
+    # 0.1 + 0.2 - 0.3 is 0 in spite of rounding: five of the eight flips of these three keep the sum, or raise it.
+    assert stats.sign_flip_test([large, 0.1, 0.2, -0.3]) == 2 * 5 / 16
+    assert stats.sign_flip_test([large, *np.ones(40)]) == 1 / 100_001  # drawn
+
+
 def test_few_pairs_cannot_be_significant():
     for pairs, least in ((1, 1.0), (2, 0.5), (3, 0.25), (5, 0.0625), (6, 0.03125)):
         assert stats.sign_flip_test(np.arange(1.0, pairs + 1)) == stats.smallest_p(pairs) == least

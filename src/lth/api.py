@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .algorithms.architecture import Spaces
-from .config import Config, load_config, parse_config
+from .config import Config, check_output_dir, load_config, parse_config
 from .errors import InputError, TrainingError
 from .experiment.backend import record_batch, recorded, resolve_backend, resolve_batch
 from .experiment.build import allocation_of
@@ -47,13 +47,17 @@ def read_config(config: Config | str | Path | Mapping[str, Any] | None = None, *
     """Return a config from a file, an output directory (its last run's), nested dicts, or as it is; None is `config.yaml` here.
 
     Raises:
-        InputError: a key is unknown or a value cannot be used; or overrides are given for something else than a file.
+        InputError: a key is unknown or a value cannot be used; `output_dir` is not a folder; or overrides are given for something
+            else than a file.
     """
     if config is None or isinstance(config, str | Path):
         return load_config(Path(config) if config else None, overrides)
     if overrides:
         raise InputError("overrides such as 'seeds=[0, 1]' go with a config file; change the config itself instead")
-    return config if isinstance(config, Config) else parse_config(dict(config))
+    if not isinstance(config, Config):
+        return parse_config(dict(config))
+    check_output_dir(config)
+    return config
 
 
 def check_config(config: Config) -> tuple[Plan, dict[str, Spaces]]:

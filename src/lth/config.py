@@ -4,6 +4,7 @@ Does not import JAX, because the number of threads must be read from the config 
 """
 
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from .errors import InputError, nearest
 from .pruning.allocation import ALLOCATIONS
 from .pruning.criteria import CRITERIA, criterion_named
 from .registry import lookup
-from .settings import Few, Fraction, Positive, Settings, Whole, fraction, not_boolean
+from .settings import Few, Folder, Fraction, Positive, Settings, Whole, fraction, not_boolean
 
 CONTROL_METHODS = ("random", "shuffled")
 """Control methods that ignore what the network learned."""
@@ -43,21 +44,61 @@ LAST_RUN = "last-run.yaml"
 """The settings of the last `lth run` in an output directory."""
 
 
-# yaml.safe_load also raises ValueError and OverflowError for invalid dates and numbers, RecursionError for deep nesting.
+# PyYAML also raises ValueError and OverflowError for invalid dates and numbers, RecursionError for deep nesting.
 _NO_YAML = (yaml.YAMLError, ValueError, OverflowError, RecursionError)
+_MOST_BYTES, _MOST_VALUES = 1_000_000, 100_000
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """Rejects duplicate keys in a mapping; YAML would silently keep the last."""
+class _Loader(yaml.SafeLoader):
+    """Rejects what YAML silently reads as something else: duplicate keys (it keeps the last), octal and base-60 numbers."""
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
         seen = set()
-        for key, _ in node.value:
+        for key, _ in node.value:  # as written: later, the keys merged by << are among them
             name = key.value if isinstance(key, yaml.ScalarNode) else None
             if name is not None and name != "<<" and name in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {name!r}", key.start_mark)
+                raise InputError(f"duplicate key {name!r} in line {key.start_mark.line + 1}; remove one")
             seen.add(name)
-        return super().construct_mapping(node, deep)
+        return node
+
+    def construct_number(self, node: Any) -> Any:
+        whole, text = node.tag.endswith(":int"), str(self.construct_scalar(node))
+        value = self.construct_yaml_int(node) if whole else self.construct_yaml_float(node)
+        if ":" in text:
+            why = f"a colon means base 60; write {value}, or a range of seeds as 0-9 or range(10)"
+        elif whole and re.fullmatch(r"[-+]?0[0-9_]+", text):
+            why = f"a leading 0 means octal; write {int(text.replace('_', ''))}"
+        else:
+            return value
+        where = f"{text!r} in line {node.start_mark.line + 1}"
+        raise InputError(f"{where} would be read as {value}, because in YAML {why}. Text goes in quotes")
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_number)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_number)
+
+
+def _read_text(text: str, source: str) -> Any:
+    """Read YAML.
+
+    Raises:
+        InputError: it is not valid, holds what YAML would read as something else, or is immense.
+    """
+    try:
+        tree = yaml.load(text, _Loader)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+    except _NO_YAML as error:
+        raise InputError(f"{source} is not valid YAML: {error}") from None
+    left, stack = _MOST_VALUES, [tree]
+    while stack:
+        node = stack.pop()
+        left -= 1
+        if left < 0:  # aliases (&a [*b, *b, ...]) expand to any size
+            raise InputError(f"{source} has more than {_MOST_VALUES} values; check its aliases (*name)")
+        stack.extend(node.values() if isinstance(node, dict) else node if isinstance(node, list) else ())
+    return tree
 
 
 class TrainingConfig(Settings):
@@ -391,8 +432,8 @@ class Config(Settings):
     seeds: Annotated[tuple[Annotated[int, Field(strict=True, ge=0, lt=2**31)], ...], BeforeValidator(_seeds)] = (0, 1)
     """The seeds; every run is made once per seed. A seed sets initial weights, environments and actions. A single number is one
     seed: `seeds=10` runs seed 10, and `seeds=0-9` or `seeds=range(10)` run ten."""
-    output_dir: Path = Path("results")
-    """The output directory (docs/files.md)."""
+    output_dir: Folder = Path("results")
+    """The output directory (docs/files.md). `~` at its start is the home folder."""
     training: TrainingConfig = TrainingConfig()
     """The training loop."""
     algorithm: str = "sac"
@@ -554,15 +595,13 @@ def read_tree(path: Path | None, overrides: Sequence[str] = ()) -> tuple[dict[st
     return tree, " with ".join(filter(None, [str(path or "the defaults"), " ".join(overrides)]))
 
 
-_MOST_BYTES, _MOST_VALUES = 1_000_000, 100_000
-
-
 def _read_folder(path: Path) -> dict[str, Any]:
     if not (path / LAST_RUN).exists():
         raise InputError(
             f"{path} is a folder without {LAST_RUN}, which `lth run` writes into its output_dir; name the config file instead"
         )
-    return {**_read_yaml(path / LAST_RUN), "output_dir": str(path)}
+    given = "./" * (not path.is_absolute()) + str(path)  # a folder whose name begins with ~ is not the home folder
+    return {**_read_yaml(path / LAST_RUN), "output_dir": given}
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -573,30 +612,15 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise InputError(f"'{path}' has {path.stat().st_size} bytes; a config has at most {_MOST_BYTES}")
-        tree = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
-        _check_size(tree, path)
-    except InputError:
-        raise
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the config '{path}' cannot be read: {error}") from error
-    except _NO_YAML as error:
-        raise InputError(f"the config '{path}' is not valid YAML: {error}") from None
+    tree = _read_text(text, f"the config '{path}'")
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):
         raise InputError(f"the config '{path}' contains a {type(tree).__name__}, not keys and values")
     return tree
-
-
-def _check_size(tree: Any, path: Path) -> None:
-    """Reject a tree that aliases (`&a [*b, *b, ...]`) expand to an immense size."""
-    left, stack = _MOST_VALUES, [tree]
-    while stack:
-        node = stack.pop()
-        left -= 1
-        if left < 0:
-            raise InputError(f"the config '{path}' has more than {_MOST_VALUES} values; check its aliases (*name)")
-        stack.extend(node.values() if isinstance(node, dict) else node if isinstance(node, list) else ())
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -612,7 +636,7 @@ def parse_config(tree: Any, source: str = "the config") -> Config:
     """Convert nested dicts to a Config.
 
     Raises:
-        InputError: a key is unknown (names the nearest valid key) or a value is invalid.
+        InputError: a key is unknown (names the nearest valid key), a value is invalid, or `output_dir` is not a folder.
     """
     name = tree.get("algorithm", "sac") if isinstance(tree, dict) else "sac"
     try:
@@ -622,21 +646,31 @@ def parse_config(tree: Any, source: str = "the config") -> Config:
     except InputError as error:
         raise InputError(f"{source}: algorithm: {error}") from None
     try:
-        return Config.model_validate(tree, context={"networks": networks})
+        config = Config.model_validate(tree, context={"networks": networks})
     except pydantic.ValidationError as error:
         raise InputError("\n".join(_explain(e, source) for e in error.errors())) from None
     except RecursionError:
         raise InputError(f"{source} is nested too deeply") from None
+    try:
+        check_output_dir(config)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+    return config
+
+
+def check_output_dir(config: Config) -> None:
+    """Raise InputError if `output_dir`, or a folder that it would be made in, is a file."""
+    for path in (config.output_dir, *config.output_dir.parents):
+        if os.path.exists(path) and not os.path.isdir(path):  # noqa: PTH110, PTH112  (however long the path is)
+            inside = "" if path == config.output_dir else f"is in '{path}', which "
+            raise InputError(f"output_dir '{config.output_dir}' {inside}is a file; choose a folder")
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise InputError(f"{override!r} is neither a config file nor key=value, as in training.env_steps=5000")
-    try:
-        value = yaml.safe_load(text)
-    except _NO_YAML as error:
-        raise InputError(f"the value of {override[:200]!r} is not valid YAML: {error}") from None
+    value = _read_text(text, f"the value of {override[:200]!r}")
     *parents, last = key.split(".")
     node = tree
     for parent in parents:

@@ -1,6 +1,8 @@
 """The base class of all settings, and their number types. Does not import JAX."""
 
 import contextlib
+import os
+from pathlib import Path
 from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
@@ -39,6 +41,18 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _from_home(value: Any) -> Any:
+    """Expand `~` and `~user` at the start of a path, as a shell does where it sees them."""
+    if not isinstance(value, str | Path):
+        return value
+    path = os.path.expanduser(value)  # noqa: PTH111  (Path drops the ./ of ./~, which is a folder named ~)
+    if path.startswith("~"):
+        raise ValueError(
+            f"{path!r} begins with ~, but there is no such home folder; for a folder of that name write ./{path}"
+        )
+    return path
+
+
 def not_boolean(value: Any) -> Any:
     """Reject booleans, which pydantic would read as 1.0 and 0.0."""
     if isinstance(value, bool):
@@ -66,4 +80,6 @@ Few = Annotated[Whole, Field(strict=True, gt=0, le=4096)]
 Rate = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, BeforeValidator(fraction), Field(ge=0, le=1)]
+Folder = Annotated[Path, BeforeValidator(_from_home)]
+"""The type of every path in a config: `~` at its start is the home folder."""
 Layers = Annotated[tuple[Annotated[int, Field(strict=True, gt=0, le=2**16)], ...], Field(max_length=32)]

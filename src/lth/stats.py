@@ -29,6 +29,8 @@ MOST_SUBSETS, SUBSETS = 20, 200_000
 """The same for the subsets of an interval."""
 MOST_FLIPPED = 14
 """Seeds up to which all flips are made for many comparisons together."""
+ROUNDING = 1e-9
+"""A subset of differences whose sum is at most this share of the sum of their sizes counts as 0."""
 MOST_LEVELS = 8
 FEWEST = 5
 """Seeds below which nothing is tested: 2^-5 is the first p of a one-sided test below LEVEL."""
@@ -168,9 +170,10 @@ def sign_flip_test(differences: ArrayLike, greater: bool = False) -> float:
     """Return the p of paired differences, (pairs,), under the hypothesis that each is as likely as its negative.
 
     The share of the 2^n ways to flip their signs whose |sum| (or sum, where `greater` asks for one side) is at least the
-    observed one. All are counted, by halves: each sum is one of 2^(n/2) sums of the first half plus one of the second. So n
-    pairs give no p below 2^(1 - n), one-sided 2^-n. Beyond MOST_EXACT pairs, FLIPS flips are drawn from a fixed seed and the
-    observed one is counted with them.
+    observed one. Flipping a subset of the differences keeps the sum or raises it where the sum of the subset is at most 0, so such
+    subsets are counted, all of them, by halves: each is one of 2^(n/2) of the first half with one of the second. So n pairs give
+    no p below 2^(1 - n), one-sided 2^-n. Beyond MOST_EXACT pairs, FLIPS flips are drawn from a fixed seed and the observed one is
+    counted with them. Whole numbers are summed exactly; others are tied within ROUNDING.
 
     >>> sign_flip_test([1.0, 2.0, 3.0]), sign_flip_test([1.0, 2.0, 3.0], greater=True)
     (0.25, 0.125)
@@ -185,16 +188,22 @@ def sign_flip_test(differences: ArrayLike, greater: bool = False) -> float:
     d = _finite(differences)
     if d.size == 0:
         return 1.0
-    slack = 1e-9 * np.abs(d).sum()  # sums that differ only by rounding are tied
-    least = (d.sum() if greater else abs(d.sum())) - slack
+    if not greater and d.sum() < 0:
+        d = -d
+    size = np.abs(d)
+    if (d != np.rint(d)).any() or size.sum() >= 2.0**53:
+        # Each difference, lowered by this share of its size, ties the subsets that it is in, and no others.
+        d = d - ROUNDING * size
     if d.size > MOST_EXACT:
-        sums = (2.0 * _drawn_signs(d.size) - 1.0) @ d
-        return float((np.sum((sums if greater else np.abs(sums)) >= least) + 1) / (FLIPS + 1))
-    first, second = _signed_sums(d[: d.size // 2]), np.sort(_signed_sums(d[d.size // 2 :]))
-    counted = second.size - np.searchsorted(second, least - first, side="left")
-    if not greater:
-        counted = counted + np.searchsorted(second, -least - first, side="right")
-    return float(min(np.sum(counted) / 2.0**d.size, 1.0))
+        kept = 1.0 * _drawn_signs(d.size)
+        reached = (1.0 - kept) @ d <= 0.0
+        if not greater:
+            reached |= kept @ d <= 0.0
+        return float((np.sum(reached) + 1) / (FLIPS + 1))
+    first, second = _subset_sums(d[: d.size // 2]), np.sort(_subset_sums(d[d.size // 2 :]))
+    counted = np.sum(np.searchsorted(second, -first, side="right"))
+    # The other side's flips are the complements of these subsets; a subset and its complement both count only if all flips do.
+    return float(min((1 if greater else 2) * counted / 2.0**d.size, 1.0))
 
 
 def sign_flip_interval(differences: ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, float, float]:
@@ -223,10 +232,7 @@ def sign_flip_interval(differences: ArrayLike, confidence: float = CONFIDENCE) -
     if d.size == 0:
         raise InputError("an interval needs at least one difference")
     if d.size <= MOST_SUBSETS:
-        sums, counts = np.zeros(1), np.zeros(1)
-        for value in d:
-            sums, counts = np.concatenate([sums, sums + value]), np.concatenate([counts, counts + 1.0])
-        means, ways = sums[1:] / counts[1:], 2.0**d.size
+        means, ways = _subset_sums(d)[1:] / _subset_sums(np.ones(d.size))[1:], 2.0**d.size
     else:
         chosen = np.random.default_rng(0).integers(0, 2, (SUBSETS, d.size), dtype=np.int8).astype(np.float64)
         chosen = chosen[chosen.any(axis=1)]
@@ -337,10 +343,10 @@ def _drawn_signs(pairs: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 2, (FLIPS, pairs), dtype=np.int8)
 
 
-def _signed_sums(values: np.ndarray) -> np.ndarray:
+def _subset_sums(values: np.ndarray) -> np.ndarray:
     sums = np.zeros(1)
     for value in values:
-        sums = np.concatenate([sums + value, sums - value])
+        sums = np.concatenate([sums, sums + value])
     return sums
 
 

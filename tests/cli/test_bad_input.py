@@ -34,7 +34,7 @@ from hypothesis import strategies as st
 import lth
 from lth import envs
 from lth.cli import main
-from lth.config import Sparsity, parse_config
+from lth.config import Config, Sparsity, parse_config
 from lth.envs.probe import look
 from lth.errors import InputError
 from lth.experiment import journal, lottery, masking, store
@@ -1194,6 +1194,14 @@ SETTINGS = {
     "seeds=3000000000": ["seeds", "3000000000"],
     "seeds=[]": ["seeds", "empty"],
     "seeds=one": ["seeds", "'one'", "integer"],
+    "seeds=1:10": ["'1:10'", "70", "0-9 or range(10)"],
+    "seeds=010": ["'010'", "read as 8", "octal; write 10."],
+    "training.env_steps=0_300": ["'0_300'", "read as 192", "write 300."],
+    "sac.tau=-1:30.5": ["'-1:30.5'", "-90.5"],
+    "tasks=['007']": ["'007'"],
+    "sac={tau: 007}": ["'007'", "write 7.", "in quotes"],
+    "pruning.sparsity={actor: 0.5, actor: 0.9, critic: 0.5}": ["duplicate key 'actor'"],
+    "tasks=&a [*a]": ["more than 100000 values", "aliases"],
     "sac.actor_hidden=[8, 0]": ["sac.actor_hidden", "greater than 0"],
     "sac.discount=1": ["sac.discount", "less than 1"],
     "sac.tau=.nan": ["sac.tau", "finite"],
@@ -1232,6 +1240,8 @@ CONFIGS = {
     "a number for a key": (b"1: 2\n", ["1", "keys should be strings"]),
     "a truth value for a key": (b"training: {on: 2}\n", ["training", "keys should be strings"]),
     "a list for a key": (b"? [a]\n: b\n", ["not valid YAML"]),
+    "a base-60 number": (b"tasks: Pendulum-v1\nseeds: 1:10\n", ["'1:10' in line 2", "70", "0-9 or range(10)"]),
+    "an octal number": (b"sac: {tau: 1, actor_hidden: [010]}", ["'010' in line 1", "write 10"]),
     "a call": (b"tasks: !!python/object/apply:os.system ['touch ran']", ["not valid YAML", "os.system"]),
     "an impossible date": (b"tasks: 2026-13-45", []),
     "an alias to itself": (b"tasks: &a [*a]", ["aliases"]),
@@ -1259,6 +1269,20 @@ def test_a_config_file_that_is_not_there(tmp_path, monkeypatch, capsys):
     assert "lth run my.yaml" in said(["run"], capsys)
     assert "is a folder" in said(["run", tmp_path], capsys)
     assert contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize("inside", ["", "/a/b"])
+@pytest.mark.parametrize("command", [["run"], ["run", "--dry-run"], ["status"], ["report"]], ids=" ".join)
+def test_an_output_folder_that_is_a_file(command, inside, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    before = contents(tmp_path)
+    errors = said([*command, "tiny.yaml", f"output_dir=tiny.yaml{inside}"], capsys)
+    assert f"output_dir 'tiny.yaml{inside}' is" in errors
+    assert errors.endswith("is a file; choose a folder\n")
+    with pytest.raises(InputError, match="is a file; choose a folder"):
+        lth.run(Config(output_dir=f"tiny.yaml{inside}"))
+    assert contents(tmp_path) == before
 
 
 def test_a_setting_without_an_equals_sign(tiny_yaml, capsys):

@@ -104,6 +104,7 @@ UNSUPPORTED = {
     "EmptyObservation-v0": (gymnasium.spaces.Box(-1.0, 1.0, (0,), np.float32), BOX),
     "UnboundedAction-v0": (BOX, gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)),
     "MatrixAction-v0": (BOX, gymnasium.spaces.Box(-1.0, 1.0, (2, 2), np.float32)),
+    "LargestDoubleAction-v0": (BOX, gymnasium.spaces.Box(-1e300, 1e300, (2,), np.float64)),
 }
 THREE = {"DiscreteAction-v0": (BOX, gymnasium.spaces.Discrete(3))}
 DISCRETE = [*THREE, "CartPole-v1"]

@@ -27,6 +27,8 @@ FAULTS = {
     "NoInfo": "reset",
     "Constructor": "KeyError: 'nothing'",
     "LargestFloats": "an unbounded action space",
+    "helpers.odd:SUITE/any": "making it raised IndexError: list index out of range",
+    "WordSuccess": "using what it returned raised ValueError: could not convert string to float: 'yes'",
 }
 
 
@@ -39,7 +41,7 @@ def module_path(monkeypatch):
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", FAULTS)
 def test_what_is_wrong_is_named(name):
-    found = look(f"{name}-v0")
+    found = look(name if ":" in name else f"{name}-v0")
     assert found.spaces is None
     assert not found.unknown
     assert FAULTS[name] in found.fault
@@ -50,6 +52,15 @@ def test_what_is_right_is_found():
     assert look("Limited-v0").episode_steps == 15
     assert look("HalfChetah-v5").unknown
     assert look("no_such_module:X-v0").unknown
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_bound_beyond_float32_is_none():
+    assert look("LargestDoubles-v0")[:3] == (envs.task_spaces("Good-v0"), 20, "")
+    space = envs.make("LargestDoubles-v0").observation_space
+    assert space.dtype == np.float32
+    assert np.isneginf(space.low).all()
+    assert np.isposinf(space.high).all()
 
 
 def test_a_task_that_hangs_or_dies_harms_nobody(module_path):

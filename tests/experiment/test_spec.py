@@ -1,6 +1,7 @@
 """What a run is called follows from what it is, today and in later versions."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -157,6 +158,44 @@ def test_a_duplicate_key_is_an_error(tmp_path):
     path.write_text("pruning:\n  methods: [random]\nseeds: 0\npruning:\n  sparsity: 0.8\n")
     with pytest.raises(InputError, match=r"(?s)duplicate key 'pruning'.*line 4"):
         load_config(path)
+
+
+def test_a_merged_key_is_no_duplicate(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("agent: {a: &a {tau: 1}, b: {c: &c {<<: *a, tau: 0.1}}}\nsac: {<<: *c}\n")
+    assert load_config(path, ["agent={}"]).sac.tau == 0.1
+
+
+@pytest.mark.parametrize(
+    ("given", "steps"), [("0x4E20", 20_000), ("2_0_000", 20_000), ("2e4", 20_000), ("+20000", 20_000), ("0b1000", 8)]
+)
+def test_other_numbers_are_read_as_yaml_reads_them(given, steps, tmp_path):
+    (tmp_path / "c.yaml").write_text(f"training: {{env_steps: {given}, start_steps: 0}}\n")
+    for config in (
+        load_config(tmp_path / "c.yaml"),
+        load_config(None, [f"training.env_steps={given}", "training.start_steps=0"]),
+    ):
+        assert config.training.env_steps == steps
+    assert load_config(None, ["sac.tau=1e-3"]).sac.tau == load_config(None, ["sac.tau=.001"]).sac.tau == 1e-3
+    assert load_config(None, ["tensorboard=on"]).tensorboard is True
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_text("output_dir: ~/foo\n")
+    found = [load_config(tmp_path / "c.yaml"), load_config(None, ["output_dir=~/foo"])]
+    found += [Config(output_dir="~/foo"), Config(output_dir=Path("~/foo"))]
+    assert {config.output_dir for config in found} == {home / "foo"}
+    assert load_config(None, ["output_dir='~'"]).output_dir == home
+    with pytest.raises(InputError, match=r"output_dir: '~nobody-here/x' .* write \./~nobody-here/x"):
+        load_config(None, ["output_dir=~nobody-here/x"])
+    # A folder of that name, as a setting and as the folder of a last run.
+    assert load_config(None, ["output_dir=./~/foo"]).output_dir == Path("~/foo")
+    (tmp_path / "~").mkdir()
+    (tmp_path / "~" / "last-run.yaml").write_text("seeds: 3\n")
+    assert load_config(Path("~")).output_dir == Path("~")
 
 
 def test_whole_numbers_may_be_written_as_people_do():

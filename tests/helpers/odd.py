@@ -8,6 +8,8 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
 
+from lth.envs.suites import Suite
+
 
 class Good(gymnasium.Env):
     """Episodes of 20 steps; asserts that actions lie in bounds that float32 rounding oversteps; takes no render_mode."""
@@ -125,6 +127,15 @@ class LargestFloats(Good):
     action_space = Box(-np.finfo(np.float32).max, np.finfo(np.float32).max, (1,), np.float32)
 
 
+class LargestDoubles(Good):
+    observation_space = Box(-np.finfo(np.float64).max, np.finfo(np.float64).max, (2,), np.float64)
+
+
+class WordSuccess(Good):
+    def step(self, action):
+        return *super().step(action)[:4], {"success": "yes"}
+
+
 class Hangs(Good):
     def odd(self, steps):
         time.sleep(1e6)
@@ -177,4 +188,5 @@ class Overflows(Good):
 for kind in list(globals().values()):
     if isinstance(kind, type) and issubclass(kind, Good):
         gymnasium.register(f"{kind.__name__}-v0", kind)
+SUITE = Suite(lambda *_: [][0])
 gymnasium.register("Limited-v0", Good, max_episode_steps=15)

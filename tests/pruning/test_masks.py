@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lth
-from lth.pruning.allocation import pruned_count, uniform_counts
+from lth.pruning.allocation import counts_by_round, pruned_count, uniform_counts
 from lth.pruning.masks import apply_mask, emptied_layers, keep_pruned_at_zero, lowest, pruned_counts, set_mask
 from lth.pruning.schedules import prune_at, rigl
 
@@ -248,6 +248,17 @@ def test_uniform_counts_add_up(sizes, sparsity):
     counts = uniform_counts(sizes, sparsity)
     assert sum(counts) == pruned_count(sum(sizes), sparsity)
     assert all(abs(count - sparsity * size) <= 1 for count, size in zip(counts, sizes, strict=True))
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize(("sizes", "share"), [([15, 1], 0.9), ([15, 0], 0.9), ([200_000, 3], 0.5)])
+def test_a_numpy_sparsity_counts_like_its_float(kind, sizes, share):
+    def counts(sparsity):
+        shapes = [(size, 1) for size in sizes]
+        layers = counts_by_round({"a": sparsity}, shapes, sparsity, 3, ["a", "b"], "cubic")
+        return pruned_count(sum(sizes), sparsity), uniform_counts(sizes, sparsity), layers
+
+    assert counts(kind(share)) == counts(float(kind(share)))
 
 
 def some_params():

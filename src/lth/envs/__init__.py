@@ -60,7 +60,9 @@ def make(task: str, seed: int = 0, split: int = TRAIN, render: bool = False, ste
         else:
             one = env.action_space.dtype.type(1.0)
             env = gymnasium.wrappers.RescaleAction(_clipped(env), -one, one)
-        env = gymnasium.wrappers.DtypeObservation(env, np.float32)
+        box = env.observation_space
+        space = gymnasium.spaces.Box(_bound(box.low), _bound(box.high), dtype=np.float32)
+        env = gymnasium.wrappers.TransformObservation(env, np.float32, space)
     return env if step_timeout is None else _timed(env, step_timeout)
 
 
@@ -298,8 +300,8 @@ def _check_spaces(task: str, env: Any) -> None:
         raise InputError(
             f"the task {task!r} has the action space {action}, but only Discrete or a flat Box of floats is supported"
         )
-    with np.errstate(over="ignore"):
-        bounded = np.isfinite(action.high - action.low).all()  # the largest floats count as unbounded
+    with np.errstate(over="ignore", invalid="ignore"):
+        bounded = np.isfinite(_bound(action.high) - _bound(action.low)).all()  # the largest floats count as unbounded
     if not bounded:
         raise InputError(f"the task {task!r} has an unbounded action space {action}, but finite bounds are needed")
     if not (action.low < action.high).all():

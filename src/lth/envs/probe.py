@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..algorithms.architecture import Spaces
-from ..errors import InputError
+from ..errors import InputError, brief
 
 LIMIT = 120.0
 """The time limit for checking a task, in seconds."""
@@ -77,16 +77,17 @@ def look(task: str) -> Probed:
     """Check a task in this process."""
     from . import UnknownTask, make
 
+    env: Any = None
     try:
         env = make(task)
+        return _look(env)
     except UnknownTask as error:
         return Probed(None, None, str(error), unknown=True)
-    except InputError as error:
+    except (InputError, _Fault) as error:
         return Probed(None, None, str(error))
-    try:
-        return _look(env)
-    except _Fault as fault:
-        return Probed(None, None, str(fault))
+    except Exception as error:  # the environment's code may raise anything
+        doing = "making it" if env is None else "using what it returned"
+        return Probed(None, None, f"{doing} raised {type(error).__name__}: {brief(error)}")
     finally:
         with contextlib.suppress(Exception):
             env.close()

@@ -100,7 +100,7 @@ def adopt(
     algorithm = spec.agent.build(spaces, task)
     _check_fits(algorithm, networks, task)
     env = envs.make(task, seed, envs.EVALUATE)
-    root = Path(output_dir)
+    root = config.output_dir
     rows: list[tuple[int, str, float]] = []
     state = _state(algorithm, model, kind, networks, targets)
     first = algorithm.init(jax.random.key(seed))

@@ -24,7 +24,7 @@ def pruned_count(size: int, sparsity: float, already_pruned: int = 0) -> int:
     Raises:
         InputError: `sparsity` is not a number in [0, 1].
     """
-    check_sparsity(sparsity)
+    sparsity = check_sparsity(sparsity)
     return max(round(sparsity * size), already_pruned)
 
 
@@ -39,7 +39,7 @@ def uniform_counts(sizes: Sequence[int], sparsity: float) -> list[int]:
     >>> uniform_counts([3, 3, 3], 0.5)
     [2, 1, 1]
     """
-    check_sparsity(sparsity)
+    sparsity = check_sparsity(sparsity)
     exact = [sparsity * size for size in sizes]
     counts = [min(math.floor(share), size) for share, size in zip(exact, sizes, strict=True)]
     missing = pruned_count(sum(sizes), sparsity) - sum(counts)
@@ -135,14 +135,12 @@ def counts_by_round(
     [[0, 8], [0, 12]]
     """
     sizes, way = [math.prod(shape) for shape in shapes], PATHS[path]
-    check_sparsity(sparsity)
+    sparsity = check_sparsity(sparsity)
     if not isinstance(allocation, Mapping):
         return [_counts(allocation, shapes, target) for target in way(sparsity, rounds)]
     check_layer_names(allocation, layers, "the allocation", "here")
     fitting = [[name for name in allocation if holds_layer(layer, name)] for layer in layers]
-    shares = [allocation[max(names, key=len)] if names else sparsity for names in fitting]
-    for share in shares:
-        check_sparsity(share)
+    shares = [check_sparsity(allocation[max(names, key=len)]) if names else sparsity for names in fitting]
     targets = zip(*(way(share, rounds) for share in shares), strict=True)
     return [[pruned_count(size, share) for size, share in zip(sizes, now, strict=True)] for now in targets]
 
@@ -209,10 +207,15 @@ PATHS = {"geometric": geometric, "cubic": cubic}
 """Sparsity paths over a number of rounds; with one round, each is one-shot."""
 
 
-def check_sparsity(sparsity: float) -> None:
-    """Raise InputError unless `sparsity` is a number in [0, 1]."""
+def check_sparsity(sparsity: float) -> float:
+    """Return a sparsity as a Python float: NumPy's float16 and float32 overflow, or round, when multiplied by a size.
+
+    Raises:
+        InputError: it is not a number in [0, 1].
+    """
     number = isinstance(sparsity, numbers.Real) and not isinstance(sparsity, bool)
     if not number or not 0.0 <= sparsity <= 1.0:
         raise InputError(
             f"sparsity is {sparsity!r}, but must be the fraction of weights to remove, from 0 to 1 (0.8 prunes 80 % of the weights)"
         )
+    return float(sparsity)
