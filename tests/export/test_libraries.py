@@ -2,6 +2,7 @@
 
 import shutil
 
+import gymnasium
 import jax
 import numpy as np
 import pytest
@@ -133,6 +134,30 @@ def test_a_second_pruning_goes_on_from_the_first():
     for before, after in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
         assert (np.asarray(after) <= np.asarray(before)).all()
     assert lth.compute_sparsity(second["actor"]) == pytest.approx(0.8, abs=0.01)
+
+
+class Doubled(gymnasium.ObservationWrapper):
+    """Does not record its arguments, so that Gymnasium cannot create it again."""
+
+    def observation(self, observation):
+        return 2 * observation
+
+
+@pytest.mark.parametrize("library", ["stable_baselines3", "sbx"])
+def test_a_model_that_made_its_own_environment_is_exported(library, tmp_path):
+    model = libraries()[library].PPO("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=16, device="cpu")
+    made = lth.export(model, tmp_path, "numpy", episodes=1)
+    assert made.rows[1].returns == made.rows[0].returns
+    assert made.contract["task"] == "CartPole-v1"
+
+
+def test_an_environment_that_cannot_be_created_again(tmp_path):
+    make_env = lambda: Doubled(gymnasium.make("Pendulum-v1"))  # noqa: E731
+    model = libraries()["stable_baselines3"].SAC("MlpPolicy", make_env(), device="cpu")
+    with pytest.raises(lth.InputError, match=r"'Pendulum-v1' cannot be created again.*Doubled.*env=lambda"):
+        lth.export(model, tmp_path, "numpy", episodes=0)
+    lth.export(model, tmp_path, "numpy", episodes=0, env=make_env)
+    assert np.abs(np.load(tmp_path / "rollout.npz")["observation"]).max() > 1.5
 
 
 def test_what_is_refused_by_name():

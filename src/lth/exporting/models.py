@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import __version__, envs
 from ..envs.suites import observation_names
-from ..errors import InputError
+from ..errors import InputError, brief
 from ..libraries.models import (
     acting_network,
     actions_of,
@@ -27,10 +27,11 @@ def of_model(model: Any, env: Callable[[], Any] | None = None) -> Subject:
 
     Args:
         model: an agent of SAC, TD3, DQN or PPO with MlpPolicy. The statistics of a VecNormalize wrapper are included.
-        env: creates its environment, in its own units; None: the Gymnasium environment with the same id, if there is one.
+        env: creates its environment, in its own units; None: the model's environment is created again, if it has a Gymnasium id.
 
     Raises:
-        InputError: the model is not supported, a weight is not finite, or its spaces differ from the environment's.
+        InputError: the model is not supported, a weight is not finite, its environment cannot be created again, or their spaces
+            differ.
     """
     kind, found = kind_of(model), acting_network(model)
     spec = environment_spec(model)
@@ -78,7 +79,13 @@ def _maker(spec: Any) -> Callable[[], Any]:
     def make() -> Any:
         import gymnasium
 
-        return gymnasium.make(spec)
+        try:
+            return gymnasium.make(spec)
+        except Exception as error:  # wrappers and environments raise various errors
+            raise InputError(
+                f"the model's environment {spec.id!r} cannot be created again ({type(error).__name__}: {brief(error)}); pass a "
+                "function that creates it, with its wrappers, as env=lambda: ..."
+            ) from error
 
     return make
 

@@ -4,6 +4,7 @@ Everything is read from the model object, so that neither library is imported.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,9 @@ from ..errors import InputError
 LIBRARIES = {"stable_baselines3": "Stable-Baselines3", "sbx": "SBX", "sb3_contrib": "SB3-Contrib"}
 ALGORITHMS = ("SAC", "TD3", "DQN", "PPO")
 SQUASH = {"SAC": "tanh", "TD3": "tanh", "DQN": "argmax"}
+RECORDERS = ("stable_baselines3.common.monitor:Monitor",)
+"""Wrappers that leave observations and actions as they are, and that Gymnasium cannot create again. Both libraries put a Monitor
+around every environment."""
 _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {"relu": lambda x: np.maximum(x, 0), "tanh": np.tanh}
 _MODULES = {"ReLU": "relu", "Tanh": "tanh"}
 
@@ -182,12 +186,14 @@ def actions_of(model: Any) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def environment_spec(model: Any) -> Any:
-    """Return the Gymnasium spec of a model's environment; None if it has none."""
+    """Return the Gymnasium spec of a model's environment, without wrappers that only record; None if it has none."""
     env = model.get_env()
     try:
-        return env.get_attr("spec")[0] if env is not None else None
-    except AttributeError:
+        spec = env.get_attr("spec")[0]
+        wrappers = tuple(wrapper for wrapper in spec.additional_wrappers if wrapper.entry_point not in RECORDERS)
+    except AttributeError:  # None has no attributes either
         return None
+    return replace(spec, additional_wrappers=wrappers)
 
 
 def recorded_observations(model: Any, n: int) -> np.ndarray | None:
