@@ -119,7 +119,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "export",
         help="write a run's policy as C, ONNX and NumPy",
         description="Write the policy of a finished run as programs that need no lth: from an observation to an action, both in "
-        "the environment's units. Each program is compared with the agent before anything is written.",
+        "the environment's units. Each program is compared with the agent before anything is written. A folder holds one policy: "
+        "other formats of it that are there stay, and the export of another policy is replaced.",
     )
     ship.add_argument("run", type=Path, help="a run's directory")
     ship.add_argument(

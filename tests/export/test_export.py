@@ -157,18 +157,69 @@ def test_a_failed_check_writes_nothing(tmp_path):
     policy = network()
     honest = subject(policy)
     wrong = honest._replace(act=lambda seen: honest.act(seen) + np.float32(2e-5) * np.arange(3, dtype=np.float32))
-    with pytest.raises(lth.ExportError, match=r"the c policy differs from the agent by .* nothing was written"):
+    with pytest.raises(lth.ExportError, match=r"policy differs from the agent by .* nothing was written"):
         write(tmp_path / "out", build(wrong, ("c",), False, 0, False))
     assert not (tmp_path / "out").exists()
 
 
-def test_a_second_export_leaves_nothing_of_the_first(tmp_path):
-    policy = subject(network())
-    write(tmp_path, build(policy, ("c", "numpy"), False, 0, False))
-    (tmp_path / "mine.txt").write_text("kept")
-    write(tmp_path, build(policy, ("numpy",), False, 0, False))
-    files = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
-    assert files == {"policy.json", "rollout.npz", "numpy/policy.py", "numpy/policy.npz", "mine.txt"}
+def names_in(folder):
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+
+
+def test_formats_of_a_policy_are_exported_one_after_another(run, tmp_path):
+    first = lth.export(run, tmp_path, to="c", quantize="int8", episodes=2)
+    second = lth.export(run, tmp_path, to="numpy", episodes=0)
+    assert second.notes == ["kept from an earlier export of this policy: c"]
+    policy = json.loads((tmp_path / "policy.json").read_text())
+    assert policy == second.contract
+    assert names_in(tmp_path) == {"policy.json", *policy["files"]} >= set(first.contract["files"])
+    for name, digest in policy["files"].items():
+        assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == digest
+    assert policy["return"] == policy["checked"]["agent"]["return"] == first.contract["return"]
+    assert policy["checked"]["c int8"] == first.contract["checked"]["c int8"]
+    assert set(policy["checked"]) == set(policy["times_us"]) == {"agent", "c int8", "numpy"}
+    assert policy["sizes"]["flash_bytes_cortex_m4"] == first.contract["sizes"]["flash_bytes_cortex_m4"]
+    third = lth.export(run, tmp_path, to="c", episodes=0)
+    assert set(third.contract["checked"]) == {"agent", "c", "numpy"}
+
+
+def test_an_export_of_another_policy_is_replaced(tmp_path):
+    write(tmp_path, build(subject(network()), ("c", "numpy"), False, 0, False))
+    (tmp_path / "c" / "mine.txt").write_text("kept")
+    (tmp_path / "numpy" / "policy.py").unlink()
+    made = write(tmp_path, build(subject(network(seed=1)), ("numpy",), False, 0, False))
+    assert names_in(tmp_path) == {"policy.json", *made.contract["files"], "c/mine.txt"}
+    assert [p.name for p in (tmp_path / "c").iterdir()] == ["mine.txt"]  # no empty folders
+    assert made.notes == ["replaced an earlier export, of another policy or with other names: c, numpy"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("policy.json", "was not written by an export"),
+        ("numpy/policy.npz", "was changed after it was exported"),
+        ("numpy/policy.py", "was changed after it was exported"),
+        ("c/Makefile", "is not listed in its policy.json"),
+    ],
+)
+def test_files_of_your_own_are_not_touched(name, message, tmp_path):
+    write(tmp_path, build(subject(network()), ("numpy",), False, 0, False))
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    before = {name: (tmp_path / name).read_bytes() for name in names_in(tmp_path)}
+    other = build(subject(network(seed=1)), ("c",), False, 0, False)
+    with pytest.raises(lth.InputError, match=rf"{name}' {message}.*nothing was written.*--out"):
+        write(tmp_path, other)
+    assert {name: (tmp_path / name).read_bytes() for name in names_in(tmp_path)} == before
+
+
+def test_the_bytes_in_the_table_are_those_of_the_files(exported):
+    policy = json.loads((exported.folder / "policy.json").read_text())
+    sizes = {row.name: row.bytes for row in exported.rows}
+    for name, file in (("onnx", "policy.onnx"), ("numpy", "numpy/policy.npz")):
+        assert sizes[name] == policy["checked"][name]["bytes"] == (exported.folder / file).stat().st_size
+    assert "Bytes of C" in str(exported)
+    assert "Bytes of C" not in str(exported._replace(rows=[row for row in exported.rows if row.name != "c"]))
 
 
 def test_the_command_line(run, ticket, tmp_path, capsys):

@@ -124,8 +124,11 @@ def test_a_network_is_exported_against_its_own_forward_pass(tmp_path):
 
 def test_a_forward_pass_that_is_another_network_fails_the_check(tmp_path):
     params, apply = equinox_tree(chain_of())
-    with pytest.raises(lth.ExportError, match="differs from the agent"):
-        lth.export_mlp(params, tmp_path / "x", "numpy", activation="tanh", apply=apply)
+    for how in ({"to": "numpy"}, {"to": "c", "quantize": "int8"}):
+        with pytest.raises(
+            lth.ExportError, match=r"differs from the agent.*likely cause is that activation='tanh', `order`"
+        ):
+            lth.export_mlp(params, tmp_path / "x", activation="tanh", apply=apply, **how)
     assert not (tmp_path / "x").exists()
 
 

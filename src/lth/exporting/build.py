@@ -48,6 +48,8 @@ def build(subject: Subject, formats: Sequence[str], quantized: bool, episodes: i
     observations, actions = record(subject)
     for what, values in (("observations", observations), ("actions", actions)):
         numbers(f"the recorded {what}", values, "Very large inputs or weights overflow float32: scale them down")
+    # First, because rounded weights are compared with the network that they round, not with the agent.
+    check("float32", network, lambda x: run(network, x), observations, actions, subject.cause)
     parameters = sum(layer.kernel.size + layer.bias.size for layer in whole.layers)
     agent = Row(
         "agent",
@@ -74,11 +76,18 @@ def build(subject: Subject, formats: Sequence[str], quantized: bool, episodes: i
         flash = program.flash or flash
     if len(rows) == 1:
         raise InputError(f"nothing can be exported here: {'; '.join(notes)}")
-    dropped = unread(whole, network)
-    about = contract(subject, network, dropped, rows, sizes_of(whole, network, flash))
-    if "policy.onnx" in files:  # emit again with the contract as metadata
+    dropped, sizes = unread(whole, network), sizes_of(whole, network, flash)
+    about = contract(subject, network, dropped, rows, sizes)
+    at = next((i for i, row in enumerate(rows) if row.name == "onnx"), None)
+    while (
+        at is not None
+    ):  # emit again with the contract as metadata, until the file has the size that the contract says
         files["policy.onnx"] = onnx.emit(network, about)
-        check("onnx", network, onnx.session(files["policy.onnx"]), observations, actions)
+        if len(files["policy.onnx"]) == rows[at].bytes:
+            check("onnx", network, onnx.session(files["policy.onnx"]), observations, actions)
+            break
+        rows[at] = rows[at]._replace(bytes=len(files["policy.onnx"]))
+        about = contract(subject, network, dropped, rows, sizes)
     files["rollout.npz"] = _rollout(observations, actions)
     return Built(files, about, rows, notes, [subject.observations[i] for i in dropped])
 

@@ -88,18 +88,31 @@ def tolerance_of(network: Network) -> float:
     return TOLERANCE * max(1.0, float(half.min())) if len(half) else TOLERANCE
 
 
-def check(name: str, network: Network, act: Act, observations: np.ndarray, expected: np.ndarray) -> float:
+def check(
+    name: str, network: Network, act: Act, observations: np.ndarray, expected: np.ndarray, cause: str = ""
+) -> float:
     """Compare a program's actions with the expected ones; returns the deviation.
+
+    Args:
+        name: the program.
+        network: what it computes.
+        act: the program.
+        observations: (n, observation_dim) float32.
+        expected: the actions that it must choose.
+        cause: a sentence about the likely cause of a difference, for the error.
 
     Raises:
         ExportError: they differ by more than TOLERANCE.
     """
     found = deviation(network, observations, act(observations), expected)
     if not found <= TOLERANCE:
+        precision = (
+            "very large observations or weights exceed the precision of float32; if yours are not, please report this."
+        )
         raise ExportError(
             f"the {name} policy differs from the agent by {found:.2g} on {len(observations)} recorded observations, but at most "
-            f"{TOLERANCE:g} is allowed, so nothing was written. Very large observations or weights exceed the precision of "
-            "float32; if yours are not large, please report this."
+            f"{TOLERANCE:g} is allowed, so nothing was written. "
+            + (f"{cause} Otherwise, {precision}" if cause else precision.capitalize())
         )
     return found
 

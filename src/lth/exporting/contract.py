@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from ..envs.suites import unit_of
@@ -24,7 +25,7 @@ class Row(NamedTuple):
     name: str
     bytes: int
     """The agent: its acting network's dense parameters. C: constants and code on a Cortex-M4 if a cross compiler is installed, else
-    constants. ONNX and NumPy: the file."""
+    constants. ONNX: the file, its metadata included. NumPy: policy.npz."""
     multiply_adds: int
     microseconds: float
     """The time of one call with one observation, on one thread of this machine."""
@@ -70,6 +71,7 @@ def contract(
         "format": FORMAT,
         "title": subject.title,
         **subject.about,
+        "network": fingerprint(subject.network),
         "observations": observations,
         "not_needed": [subject.observations[i] for i in unread],
         "actions": actions,
@@ -126,6 +128,15 @@ def processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def fingerprint(network: Network) -> str:
+    """Return the SHA-256 of a network: its weights, normalizer and output transform."""
+    found = hashlib.sha256(str(jax.tree.structure(network)).encode())
+    for leaf in jax.tree.leaves(network):
+        array = np.asarray(leaf)
+        found.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    return found.hexdigest()
 
 
 def digest(data: bytes) -> str:

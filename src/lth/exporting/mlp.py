@@ -48,7 +48,7 @@ def export_mlp(
     Args:
         params: parameters from Flax, Equinox, Haiku or NNX, or a list of (kernel (inputs, outputs), bias (outputs,)). Pruned
             weights are zero.
-        out: the output folder.
+        out: the output folder; other formats of the same network that are there stay (see `lth.export`).
         to: see `lth.export`.
         activation: the activation between layers, "relu" or "tanh".
         squash: the output transform: "none"; "tanh" to [low, high]; "clip" to [low, high]; "argmax", the largest output.
@@ -104,6 +104,8 @@ def export_mlp(
         title="a network of dense layers",
         about={"task": "", "versions": {"lth": __version__, "numpy": np.__version__}},
         examples=None if examples is None else _examples(examples, n),
+        cause=f"The likely cause is that activation={activation!r}, `order` or squash={squash!r} does not match `apply`, which "
+        "takes normalized inputs and returns the outputs before `squash`.",
     )
     return write(Path(out), build(subject, formats, quantize is not None, 0, skip))
 

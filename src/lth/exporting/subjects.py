@@ -39,6 +39,8 @@ class Subject(NamedTuple):
     """Provenance for the contract."""
     examples: np.ndarray | None = None
     """Observations on which programs are compared; None: recorded in the environment, or random without one."""
+    cause: str = ""
+    """The likely cause of a difference between the network and `act`, for the error."""
 
 
 def of_run(run: Path) -> Subject:

@@ -27,11 +27,12 @@ def table(rows: Sequence[Row], about: Mapping[str, Any], not_needed: Sequence[st
     if episodes:
         found.append(f"Returns: mean ± standard error over the same {episodes} episodes.")
     flash = sizes["flash_bytes_cortex_m4"]
-    found.append(
-        "Bytes of C: code and constants on a Cortex-M4, -Os."
-        if flash
-        else "Bytes of C: its constants (with arm-none-eabi-gcc installed, code and constants on a Cortex-M4)."
-    )
+    if any(row.name.split()[0] == "c" for row in rows):
+        found.append(
+            "Bytes of C: code and constants on a Cortex-M4, -Os."
+            if flash
+            else "Bytes of C: its constants (with arm-none-eabi-gcc installed, code and constants on a Cortex-M4)."
+        )
     if not_needed:
         found.append(f"{len(not_needed)} of {total} observations are not needed: {', '.join(not_needed)}")
     else:

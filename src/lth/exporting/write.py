@@ -8,17 +8,16 @@ from typing import Any, NamedTuple
 from ..algorithms.base import Agent
 from ..errors import InputError, nearest
 from ..experiment.store import Run
-from ..files import read_json, write_whole
+from ..files import write_whole
 from ..libraries.models import is_model
 from ..precision import in_float32
 from .build import Built, build
 from .contract import Row, digest
+from .folder import POLICY, check_unchanged, files_of, format_of, formats_in, is_same, joined, read_earlier, remove
 from .models import of_model
 from .programs import PROGRAMS
 from .subjects import Subject, of_agent, of_run
 from .table import table
-
-POLICY = "policy.json"
 
 
 class Export(NamedTuple):
@@ -50,7 +49,8 @@ def export(
     """Write a policy as checked programs that map observations to actions, both in the environment's units.
 
     Each program is first run on 200 recorded observations, and must reproduce the agent's actions to 1e-5; otherwise nothing is
-    written. docs/export.md describes the files.
+    written. docs/export.md describes the files. A folder holds one policy: other formats of that policy stay, and
+    the export of another policy is replaced; `notes` says so.
 
     >>> print(lth.export("results/quickstart/Pendulum-v1/seed0/ticket-taylor-0.95-..."))  # doctest: +SKIP
 
@@ -60,14 +60,15 @@ def export(
         to: "c", "onnx", "numpy", a sequence of these, or "all" formats whose tools are installed.
         quantize: "int8": 8-bit integer weights with one scale per unit in the C program. Its accuracy is measured.
         episodes: evaluation episodes for the agent and each program; 0: none.
-        env: for agents of other libraries: creates the environment. None: the Gymnasium environment with the same id, if any.
+        env: for agents of other libraries: creates the environment. None: the model's is created again, if it has a Gymnasium id.
 
     Returns:
         What was written: `folder`, `files`, `rows` (bytes, microseconds and return of each program), `not_needed`
         (observations that do not matter) and `contract`. It prints as a table.
 
     Raises:
-        InputError: the run or format is unknown, or a required compiler or package is missing.
+        InputError: the run or format is unknown; a required compiler or package is missing; the environment of a model cannot be
+            created again; or a file in the way was changed or is not of an export. Nothing is written.
         ExportError: a program does not reproduce the agent's actions; nothing is written.
     """
     formats, skip = formats_of(to, quantize)
@@ -112,34 +113,40 @@ def _subject(what: Any, env: Callable[[], Any] | None) -> tuple[Subject, Path]:
 
 
 def write(folder: Path, built: Built) -> Export:
-    """Write checked programs. policy.json, which lists them with their SHA-256, is removed first and written last.
+    """Write checked programs, beside those of other formats that an earlier export of the same policy wrote.
+
+    The files of an earlier export of another policy are removed. policy.json, which lists the files with their SHA-256, is removed
+    first and written last.
 
     Raises:
-        InputError: the folder is not writable.
+        InputError: the folder is not writable, or a file in the way was changed or is not of an export; nothing is written.
     """
-    policy = folder / POLICY
     if folder.exists() and not folder.is_dir():
         raise InputError(f"'{folder}' is a file, but --out must be a folder")
-    before = _listed(policy)
+    new = {name: digest(data) for name, data in built.files.items()}
     try:
-        policy.unlink(missing_ok=True)
-        for name in before - built.files.keys():  # programs of another policy must not remain
-            (folder / name).unlink(missing_ok=True)
+        earlier = read_earlier(folder)
+        old, same = files_of(earlier, folder), is_same(earlier, built.contract)
+        replaced = {*formats_in(new), ""}
+        kept = {
+            name: old[name] for name in old if same and format_of(name) not in replaced and (folder / name).exists()
+        }
+        gone = old.keys() - kept.keys() - new.keys()
+        check_unchanged(folder, old, gone | new.keys(), new)
+        (folder / POLICY).unlink(missing_ok=True)
+        remove(folder, gone)
     except OSError as error:
-        raise InputError(f"'{folder}' cannot be written: {error.strerror or error}") from None
+        raise InputError(f"'{error.filename or folder}' cannot be written: {error.strerror or error}") from None
     for name, data in built.files.items():
         write_whole(folder / name, data, checksum=False)
-    files = {name: digest(data) for name, data in sorted(built.files.items())}
-    about = {**built.contract, "files": files}
-    write_whole(policy, (json.dumps(about, indent=1, allow_nan=False) + "\n").encode(), checksum=False)
-    paths = [policy, *(folder / name for name in files)]
-    return Export(folder, paths, built.rows, built.unread, built.notes, about)
-
-
-def _listed(policy: Path) -> set[str]:
-    """Return the files of an earlier export, only those inside its folder."""
-    try:
-        names = [str(name) for name in read_json(policy)["files"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return set()
-    return {name for name in names if (policy.parent / name).resolve().is_relative_to(policy.parent.resolve())}
+    about = joined(earlier, built.contract, formats_in(kept)) if kept else built.contract
+    about = {**about, "files": dict(sorted((kept | new).items()))}
+    write_whole(folder / POLICY, (json.dumps(about, indent=1, allow_nan=False) + "\n").encode(), checksum=False)
+    notes = list(built.notes)
+    if kept:
+        notes.append(f"kept from an earlier export of this policy: {', '.join(formats_in(kept))}")
+    if earlier and not same:
+        notes.append(f"replaced an earlier export, of another policy or with other names: {', '.join(formats_in(old))}")
+    return Export(
+        folder, [folder / POLICY, *(folder / name for name in sorted(new))], built.rows, built.unread, notes, about
+    )
