@@ -45,7 +45,7 @@ LAST_RUN = "last-run.yaml"
 
 
 # PyYAML also raises ValueError and OverflowError for invalid dates and numbers, RecursionError for deep nesting.
-_NO_YAML = (yaml.YAMLError, ValueError, OverflowError, RecursionError)
+NO_YAML = (yaml.YAMLError, ValueError, OverflowError, RecursionError)
 _MOST_BYTES, _MOST_VALUES = 1_000_000, 100_000
 
 
@@ -89,7 +89,7 @@ def _read_text(text: str, source: str) -> Any:
         tree = yaml.load(text, _Loader)
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
-    except _NO_YAML as error:
+    except NO_YAML as error:
         raise InputError(f"{source} is not valid YAML: {error}") from None
     left, stack = _MOST_VALUES, [tree]
     while stack:

@@ -59,6 +59,9 @@ def test_tickets_are_made_of_an_adopted_agent(tmp_path):
         ("ticket", "done"),
     ]
     assert [(row.method, row.sparsity) for row in made.table] == [("magnitude", "0.7")]
+    changed = lth.run(found.config, *words, "evaluation.last_episodes=7")
+    assert "adopted with other settings" in changed.failed[0].message
+    assert "evaluation.last_episodes is 50 in the folder, but 7 in the config" in changed.failed[0].message
     (found.run / "checkpoint.safetensors").unlink()
     again = lth.run(found.config, *words)
     assert again.failed[0].status == "failed"
@@ -74,6 +77,23 @@ def test_what_cannot_be_adopted(tmp_path):
     with pytest.raises(lth.InputError, match="3 critics cannot be adopted"):
         lth.adopt(model, "Pendulum-v1", output_dir=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_has_the_study_of_one_model(tmp_path):
+    model, _ = trained("stable_baselines3", "TD3", "Pendulum-v1")
+    found = lth.adopt(model, "Pendulum-v1", output_dir=tmp_path)
+    text = found.config.read_text().replace("pruning:", "workers: 1\npruning:")
+    found.config.write_text(text)
+    assert lth.adopt(model, "Pendulum-v1", output_dir=tmp_path) == found  # it stays as it was edited
+    lth.prune_agent(model, 0.75, allocation="layer")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(lth.InputError, match=r"config.yaml' is the config of another study.*output_dir="):
+        lth.adopt(model, "Pendulum-v1", output_dir=tmp_path)
+    assert found.config.read_text() == text
+    assert sorted(tmp_path.rglob("*")) == before
+    notes = lth.adopt(model, "Pendulum-v1", output_dir=tmp_path / "pruned").notes
+    assert set(notes) > set(found.notes)
+    assert "144 of 192 weights of the actor (75.0 %)" in " ".join(notes)
 
 
 def test_what_cannot_follow_is_said(tmp_path):

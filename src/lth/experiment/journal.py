@@ -127,7 +127,7 @@ def check_spec(run: Path, spec: Spec) -> None:
     required = (asked.keys() - optional) | {"stage"}
     if not isinstance(stored, dict) or not required <= stored.keys() or not _agrees(stored, asked):
         raise InputError(
-            f"'{run}' contains a run with other settings ({_first_difference(stored, asked)}). "
+            f"'{run}' contains a run with other settings ({first_difference(stored, asked)}). "
             "Use another output_dir, or move that folder."
         )
 
@@ -138,11 +138,12 @@ def _agrees(stored: Any, asked: Any) -> bool:
     return bool(stored == asked)
 
 
-def _first_difference(stored: Any, asked: Any, where: str = "") -> str:
+def first_difference(stored: Any, asked: Any, where: str = "") -> str:
+    """Return a message about the first setting in which two specs differ, both as JSON."""
     if isinstance(stored, dict) and isinstance(asked, dict):
         for key in sorted(stored.keys() | asked.keys()):
             if key not in stored or key not in asked or not _agrees(stored[key], asked[key]):
-                return _first_difference(stored.get(key), asked.get(key), f"{where}.{key}".strip("."))
+                return first_difference(stored.get(key), asked.get(key), f"{where}.{key}".strip("."))
     return f"{where} is {stored!r} in the folder, but {asked!r} in the config"
 
 

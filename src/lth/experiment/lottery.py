@@ -6,6 +6,7 @@ start     rewind the dense agent and apply the mask
 ticket    train it for the remaining steps with the pruned weights at zero
 """
 
+import contextlib
 import functools
 import time
 import warnings
@@ -19,7 +20,16 @@ from ..precision import in_float32
 from ..pruning.prune import check_collapse
 from ..replay import ReplayBuffer
 from . import store
-from .journal import check_spec, checkpoint_file, is_finished, last_file, mask_name, replay_file
+from .journal import (
+    SPEC,
+    check_spec,
+    checkpoint_file,
+    first_difference,
+    is_finished,
+    last_file,
+    mask_name,
+    replay_file,
+)
 from .masking import gather_statistics, select_masks
 from .measurements import rows_of_mask
 from .spec import DenseSpec, MaskSpec, TicketSpec
@@ -43,7 +53,7 @@ def train_dense(root: Path, spec: DenseSpec, options: RunOptions = PLAIN) -> Ste
         return (yield from keep_points(root, spec, options))
     if spec.training.adopted:
         raise InputError(
-            f"{spec.title()} is an adopted agent, which lth does not train, but '{run}' is incomplete; call `lth.adopt` again"
+            f"{spec.title()} is an adopted agent, which lth does not train, {_why_not_adopted(root, spec)}"
         )
     if checkpoint_file(run).exists():
         warnings.warn(
@@ -54,6 +64,21 @@ def train_dense(root: Path, spec: DenseSpec, options: RunOptions = PLAIN) -> Ste
     store.save_agent(run, spec, agent.state, 0)
     yield from train_to_end(root, spec, agent, options, started, keep=options.rewind_points)
     return run
+
+
+def _why_not_adopted(root: Path, spec: DenseSpec) -> str:
+    """Return the likely reason that an adopted agent has no finished run: it may have been adopted with other settings."""
+    if not (root / spec.path / SPEC).exists():
+        for path in sorted(root.glob(f"*/*/dense-*/{SPEC}")):
+            with contextlib.suppress(InputError):  # of another version, or damaged
+                other = store.spec_of(path.parent)
+                if isinstance(other, DenseSpec) and other.training.adopted == spec.training.adopted:
+                    differs = first_difference(other.model_dump(mode="json"), spec.model_dump(mode="json"))
+                    return (
+                        f"and it was adopted with other settings, in '{path.parent}': {differs}. Leave tasks, seeds, training, "
+                        "evaluation and the algorithm's section as in the config.yaml that `lth.adopt` wrote"
+                    )
+    return f"but '{root / spec.path}' is incomplete; call `lth.adopt` again"
 
 
 @in_float32

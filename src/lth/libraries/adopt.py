@@ -13,7 +13,7 @@ from .. import envs
 from ..algorithms.acting import policy_of
 from ..algorithms.architecture import Spaces
 from ..algorithms.base import Agent, AgentState, Algorithm, Normalizer
-from ..config import parse_config, replay_capacity
+from ..config import NO_YAML, parse_config, replay_capacity
 from ..errors import InputError
 from ..experiment import store
 from ..experiment.backend import resolve_backend
@@ -22,10 +22,11 @@ from ..experiment.journal import is_finished
 from ..experiment.measurements import agent_rows
 from ..experiment.spec import DenseSpec
 from ..experiment.trainer import evaluation_metrics
-from ..files import write_whole
+from ..files import read_text, write_whole
 from ..precision import in_float32
 from ..replay import ReplayBuffer
 from ..training import evaluate, metric_rows
+from ..types import Params
 from .models import Kind, kind_of
 from .settings import settings_of
 from .weights import networks_of
@@ -39,7 +40,7 @@ class Adopted(NamedTuple):
     run: Path
     """The directory of the dense run."""
     notes: list[str]
-    """Differences between the training of tickets and of the model."""
+    """Differences between the training of tickets and of the model, and how many weights of the model are zero."""
 
 
 @in_float32
@@ -67,14 +68,15 @@ def adopt(
         task: the task that it was trained on: a Gymnasium id or a Meta-World task.
         replay_buffer: the replay buffer that it was trained with; None: the model's own.
         initial: the model before `learn`: a copy, or a saved and loaded model.
-        output_dir: the folder for the run and config.yaml.
+        output_dir: the folder for the run and config.yaml, one for each model. A config.yaml of the same model is left as it is.
         seed: the seed in the name of the run.
 
     Returns:
         `config`, the file for `lth run`; `run`, the directory of the dense run; and `notes`.
 
     Raises:
-        InputError: the model is not supported, does not fit the task, or is untrained; or its replay buffer cannot be read.
+        InputError: the model is not supported, does not fit the task, or is untrained; its replay buffer cannot be read; or
+            `output_dir` has the config.yaml of another study.
     """
     kind = kind_of(model)
     if kind.algorithm == "PPO":
@@ -96,6 +98,9 @@ def adopt(
     }
     config, _ = resolve_backend(parse_config(tree))  # use the backend recorded in the folder
     spec = dense_spec(config, task, seed)
+    path = Path(output_dir) / "config.yaml"
+    _check_config(path, tree)
+    notes += _zeros(networks)
     spaces = envs.task_spaces(task)
     algorithm = spec.agent.build(spaces, task)
     _check_fits(algorithm, networks, task)
@@ -123,10 +128,44 @@ def adopt(
         store.save_analysis(run, agent_rows(Agent(spec.agent, state, buffer)))
         store.save_timings(run, {"total": 0.0})
         store.finish_agent(root, spec, state)
-    path = root / "config.yaml"
-    text = "# Written by lth.adopt. `lth run` with this file makes masks, tickets, controls and tables.\n"
-    write_whole(path, (text + yaml.safe_dump(tree, sort_keys=False)).encode(), checksum=False)
+    if not path.exists():
+        text = "# Written by lth.adopt. `lth run` with this file makes masks, tickets, controls and tables.\n"
+        write_whole(path, (text + yaml.safe_dump(tree, sort_keys=False)).encode(), checksum=False)
     return Adopted(path, root / spec.path, notes)
+
+
+def _check_config(path: Path, tree: dict[str, Any]) -> None:
+    """Check that a config in the way is of the same agent, whatever else was set in it."""
+    if not path.exists():
+        return
+    try:
+        there = yaml.safe_load(read_text(path))
+    except (OSError, *NO_YAML):
+        there = None
+    known = there if isinstance(there, dict) else {}
+    differs = [key for key in tree if key not in ("output_dir", "pruning") and known.get(key) != tree[key]]
+    if differs:
+        raise InputError(
+            f"'{path}' is the config of another study ({', '.join(differs)} differ), which is not overwritten; pass another folder "
+            "as output_dir=..., or move that file"
+        )
+
+
+def _zeros(networks: dict[str, Params]) -> list[str]:
+    """Return a note on the weights that are zero, if the model was pruned before."""
+    found = []
+    for name, params in networks.items():
+        kernels = [np.asarray(leaf) for leaf in jax.tree.leaves(params) if np.ndim(leaf) > 1]
+        total = sum(kernel.size for kernel in kernels)
+        zeros = total - sum(int(np.count_nonzero(kernel)) for kernel in kernels)
+        if zeros:
+            found.append(f"{zeros:,} of {total:,} weights of the {name} ({100 * zeros / total:.1f} %)")
+    if not found:
+        return []
+    return [
+        f"the model was pruned before it was adopted: {' and '.join(found)} are zero. The dense agent has these zeros, and the "
+        "sparsity of masks is counted over all weights"
+    ]
 
 
 def _check_fits(algorithm: Algorithm, networks: Any, task: str) -> None:
