@@ -137,7 +137,7 @@ def neuron_masks(chain: Chain, sparsity: float, scores: Sequence[Array] | None =
 
 
 def shrink(params: Any, activation: Callable[[Array], Array] = jax.nn.relu, order: Sequence[str] | None = None) -> Any:
-    """Remove unused units and return a smaller network with the same outputs.
+    """Remove unused units and return a smaller network with the same outputs, if `activation` is the network's.
 
     A hidden unit without inputs (its column is 0) is a constant, and is folded into the biases of the next layer. A unit without
     outputs (its row in the next kernel is 0) is removed. At least one unit per layer stays. Sums are in float64, so that outputs
@@ -149,7 +149,8 @@ def shrink(params: Any, activation: Callable[[Array], Array] = jax.nn.relu, orde
 
     Args:
         params: a chain, or the parameters of a network of dense layers from Flax, Equinox, Haiku or NNX.
-        activation: the activation between layers.
+        activation: the activation between layers, which the parameters do not tell. For any but ReLU it must be given, as in
+            `activation=jnp.tanh`; with a wrong one, the smaller network is another function.
         order: the layer names in the order in which they are applied; needed only for parameters that are not a chain and whose
             order does not follow from the numbers in their names or from their shapes. A chain is in order.
 
