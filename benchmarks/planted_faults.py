@@ -40,8 +40,24 @@ FAULTS = {
         "masks",
     ),
     "what was pruned before may come back": Fault(
-        "before = [np.ones(leaf.shape, bool) for leaf in leaves] if prev_mask is None else treedef.flatten_up_to(prev_mask)",
+        "before = [_known(leaf).astype(bool) for leaf in treedef.flatten_up_to(prev_mask)]",
         "before = [np.ones(leaf.shape, bool) for leaf in leaves]",
+        "masks contract",
+        also=(
+            (
+                "before = [np.ones(leaf.shape, bool) for leaf in leaves] if prev_mask is None else treedef.flatten_up_to(prev_mask)",
+                "before = [np.ones(leaf.shape, bool) for leaf in leaves]",
+            ),
+        ),
+    ),
+    "what compiled functions prune first among ties is another weight": Fault(
+        "self.from_the_end[of_group] = np.arange(len(of_group))[::-1]",
+        "self.from_the_end[of_group] = np.arange(len(of_group))",
+        "masks",
+    ),
+    "one weight too few is pruned among ties": Fault(
+        "marked[tied[len(tied) - missing :]] = True",
+        "marked[tied[len(tied) - missing + 1 :]] = True",
         "masks contract",
     ),
     "taylor forgets the weight": Fault(
