@@ -44,10 +44,7 @@ FAULTS = {
         "before = [np.ones(leaf.shape, bool) for leaf in leaves]",
         "masks contract",
         also=(
-            (
-                "before = [np.ones(leaf.shape, bool) for leaf in leaves] if prev_mask is None else treedef.flatten_up_to(prev_mask)",
-                "before = [np.ones(leaf.shape, bool) for leaf in leaves]",
-            ),
+            ("for leaf in leaves] if prev_mask is None else treedef.flatten_up_to(prev_mask)", "for leaf in leaves]"),
         ),
     ),
     "what compiled functions prune first among ties is another weight": Fault(
