@@ -160,6 +160,14 @@ def test_an_environment_that_cannot_be_created_again(tmp_path):
     assert np.abs(np.load(tmp_path / "rollout.npz")["observation"]).max() > 1.5
 
 
+def test_an_environment_that_learned_to_normalize(tmp_path):
+    env = gymnasium.wrappers.NormalizeObservation(gymnasium.make("Pendulum-v1"))
+    model = libraries()["stable_baselines3"].SAC("MlpPolicy", env, device="cpu")
+    with pytest.raises(lth.InputError, match=r"NormalizeObservation.*VecNormalize"):
+        lth.export(model, tmp_path, "numpy", episodes=0)
+    lth.export(model, tmp_path, "numpy", episodes=0, env=lambda: env)
+
+
 def test_what_is_refused_by_name():
     sb3, sbx = libraries()["stable_baselines3"], libraries()["sbx"]
     with pytest.raises(

@@ -30,8 +30,8 @@ def of_model(model: Any, env: Callable[[], Any] | None = None) -> Subject:
         env: creates its environment, in its own units; None: the model's environment is created again, if it has a Gymnasium id.
 
     Raises:
-        InputError: the model is not supported, a weight is not finite, its environment cannot be created again, or their spaces
-            differ.
+        InputError: the model is not supported, a weight is not finite, its environment cannot be created again or learned to
+            normalize, or their spaces differ.
     """
     kind, found = kind_of(model), acting_network(model)
     spec = environment_spec(model)
@@ -76,6 +76,13 @@ def of_model(model: Any, env: Callable[[], Any] | None = None) -> Subject:
 
 
 def _maker(spec: Any) -> Callable[[], Any]:
+    if any(wrapper.name == "NormalizeObservation" for wrapper in spec.additional_wrappers):
+        raise InputError(
+            f"the model's environment {spec.id!r} has the wrapper NormalizeObservation, whose statistics are not in the model, so "
+            "that what is exported would see other observations. Train with VecNormalize, whose statistics are exported, or pass "
+            "env=lambda: ... that normalizes with the statistics of training"
+        )
+
     def make() -> Any:
         import gymnasium
 
