@@ -300,7 +300,8 @@ class PruningConfig(Settings):
     rounds: Annotated[Whole, Field(strict=True, gt=0, le=1000)] = 1
     """Number of rounds of iterative pruning; each round prunes, rewinds and trains. 1 is one-shot pruning."""
     rate: Annotated[float, BeforeValidator(not_boolean), Field(gt=0, lt=1)] | None = None
-    """Replaces `sparsity`: each round prunes this share of the remaining weights, 1 - (1 - rate)^rounds in total."""
+    """Replaces `sparsity`: each round prunes this share of the remaining weights, 1 - (1 - rate)^rounds in total. A file sets
+    one of the two; an override of one replaces the other."""
     rewind_steps: Annotated[tuple[RewindStep, ...], BeforeValidator(_rewind_points)] = (0,)
     """The environment steps to which tickets are rewound (multiples of `training.segment_steps`); `none` is fine-tuning."""
     rewound: tuple[str, ...] = REWOUND
@@ -321,6 +322,13 @@ class PruningConfig(Settings):
     """The initial weights of a transferred ticket: those of the target task, of the source task, or both as separate runs."""
     transfer_mismatch: Literal["error", "dense"] = "error"
     """If a layer's shape differs between the tasks: `error` stops, `dense` leaves that layer dense with the target's weights."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_null(cls, tree: Any) -> Any:
+        if isinstance(tree, dict) and tree.get("rate") is not None and tree.get("sparsity", ...) is None:
+            return {name: value for name, value in tree.items() if name != "sparsity"}
+        return tree
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -365,7 +373,7 @@ class PruningConfig(Settings):
         if self.transfer_from:
             _check_distinct(self.transfer_from, "transfer_from")
         if self.rate is not None and "sparsity" in self.model_fields_set:
-            raise ValueError("rate and sparsity both set the final sparsity; set only one")
+            raise ValueError("rate and sparsity both set the final sparsity; remove one, or set it to null")
         if self.pool == "together" and any(s.same is None for s in self.sparsity):
             raise ValueError("pool: together needs one sparsity for all networks; set a number")
         by_total = {"random-erk", "small-dense"} & set(self.controls)
@@ -590,6 +598,7 @@ def read_tree(path: Path | None, overrides: Sequence[str] = ()) -> tuple[dict[st
             )
         path = usual if usual.is_file() else None
     tree = {} if path is None else _read_folder(path) if path.is_dir() else _read_yaml(path)
+    _drop_replaced(tree, overrides)
     for override in overrides:
         _apply_override(tree, override)
     return tree, " with ".join(filter(None, [str(path or "the defaults"), " ".join(overrides)]))
@@ -607,7 +616,9 @@ def _read_folder(path: Path) -> dict[str, Any]:
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(
-            f"'{path}' is not a regular file" if path.exists() else f"the config file '{path}' does not exist"
+            f"'{path}' is not a regular file"
+            if path.exists()
+            else f"the config file '{path}' does not exist, nor does an output directory of that name"
         )
     try:
         if path.stat().st_size > _MOST_BYTES:
@@ -664,6 +675,21 @@ def check_output_dir(config: Config) -> None:
         if os.path.exists(path) and not os.path.isdir(path):  # noqa: PTH110, PTH112  (however long the path is)
             inside = "" if path == config.output_dir else f"is in '{path}', which "
             raise InputError(f"output_dir '{config.output_dir}' {inside}is a file; choose a folder")
+
+
+def _pruning(tree: dict[str, Any]) -> dict[str, Any]:
+    found = tree.get("pruning")
+    return found if isinstance(found, dict) else {}
+
+
+def _drop_replaced(tree: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Remove `pruning.sparsity` from a file's settings where an override sets `pruning.rate`, and the other way round."""
+    asked: dict[str, Any] = {}
+    for override in overrides:
+        _apply_override(asked, override)
+    for name, other in (("rate", "sparsity"), ("sparsity", "rate")):
+        if _pruning(asked).get(name) is not None:
+            _pruning(tree).pop(other, None)
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import lth
 from lth.algorithms.architecture import Network, Spaces
-from lth.config import parse_config
+from lth.config import load_config, parse_config
 from lth.errors import InputError
 from lth.experiment import attempt, journal, lottery, start
 from lth.experiment.build import dense_spec
@@ -19,6 +19,7 @@ from lth.experiment.spec import DenseSpec, MaskSpec, TicketSpec
 from lth.experiment.trainer import options_of
 from lth.pruning.allocation import counts_by_layer, erk_counts, pruned_count
 from lth.pruning.masks import pruned_counts
+from lth.starting import write_template
 
 # The inverted control is free to empty a layer, and here it does.
 pytestmark = pytest.mark.filterwarnings("ignore:.*no weight is left")
@@ -405,3 +406,20 @@ def test_transfer_between_tasks_of_one_size(tmp_path):
 def test_mistakes(pruning, message):
     with pytest.raises(InputError, match=message):
         parse_config({**SMALL, "pruning": pruning})
+
+
+def test_an_override_of_rate_or_sparsity_replaces_the_other(tmp_path):
+    write_template(tmp_path / "c.yaml")  # sets a sparsity
+    (tmp_path / "rate.yaml").write_text("pruning: {rate: 0.2, rounds: 2, sparsity: null}")
+
+    def pruning(name, *overrides):
+        found = load_config(tmp_path / name, overrides).pruning
+        return found.rate, found.sparsity[0].same
+
+    assert pruning("c.yaml", "pruning.rounds=5", "pruning.rate=0.2")[0] == 0.2
+    assert pruning("c.yaml", "pruning.rate=0.2", "pruning.sparsity=null")[0] == 0.2
+    assert pruning("c.yaml", "pruning.rate=null") == (None, 0.95)
+    assert pruning("rate.yaml")[0] == 0.2
+    assert pruning("rate.yaml", "pruning.sparsity=0.5") == (None, 0.5)
+    with pytest.raises(InputError, match="rate and sparsity"):
+        pruning("c.yaml", "pruning.rate=0.2", "pruning.sparsity=0.5")
