@@ -155,7 +155,7 @@ def report(config: Config | str | Path | Mapping[str, Any] | None = None, *overr
     PosixPath('results/quickstart/report.html')
 
     Args:
-        config: a file, nested dicts, or a Config; None is `config.yaml` of the working directory.
+        config: a file, an output directory, nested dicts, or a Config; None is `config.yaml` of the working directory.
         overrides: `key=value`, on top of a file.
 
     Returns:

@@ -52,6 +52,16 @@ def public():
     return sorted(name for name in names if inspect.isfunction(resolve(name)) or inspect.isclass(resolve(name)))
 
 
+def test_help_does_not_spell_out_numpys_types():
+    spelled = {name: str(inspect.signature(resolve(name))) for name in public() if inspect.isfunction(resolve(name))}
+    assert not [name for name, text in spelled.items() if "numpy._typing" in text]
+
+
+def test_no_page_names_a_folder_by_its_hash():
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    assert not [page.name for page in pages if re.search(r"(dense|mask|ticket)-\S*-?[0-9a-f]{8}\b", page.read_text())]
+
+
 def test_every_public_name_is_in_the_reference_once():
     assert not [name for name in DIRECTIVES if resolve(name) is None]
     documented = [found for found in map(resolve, DIRECTIVES) if inspect.isfunction(found) or inspect.isclass(found)]

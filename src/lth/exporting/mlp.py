@@ -6,7 +6,6 @@ from typing import Any, get_args
 
 import jax
 import numpy as np
-from numpy.typing import ArrayLike
 
 from .. import __version__
 from ..envs import Interface
@@ -14,7 +13,7 @@ from ..errors import InputError, nearest
 from ..precision import in_float32
 from ..pruning.chains import is_chain, read_chain
 from ..pruning.structure import check_chain
-from ..types import Params
+from ..types import Numbers, Params
 from .build import build
 from .network import UNKNOWN, Activation, Layer, Network, Squash, dense, finish, numbers, run
 from .subjects import Subject
@@ -29,15 +28,15 @@ def export_mlp(
     *,
     activation: Activation = "relu",
     squash: Squash = "none",
-    low: ArrayLike | None = None,
-    high: ArrayLike | None = None,
-    mean: ArrayLike | None = None,
-    std: ArrayLike | None = None,
+    low: Numbers | None = None,
+    high: Numbers | None = None,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
     clip: float | None = None,
     order: Sequence[str] | None = None,
     inputs: Sequence[str] = (),
     outputs: Sequence[str] = (),
-    examples: ArrayLike | None = None,
+    examples: Numbers | None = None,
     apply: Callable[[Params, Any], Any] | None = None,
     quantize: str | None = None,
 ) -> Export:
