@@ -5,6 +5,7 @@ Imports nothing that loads JAX or NumPy until the number of threads is set.
 
 import argparse
 import contextlib
+import errno
 import os
 import re
 import shlex
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import Config, parse_config, read_tree
-from .errors import InputError, TrainingError
+from .errors import InputError, TrainingError, UnwritableError
 from .text import LastingOutput, close_output, make_streams_forgiving, plain, say
 from .threads import library_threads, set_threads
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 OUTPUT_CLOSED = 141
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 INTERRUPT_AGAIN_AFTER = 0.05  # seconds
 ISSUES = "https://github.com/lth-rl/lth/issues"
 
@@ -162,10 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif rest:
         arguments.config = [*arguments.config, *rest]
     if arguments.version:
-        from . import __version__
-
-        say(f"lth {__version__}")
-        return 0
+        return guard(_version)
     if arguments.command is None:
         parser.print_help()
         return 2
@@ -188,8 +187,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def guard(command: Callable[[], int], debug: bool = False) -> int:
     """Call a command; turn whatever goes wrong into a sentence and an exit status. No exception passes.
 
-    The status is 2 for a user's mistake, 1 for a failure (lth's own faults too, whose traceback is kept in a file), 141 where
-    the reader of the output has gone, as of a program that SIGPIPE ended, and 130 for Ctrl-C.
+    The status is 2 for a user's mistake or a full disk, 1 for a failure (lth's own faults too, whose traceback is kept in a file),
+    141 where the reader of the output has gone, as of a program that SIGPIPE ended, and 130 for Ctrl-C.
     """
     warnings.showwarning = _show_warning
     sys.unraisablehook = _interrupt_again
@@ -211,8 +210,15 @@ def guard(command: Callable[[], int], debug: bool = False) -> int:
     except Exception as error:
         if debug:
             say(traceback.format_exc(), sys.stderr)
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            close_output()  # the interpreter's last flush would fail again
+            error = UnwritableError(
+                f"the disk that the output or a temporary file goes to is full ({error.strerror}). Finished runs are kept. "
+                "Free some space, and run the same command again"
+            )
         if isinstance(error, InputError | TrainingError):
-            say(f"error: {error}", sys.stderr)
+            with contextlib.suppress(OSError):  # as where standard error goes to the same disk
+                say(f"error: {error}", sys.stderr)
             return 2 if isinstance(error, InputError) else 1
         where = "shown above" if debug else f"in {_keep_traceback()}"
         say(
@@ -221,6 +227,13 @@ def guard(command: Callable[[], int], debug: bool = False) -> int:
             sys.stderr,
         )
         return 1
+
+
+def _version() -> int:
+    from . import __version__
+
+    say(f"lth {__version__}")
+    return 0
 
 
 def _check_working_directory() -> None:
@@ -281,11 +294,11 @@ def parse_words(words: Sequence[str]) -> Config:
 
 def _run(arguments: argparse.Namespace) -> int:
     output = LastingOutput()
-    config, console = parse_words(arguments.config), _console(output)
+    config, console = parse_words(arguments.config), _console(None if arguments.dry_run else output)
     from . import api
     from .experiment.tasks import recorded_spaces
     from .reporting import terminal
-    from .reporting.display import GridDisplay
+    from .reporting.display import GridDisplay, run_name
 
     if arguments.dry_run:
         plan, estimate = api.dry_run(config, arguments.only)
@@ -315,7 +328,7 @@ def _run(arguments: argparse.Namespace) -> int:
         console.say(f"Saved in {config.output_dir}: {', '.join(path.name for path in results.files)}")
         console.say(f"Next: `lth report {shlex.quote(str(plan.root))}` writes {plan.root / 'report.html'}")
     for outcome in results.failed:
-        say(f"{outcome.status}: {outcome.spec.title()}: {outcome.message}", sys.stderr)
+        say(f"{outcome.status}: {run_name(outcome.spec)}: {outcome.message}", sys.stderr)
     if output.closed_early:
         return OUTPUT_CLOSED
     return 1 if results.failed else 0
@@ -393,6 +406,8 @@ def _plan(arguments: argparse.Namespace) -> int:
 
     found = api.plan_study(config, arguments.effect, arguments.power, arguments.pilot)
     console.print(terminal.needed_table(found.needed, arguments.power))
+    for line in terminal.assumed_notes(found.needed):
+        console.say(line)
     count = len(config.seeds)
     total = [n.seeds for n in found.needed if n.seeds]
     for seeds in dict.fromkeys([count, *total]):

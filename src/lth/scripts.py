@@ -22,6 +22,7 @@ from .files import checksum_path
 from .pruning.masks import sparsity_text
 from .pruning.prune import check_collapse
 from .replay import ReplayBuffer
+from .text import rounded
 from .types import Mask
 
 
@@ -39,7 +40,7 @@ def _tasks(config: Config) -> Iterator[tuple[str, int]]:
 
 def _last(run: Path) -> str:
     names = {"evaluation/return": "return", "evaluation/success": "success"}
-    return ", ".join(f"{names[name]} {value:.4g}" for name, value in sorted(store.last_evaluation(run).items()))
+    return ", ".join(f"{names[name]} {rounded(value, 4)}" for name, value in sorted(store.last_evaluation(run).items()))
 
 
 def dense_agents(config: Config) -> Iterator[tuple[Path, Agent]]:

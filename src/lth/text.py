@@ -1,4 +1,4 @@
-"""Escape external text (exceptions, paths, names, revisions) for a terminal, an HTML page or a file."""
+"""Text for people: external text (exceptions, paths, names, revisions) escaped for a terminal, a page or a file; numbers."""
 
 import io
 import os
@@ -43,6 +43,16 @@ def wrapped(text: str, width: int) -> str:
         )
         lines += folded if len(line) > width else [line]
     return "\n".join(lines)
+
+
+def rounded(value: float, digits: int, thousands: str = "") -> str:
+    """Write a number with so many digits that say something; a large one in full, where `:.2g` would write 1.9e+02.
+
+    >>> rounded(187.9, 2), rounded(-1142.3, 4), rounded(-153.24, 4), rounded(0.0518, 2)
+    ('190', '-1142', '-153.2', '0.052')
+    """
+    short = float(f"{value:.{digits}g}") + 0.0
+    return f"{short:{thousands}.0f}" if abs(short) >= 10 ** (digits - 1) else f"{short:g}"
 
 
 def make_streams_forgiving() -> None:

@@ -776,7 +776,7 @@ def test_comparisons_are_listed_by_dry_run_and_status(grown, tmp_path, capsys):
     path = tmp_path / "c.yaml"
     path.write_text("{}")
     assert main(["run", str(path), *words, "--dry-run"]) == 0
-    assert "connectivity parent magnitude 0.8" in " ".join(capsys.readouterr().out.split())
+    assert "connectivity parent magnitude 80 %" in " ".join(capsys.readouterr().out.split())
     assert main(["status", str(path), *words]) == 0
     assert "4 runs: 4 to do" in " ".join(capsys.readouterr().out.split())
 

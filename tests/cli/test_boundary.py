@@ -1,10 +1,12 @@
 """One contract: no command, odd config or damaged small file gives a traceback, and none stops what is whole."""
 
+import errno
 import fcntl
 import json
 import os
 import pickle
 import shutil
+import subprocess
 import sys
 
 import jax
@@ -362,7 +364,7 @@ def test_debug_shows_the_traceback_of_a_mistake(capsys):
     assert cli.main(["run", "--debug", "no.yaml"]) == 2
     err = capsys.readouterr().err
     assert "Traceback" in err
-    assert err.rstrip().endswith("error: the config file 'no.yaml' does not exist")
+    assert err.rstrip().endswith("'no.yaml' does not exist, nor does an output directory of that name")
 
 
 def test_a_closed_pipe_ends_quietly_and_the_grid_goes_on(tmp_path, run_command):
@@ -378,11 +380,29 @@ def test_a_closed_pipe_ends_quietly_and_the_grid_goes_on(tmp_path, run_command):
     assert done.stdout.split() == ["141"], done
     assert len(list((tmp_path / "r").glob("*/*/ticket-*/checkpoint.safetensors"))) == 1
     run = next((tmp_path / "r").glob("*/*/dense-*"))
-    shell = f"{sys.executable} -m lth show {run} | head -c 1 >/dev/null; echo ${{PIPESTATUS[0]}}"
-    done = run_command(
-        "-c", f"import subprocess; print(subprocess.run(['bash', '-c', {shell!r}], capture_output=True, text=True))"
-    )
-    assert "stderr=''" in done.stdout
+    for command in (f"show {run}", "table r", "plan r", "run r --dry-run", "--version"):
+        pipe = f"{sys.executable} -m lth {command} | true; echo ${{PIPESTATUS[0]}}"
+        done = subprocess.run(["bash", "-c", pipe], capture_output=True, text=True, cwd=tmp_path)
+        assert (done.stdout, done.stderr) == ("141\n", ""), command
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_no_fault_of_lth(capsys, code):
+    def fails():
+        raise OSError(code, os.strerror(code))
+
+    assert cli.guard(fails) == 2
+    err = capsys.readouterr().err
+    assert "is full" in err
+    assert "internal error" not in err
+
+
+def test_output_to_a_full_disk(tmp_path):
+    for stderr in ("", "2>&1"):
+        shell = f"{sys.executable} -m lth --version >/dev/full {stderr}"
+        done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: the disk") == (not stderr)
 
 
 def test_an_ascii_terminal_and_a_folder_that_is_gone(tmp_path, run_command):

@@ -17,9 +17,10 @@ from helpers.small import ROOT
 import lth
 from lth.cli import main
 from lth.config import load_config
-from lth.experiment import store
+from lth.experiment import journal, store
 from lth.experiment.plan import plan
 from lth.experiment.spec import TicketSpec
+from lth.experiment.tidy import read_tidy
 from lth.reporting.views import RunRow, run_rows, summarize
 
 
@@ -71,6 +72,18 @@ def test_lth_run_prints_and_saves_the_table(finished):
         assert f"{np.mean(found):.{digits}f} ±" in printed
     assert (folder / "returns.png").read_bytes().startswith(b"\x89PNG")
     assert len((folder / "runs.csv").read_text().splitlines()) == 11
+
+
+def test_start_up_and_compilation_are_recorded_apart(finished):
+    path, _ = finished
+    values = {}
+    for row in read_tidy(path.parent / "results" / "tidy.csv"):
+        if row.metric in ("cost/start_seconds", "cost/train_seconds"):
+            values.setdefault(row.run, {})[row.metric] = row.value
+    assert len(values) == 12
+    assert all(0 < found["cost/start_seconds"] < found["cost/train_seconds"] for found in values.values())
+    timings = [journal.read_timings(run) for run in path.parent.glob("results/*/*/dense-*")]
+    assert max(found["compile"] for found in timings) > 0.05  # of the first in its process
 
 
 def test_a_second_run_does_nothing_twice(finished, run_command):
@@ -132,7 +145,7 @@ def test_a_dry_run_lists_and_makes_nothing(small_yaml, run_command, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("13 of 13 runs to do: about ")
     assert "4,200 environment steps, 3,500 updates" in done.stdout
-    assert re.search(r"taylor 0.9 +1 +600 +0.\d +\d s", done.stdout)
+    assert re.search(r"taylor 90 % +1 +600 +0.\d +\d s", done.stdout)
     assert not (tmp_path / "results").exists()
 
 

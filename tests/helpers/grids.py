@@ -136,7 +136,8 @@ def _make(config, spec, states, skills):
             learned = np.random.default_rng([hash_of(spec), step]).normal(1.0 - 0.5 * share, 0.1, 3)
             rows += zip([step] * 3, ("train/critic_loss", "train/alpha", "train/q_mean"), learned.tolist(), strict=True)
     store.save_metrics(run, rows)
-    store.save_timings(run, {"train": 5.0, "total": round(float(rng.uniform(5, 9)) * (1.0 if masks else 3.0), 3)})
+    total = round(float(rng.uniform(5, 9)) * (1.0 if masks else 3.0), 3)
+    store.save_timings(run, {"start": 0.5, "compile": round(total / 4, 3), "train": 5.0, "total": total})
     if masks:
         flags = {n: jax.tree.map(lambda leaf: leaf != 0, mask) for n, mask in masks.items()}
         state = state._replace(

@@ -8,7 +8,9 @@ from lth.experiment.question import Declared
 from lth.experiment.tidy import TidyRow
 from lth.reporting.answer import answer
 from lth.reporting.families import NOT_JUDGED, TOO_FEW, UNDECIDED, WINNING, WORSE, families
+from lth.reporting.savings import saved, savings
 from lth.reporting.scores import Condition, Runs
+from lth.reporting.terminal import conclusion
 
 RETURN, SUCCESS = "evaluation/return", "evaluation/success"
 QUESTION = ("taylor", "magnitude")
@@ -93,6 +95,59 @@ def test_where_dense_agents_fail_nothing_wins():
     assert found.controls == found.exploratory == []
     said = answer(Runs(study({(m, "", "0.9"): dense for m in QUESTION}, dense)), found, BEFORE)
     assert any("learned too little" in note for note in said.notes)
+
+
+def test_the_terminal_has_the_primary_question_by_sparsity():
+    def lines(seeds, levels):
+        dense = around(1.0, seeds)
+        tickets = {(m, "", level): dense + shift * (m == "taylor") for level, shift in levels.items() for m in QUESTION}
+        runs = Runs(study(tickets, dense))
+        said = answer(runs, families(runs, QUESTION, 0.1), BEFORE)
+        assert [said.headline[0], *said.levels] == conclusion(said)[: 1 + len(said.levels)]
+        return said.levels
+
+    assert lines(2, {"0.9": 0.3, "0.95": -0.1}) == [
+        "90 %: taylor is above magnitude on 2 of 2 seeds; mean difference 0.30.",
+        "95 %: taylor is above magnitude on 0 of 2 seeds; mean difference -0.10.",
+    ]
+    first, second = lines(8, {"0.9": 0.3, "0.95": 0.0})
+    assert first.startswith(
+        "90 %: taylor is 0.300 higher than magnitude, above on 8 of 8 seeds (decided, corrected p = "
+    )
+    assert second.startswith(
+        "95 %: taylor is 0.000 higher than magnitude, above on 0 of 8 seeds (undecided, corrected p = "
+    )
+    assert lines(8, {"0.9": 0.3}) == []
+
+
+def test_seconds_are_compared_without_start_up_and_compilation():
+    def said(seconds, start):
+        dense, ticket = Condition("dense", "", "", ""), Condition("taylor", "", "0.95", "0")
+        rows = study({("taylor", "", "0.95"): [1.0, 1.0]}, [1.0, 1.1])
+        for c in (dense, ticket):
+            for seed in (0, 1):
+                costs = {"train_seconds": seconds[c.method][seed], "env_steps": 9.0, "flops": 1.0}
+                costs |= {"start_seconds": start[c.method][seed]} if start else {}
+                rows += [TidyRow("task", seed, *c, "", 1, f"cost/{name}", value) for name, value in costs.items()]
+        runs = Runs(rows)
+        (sentence,) = saved(runs, families(runs, QUESTION, 0.1), savings(runs))
+        return sentence
+
+    seconds, start = {"dense": (46.0, 6.0), "taylor": (7.0, 3.0)}, {"dense": (40.0, 0.0), "taylor": (4.0, 0.0)}
+    assert "ticket trained in 3 s where dense took 6 s (2 times faster), start-up and compilation left" in said(
+        seconds, start
+    )
+    assert "are not compared by seconds" in said(seconds, None)
+    assert "times faster" not in said(seconds, None)
+
+
+def test_a_large_spread_is_written_in_full():
+    dense = np.array([-1400.0, -900.0, -1100.0])
+    runs = Runs(study({("taylor", "", "0.9"): dense}, dense, random=-1200.0, error=187.0))
+    notes = " ".join(answer(runs, families(runs, QUESTION, 0.1), BEFORE).notes)
+    assert "-1200 ± 190" in notes
+    assert "a standard deviation of 250" in notes
+    assert "e+" not in notes
 
 
 def test_without_the_random_policy_there_are_no_scores():

@@ -10,6 +10,7 @@ from lth.config import parse_config
 from lth.errors import InputError
 from lth.reporting.power import seeds_needed
 from lth.reporting.scores import Runs
+from lth.reporting.terminal import assumed_notes
 
 
 def test_without_pilot_runs_spreads_are_assumed():
@@ -33,7 +34,13 @@ def test_pilot_runs_give_the_spread_and_its_range():
 
 def test_two_pilot_seeds_are_too_few():
     rows = study({(m, "", "0.9"): around(1.0, 2) for m in QUESTION}, around(1.0, 2))
-    assert all(one.pilots == 0 for one in seeds_needed(Runs(rows), QUESTION, 0.1, 0.2, 0.8))
+    found = seeds_needed(Runs(rows), QUESTION, 0.1, 0.2, 0.8)
+    assert all(one.pilots == 0 for one in found)
+    (line,) = assumed_notes(found)
+    assert "2 seeds to compare, and a spread takes 3" in line
+    (line,) = assumed_notes(seeds_needed(Runs(rows[2:]), QUESTION, 0.1, 0.2, 0.8))  # without the random policy
+    assert "no scores" in line
+    assert assumed_notes(seeds_needed(None, QUESTION, 0.1, 0.2, 0.8)) == []
 
 
 def test_more_power_and_smaller_effects_take_more_seeds(tmp_path):

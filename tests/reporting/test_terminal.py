@@ -25,8 +25,10 @@ from lth.experiment.status import Outcome
 from lth.experiment.tasks import record_tasks
 from lth.experiment.tidy import save_tidy
 from lth.reporting import display
-from lth.reporting.display import GridDisplay, PlainConsole
+from lth.reporting.display import GridDisplay, PlainConsole, run_name
 from lth.reporting.show import sparkline
+from lth.reporting.terminal import results_table
+from lth.reporting.views import TableRow
 from lth.text import wrapped
 
 GRID = {
@@ -113,6 +115,7 @@ def test_bars_fit_the_terminal_and_names_stay_apart(live, width):
     assert len(set(names)) == len(tickets)
     for name, spec in zip(names, tickets, strict=True):
         task, _, rest = spec.title().partition(" ")
+        rest = rest.replace("0.95", "95 %").replace("0.8", "80 %")
         assert name == (f"{task if width > 80 else 'draw…'} {rest}")
     assert all("return -1235" in line and "50 %" in line for line in lines[1:])
     short = drawn(shown, width, height=8)
@@ -125,10 +128,29 @@ def test_what_all_names_share_is_left_out():
     specs = plan(config).specs
     shared = display.shared_words(specs)
     names = {spec: display.short_title(spec, shared) for spec in specs}
-    assert {"seed 10 dense", "seed 1 taylor 0.95", "seed 1 taylor 0.95 reinit"} <= set(names.values())
+    assert {"seed 10 dense", "seed 1 taylor 95 %", "seed 1 taylor 95 % reinit"} <= set(names.values())
     assert len({names[spec] for spec in names if not isinstance(spec, MaskSpec)}) == sum(
         not isinstance(spec, MaskSpec) for spec in names
     )
+
+
+def test_runs_are_named_as_in_the_results():
+    pruning = {"methods": "magnitude", "sparsity": 0.552786, "controls": ["random-erk", "small-dense"]}
+    runs = plan(parse_config({"tasks": "Pendulum-v1", "seeds": 0, "pruning": pruning}), SPACES.__getitem__)
+    named = {run_name(spec).removeprefix("Pendulum-v1 seed 0 ") for spec in runs.specs if spec.env_steps}
+    assert named == {"dense", "magnitude 55.3 %", "random-erk 55.3 %", "small-dense 55.3 %"}
+
+
+def test_a_single_rewind_point_is_named_unless_it_is_the_start(capsys):
+    def titles(rewind):
+        row = TableRow("Ant-v5", "taylor", "", "0.9", rewind, 1, 1.0, None, 1.0, None, None, None, None, None)
+        console = PlainConsole(width=80)
+        console.print(results_table([row]))
+        return capsys.readouterr().out
+
+    assert "rewound" not in titles("0")
+    assert "Ant-v5, sparsity 0.9, rewound to step 500" in titles("500")
+    assert "Ant-v5, sparsity 0.9, fine-tuned" in titles("none")
 
 
 def test_a_run_says_what_it_is_at_and_the_time_left_comes_from_kinds_that_were_timed(live):

@@ -135,15 +135,18 @@ def spent(
         kept: how many weights each network keeps.
         weights: how many it has.
     """
+    timings = read_timings(plan.root / spec.path)
     found: dict[str, float] = {
         "cost/env_steps": spec.env_steps,
         "cost/updates": spec.updates,
-        "cost/train_seconds": read_timings(plan.root / spec.path).get("total", 0.0),
+        "cost/train_seconds": timings.get("total", 0.0),
         "cost/mask_seconds": 0.0,
         "cost/gradient_batches": 0,
         "cost/flops": flops(spec, _while_training(spec, kept, weights)),
         "cost/flops_dense": flops(spec, weights),
     }
+    if {"start", "compile"} <= timings.keys():
+        found["cost/start_seconds"] = timings["start"] + timings["compile"]
     if isinstance(spec, TicketSpec) and isinstance(spec.mask, MaskSpec):
         found["cost/mask_seconds"] = read_timings(plan.root / spec.mask.path).get("total", 0.0)
         if takes_gradients(spec.mask.method):

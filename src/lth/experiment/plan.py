@@ -2,7 +2,7 @@
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -31,6 +31,11 @@ class Row(NamedTuple):
 def label(method: str, control: str) -> str:
     """Name a row for people: `taylor`, `random (control)`, `taylor + reinit`, `random-erk`."""
     return f"{method} (control)" if method in CONTROL_METHODS else " + ".join(filter(None, (method, control)))
+
+
+def names_rewind(rewinds: Iterable[str]) -> bool:
+    """Return whether titles name the rewind point: where there are several, and where the only one is not the initial weights."""
+    return {*rewinds} != {"0"}
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ class Collector:
         if isinstance(spec, TicketSpec) and isinstance(spec.mask, MaskSpec) and spec.mask.previous:
             before = spec.mask.previous
             earlier = self._costs(before, self._analysis(before))
-            found = {name: value + earlier[name] for name, value in found.items()}
+            found = {name: value + earlier[name] for name, value in found.items() if name in earlier}
         return found
 
     def _overlaps(self, specs: Sequence[MaskSpec]) -> Iterator[TidyRow]:

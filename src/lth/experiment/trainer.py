@@ -16,6 +16,7 @@ from ..replay import ReplayBuffer, ReplayState
 from ..training import Evaluation, Job, metric_rows
 from . import store
 from .backend import use_kernel
+from .compilation import compile_seconds
 from .journal import MASK, checkpoint_file, replay_file
 from .measurements import agent_rows
 from .spec import DenseSpec, TicketSpec
@@ -104,6 +105,7 @@ def _train_to_end(
     assert buffer is not None
     state = agent.state
     seconds = {"start": time.perf_counter() - started, "train": 0.0, "evaluate": 0.0, "save": 0.0}
+    compiled = -compile_seconds()  # of other runs in this process
     rows: list[tuple[int, str, float]] = []
     latest: dict[str, float] = {}
 
@@ -124,6 +126,7 @@ def _train_to_end(
         state, buffer.state, rows = resume.state, resume.replay, resume.rows
         latest |= {name: value for _, name, value in rows}
         seconds = {name: seconds[name] + resume.seconds.get(name, 0.0) for name in seconds}
+        compiled += resume.seconds.get("compile", 0.0)
         del resume
     else:
         yield from evaluate_now(state)
@@ -150,7 +153,8 @@ def _train_to_end(
         if env_steps in keep:
             save_point(run, dense, state, buffer, env_steps)
         if number % options.checkpoint_every == 0 and env_steps < until:
-            store.save_resume(run, spec, store.Resume(state, buffer.state, rows, seconds))
+            timings = {**seconds, "compile": compiled + compile_seconds()}
+            store.save_resume(run, spec, store.Resume(state, buffer.state, rows, timings))
         seconds["save"] += time.perf_counter() - began
         options.progress(env_steps, latest)
         if env_steps >= until:
@@ -164,7 +168,9 @@ def _train_to_end(
     store.save_metrics(run, rows)
     store.save_analysis(run, agent_rows(Agent(dense.agent, state, buffer)))
     seconds["save"] += time.perf_counter() - began
-    store.save_timings(run, {**seconds, "total": sum(seconds.values())})
+    # The runs of a batch compile together: these seconds are of no single run.
+    own = {} if training.batch else {"compile": compiled + compile_seconds()}
+    store.save_timings(run, {**seconds, **own, "total": sum(seconds.values())})
     store.finish_agent(root, spec, state)
 
 

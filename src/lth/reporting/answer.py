@@ -16,10 +16,10 @@ from .families import (
     Verdict,
     main_scope,
 )
-from .numbers import number, p_value, share
-from .scores import ALL_TASKS, Condition, Runs, level_name, percent
+from .numbers import number, p_value, percent, rounded, share
+from .scores import ALL_TASKS, Condition, Runs, level_name
 from .tickets import MaskCost
-from .views import RETURN, SUCCESS
+from .views import RETURN, SUCCESS, names_rewind
 
 CLAIMED_SECONDS = 30.0
 """What docs/saliency-pruning.md expects a mask with 100 batches to add for each task and seed."""
@@ -44,6 +44,8 @@ class Answer(NamedTuple):
     """Comparisons of too few seeds for a test."""
     notes: list[str]
     """What limits all of it: dense agents that failed, untrained networks that do as well as trained ones."""
+    levels: list[str]
+    """The primary question at each sparsity, where there are several: what is seen, and what its closed procedure decides."""
 
 
 def names(some: Iterable[str]) -> str:
@@ -103,6 +105,7 @@ def answer(runs: Runs, found: Families, declared: Declared) -> Answer:
         [_compared(runs, c) for c in others if c.corrected > stats.LEVEL],
         [_compared(runs, c) for c in others if c.corrected != c.corrected],
         _notes(runs, tasks),
+        _by_level(runs, found),
     )
 
 
@@ -136,6 +139,19 @@ def _primary(runs: Runs, found: Families) -> str:
     return sentence(f"{better} tickets do better than {worse} tickets{where}, by {size} of dense{mean} {shown}.")
 
 
+def _by_level(runs: Runs, found: Families) -> list[str]:
+    levels = found.primary.levels if found.primary else []
+    return [_at_level(runs, c) for c in levels] if len(levels) > 1 else []
+
+
+def _at_level(runs: Runs, c: Comparison) -> str:
+    if c.corrected != c.corrected:
+        return _compared(runs, c)
+    seen = f"{c.first.method} is {_distance(c)} than {c.second.method}, above on {c.wins} of {seeds(c.seeds)}"
+    decided = "decided" if c.differs else "undecided"
+    return f"{_place(runs, c)}: {seen} ({decided}, corrected p = {p_value(c.corrected)})."
+
+
 def _distance(c: Comparison) -> str:
     """Write a difference: `0.12 higher`, `less than 0.01 lower`."""
     digits = digits_of(c)
@@ -164,7 +180,7 @@ def _verdicts(runs: Runs, found: Families) -> list[str]:
             said = {"by return and by success": [RETURN, SUCCESS]} if same else {"": [RETURN], "by success": [SUCCESS]}
             name = level_name(runs, rewind, sparsity).replace(" pruned", "", 1)
             if many:
-                name = rewound(rewind) if len(rewinds) > 1 else ""
+                name = rewound(rewind) if names_rewind(rewinds) else ""
             for by, metrics in said.items():
                 some = here[metrics[0]]
                 if some:
@@ -321,20 +337,23 @@ def _turned(c: Comparison) -> Comparison:
 def _notes(runs: Runs, tasks: Sequence[str]) -> list[str]:
     said = []
     for reference in runs.references.values():
-        task, random = reference.task, f"{reference.random:.4g} ± {reference.random_error:.2g}"
+        task, random = reference.task, f"{rounded(reference.random, 4)} ± {rounded(reference.random_error, 2)}"
         if reference.random != reference.random:
             said.append(f"{task}: the random policy was not measured, so there are no scores; `lth run` measures it.")
         elif not reference.usable:
             said.append(
                 f"{task}: the dense agents learned too little (a random policy returns {random}, the dense agents "
-                f"{reference.dense:.4g} with a standard deviation of {reference.spread:.2g} over seeds), so its returns have no "
-                "scores and no ticket is judged. Train longer, or choose other settings."
+                f"{rounded(reference.dense, 4)} with a standard deviation of {rounded(reference.spread, 2)} over seeds), so its "
+                "returns have no scores and no ticket is judged. Train longer, or choose other settings."
             )
         elif reference.overlaps:
+            before, after = (
+                f"{rounded(min(some), 4)} to {rounded(max(some), 4)}"
+                for some in (reference.untrained, reference.trained)
+            )
             said.append(
                 f"{task}: untrained networks overlap with trained ones. Before training, the networks of "
-                f"{seeds(reference.seeds)} return {min(reference.untrained):.4g} to {max(reference.untrained):.4g}; trained, "
-                f"{min(reference.trained):.4g} to {max(reference.trained):.4g}."
+                f"{seeds(reference.seeds)} return {before}; trained, {after}."
             )
     fewest = min((len(runs.last(task, c)) for task in tasks for c in runs.conditions if runs.has([task], c)), default=0)
     if fewest < stats.FEWEST:

@@ -10,7 +10,8 @@ from ..analysis.scores import DECADE
 from ..experiment.measurements import SCORES
 from ..experiment.tidy import DENSE
 from .families import compared
-from .scores import ALL_TASKS, Condition, Runs, level_name, percent, shares
+from .numbers import percent
+from .scores import ALL_TASKS, Condition, Runs, level_name, shares
 from .tickets import overlaps
 from .views import RETURN, SUCCESS
 

@@ -1,5 +1,6 @@
 """What `lth run` shows while runs are made. Imports no JAX."""
 
+import re
 import threading
 import time
 from collections import Counter
@@ -21,6 +22,7 @@ from ..experiment.rates import Kind, Rates, kind_of, wall_seconds
 from ..experiment.spec import ConnectivitySpec, MaskSpec, Spec, TicketSpec
 from ..experiment.status import Display, Outcome
 from ..text import plain, wrapped
+from .numbers import percent, rounded
 
 
 class PlainConsole(Console):
@@ -32,6 +34,10 @@ class PlainConsole(Console):
     def render_str(self, text: str, **how: Any) -> Text:
         """Turn a string into text."""
         return super().render_str(plain(text), **how)
+
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command what to do: rich would end the process with status 1."""
+        raise BrokenPipeError
 
     def say(self, text: str, style: str | None = None) -> None:
         """Print sentences: on a terminal wrapped between words, elsewhere one line a paragraph."""
@@ -117,7 +123,7 @@ class GridDisplay(Display):
         """Something happened that does not end the run."""
         with self._lock:
             self._running.pop(spec, None)
-        self._console.say(f"{spec.title()}: {text}", "yellow")
+        self._console.say(f"{run_name(spec)}: {text}", "yellow")
 
     def end(self, outcome: Outcome) -> None:
         """A run has ended."""
@@ -131,12 +137,12 @@ class GridDisplay(Display):
             if outcome.status == "kept" or (outcome.status == "done" and not resumed):
                 self._rates.add(spec, outcome.seconds)
         if outcome.status in ("failed", "skipped"):
-            self._console.say(f"{self._count()} {spec.title()}: {outcome.status}: {outcome.message}", "red")
+            self._console.say(f"{self._count()} {run_name(spec)}: {outcome.status}: {outcome.message}", "red")
         if isinstance(spec, MaskSpec):
             self._end_mask(spec, outcome)
         elif outcome.status == "done":
             scores = _scores(run.metrics if run else {})
-            self._say_done(f"{spec.title()}{': ' if scores else ''}{scores}", outcome.seconds)
+            self._say_done(f"{run_name(spec)}{': ' if scores else ''}{scores}", outcome.seconds)
 
     def _end_mask(self, spec: MaskSpec, outcome: Outcome) -> None:
         cell = (spec.task, spec.seed)
@@ -144,7 +150,7 @@ class GridDisplay(Display):
         if outcome.status == "done":
             self._masks.setdefault(cell, []).append(outcome)
         if not self._masks_left[cell] and (made := self._masks.pop(cell, [])):
-            title = f"{spec.task} seed {spec.seed}: {len(made)} masks" if len(made) > 1 else made[0].spec.title()
+            title = f"{spec.task} seed {spec.seed}: {len(made)} masks" if len(made) > 1 else run_name(made[0].spec)
             self._say_done(title, sum(outcome.seconds for outcome in made))
 
     def _say_done(self, text: str, seconds: float) -> None:
@@ -221,7 +227,7 @@ def _notes(spec: Spec, run: _Running) -> list[str]:
 
 def _scores(metrics: Mapping[str, float]) -> str:
     names = {RETURN: "return", SUCCESS: "success"}
-    return ", ".join(f"{names[name]} {metrics[name]:.4g}" for name in names if name in metrics)
+    return ", ".join(f"{names[name]} {rounded(metrics[name], 4)}" for name in names if name in metrics)
 
 
 class _Bars:
@@ -258,6 +264,12 @@ class _Bars:
             yield Text(f"and {hidden} more")
 
 
+def run_name(spec: Spec) -> str:
+    """Name a run as the results do: `Ant-v5 seed 0 random-erk 55.3 %`, where its title has `random erk 0.552786`."""
+    words = spec.title().replace(" random erk ", " random-erk ").split(" ")
+    return " ".join(percent(word) if re.fullmatch(r"0\.\d+", word) else word for word in words)
+
+
 def shared_words(specs: Sequence[Spec]) -> set[str]:
     """Return what the titles of all runs have in common: the task, the seed, the tickets' rewind point."""
     tickets = [spec for spec in specs if isinstance(spec, TicketSpec)]
@@ -275,9 +287,9 @@ def short_title(spec: Spec, shared: Container[str], tasks: Mapping[str, str] | N
         tasks: what tasks are called instead, if they are.
     """
     seed = f"seed {spec.seed}"
-    words = spec.title().partition(seed)[2].split()[isinstance(spec, MaskSpec) :]
+    words = run_name(spec).partition(seed)[2].split()[isinstance(spec, MaskSpec) :]
     found = [word for word in (spec.task, seed, *words) if word not in shared]
-    return " ".join((tasks or {}).get(word, word) for word in found) or spec.title()
+    return " ".join((tasks or {}).get(word, word) for word in found) or run_name(spec)
 
 
 def abbreviated(tasks: Sequence[str], least: int = 4) -> dict[str, str]:
@@ -303,8 +315,8 @@ def _in_all(groups: list[list[str]]) -> set[str]:
 def shorten(text: str, width: int) -> str:
     """Leave out the middle of a text that is too long; the end, which tells names apart, keeps most of the room.
 
-    >>> shorten("drawer-close-v3 seed 10 magnitude 0.95", 28)
-    'drawer-cl… 10 magnitude 0.95'
+    >>> shorten("drawer-close-v3 seed 10 magnitude 95 %", 28)
+    'drawer-cl… 10 magnitude 95 %'
     """
     if len(text) <= width:
         return text

@@ -7,7 +7,9 @@ import numpy as np
 
 from .charts import DENSE_AGENTS
 from .figures import METRICS, select
-from .scores import Condition, Runs, percent
+from .numbers import percent
+from .scores import Condition, Runs
+from .views import names_rewind
 
 _SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
@@ -56,7 +58,7 @@ def latex_table(
     ]
     for task in runs.tasks:
         for rewind in rewinds:
-            back = {"none": ", fine-tuned"}.get(rewind, f", rewound to step {rewind}") if len(rewinds) > 1 else ""
+            back = {"none": ", fine-tuned"}.get(rewind, f", rewound to step {rewind}") if names_rewind(rewinds) else ""
             dense = _number(runs, task, DENSE_AGENTS, name, most)
             head = f"{escaped(task)}{back}; dense: {dense}"
             lines += [r"\midrule", rf"\multicolumn{{{columns + 1}}}{{l}}{{{head}}} \\"]

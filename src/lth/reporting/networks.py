@@ -16,7 +16,8 @@ from ..experiment.spec import MaskSpec, Spec, TicketSpec
 from ..experiment.tasks import spaces_of_task
 from ..exporting.sizes import mask_bytes
 from .charts import Size
-from .scores import Condition, percent
+from .numbers import percent
+from .scores import Condition
 from .views import label
 
 MOST_EDGES = 400

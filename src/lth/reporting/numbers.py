@@ -1,6 +1,12 @@
 """How numbers are written for people: no digit that says nothing."""
 
-from .scores import Estimate
+import math
+from typing import TYPE_CHECKING
+
+from ..text import rounded as rounded
+
+if TYPE_CHECKING:
+    from .scores import Estimate
 
 
 def number(value: float, digits: int = 2) -> str:
@@ -9,7 +15,7 @@ def number(value: float, digits: int = 2) -> str:
     return text.removeprefix("-") if not float(text) else text
 
 
-def bounds(estimate: Estimate, digits: int = 2) -> str:
+def bounds(estimate: "Estimate", digits: int = 2) -> str:
     """Write an estimate with its interval: `0.97 [0.91, 1.02]`; without one where one run gives none."""
     value = number(estimate.value, digits)
     if estimate.low != estimate.low:
@@ -18,13 +24,12 @@ def bounds(estimate: Estimate, digits: int = 2) -> str:
 
 
 def quantity(value: float) -> str:
-    """Write a measured number with three digits.
+    """Write a measured number with three digits, and thousands set apart.
 
     >>> quantity(-1229.6), quantity(0.9517), quantity(-0.0)
     ('-1,230', '0.952', '0')
     """
-    short = float(f"{value:.3g}") + 0.0
-    return f"{short:,.0f}" if abs(short) >= 100 else f"{short:g}"
+    return rounded(value, 3, ",")
 
 
 def p_value(p: float) -> str:
@@ -37,3 +42,17 @@ def p_value(p: float) -> str:
 def share(value: float) -> str:
     """Write a share in per cent: `10 %`."""
     return f"{round(100 * value, 4):g} %"
+
+
+def percent(sparsity: str) -> str:
+    """Write a sparsity's label in per cent where it is one number: as many digits as tell what is left to three.
+
+    >>> percent("0.95"), percent("0.864279"), percent("0.9975"), percent("one 0.9, other 0.5")
+    ('95 %', '86.4 %', '99.75 %', 'one 0.9, other 0.5')
+    """
+    try:
+        value = float(sparsity)
+    except ValueError:
+        return sparsity
+    left = 100.0 * (1.0 - value)
+    return f"{round(100.0 * value, 2 - math.floor(math.log10(left)) if left > 0 else 0):g} %"

@@ -203,7 +203,8 @@ VIEWS: tuple[View, ...] = (
     View(
         SAVINGS,
         "Return by time",
-        "The interquartile mean (IQM) of the return by seconds of training, which are spread evenly over environment steps.",
+        "The interquartile mean (IQM) of the return by seconds of training, which are spread evenly over environment steps; "
+        "start-up and compilation are left out where they were recorded apart.",
         _time,
     ),
     View(

@@ -31,6 +31,8 @@ class Needed(NamedTuple):
     fewest: int | None
     """With the lower and the upper end of the 80 % range of the standard deviation."""
     most: int | None
+    why: str = ""
+    """Why the spread is assumed although there are pilot runs."""
 
 
 def seeds_needed(
@@ -49,18 +51,21 @@ def seeds_needed(
     tests = [(f"{question[0]} against {question[1]}", effect, False)] if question else []
     tests.append((f"a ticket within {share(margin)} of dense", margin, True))
     for what, size, greater in tests:
-        pilots = _pilots(runs, question if not greater else None) if runs else []
-        for spread, low, high, count in pilots or [(sd, sd, sd, 0) for sd in ASSUMED]:
-            needed = [stats.seeds_needed(size, sd, power, greater) for sd in (spread, low, high)]
-            found.append(Needed(what, size, spread, count, *needed))
+        pilots, why = _pilots(runs, question if not greater else None) if runs else ([], "")
+        for spread, low, high, pilot_seeds in pilots or [(sd, sd, sd, 0) for sd in ASSUMED]:
+            needed, fewest, most = (stats.seeds_needed(size, sd, power, greater) for sd in (spread, low, high))
+            found.append(Needed(what, size, spread, pilot_seeds, needed, fewest, most, why))
     return found
 
 
-def _pilots(runs: Runs, question: Sequence[str] | None) -> list[tuple[float, float, float, int]]:
-    """Return the standard deviation of a test's differences with its range; of tickets beside dense that of the median ticket."""
+def _pilots(runs: Runs, question: Sequence[str] | None) -> tuple[list[tuple[float, float, float, int]], str]:
+    """Return the standard deviation of a test's differences with its range; of tickets beside dense that of the median ticket.
+
+    Where the pilot runs give none, return why.
+    """
     scope, tasks = main_scope(runs)
     if not scope or not set(tasks) <= set(runs.scored):
-        return []
+        return [], "the pilot runs have no scores: dense learned too little, or the random policy was not measured"
     if question:
         found = []
         for rewind, sparsity in runs.levels():
@@ -71,11 +76,12 @@ def _pilots(runs: Runs, question: Sequence[str] | None) -> list[tuple[float, flo
     else:
         tickets = [c for c in runs.conditions if c.is_ticket]
         samples = [[*runs.differences(tasks, c, DENSE_AGENT).values()] for c in tickets]
+    most = max(map(len, samples), default=0)
+    if most < FEWEST_PILOTS:
+        return [], f"the pilot runs have {most} seeds to compare, and a spread takes {FEWEST_PILOTS}"
     samples = [d for d in samples if len(d) >= FEWEST_PILOTS]
-    if not samples:
-        return []
     one = sorted(samples, key=lambda d: float(np.std(d, ddof=1)))[len(samples) // 2]
     spread, free = float(np.std(one, ddof=1)), len(one) - 1
     tails = special.chdtri(free, [(1 - SURE) / 2, (1 + SURE) / 2])  # of chi-squared; upper tails
     low, high = (spread * float(np.sqrt(free / tail)) for tail in tails)
-    return [(spread, low, high, len(one))]
+    return [(spread, low, high, len(one))], ""

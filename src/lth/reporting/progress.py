@@ -9,11 +9,12 @@ from rich.table import Table
 
 from ..algorithms.architecture import Spaces
 from ..experiment.journal import RETURN, SUCCESS, read_evaluations
-from ..experiment.plan import Plan, Row, label
+from ..experiment.plan import Plan, Row, label, names_rewind
 from ..experiment.rates import estimate_times, wall_seconds
 from ..experiment.spec import Spec
 from ..experiment.status import State
-from .display import duration
+from .display import duration, run_name
+from .numbers import rounded
 
 _TO_DO = "."
 
@@ -45,12 +46,12 @@ def status_table(states: Sequence[State]) -> Table:
             if state.state == "running" and isinstance(last, int | float):
                 alive = f"last sign of life {duration(max(time.time() - last, 0.0))} ago"
             table.add_row(
-                state.spec.title(),
+                run_name(state.spec),
                 state.state,
                 f"{state.env_steps:,} of {state.total_steps:,}"
                 if state.state == "running" and state.total_steps
                 else "",
-                f"{value:.4g}" if isinstance(value, int | float) else "",
+                rounded(value, 4) if isinstance(value, int | float) else "",
                 "; ".join(filter(None, (alive, state.message))),
             )
     return table
@@ -74,7 +75,7 @@ def results_matrix(plan: Plan, states: Sequence[State], width: int) -> Iterator[
         groups.setdefault((row.run.task, row.rewind, row.sparsity), []).append(row)
     results = {spec: _result(plan, state) for spec, state in by_run.items() if spec.env_steps}
     for (task, rewind, sparsity), rows in groups.items():
-        title = level_title(task, sparsity, rewind if len(rewinds) > 1 else "")
+        title = level_title(task, sparsity, rewind if names_rewind(rewinds) else "")
         cells: dict[str, dict[int, Spec]] = {"dense": {row.dense.seed: row.dense for row in rows}}
         for row in rows:
             cells.setdefault(label(row.method, row.control), {})[row.dense.seed] = row.run

@@ -9,8 +9,8 @@ from .. import stats
 from .answer import sentence
 from .charts import Chart, Point
 from .families import WINNING, Families
-from .numbers import quantity
-from .scores import ALL_TASKS, DENSE_AGENT, Condition, Runs, level_name, percent
+from .numbers import percent, quantity, rounded
+from .scores import ALL_TASKS, DENSE_AGENT, Condition, Runs, level_name
 from .views import RETURN
 
 LEAST_TIMES = 1.1
@@ -26,12 +26,17 @@ class Saving(NamedTuple):
     runs: int
     env_steps: float
     dense_env_steps: float
-    seconds: float
+    seconds: float  # without start-up and compilation; NaN where a run has not recorded these apart
     dense_seconds: float
     flops: float
     dense_flops: float
     bytes: float  # NaN where they are not known
     dense_bytes: float
+
+    @property
+    def times(self) -> float:
+        """How many times as fast as dense; NaN where that is not known."""
+        return self.dense_seconds / self.seconds if self.seconds > 0 else np.nan
 
 
 def savings(runs: Runs, sizes: Mapping[tuple[str, Condition], float] | None = None) -> list[Saving]:
@@ -62,8 +67,8 @@ def savings(runs: Runs, sizes: Mapping[tuple[str, Condition], float] | None = No
                     runs=sum(len(runs.last(task, c)) for c in tickets),
                     env_steps=cost("env_steps", tickets),
                     dense_env_steps=cost("env_steps", [DENSE_AGENT]),
-                    seconds=cost("train_seconds", tickets),
-                    dense_seconds=cost("train_seconds", [DENSE_AGENT]),
+                    seconds=_seconds(runs, task, tickets),
+                    dense_seconds=_seconds(runs, task, [DENSE_AGENT]),
                     flops=cost("flops", tickets),
                     dense_flops=cost("flops", [DENSE_AGENT]),
                     bytes=float(np.mean(kept)) if kept else np.nan,
@@ -71,6 +76,19 @@ def savings(runs: Runs, sizes: Mapping[tuple[str, Condition], float] | None = No
                 )
             )
     return found
+
+
+def _seconds(runs: Runs, task: str, conditions: Sequence[Condition]) -> float:
+    """Return the mean seconds of training, without what only the first run of its kind in a process has to wait for."""
+    return float(
+        np.mean(
+            [
+                seconds - runs.last(task, c, "cost/start_seconds").get(seed, np.nan)
+                for c in conditions
+                for seed, seconds in runs.last(task, c, "cost/train_seconds").items()
+            ]
+        )
+    )
 
 
 def saved(runs: Runs, found: Families, some: list[Saving]) -> list[str]:
@@ -91,16 +109,19 @@ def saved(runs: Runs, found: Families, some: list[Saving]) -> list[str]:
 
 def _saved(runs: Runs, s: Saving, several: bool) -> str:
     ticket = f"{'on ' + s.task + ' ' if several else ''}a {percent(s.sparsity)} ticket"
-    times = s.dense_seconds / s.seconds if s.seconds else np.nan
+    times = s.times
     took, dense = quantity(s.seconds), quantity(s.dense_seconds)
-    if times >= LEAST_TIMES:
-        text = f"{ticket} trained in {took} s where dense took {dense} s ({times:.2g} times faster)"
+    if times != times:
+        text = f"{ticket} and dense are not compared by seconds, since not every run has its compilation recorded apart"
+    elif times >= LEAST_TIMES:
+        text = f"{ticket} trained in {took} s where dense took {dense} s ({rounded(times, 2)} times faster)"
     else:
         text = f"{ticket} trained in {took} s, dense in {dense} s: no time was saved"
+    text += ", start-up and compilation left out" * (times == times)
     if round(s.env_steps) != round(s.dense_env_steps):
         text += f"; it trained for {s.env_steps:,.0f} environment steps, dense for {s.dense_env_steps:,.0f}"
     if s.bytes == s.bytes and s.dense_bytes == s.dense_bytes:
-        smaller = f"{float(f'{s.dense_bytes / s.bytes:.2g}'):,g} times smaller"
+        smaller = f"{rounded(s.dense_bytes / s.bytes, 2, ',')} times smaller"
         text += f". Exported it takes {_bytes(s.bytes)}, dense {_bytes(s.dense_bytes)} ({smaller})"
     return f"{sentence(text)}."
 
@@ -110,7 +131,9 @@ def _bytes(count: float) -> str:
 
 
 def by_time(runs: Runs) -> list[Chart]:
-    """Return by seconds of training, at the evaluations; each run's seconds are spread evenly over its environment steps.
+    """Return by seconds of training, at the evaluations; a run's seconds are spread evenly over its environment steps.
+
+    Start-up and compilation are left out where runs have recorded them apart.
 
     A ticket's clock starts with its own training; its dense agent's is not on it. Intervals are of the returns.
     """
@@ -120,11 +143,13 @@ def by_time(runs: Runs) -> list[Chart]:
             points = []
             for condition in (DENSE_AGENT, *runs.at(rewind, sparsity)):
                 times, values = runs.curve(task, condition, RETURN)
-                seconds, steps = (
-                    runs.last(task, condition, f"cost/{name}").values() for name in ("train_seconds", "env_steps")
+                seconds, start, steps = (
+                    runs.last(task, condition, f"cost/{name}")
+                    for name in ("train_seconds", "start_seconds", "env_steps")
                 )
                 if len(times) and seconds:
-                    rate = float(np.mean(np.array([*seconds]) / np.maximum([*steps], 1.0)))
+                    own = [seconds[seed] - start.get(seed, 0.0) for seed in steps]
+                    rate = float(np.mean(np.array(own) / np.maximum([*steps.values()], 1.0)))
                     low, high = stats.interval(stats.iqm, [values], rng=np.random.default_rng(0))
                     for step, *y in zip(times, stats.iqm([values]), low, high, strict=True):
                         value, least, most = map(float, y)

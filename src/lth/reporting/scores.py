@@ -6,7 +6,6 @@ dense would call a return of -300 twice as good as -150. Where dense agents gain
 no score.
 """
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +14,8 @@ import numpy as np
 from .. import stats
 from ..config import CONTROL_METHODS, SALIENCY_METHODS
 from ..experiment.tidy import DENSE, RANDOM_POLICY, TidyRow
-from .views import RETURN, SUCCESS, label
+from .numbers import percent
+from .views import RETURN, SUCCESS, label, names_rewind
 
 ALL_TASKS = "all tasks"
 
@@ -241,23 +241,9 @@ def results(runs: Runs) -> list[Result]:
 
 def level_name(runs: Runs, rewind: str, sparsity: str) -> str:
     """Name a level as far as levels differ: `95 % pruned, rewound to step 2000`."""
-    rewinds = {r for r, _ in runs.levels()}
+    named = names_rewind(r for r, _ in runs.levels())
     back = {"none": "fine-tuned"}.get(rewind, f"rewound to step {rewind}")
-    return percent(sparsity) + " pruned" + (f", {back}" if len(rewinds) > 1 else "")
-
-
-def percent(sparsity: str) -> str:
-    """Write a sparsity's label in per cent where it is one number: as many digits as tell what is left to three.
-
-    >>> percent("0.95"), percent("0.864279"), percent("0.9975"), percent("one 0.9, other 0.5")
-    ('95 %', '86.4 %', '99.75 %', 'one 0.9, other 0.5')
-    """
-    try:
-        value = float(sparsity)
-    except ValueError:
-        return sparsity
-    left = 100.0 * (1.0 - value)
-    return f"{round(100.0 * value, 2 - math.floor(math.log10(left)) if left > 0 else 0):g} %"
+    return percent(sparsity) + " pruned" + (f", {back}" if named else "")
 
 
 def shares(runs: Runs, task: str, condition: Condition, metric: str, of: str = "weights") -> dict[str, float]:

@@ -9,12 +9,12 @@ from . import dots
 from .answer import Answer, claim, rewound
 from .families import NOT_JUDGED, Families, Verdict, main_scope
 from .html import anchor, figure, fold, items, note, table, text
-from .numbers import bounds, number, p_value, quantity, share
+from .numbers import bounds, number, p_value, percent, quantity, rounded, share
 from .savings import Saving, saved
-from .scores import ALL_TASKS, Condition, Estimate, Result, Runs, percent
+from .scores import ALL_TASKS, Condition, Estimate, Result, Runs
 from .styles import Style
 from .tickets import barriers, costs, gradient_masks, overlaps, tickets
-from .views import RETURN, SUCCESS
+from .views import RETURN, SUCCESS, names_rewind
 
 MOST_OPEN, MOST_PRINTED = 12, 60
 """Rows of a table up to which it is not folded on the screen, and shown on paper."""
@@ -84,7 +84,7 @@ def grid(runs: Runs, found: Families, scope: str, metric: str, looks: Mapping[st
             cells = _cell(whole, len(sparsities)) if whole else "".join(map(_cell, each))
             label = mine[0]._replace(method=method, control=control).label
             rows.append(f"<tr><th scope=row><span>{swatch(looks[label])}{text(label)}</span></th>{cells}</tr>")
-        back = f", {rewound(rewind)}" if len(rewinds) > 1 else ""
+        back = f", {rewound(rewind)}" if names_rewind(rewinds) else ""
         caption = f"Does a ticket match dense by {BY[metric]}{where}{back}?"
         name = anchor(f"grid-{BY[metric]}-{scope}-{rewind}")
         head = "".join(f"<th scope=col>{text(percent(sparsity))}</th>" for sparsity in sparsities)
@@ -255,22 +255,27 @@ def comparisons_section(found: Families) -> str:
 # --- what it takes ---------------------------------------------------------------------------------------------------
 
 
+def _known(value: float) -> str:
+    return quantity(value) if value == value else ""
+
+
 def savings_section(runs: Runs, found: Families, some: list[Saving]) -> str:
     """Return what tickets save, in sentences and a table."""
     if not some:
         return ""
     rows = [
         {"task": s.task, "pruned": percent(s.sparsity), "rewound to": s.rewind, "runs": str(s.runs)}
-        | {"seconds": quantity(s.seconds), "seconds, dense": quantity(s.dense_seconds)}
-        | {"times as fast": f"{s.dense_seconds / s.seconds:.2g}" if s.seconds else ""}
-        | {"FLOPs of dense": f"{100 * s.flops / s.dense_flops:.2g} %"}
+        | {"seconds": _known(s.seconds), "seconds, dense": _known(s.dense_seconds)}
+        | {"times as fast": rounded(s.times, 2) if s.times == s.times else ""}
+        | {"FLOPs of dense": f"{rounded(100 * s.flops / s.dense_flops, 2)} %"}
         | {"bytes": f"{s.bytes:,.0f}" if s.bytes == s.bytes else ""}
         | {"bytes, dense": f"{s.dense_bytes:,.0f}" if s.dense_bytes == s.dense_bytes else ""}
         for s in some
     ]
     caption = (
-        "Training of tickets beside dense: means over methods and seeds, controls left out. Seconds are wall time, with "
-        "compilation and evaluations. FLOPs are those of the kept weights. Bytes are the exported policy's."
+        "Training of tickets beside dense: means over methods and seeds, controls left out. Seconds are wall time with "
+        "evaluations, without start-up and compilation; empty where a run has not recorded these apart. FLOPs are those of the "
+        "kept weights. Bytes are the exported policy's."
     )
     lead = "".join(f"<p class=lead>{text(s)}</p>" for s in saved(runs, found, some))
     words = "A ticket needs its dense agent first: time is saved where a mask is trained again, bytes wherever it runs."
@@ -357,8 +362,8 @@ def _overlaps(runs: Runs) -> Iterator[str]:
 def _barriers(runs: Runs) -> Iterator[str]:
     rows = [
         {"task": b.task, "line to": b.condition.label, **_level(b.condition), "from": b.other, "metric": b.metric}
-        | {"seeds": str(b.seeds), "at its start": f"{b.at_other:.4g}", "at its end": f"{b.at_run:.4g}"}
-        | {"barrier": f"{b.barrier:.4g}"}
+        | {"seeds": str(b.seeds), "at its start": rounded(b.at_other, 4), "at its end": rounded(b.at_run, 4)}
+        | {"barrier": rounded(b.barrier, 4)}
         for b in barriers(runs)
     ]
     if rows:

@@ -13,6 +13,7 @@ from ..experiment.journal import RETURN, SUCCESS
 from ..experiment.spec import ConnectivitySpec, DenseSpec, MaskSpec, Spec, TicketSpec, parse_spec
 from ..experiment.store import AnalysisRow
 from ..files import read_json
+from .numbers import rounded
 
 _LABEL = 13
 """Characters of the labels' column."""
@@ -124,7 +125,8 @@ def _line(run: Path) -> Iterator[tuple[str, str]]:
         rows = store.read_line(run)
     for metric in dict.fromkeys(row.metric for row in rows):
         values = [row.value for row in sorted(rows) if row.metric == metric]
-        yield metric, f"{sparkline(values)} from {values[0]:.4g} to {values[-1]:.4g}, lowest {min(values):.4g}"
+        first, last, lowest = (rounded(value, 4) for value in (values[0], values[-1], min(values)))
+        yield metric, f"{sparkline(values)} from {first} to {last}, lowest {lowest}"
 
 
 def sparkline(values: Sequence[float]) -> str:
@@ -140,9 +142,10 @@ def sparkline(values: Sequence[float]) -> str:
 
 def _work(run: Path, spec: Spec) -> Iterator[tuple[str, str]]:
     timings = journal.read_timings(run)
-    seconds = timings.pop("total", None)
+    seconds, compiled = timings.pop("total", None), timings.pop("compile", None)
     took = "" if seconds is None else f" in {seconds:,.1f} s"
     parts = ", ".join(f"{name} {value:,.1f}" for name, value in sorted(timings.items(), key=lambda part: -part[1]))
+    parts += "" if compiled is None else f"; {compiled:,.1f} of it to compile"
     took += f" ({parts})" if parts else ""
     if spec.env_steps:
         yield "trained", f"{spec.env_steps:,} environment steps, {spec.updates:,} updates{took}"

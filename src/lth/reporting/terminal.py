@@ -11,10 +11,10 @@ from ..experiment.costs import Estimate, Planned
 from ..experiment.rates import wall_seconds
 from ..experiment.spec import Cost, DenseSpec, MaskSpec, Spec
 from .answer import Answer
-from .display import duration
+from .display import duration, run_name
 from .power import Needed
 from .progress import level_title
-from .views import TableRow, label
+from .views import TableRow, label, names_rewind
 
 
 def results_table(rows: Sequence[TableRow]) -> Table:
@@ -25,7 +25,7 @@ def results_table(rows: Sequence[TableRow]) -> Table:
     seeds = sorted({row.seeds for row in rows})
     title = f"last evaluation, mean ± sd over {' or '.join(map(str, seeds))} seed{'s' * (seeds != [1])}"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    with_rewind = len({row.rewind for row in rows}) > 1
+    with_rewind = names_rewind(row.rewind for row in rows)
     with_success = any(row.ticket_success is not None for row in rows)
     table.add_column("", no_wrap=True)
     for name in (*(["seeds"] if len(seeds) > 1 else []), "return", *(["success"] if with_success else [])):
@@ -61,8 +61,9 @@ def _spread(mean: float | None, sd: float | None, digits: int | None = None) -> 
 
 
 def conclusion(said: Answer) -> list[str]:
-    """Return the answer of a grid as lines: the headline, the question, and what limits it."""
-    return [*said.headline, *([said.question] if said.question else []), *said.notes]
+    """Return the answer of a grid as lines: the headline, its question also by sparsity, what was asked, and what limits it."""
+    first, *rest = said.headline
+    return [first, *said.levels, *rest, *([said.question] if said.question else []), *said.notes]
 
 
 def needed_table(needed: Sequence[Needed], power: float) -> Table:
@@ -81,6 +82,15 @@ def needed_table(needed: Sequence[Needed], power: float) -> Table:
         between = f"{count(one.fewest)} to {count(one.most)}" if one.pilots else ""
         table.add_row(one.what, f"{one.effect:g}", spread, count(one.seeds), between)
     return table
+
+
+def assumed_notes(needed: Sequence[Needed]) -> list[str]:
+    """Return a line for each reason why pilot runs were not used, with the tests that it holds for."""
+    whats: dict[str, dict[str, None]] = {}
+    for one in needed:
+        if one.why:
+            whats.setdefault(one.why, {})[one.what] = None
+    return [f"The spread is assumed ({'; '.join(some)}): {why}." for why, some in whats.items()]
 
 
 def unstable_note(sentences: Sequence[str], most: int = 4) -> str:
@@ -112,7 +122,7 @@ def planned_table(estimate: Estimate, each: bool = False) -> Table:
     """
     groups: dict[str, dict[str, list[Planned]]] = {}
     for one in estimate.runs:
-        title = one.spec.title() if each else _without_seed(one.spec)
+        title = run_name(one.spec) if each else _without_seed(one.spec)
         groups.setdefault(one.spec.task, {}).setdefault(title, []).append(one)
     started = any(one.finished for one in estimate.runs)
     table = Table(title="Planned runs", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
@@ -143,7 +153,7 @@ def planned_table(estimate: Estimate, each: bool = False) -> Table:
 def _without_seed(spec: Spec) -> str:
     if isinstance(spec, MaskSpec):
         return "masks"
-    return spec.title().partition(f" seed {spec.seed} ")[2] or spec.title()
+    return run_name(spec).partition(f" seed {spec.seed} ")[2] or run_name(spec)
 
 
 def total(planned: Iterable[Planned]) -> Cost:

@@ -16,6 +16,7 @@ from ..experiment.journal import RETURN as RETURN
 from ..experiment.journal import SUCCESS as SUCCESS
 from ..experiment.measurements import READS, SCORES
 from ..experiment.plan import label as label
+from ..experiment.plan import names_rewind as names_rewind
 from ..experiment.tidy import DENSE, TidyRow
 from ..files import csv_bytes, write_whole
 
