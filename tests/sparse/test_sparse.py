@@ -594,7 +594,7 @@ def drive(case_file, folder, command, flags, lanes, threads=1, runner=()):
     ("level", "sanitizer", "threads"),
     [
         ("x86-64-v4", "address,undefined", 1),
-        ("x86-64-v3", "address,undefined", 1),
+        pytest.param("x86-64-v3", "address,undefined", 1, marks=pytest.mark.full),
         pytest.param("x86-64-v3", "thread", 3, marks=pytest.mark.full),
     ],
 )

@@ -197,7 +197,11 @@ def test_a_run_has_the_same_bytes_whoever_shares_its_batch(name, tasks, batches)
 
 @pytest.mark.parametrize("tasks", [HOST, DEVICE], ids=["host", "device"])
 @pytest.mark.parametrize(
-    "settings", [{"updates_per_step": 0.5}, {"updates_per_step": 2.0, "num_envs": 2}], ids=["half", "double"]
+    "settings",
+    [
+        pytest.param({"updates_per_step": 0.5}, id="half", marks=pytest.mark.full),
+        pytest.param({"updates_per_step": 2.0, "num_envs": 2}, id="double"),
+    ],
 )
 def test_other_ratios_several_environments_and_a_full_buffer(tasks, settings):
     # TD3 updates its policy at every other update, which may fall between two steps.
