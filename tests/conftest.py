@@ -35,15 +35,15 @@ collect_ignore_glob = ["helpers/*"]
 shapes.install()
 
 SLOW = (
-    *("test_grid", "test_sparse", "test_lockstep", "test_batched", "test_ray", "test_document", "test_recipes"),
-    *("test_boundary", "test_cli", "test_sac", "test_recipes_algorithm", "test_algorithms", "test_bad_input"),
-    *("test_probes", "test_controls", "test_probe", "test_contract", "test_pruning_odd", "test_report", "test_envs"),
-    *("test_libraries", "test_analysis", "test_layers", "test_adopt", "test_scheduled", "test_tickets"),
-    *("test_sbx_masks", "test_api", "test_export", "test_programs", "test_examples", "test_gradients", "test_masks"),
-    *("test_optax", "test_trees", "test_sbx", "test_sbx_others"),
+    *("test_grid", "test_recipes", "test_document", "test_ray", "test_sparse", "test_algorithms", "test_sac"),
+    *("test_cli", "test_envs", "test_contract", "test_sbx_masks", "test_pruning_odd", "test_bad_input", "test_probes"),
+    *("test_boundary", "test_tickets", "test_controls", "test_analysis", "test_scheduled", "test_sbx_others"),
+    *("test_gradients", "test_masks", "test_layers", "test_optax", "test_trees", "test_examples", "test_sbx"),
+    *("test_export", "test_programs", "test_lockstep", "test_batched", "test_recipes_algorithm", "test_libraries"),
+    *("test_adopt", "test_api", "test_probe"),
 )
-"""Files whose tests train, start processes or compile much, the longest first: they are marked `slow`, and begin first, so that
-no process is left alone with one of them at the end."""
+"""Files whose tests train, start processes or compile much: they are marked `slow`, and begin first, most of the longest before
+the others, so that no process is left alone with one of them at the end."""
 
 
 def pytest_addoption(parser):
