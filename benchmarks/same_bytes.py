@@ -27,7 +27,7 @@ from common import report
 
 ROOT = Path(__file__).resolve().parents[1]
 CLOCK = {"timings.json", "attempts.jsonl", "failures.jsonl", "progress.json", ".lock", ".verified.json", ".tidy.json"}
-CLOCK |= {"events", "logs"}
+CLOCK |= {"events", "logs", "last-run.yaml", "question.json"}
 CLOCK |= {"report.html", "returns.png"}  # the page shows seconds; the picture is compared through its numbers
 CONTROLS = ["reinit", "shuffled", "permuted", "inverted", "random-erk", "small-dense", "retrained"]
 BASE = {
