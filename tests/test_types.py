@@ -20,8 +20,8 @@ from lth.algorithms.dqn.losses import q_loss
 from lth.algorithms.learner import update
 from lth.algorithms.sac.losses import sample_action
 from lth.pruning import allocation, criteria
-from lth.pruning.masks import lowest
 from lth.pruning.prune import prune
+from lth.pruning.selection import lowest
 from lth.replay import init_replay, insert, pack_rows, sample_rows
 from lth.saliency import network_loss
 from lth.types import Batch

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import special  # scipy.stats takes a second to import, which every command would wait for
 
 from .errors import InputError
-from .types import Numbers
+from .types import ArrayLike
 
 Scores: TypeAlias = Sequence[np.ndarray]
 """One array of runs for each task."""
@@ -94,7 +94,7 @@ def optimality_gap(scores: Scores, target: float = 1.0) -> np.ndarray:
     return gaps
 
 
-def profile(scores: Scores, thresholds: Numbers) -> np.ndarray:
+def profile(scores: Scores, thresholds: ArrayLike) -> np.ndarray:
     """Return the share of runs with a score above each threshold, (..., thresholds): the mean over tasks.
 
     >>> profile([np.array([0.2, 0.9, 1.1])], [0.0, 0.5, 1.0]).round(2).tolist()
@@ -166,7 +166,7 @@ def interval(
     return low, high
 
 
-def sign_flip_test(differences: Numbers, greater: bool = False) -> float:
+def sign_flip_test(differences: ArrayLike, greater: bool = False) -> float:
     """Return the p of paired differences, (pairs,), under the hypothesis that each is as likely as its negative.
 
     The share of the 2^n ways to flip their signs whose |sum| (or sum, where `greater` asks for one side) is at least the
@@ -206,7 +206,7 @@ def sign_flip_test(differences: Numbers, greater: bool = False) -> float:
     return float(min((1 if greater else 2) * counted / 2.0**d.size, 1.0))
 
 
-def sign_flip_interval(differences: Numbers, confidence: float = CONFIDENCE) -> tuple[float, float, float]:
+def sign_flip_interval(differences: ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, float, float]:
     """Return the interval of the mean difference that inverts `sign_flip_test`, and its exact confidence.
 
     A shift is inside where the two-sided test of the differences less that shift does not reject it at 1 - confidence. Its ends
@@ -243,7 +243,7 @@ def sign_flip_interval(differences: Numbers, confidence: float = CONFIDENCE) -> 
     return float(means[k - 1]), float(means[-k]), 1.0 - 2.0 * k / ways
 
 
-def closed_test(levels: Numbers) -> tuple[float, list[float]]:
+def closed_test(levels: ArrayLike) -> tuple[float, list[float]]:
     """Test the mean over levels, then each level, so that any false alarm among all of it has at most the level's chance.
 
     The closed procedure of Marcus, Peritz and Gabriel (1976): a level's p is the largest of the two-sided sign-flip tests of all
@@ -289,7 +289,7 @@ def fixed_sequence(p: Sequence[float]) -> list[float]:
     return [float(value) for value in np.maximum.accumulate(np.asarray(p, np.float64))] if len(p) else []
 
 
-def max_t_test(differences: Numbers, greater: bool = False) -> list[float]:
+def max_t_test(differences: ArrayLike, greater: bool = False) -> list[float]:
     """Correct the sign-flip tests of many comparisons by the distribution of the largest statistic (Westfall and Young 1993).
 
     The statistic of a comparison is sum(d) / sqrt(sum(d^2)), whose absolute value counts unless `greater` asks for one side. All
@@ -332,7 +332,7 @@ def max_t_test(differences: Numbers, greater: bool = False) -> list[float]:
     return [float(value) for value in found]
 
 
-def _finite(differences: Numbers) -> np.ndarray:
+def _finite(differences: ArrayLike) -> np.ndarray:
     d = np.asarray(differences, np.float64)
     if not np.isfinite(d).all():
         raise InputError("a difference is NaN or infinite, so no test can be made: one of the runs was lost")

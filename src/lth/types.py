@@ -21,7 +21,7 @@ def namespace_of(array: Array) -> Any:
     return array.__array_namespace__()
 
 
-Numbers: TypeAlias = Any
+ArrayLike: TypeAlias = Any
 """A number, a sequence of numbers, or an array. `numpy.typing.ArrayLike` would fill half a screen of `help` for each argument."""
 Params: TypeAlias = Any
 """A pytree of arrays: the parameters of one network."""

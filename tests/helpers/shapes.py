@@ -1,4 +1,4 @@
-"""Check every call of a loss, of the replay buffer and of pruning.masks against the shapes and dtypes of its annotations."""
+"""Check every call of a loss, of the replay buffer and of pruning.selection against the shapes and dtypes of its annotations."""
 
 from typing import Annotated, Any
 
@@ -8,7 +8,7 @@ from beartype.vale import Is
 
 CHECKED = (
     "lth.replay",
-    "lth.pruning.masks",
+    "lth.pruning.selection",
     "lth.algorithms.sac.losses",
     "lth.algorithms.td3.losses",
     "lth.algorithms.dqn.losses",

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 import lth
 from lth.pruning.allocation import counts_by_round, pruned_count, uniform_counts
-from lth.pruning.masks import apply_mask, emptied_layers, keep_pruned_at_zero, lowest, pruned_counts, set_mask
+from lth.pruning.masks import apply_mask, emptied_layers, keep_pruned_at_zero, pruned_counts, set_mask
 from lth.pruning.schedules import prune_at, rigl
+from lth.pruning.selection import lowest
 
 SPARSITIES = st.one_of(st.sampled_from([0.0, 1e-6, 0.5, 0.999, 1.0]), st.floats(0, 1))
 # Few distinct values, so that ties, zeros and signed zeros are everywhere.

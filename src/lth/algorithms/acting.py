@@ -8,7 +8,7 @@ import numpy as np
 from .. import envs
 from ..errors import InputError
 from ..sparse.native import one_example
-from ..types import Numbers
+from ..types import ArrayLike
 from .base import OBSERVATION_CLIP, Agent, AgentState, Algorithm
 from .learner import flat_policy
 from .packed import Patterns
@@ -112,7 +112,7 @@ _last: list[
 ] = []  # the agent that acted last, cached because reading the weights takes 100 times as long as acting
 
 
-def choose(agent: Agent, observation: Numbers, rng: np.random.Generator | None = None) -> np.ndarray:
+def choose(agent: Agent, observation: ArrayLike, rng: np.random.Generator | None = None) -> np.ndarray:
     """Choose an agent's action for one observation or a batch: `Agent.act`."""
     acting = _last[0] if _last and _last[0].state is agent.state else None
     if acting is None:

@@ -17,7 +17,7 @@ import optax
 from ..errors import InputError
 from ..pruning.masks import MaskedState, apply_mask, keep_pruned_at_zero
 from ..replay import ReplayBuffer
-from ..types import Array, Batch, Numbers, Params
+from ..types import Array, ArrayLike, Batch, Params
 from .architecture import AgentConfig, Head, Network, Spaces
 from .networks import Apply, apply_of, module_of
 
@@ -266,7 +266,7 @@ class Agent(NamedTuple):
     task: str = ""
     """The task it was trained on, which defines the units of its actions; empty if unknown."""
 
-    def act(self, observation: Numbers, rng: np.random.Generator | None = None) -> np.ndarray:
+    def act(self, observation: ArrayLike, rng: np.random.Generator | None = None) -> np.ndarray:
         """Choose an action, in the environment's units.
 
         >>> import lth

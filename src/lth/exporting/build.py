@@ -79,9 +79,8 @@ def build(subject: Subject, formats: Sequence[str], quantized: bool, episodes: i
     dropped, sizes = unread(whole, network), sizes_of(whole, network, flash)
     about = contract(subject, network, dropped, rows, sizes)
     at = next((i for i, row in enumerate(rows) if row.name == "onnx"), None)
-    while (
-        at is not None
-    ):  # emit again with the contract as metadata, until the file has the size that the contract says
+    # Emit again with the contract as metadata, until the file has the size that the contract says.
+    while at is not None:
         files["policy.onnx"] = onnx.emit(network, about)
         if len(files["policy.onnx"]) == rows[at].bytes:
             check("onnx", network, onnx.session(files["policy.onnx"]), observations, actions)

@@ -13,7 +13,7 @@ from ..errors import InputError, nearest
 from ..precision import in_float32
 from ..pruning.chains import is_chain, read_chain
 from ..pruning.structure import check_chain
-from ..types import Numbers, Params
+from ..types import ArrayLike, Params
 from .build import build
 from .network import UNKNOWN, Activation, Layer, Network, Squash, dense, finish, numbers, run
 from .subjects import Subject
@@ -28,15 +28,15 @@ def export_mlp(
     *,
     activation: Activation = "relu",
     squash: Squash = "none",
-    low: Numbers | None = None,
-    high: Numbers | None = None,
-    mean: Numbers | None = None,
-    std: Numbers | None = None,
+    low: ArrayLike | None = None,
+    high: ArrayLike | None = None,
+    mean: ArrayLike | None = None,
+    std: ArrayLike | None = None,
     clip: float | None = None,
     order: Sequence[str] | None = None,
     inputs: Sequence[str] = (),
     outputs: Sequence[str] = (),
-    examples: Numbers | None = None,
+    examples: ArrayLike | None = None,
     apply: Callable[[Params, Any], Any] | None = None,
     quantize: str | None = None,
 ) -> Export:
@@ -138,7 +138,7 @@ def _layers(params: Params, order: Sequence[str] | None) -> tuple[Layer, ...]:
     return layers
 
 
-def _bounds(squash: Squash, low: Numbers | None, high: Numbers | None, m: int) -> tuple[np.ndarray, np.ndarray]:
+def _bounds(squash: Squash, low: ArrayLike | None, high: ArrayLike | None, m: int) -> tuple[np.ndarray, np.ndarray]:
     if squash not in ("tanh", "clip"):
         for name, value in (("low", low), ("high", high)):
             if value is not None:
@@ -160,7 +160,7 @@ def _bounds(squash: Squash, low: Numbers | None, high: Numbers | None, m: int) -
     return lowest, highest
 
 
-def _scale(std: Numbers, n: int) -> np.ndarray:
+def _scale(std: ArrayLike, n: int) -> np.ndarray:
     array, least = _each("std", std, n), np.finfo(np.float32).tiny
     wrong = np.flatnonzero(array < least)
     if len(wrong):
@@ -180,14 +180,14 @@ def _clip(clip: float | None) -> float:
     return float(array)
 
 
-def _examples(examples: Numbers, n: int) -> np.ndarray:
+def _examples(examples: ArrayLike, n: int) -> np.ndarray:
     array = numbers("examples", examples, "Leave out rows with such numbers")
     if array.ndim != 2 or array.shape[1] != n or not len(array):
         raise InputError(f"examples have shape {array.shape}, but the network needs (n, {n}) with at least one row")
     return array
 
 
-def _each(name: str, value: Numbers, n: int, hint: str = UNKNOWN) -> np.ndarray:
+def _each(name: str, value: ArrayLike, n: int, hint: str = UNKNOWN) -> np.ndarray:
     array = numbers(name, value, hint)
     if array.shape not in ((), (n,)):
         raise InputError(f"{name} has shape {array.shape}, but must be one number or {n} of them")

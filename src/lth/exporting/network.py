@@ -6,9 +6,9 @@ Everything is NumPy float32. `run` is the reference for all exported programs.
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from ..errors import InputError, brief
+from ..types import ArrayLike
 
 Activation = Literal["relu", "tanh"]
 Squash = Literal["tanh", "clip", "none", "argmax"]

@@ -22,8 +22,8 @@ from .masks import (
     emptied_layers,
     prune_lowest,
     pruned_by_layer,
-    traced,
 )
+from .selection import traced
 
 CHECKS = (
     "Check that (1) the dense model's checkpoint is valid: `lth eval` its run; (2) the replay buffer has valid data; "

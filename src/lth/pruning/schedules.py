@@ -20,7 +20,7 @@ from ..errors import InputError, nearest
 from ..types import Array, Mask, Params
 from .allocation import PATHS, AllocationName, PathName, counts_by_round, not_below
 from .layers import Layers, Prunable, StackAxes, join, layers, pieces, split, warn_of_doubts
-from .masks import lowest, prune_to
+from .selection import lowest, prune_to
 
 
 @jax.tree_util.register_static
