@@ -24,6 +24,7 @@ from src.lth.reporting.tickets import costs, overlaps, tickets
 from src.lth.reporting.views import RETURN, SUCCESS, names_rewind
 
 AT_END = "evaluation/success_at_end"
+TITLES = {"main": "SAC on five tasks", "rewinding": "Rewinding", "td3": "TD3", "dqn": "DQN"}
 Key = tuple[object, ...]
 
 
@@ -206,7 +207,7 @@ def page(plan: Plan, rows: Sequence[TidyRow], missing: Sequence[Block], figure: 
     """Return the page."""
     runs, config = Runs(rows), plan.config
     lines = [
-        f"# Results: {figure.removesuffix('.svg')}",
+        f"# Results: {TITLES[figure.removesuffix('.svg')]}",
         "Made by benchmarks/study_page.py from the saved blocks; [design.md](design.md) says what was planned.",
         "",
     ]
