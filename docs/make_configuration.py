@@ -15,9 +15,18 @@ def text() -> str:
     lines = [
         "# Configuration",
         "A config is a YAML file; every key is optional. On the command line `key=value` overrides one, the value in YAML:",
-        "`lth run config.yaml training.env_steps=20000 'pruning.sparsity=[0.8, 0.95]'`. Unknown and duplicate keys are errors,",
-        "and so are numbers that YAML would read in base 8 or 60 (`010`, `1:10`). This page is made from `src/lth/config.py` and",
-        "the algorithms' settings by `python docs/make_configuration.py`.",
+        "",
+        "    lth run my.yaml training.env_steps=20000 'pruning.sparsity=[0.8, 0.95]' output_dir=results/longer",
+        "",
+        "Without a file, commands read `config.yaml` in the working folder; in a checkout that is the quickstart's, whose settings suit",
+        "Pendulum only. If there is none, the overrides apply to the defaults below. `lth init` writes a config with every key.",
+        "",
+        "Results with other settings go into other run folders, but `table.csv`, `report.html` and the other tables hold the last command's,",
+        "so give each study its own `output_dir`. A study that leaves out a method of `report.primary` needs another question, or",
+        "`report.primary=null`.",
+        "",
+        "Unknown and duplicate keys are errors, and so are numbers that YAML would read in base 8 or 60 (`010`, `1:10`).",
+        "(This page is made from `src/lth/config.py` by `python docs/make_configuration.py`.)",
     ]
     defaults = Config().model_dump(mode="json")
     top = [
