@@ -295,7 +295,7 @@ def _evaluations(run: Path, rows: Sequence[MetricRow]) -> list[MetricRow]:
 def metrics_of(root: Path, spec: DenseSpec | TicketSpec) -> list[MetricRow]:
     """Return the evaluation metrics of a finished run, then its training metrics at the same steps.
 
-    The training metrics (`train/...`: losses, Q values, SAC's temperature and entropy) are means over the segment before an
+    The training metrics (`train/...`: losses, Q values, SAC's temperature and entropy) are of the last update before an
     evaluation. Values that are not finite, and the return of exploring episodes, are left out.
 
     Raises:

@@ -221,7 +221,7 @@ VIEWS: tuple[View, ...] = (
     View(
         "Training measurements",
         "Training measurements",
-        "Losses, Q values and other training metrics: means since the previous evaluation, IQM over seeds.",
+        "Losses, Q values and other training metrics of the last update before each evaluation, IQM over seeds.",
         _training,
     ),
     View(
