@@ -1,6 +1,7 @@
 """Agents of Stable-Baselines3 and SBX as dense runs: the same actions, the same transitions, and tickets that go on from them."""
 
 import copy
+import importlib
 
 import gymnasium
 import numpy as np
@@ -9,6 +10,10 @@ import yaml
 from helpers.models import make, needs_sbx
 
 import lth
+from lth.config import load_config
+from lth.experiment.backend import resolve_backend
+from lth.experiment.plan import plan
+from lth.experiment.start import rewound_buffer
 
 pytestmark = needs_sbx
 
@@ -68,6 +73,52 @@ def test_tickets_are_made_of_an_adopted_agent(tmp_path):
     assert "adopted agent, which lth does not train" in again.failed[0].message
 
 
+def count(monkeypatch, owner, name):
+    calls, own = [], getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *given: (calls.append(1), own(*given))[1])
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("library", "n_envs", "train_freq", "gradient_steps"),
+    [
+        ("stable_baselines3", 1, 4, 2),
+        ("stable_baselines3", 1, 4, -1),
+        ("stable_baselines3", 2, 1, 1),
+        ("stable_baselines3", 2, 2, -1),
+        ("sbx", 2, 2, -1),
+    ],
+)
+def test_tickets_learn_and_move_targets_as_often_as_the_model(
+    library, n_envs, train_freq, gradient_steps, tmp_path, monkeypatch
+):
+    how = {"train_freq": train_freq, "gradient_steps": gradient_steps, "target_update_interval": 12}
+    model = make(library, "DQN", "CartPole-v1", False, n_envs, learning_starts=0, **how)
+    module = importlib.import_module(f"{library}.dqn.dqn")
+    # Stable-Baselines3 calls it twice: for the weights, and for the statistics of norms.
+    owner, name, twice = (module.DQN, "soft_update", 1) if library == "sbx" else (module, "polyak_update", 2)
+    moves = count(monkeypatch, owner, name)
+    model.learn(48)
+    config = yaml.safe_load(lth.adopt(model, "CartPole-v1", output_dir=tmp_path).config.read_text())
+    moved = len(moves) // twice
+    assert moved == 4
+    assert config["training"]["updates_per_step"] == model._n_updates / 48
+    assert config["dqn"]["target_every"] == model._n_updates // moved
+
+
+@pytest.mark.parametrize("rewound", ["fine-tuned", "rewound with the trained buffer"])
+def test_tickets_start_with_what_the_model_s_buffer_has(rewound, tmp_path):
+    """One with 3 environments has whole rows of them, and a loaded model has lost what came before."""
+    first = make("stable_baselines3", "TD3", "Pendulum-v1", False, 3, buffer_size=50)
+    model = copy.deepcopy(first)
+    model.learn(60)
+    found = lth.adopt(model, "Pendulum-v1", initial=None if rewound == "fine-tuned" else first, output_dir=tmp_path)
+    config, _ = resolve_backend(load_config(found.config, ["pruning.rewound=[optimizer]"]))
+    (spec,) = {row.run for row in plan(config).rows if row.method == "magnitude"}
+    buffer = rewound_buffer(tmp_path, spec, lth.load(found.run).agent.state)
+    assert (len(buffer), buffer.capacity, len(buffer.state.rows)) == (48, 50, 50)
+
+
 def test_what_cannot_be_adopted(tmp_path):
     with pytest.raises(lth.InputError, match="PPO has no replay buffer"):
         lth.adopt(make("stable_baselines3", "PPO", "Pendulum-v1"), "Pendulum-v1", output_dir=tmp_path)
@@ -110,3 +161,28 @@ def test_what_cannot_follow_is_said(tmp_path):
     assert yaml.safe_load(found.config.read_text())["td3"]["exploration_noise"] == pytest.approx(0.3)
     agent = lth.load(found.run).agent
     assert agent.config.normalize_obs
+
+
+def test_settings_that_lth_lacks_are_said(tmp_path):
+    from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
+
+    noises = {kind: kind(np.zeros(1), 0.3 * np.ones(1)) for kind in (NormalActionNoise, OrnsteinUhlenbeckActionNoise)}
+    how = {"action_noise": noises[NormalActionNoise], "target_update_interval": 3}
+    model = make("stable_baselines3", "SAC", "Pendulum-v1", False, **how)
+    model.learn(30)
+    text = " ".join(lth.adopt(model, "Pendulum-v1", output_dir=tmp_path / "sac").notes)
+    assert "targets are moved at every update, not at one in 3 (the model's target_update_interval)" in text
+    assert "without the model's action noise" in text
+    said = {
+        None: (0.1, "because the model explores without noise"),
+        noises[NormalActionNoise]: (0.3, ""),  # of several environments, which have copies of it
+        noises[OrnsteinUhlenbeckActionNoise]: (0.3, "of the sigma of the model's OrnsteinUhlenbeckActionNoise"),
+    }
+    for i, (noise, (size, words)) in enumerate(said.items()):
+        model = make("stable_baselines3", "TD3", "Pendulum-v1", False, 2, action_noise=noise)
+        model.learn(30)
+        found = lth.adopt(model, "Pendulum-v1", output_dir=tmp_path / str(i))
+        text = " ".join(found.notes)
+        assert words in text
+        assert ("noise" in text) == bool(words)
+        assert yaml.safe_load(found.config.read_text())["td3"]["exploration_noise"] == pytest.approx(size)

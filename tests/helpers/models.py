@@ -21,11 +21,11 @@ def libraries():
     return {"sbx": sbx, "stable_baselines3": stable_baselines3}
 
 
-def make(library, algorithm, task, normalized=True, **settings):
+def make(library, algorithm, task, normalized=True, n_envs=1, **settings):
     found = libraries()
     from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-    env = DummyVecEnv([lambda: gymnasium.make(task)])
+    env = DummyVecEnv([lambda: gymnasium.make(task)] * n_envs)
     if normalized:
         env = VecNormalize(env, clip_obs=2.0)
     how = {"n_steps": 32, "batch_size": 16} if algorithm == "PPO" else {"learning_starts": 20, "batch_size": 16}

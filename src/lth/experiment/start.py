@@ -246,7 +246,12 @@ def rewound_buffer(root: Path, spec: TicketSpec, state: AgentState) -> ReplayBuf
     at = None if kept or spec.rewind_steps == "none" else spec.rewind_steps
     buffer = store.load_replay_buffer(dense, at, spec.dense)
     have = (buffer.observation_dim, buffer.action_dim, buffer.capacity, len(buffer))
-    want = (*sizes, capacity, min(training.env_steps if at is None else at, capacity))
+    size = min(training.env_steps if at is None else at, capacity)
+    if (
+        training.adopted and at is None
+    ):  # its library may have kept fewer transitions: those since it was loaded, or whole rows
+        size = min(len(buffer), size)
+    want = (*sizes, capacity, size)
     if have != want:
         raise InputError(
             f"the replay buffer '{replay_file(dense, at)}' does not fit this run: its observation length, action length, capacity "

@@ -40,23 +40,33 @@ def _training(model: Any, notes: list[str]) -> dict[str, Any]:
         raise InputError("the model is untrained; call model.learn first")
     if model.n_envs > 1:
         notes.append(f"tickets train in one environment, not in {model.n_envs} parallel ones")
-    frequency = getattr(model.train_freq, "frequency", model.train_freq)
-    each = frequency[0] if isinstance(frequency, tuple) else int(frequency)
-    if getattr(getattr(model.train_freq, "unit", None), "value", "step") == "episode":
+    if _by_episode(model):
         notes.append("updates are made after each step, not after each episode")
-        each = 1
-    updates = each if model.gradient_steps < 0 else int(model.gradient_steps)
+    updates, env_steps = _updates(model)
     segment = max(1, min(LONGEST_SEGMENT, steps // SEGMENTS))
     return {
         "training": {
             "env_steps": steps,
             "start_steps": min(int(model.learning_starts), steps - 1),
             "batch_size": int(model.batch_size),
-            "updates_per_step": updates / (each * model.n_envs),
+            "updates_per_step": updates / env_steps,
             "segment_steps": segment,
         },
         "evaluation": {"every": segment * max(1, steps // (SEGMENTS * segment))},
     }
+
+
+def _by_episode(model: Any) -> bool:
+    return bool(getattr(getattr(model.train_freq, "unit", None), "value", "step") == "episode")
+
+
+def _updates(model: Any) -> tuple[int, int]:
+    """Return the updates that a model makes at a time, and the environment steps of all its environments between two such times."""
+    frequency = getattr(model.train_freq, "frequency", model.train_freq)
+    each = frequency[0] if isinstance(frequency, tuple) else int(frequency)
+    env_steps = (1 if _by_episode(model) else each) * model.n_envs
+    # -1 means as many as environment steps, in all environments together.
+    return env_steps if model.gradient_steps < 0 else int(model.gradient_steps), env_steps
 
 
 def _rate(model: Any, notes: list[str], rate: Any = None) -> float:
@@ -85,14 +95,27 @@ def _sac(model: Any, kind: Kind, networks: Mapping[str, Params], notes: list[str
     else:
         notes.append(f"the temperature is learned, starting at {given}, but the model keeps it fixed")
         found["initial_alpha"] = float(given)
+    for name, what in (("target_update_interval", "targets are moved"), ("policy_delay", "the actor takes a step")):
+        if (every := int(getattr(model, name, 1))) > 1:
+            notes.append(f"{what} at every update, not at one in {every} (the model's {name})")
+    if model.action_noise is not None:
+        notes.append("tickets explore by their policy alone, without the model's action noise")
     target = model.target_entropy
     return {**found, **({} if isinstance(target, str) else {"target_entropy": float(target)})}
 
 
 def _td3(model: Any, kind: Kind, networks: Mapping[str, Params], notes: list[str]) -> dict[str, Any]:
-    noise = getattr(model.action_noise, "_sigma", None)
+    given = getattr(
+        model.action_noise, "base_noise", model.action_noise
+    )  # several environments have copies of one noise
+    noise = getattr(given, "_sigma", None)
     if noise is None:
-        notes.append("tickets explore with Gaussian noise of 0.1, because the model's noise could not be read")
+        why = "explores without noise" if given is None else f"has a {type(given).__name__}, whose size is not known"
+        notes.append(f"tickets explore with Gaussian noise of 0.1, because the model {why}")
+    elif type(given).__name__ != "NormalActionNoise":
+        notes.append(
+            f"tickets explore with independent Gaussian noise of the sigma of the model's {type(given).__name__}"
+        )
     return {
         **_pair(model, networks, notes),
         "policy_delay": int(model.policy_delay),
@@ -103,14 +126,16 @@ def _td3(model: Any, kind: Kind, networks: Mapping[str, Params], notes: list[str
 
 
 def _dqn(model: Any, kind: Kind, networks: Mapping[str, Params], notes: list[str]) -> dict[str, Any]:
-    frequency = getattr(model.train_freq, "frequency", model.train_freq)
-    each = frequency[0] if isinstance(frequency, tuple) else int(frequency)
+    updates, env_steps = _updates(model)
+    # Counted in steps of all environments at once; SBX has divided it by their number already.
+    interval = int(model.target_update_interval)
+    interval = interval if kind.library == "sbx" else max(interval // model.n_envs, 1)
     norm = getattr(model, "max_grad_norm", None)
     return {
         "q_hidden": list(hidden_of(networks["q"])),
         "q_learning_rate": _rate(model, notes),
         "double": False,
-        "target_every": max(1, int(model.target_update_interval) * max(1, int(model.gradient_steps)) // each),
+        "target_every": max(1, interval * model.n_envs * updates // env_steps),
         "max_grad_norm": None if norm is None or kind.library == "sbx" else float(norm),
         "exploration_initial": float(model.exploration_initial_eps),
         "exploration_final": float(model.exploration_final_eps),
