@@ -11,7 +11,7 @@ from helpers.models import needs_sbx
 from helpers.trees import on_host
 
 import lth
-from lth.algorithms.sac.sbx import _batches, _loss
+from lth.algorithms.sac.sbx import _batches, _flow, _loss
 from lth.pruning.criteria import CRITERIA
 from lth.sbx import masks_of, prune_sbx, set_masks
 
@@ -120,3 +120,19 @@ def test_what_cannot_be_done_is_said(sbx):
         prune_sbx(model, 0.5, "snip")
     with pytest.raises(lth.InputError, match="one sparsity"):
         prune_sbx(model, {"actor": 0.5, "critic": 0.6}, pool=True)
+    for call in (lambda given: set_masks(model, given), lambda given: prune_sbx(model, given)):
+        with pytest.raises(lth.InputError, match=r"must have an entry for each network, .*, but has actor"):
+            call({"actor": 0.5})
+
+
+def test_the_flow_of_deep_networks_follows_their_layers():
+    """There are more than ten, and by the alphabet Dense_10 comes before Dense_2."""
+    rng = np.random.default_rng(0)
+    kernels = [rng.normal(size=(3, 4)), *rng.normal(size=(10, 4, 4)), *rng.normal(size=(2, 4, 2))]
+    flow = np.ones(3)
+    for kernel in kernels[:-2]:
+        flow = flow @ kernel
+    params = {"params": {f"Dense_{i}": {"kernel": jnp.asarray(kernel)} for i, kernel in enumerate(kernels)}}
+    assert float(_flow({"actor": params}, None)) == pytest.approx(
+        flow @ (kernels[-2] + kernels[-1]).sum(axis=1), rel=1e-4
+    )

@@ -136,6 +136,18 @@ def test_a_second_pruning_goes_on_from_the_first():
     assert lth.compute_sparsity(second["actor"]) == pytest.approx(0.8, abs=0.01)
 
 
+def test_a_second_pruning_by_gradients_goes_on_from_the_first():
+    model = make("sbx", "SAC", "Pendulum-v1", normalized=False)
+    model.learn(25)
+    first = lth.prune_agent(model, 0.5)
+    assert lth.compute_sparsity(lth.sbx.masks_of(model)["actor"]) == 0.5
+    second = lth.prune_agent(model, 0.75, "gradient")  # not by |w|, so that it could bring weights back
+    for before, after in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        assert (np.asarray(after) <= np.asarray(before)).all()
+    for one, other in zip(jax.tree.leaves(second), jax.tree.leaves(lth.sbx.masks_of(model)), strict=True):
+        assert (np.asarray(one) == np.asarray(other)).all()
+
+
 class Doubled(gymnasium.ObservationWrapper):
     """Does not record its arguments, so that Gymnasium cannot create it again."""
 

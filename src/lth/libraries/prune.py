@@ -57,7 +57,7 @@ def prune_agent(
             f"sparsity names {', '.join(sparsity)}, but the networks of {kind.name} are {', '.join(networks)}"
         )
     if takes_gradients:
-        masks = _by_gradients(model, kind, sparsity, criterion, seed, how)
+        masks = _by_gradients(model, kind, networks, sparsity, criterion, seed, how)
     else:
         key = jax.random.key(seed)
         masks = {
@@ -76,7 +76,13 @@ def prune_agent(
 
 
 def _by_gradients(
-    model: Any, kind: Kind, sparsity: float | Mapping[str, float], criterion: str, seed: int, how: Mapping[str, Any]
+    model: Any,
+    kind: Kind,
+    networks: Mapping[str, Params],
+    sparsity: float | Mapping[str, float],
+    criterion: str,
+    seed: int,
+    how: Mapping[str, Any],
 ) -> dict[str, Mask]:
     if kind != Kind("sbx", "SAC"):
         raise InputError(
@@ -85,7 +91,8 @@ def _by_gradients(
         )
     from ..algorithms.sac.sbx import prune_sbx
 
-    return prune_sbx(model, sparsity, criterion, seed=seed, **how)
+    before = {name: _kept(params) for name, params in networks.items()}
+    return prune_sbx(model, sparsity, criterion, seed=seed, prev_mask=before, **how)
 
 
 def _kept(params: Params) -> Mask:

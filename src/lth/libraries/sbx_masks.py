@@ -64,6 +64,7 @@ def _under(tx: optax.GradientTransformation, mask: Mask) -> optax.GradientTransf
         updates, state = tx.update(_where(kept, gradients), state, params)
         return _where(kept, updates), state
 
+    update.mask = kept  # type: ignore[attr-defined]  # read by `lth.sbx.masks_of`
     return optax.GradientTransformation(tx.init, update)
 
 

@@ -35,6 +35,7 @@ def prune_sbx(
     batch_size: int = 256,
     seed: int = 0,
     pool: bool = False,
+    prev_mask: Mapping[str, Mask] | None = None,
     **how: Any,
 ) -> dict[str, Mask]:
     """Make masks for an SBX agent's actor and critics, `{"actor": ..., "critic": ...}`. The agent is not changed.
@@ -52,6 +53,7 @@ def prune_sbx(
         batch_size: transitions per batch, drawn with replacement.
         seed: the seed of the batches, and of the criterion random.
         pool: prune both networks jointly to one sparsity.
+        prev_mask: earlier masks, `{"actor": ..., "critic": ...}`; None: those under which the agent learns (`masks_of`).
         how: further arguments of `prune`: allocation, exclude, rounds, invert, collapse.
 
     Returns:
@@ -61,13 +63,17 @@ def prune_sbx(
         InputError: see `prune`; or the replay buffer is empty or of an unsupported kind.
     """
     params = {"actor": model.policy.actor_state.params, "critic": model.policy.qf_state.params}
+    if isinstance(sparsity, Mapping):
+        _check_networks(sparsity, "sparsity")
+    if prev_mask is not None:
+        _check_networks(prev_mask, "prev_mask")
     row = criterion_named(criterion)
     gathered: dict[str, Any] = {"actor": None, "critic": None}
     if row.takes_gradients:
         batches = _batches(model, num_batches, batch_size, seed)
         gathered = gradient_statistic(_loss(model), params, batches, str(row.statistic))
     given = {"loss": _flow, "batches": [np.ones(())], **how}
-    before, key = masks_of(model), jax.random.key(seed)
+    before, key = masks_of(model) if prev_mask is None else dict(prev_mask), jax.random.key(seed)
     if pool:
         if isinstance(sparsity, Mapping):
             raise InputError("pool=True needs one sparsity for both networks; pass a number")
@@ -96,6 +102,9 @@ def masks_of(model: Any) -> dict[str, Mask]:
         inner = state.opt_state.inner_state
         if isinstance(inner, MaskedState):
             return jax.tree.map(lambda m, p: m.astype(p.dtype), inner.mask, state.params)
+        kept = getattr(state.tx.update, "mask", None)  # of `lth.prune_agent`
+        if kept is not None:
+            return jax.tree.map(lambda m, p: m.astype(p.dtype), kept, state.params)
         return jax.tree.map(jnp.ones_like, state.params)
 
     return {"actor": mask_of(model.policy.actor_state), "critic": mask_of(model.policy.qf_state)}
@@ -112,8 +121,9 @@ def set_masks(model: Any, masks: Mapping[str, Mask]) -> None:
         masks: one for each network, `{"actor": ..., "critic": ...}`, as `prune_sbx` returns them.
 
     Raises:
-        InputError: a mask does not fit its network, or `param_resets` would undo it.
+        InputError: a mask is missing or does not fit its network, or `param_resets` would undo it.
     """
+    _check_networks(masks, "masks")
     if model.param_resets:
         raise InputError(
             "the model uses param_resets, which would reinitialize all weights and drop the masks; set param_resets=None"
@@ -138,6 +148,15 @@ def set_masks(model: Any, masks: Mapping[str, Mask]) -> None:
         if network == "critic":
             changes["target_params"] = apply_mask(state.target_params, mask)
         setattr(policy, "actor_state" if network == "actor" else "qf_state", state.replace(**changes))
+
+
+def _check_networks(given: Any, what: str) -> None:
+    """Raise InputError unless there is a value for the actor and for the critic."""
+    if not isinstance(given, Mapping) or set(given) != {"actor", "critic"}:
+        found = ", ".join(map(str, given)) if isinstance(given, Mapping) else type(given).__name__
+        raise InputError(
+            f'{what} must have an entry for each network, {{"actor": ..., "critic": ...}}, but has {found or "none"}'
+        )
 
 
 def _masked(optimizer: Any) -> Any:
@@ -204,7 +223,9 @@ def _batches(model: Any, num_batches: int, batch_size: int, seed: int) -> list[t
 
 def _flow(params: Params, _: Any) -> jax.Array:
     """Return the synaptic flow of SBX's networks for inputs of 1 (`saliency.synaptic_flow`)."""
-    kernels = [(name, leaf) for name, leaf in named_leaves(params).items() if name.endswith("/kernel")]
+    leaves = named_leaves(params).items()
+    # By length first: Dense_10 comes after Dense_9.
+    kernels = sorted(((n, leaf) for n, leaf in leaves if n.endswith("/kernel")), key=lambda one: (len(one[0]), one[0]))
     if any("Dense_" not in name.split("/")[-2] or "Simba" in name for name, _ in kernels):
         raise InputError("synflow needs chains of dense layers, which this policy does not have; use another criterion")
     total = jnp.zeros(())
