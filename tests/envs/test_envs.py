@@ -4,6 +4,7 @@ import functools
 import itertools
 import subprocess
 import sys
+import types
 from typing import ClassVar
 
 import gymnasium
@@ -187,6 +188,22 @@ def test_actions_reach_the_ends_of_the_true_space():
         np.testing.assert_allclose(lopsided.unwrapped.got, true, atol=1e-6)
         lopsided.reset()
     cart.close()
+
+
+def test_actions_in_float32_are_within_bounds_of_float64():
+    """The float32 next to 0.1 is above it, and environments may assert that actions are in their space."""
+    space = gymnasium.spaces.Box(np.array([-0.1, -1.1, -np.inf]), np.array([0.3, 0.1, 1e300]), dtype=np.float64)
+    env = types.SimpleNamespace(observation_space=Counter.observation_space, action_space=space, unwrapped=None)
+    found = envs.interface_of(env)
+    assert (found.action_low.dtype, found.action_high.dtype) == (np.float32, np.float32)
+    assert (found.action_low >= space.low).all()
+    assert (found.action_high[:2] <= space.high[:2]).all()
+    np.testing.assert_allclose(found.action_high[:2], [0.3, 0.1], rtol=1e-6)
+    assert (found.action_low[2], found.action_high[2]) == (-np.inf, np.inf)
+    exact = gymnasium.spaces.Box(-0.4, 0.4, (3,), np.float32)  # a bound in float32 is itself
+    assert (
+        envs.interface_of(types.SimpleNamespace(**{**vars(env), "action_space": exact})).action_high == exact.high
+    ).all()
 
 
 @pytest.mark.parametrize("num_envs", [1, 3])

@@ -197,8 +197,8 @@ def interface_of(env: Any) -> Interface:
     return Interface(
         _bound(box.low),
         _bound(box.high),
-        _bound(space.low if continuous else ()),
-        _bound(space.high if continuous else ()),
+        _within(space.low if continuous else (), np.inf),
+        _within(space.high if continuous else (), -np.inf),
         0 if continuous else int(space.start),
         _dt(env),
         _actuators(env),
@@ -215,6 +215,13 @@ def _actuators(env: Any) -> tuple[str, ...]:
 def _bound(values: Any) -> np.ndarray:
     with np.errstate(over="ignore"):  # a bound beyond float32 counts as infinite
         return np.asarray(values, np.float64).ravel().astype(np.float32)
+
+
+def _within(values: Any, inward: float) -> np.ndarray:
+    """Return bounds of actions as `_bound`, but rounded inward: the nearest float32 may be outside of a float64 bound."""
+    found, exact = _bound(values), np.asarray(values, np.float64).ravel()
+    outside = np.isfinite(found) & (found < exact if inward > 0 else found > exact)
+    return np.where(outside, np.nextafter(found, np.float32(inward)), found)
 
 
 def _dt(env: Any) -> float | None:
