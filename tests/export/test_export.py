@@ -68,6 +68,16 @@ def test_one_observation_a_batch_and_exploration(agent):
     assert (explored == agent.act(seen, np.random.default_rng(1))).all()
 
 
+def test_an_agent_acts_by_its_own_settings(agent):
+    """Also after an agent with the same weights, whose parts are kept for the next call."""
+    raw = agent._replace(config=agent.config.model_copy(update={"normalize_obs": False}))
+    seen = np.array([0.5, -0.3, 6.0])
+    first, second = agent.act(seen), raw.act(seen)
+    assert first != second
+    assert second == raw._replace(state=agent.state._replace()).act(seen)
+    assert agent.act(seen) == first
+
+
 def test_what_act_refuses(agent):
     with pytest.raises(
         lth.InputError, match=r"needs observations of shape \(3,\) or \(n, 3\), but got float64 of shape \(4,\)"

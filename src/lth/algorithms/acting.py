@@ -9,6 +9,7 @@ from .. import envs
 from ..errors import InputError
 from ..sparse.native import one_example
 from ..types import ArrayLike
+from .architecture import AgentConfig
 from .base import OBSERVATION_CLIP, Agent, AgentState, Algorithm
 from .learner import flat_policy
 from .packed import Patterns
@@ -102,6 +103,7 @@ def act(policy: Policy, observations: np.ndarray, noise: np.ndarray | None = Non
 class _Acting(NamedTuple):
     """The cached parts of an agent for `choose`."""
 
+    config: AgentConfig
     state: AgentState
     policy: Policy
     algorithm: Algorithm
@@ -114,9 +116,9 @@ _last: list[
 
 def choose(agent: Agent, observation: ArrayLike, rng: np.random.Generator | None = None) -> np.ndarray:
     """Choose an agent's action for one observation or a batch: `Agent.act`."""
-    acting = _last[0] if _last and _last[0].state is agent.state else None
-    if acting is None:
-        acting = _Acting(agent.state, policy_of(agent), agent.algorithm)
+    acting = _last[0] if _last else None
+    if acting is None or acting.state is not agent.state or acting.config is not agent.config:
+        acting = _Acting(agent.config, agent.state, policy_of(agent), agent.algorithm)
         _last[:] = [acting]
     spaces, given = acting.algorithm.spaces, np.asarray(observation)
     single = given.ndim == 1
