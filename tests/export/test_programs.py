@@ -126,6 +126,22 @@ def test_the_normalizer_is_folded_only_where_nothing_can_be_clipped():
 
 
 @pytest.mark.skipif(not shutil.which("gcc"), reason="no compiler")
+def test_names_do_not_end_the_comment_that_they_are_in():
+    policy = CASES["no layer but one, nothing normalized"]
+    names = [
+        "*\\",
+        "/\\*",
+        "\u901f\u5ea6\u89d2/",
+        "*/ int",
+        "?" * 5 + "\\",
+    ]  # three signs that are not ASCII become ???
+    program = c.emit(policy, "**//** \\", names, names[:2])
+    with compiled(program, policy) as built:  # with all warnings as errors
+        seen = observations(policy)
+        assert deviation(policy, seen, built.act(seen), exact_actions(policy, seen)) < TOLERANCE
+
+
+@pytest.mark.skipif(not shutil.which("gcc"), reason="no compiler")
 def test_tanh_is_that_of_the_library():
     values = np.concatenate([np.linspace(-12, 12, 20001), np.logspace(-30, 0, 200)]).astype(np.float32)
     policy = network((1, 1), density=1.0, normal=False)

@@ -55,9 +55,9 @@ def needs_libm(network: Network) -> bool:
 
 def _plain(text: str) -> str:
     """Replace characters that a C comment cannot contain."""
-    return (
-        re.sub(r"[^ -~]", "?", text).replace("*/", "* /").replace("/*", "/ *").replace("??", "? ?").replace("\\", "/")
-    )
+    text = re.sub(r"[^ -~]", "?", text).replace("\\", "/")  # first, because it may leave the end of a comment
+    text = text.replace("*/", "* /").replace("/*", "/ *").replace("??", "? ?")
+    return text.replace("??/", "? ?/")  # of three question marks; compilers read it as a backslash
 
 
 def describe(network: Network) -> list[str]:
