@@ -3,6 +3,7 @@
 import itertools
 import runpy
 import shutil
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -214,10 +215,33 @@ def test_the_order_of_layers():
     params = {name: {"kernel": k, "bias": b} for name, (k, b) in named.items()}
     assert [names[0] for names in read_chain(params).names] == ["torso/kernel", "middle/kernel", "a_head/kernel"]
     square = {"b": {"kernel": np.eye(4)}, "a": {"kernel": np.ones((4, 4))}}
-    assert [names[0] for names in read_chain(square).names] == ["a/kernel", "b/kernel"]
+    with pytest.warns(UserWarning, match="order of the layers is assumed to be that of the alphabet, a, b"):
+        assert [names[0] for names in read_chain(square).names] == ["a/kernel", "b/kernel"]
     assert [names[0] for names in read_chain(square, order=["b", "a"]).names] == ["b/kernel", "a/kernel"]
     many = {f"Dense_{i}": {"kernel": np.eye(4)} for i in range(12)}
     assert [names[0] for names in read_chain(many).names] == [f"Dense_{i}/kernel" for i in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("names", "doubtful"),
+    [
+        ("decoder encoder", True),
+        ("dense_0 dense_1 middle", True),
+        ("head torso", True),  # the alphabet is surely wrong
+        ("layer_0 layer_1 output", False),
+        ("linear linear_1 linear_2", False),
+        ("fc1 fc2 fc10 net/out", False),
+        ("blocks/0/dense_1 blocks/1/dense_0", False),
+    ],
+)
+def test_an_order_that_only_the_alphabet_tells_is_a_warning(names, doubtful):
+    params = {name: {"kernel": np.eye(4)} for name in names.split()}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = read_chain(params)
+    assert [kernel.removesuffix("/kernel") for kernel, _ in found.names] == names.split()
+    assert bool(told) == doubtful
+    assert not read_chain(params, order=names.split()).names[0][1]  # an order that is given is no doubt
 
 
 def test_what_is_no_chain():
@@ -228,7 +252,7 @@ def test_what_is_no_chain():
         lth.shrink({"a": {"kernel": chain[0][0]}, "b": {"kernel": chain[0][0]}})
     with pytest.raises(lth.InputError, match="order is x, but the layers are a"):
         lth.shrink({"a": {"kernel": chain[0][0]}}, order=["x"])
-    constant = {"a": {"kernel": np.zeros((2, 2)), "bias": np.ones(2)}, "b": {"kernel": np.eye(2)}}
+    constant = {"fc1": {"kernel": np.zeros((2, 2)), "bias": np.ones(2)}, "fc2": {"kernel": np.eye(2)}}
     with pytest.raises(lth.InputError, match="has no bias"):
         lth.shrink(constant)
     with pytest.raises(lth.InputError, match="unknown activation 'gelu'"):

@@ -3,9 +3,11 @@
 A chain is a list of (kernel, bias) in the order in which the network applies them: kernels (inputs, outputs), biases (outputs,).
 """
 
+import functools
 import itertools
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +20,10 @@ from .layers import is_matrix, layers, named_leaves
 
 MOST_ORDERS = 8
 """The largest number of layers for which all orders are tried if the names do not determine the order."""
+
+_NUMBER = re.compile(r"[\W_]*\d+")
+_LAST = re.compile(r"(?:^|[/_])(?:out|outputs?|head|last|final|logits|readout)$", re.IGNORECASE)
+"""Names of last layers."""
 
 
 class Reading(NamedTuple):
@@ -52,11 +58,14 @@ def read_chain(params: Params, order: Sequence[str] | None = None) -> Reading:
 
     Args:
         params: parameters from Flax, Equinox, Haiku or NNX, or any pytree with one matrix and at most one vector per layer.
-        order: the layer names in the order in which they are applied. None: the order of the numbers in their names; if the
-            shapes do not fit in that order, the only order in which they do.
+        order: the layer names in the order in which they are applied. None: the order of the numbers in their names, then of
+            the alphabet; if the shapes do not fit in that order, the only order in which they do.
 
     Raises:
         InputError: a leaf does not belong to a dense layer, a layer name is unknown, or the order is ambiguous.
+
+    Warns:
+        UserWarning: only the alphabet decides between orders in which the shapes fit.
     """
     leaves = named_leaves(params)
     rows = [row for row in layers(params, prunable=is_matrix) if row.prunable]
@@ -127,8 +136,38 @@ def _ordered(
         return list(order)
     natural = sorted(found, key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)])
     if fits(natural):
+        if _by_alphabet(natural, lambda one, next_one: fits((one, next_one))):
+            warnings.warn(
+                f"the order of the layers is assumed to be that of the alphabet, {', '.join(natural)}: their names do not tell it, "
+                "and their shapes fit in other orders too. Pass order=[name, ...]; in a wrong order they compute another function",
+                stacklevel=4,
+            )
         return natural
     orders = [o for o in itertools.permutations(natural) if fits(o)] if len(natural) <= MOST_ORDERS else []
     if len(orders) != 1:
         raise InputError(f"the order of the layers is ambiguous: {listed}. Pass order=[name, ...]")
     return list(orders[0])
+
+
+def _by_alphabet(natural: Sequence[str], follows: Callable[[str, str], bool]) -> bool:
+    """Return whether layers may be in another order than `natural`, with numbered names in order and a name like `output` last."""
+    kinds: dict[str, list[str]] = {}
+    for name in natural:
+        kinds.setdefault(_NUMBER.sub("", name), []).append(name)
+    lines, count = list(kinds.values()), len(natural)
+    last = [name for name in natural if _LAST.search(name)]
+
+    @functools.cache
+    def ways(places: tuple[int, ...], before: str | None) -> int:
+        """Count the orders of the layers that are left, up to 2, when `places` of each kind are taken, `before` as the last."""
+        found = int(sum(places) == count)
+        for i, line in enumerate(lines):
+            name = line[places[i]] if places[i] < len(line) else None
+            if name is None or found > 1 or (last == [name] and sum(places) < count - 1):
+                continue
+            if before is None or follows(before, name):
+                found += ways((*places[:i], places[i] + 1, *places[i + 1 :]), name)
+        return min(found, 2)
+
+    orders = ways((0,) * len(lines), None)
+    return orders > 1 or (orders == 1 and len(last) == 1 and natural[-1] != last[0])
