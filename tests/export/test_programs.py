@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 from helpers.policies import CASES, exact, exact_actions, network, observations, subject
 
+from lth.algorithms.architecture import Head, Spaces
 from lth.exporting import c
+from lth.exporting.c_tables import table_bytes
 from lth.exporting.check import TOLERANCE, deviation, tolerance_of
 from lth.exporting.compilers import CORTEX_M4, STRICT, compiled
 from lth.exporting.fold import fold, quantize, unread
 from lth.exporting.network import run
 from lth.exporting.programs import PROGRAMS
+from lth.exporting.sizes import mask_bytes
 
 COMPILERS = [
     pytest.param(name, marks=pytest.mark.skipif(not shutil.which(name), reason="not installed"))
@@ -110,6 +113,23 @@ def test_what_folding_removes():
     assert all(layer.kernel.any(axis=1).all() for layer in small.layers)  # and is read
     constant = network(density=0.0)
     assert unread(constant, fold(constant)) == list(range(6))
+
+
+@pytest.mark.parametrize("emptied", [0, 1, 2])
+def test_no_input_is_needed_where_a_layer_is_emptied(emptied):
+    policy = network((6, 8, 8, 3), density=0.6)
+    layers = list(policy.layers)
+    layers[emptied] = layers[emptied]._replace(kernel=np.zeros_like(layers[emptied].kernel))
+    policy = policy._replace(layers=tuple(layers))
+    small, seen = fold(policy), observations(policy)
+    assert unread(policy, small) == list(range(6))
+    assert deviation(policy, seen, run(small, seen), exact_actions(policy, seen)) < TOLERANCE
+    names = ["layer_0", "layer_1", "output"]
+    masks = {
+        name: {"kernel": layer.kernel != 0, "bias": layer.bias == layer.bias}
+        for name, layer in zip(names, layers, strict=True)
+    }
+    assert table_bytes(small) == mask_bytes(masks, Spaces(6, 3), Head(3, "tanh"), True)
 
 
 def test_the_normalizer_is_folded_only_where_nothing_can_be_clipped():

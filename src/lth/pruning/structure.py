@@ -195,9 +195,10 @@ def _shrunk(chain: Chain, activation: Callable[[Array], Array]) -> list[tuple[Ar
     layers = [(_wide(kernel), _wide(bias)) for kernel, bias in chain]
 
     def keep(i: int, units: Array) -> None:
-        if not units.any():
-            units = np.arange(units.size) == 0
         kernel, bias = layers[i]
+        if not units.any():  # one unit stays, which is not read, so it need not read anything
+            units = np.arange(units.size) == 0
+            kernel = np.zeros_like(kernel)
         layers[i] = kernel[:, units], bias[units]
         layers[i + 1] = layers[i + 1][0][units], layers[i + 1][1]
 
