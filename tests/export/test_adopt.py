@@ -184,5 +184,6 @@ def test_settings_that_lth_lacks_are_said(tmp_path):
         found = lth.adopt(model, "Pendulum-v1", output_dir=tmp_path / str(i))
         text = " ".join(found.notes)
         assert words in text
+        assert "the lower of both critics, not the first" in text
         assert ("noise" in text) == bool(words)
         assert yaml.safe_load(found.config.read_text())["td3"]["exploration_noise"] == pytest.approx(size)

@@ -116,6 +116,11 @@ def _td3(model: Any, kind: Kind, networks: Mapping[str, Params], notes: list[str
         notes.append(
             f"tickets explore with independent Gaussian noise of the sigma of the model's {type(given).__name__}"
         )
+    if kind.library != "sbx":
+        notes.append(
+            "unlike in Stable-Baselines3, targets are moved at every update, not only with the actor, and the actor maximizes the "
+            "lower of both critics, not the first"
+        )
     return {
         **_pair(model, networks, notes),
         "policy_delay": int(model.policy_delay),
