@@ -16,7 +16,7 @@ from .families import (
     Verdict,
     main_scope,
 )
-from .numbers import number, p_value, percent, rounded, share
+from .numbers import number, p_value, percent, rewound, rounded, share
 from .scores import ALL_TASKS, Condition, Runs, level_name
 from .tickets import MaskCost
 from .views import RETURN, SUCCESS, names_rewind
@@ -201,11 +201,6 @@ def _main_verdicts(runs: Runs, found: Families, metric: str) -> list[Verdict]:
 def _line(levels: Sequence[str], by: str, text: str) -> str:
     head = ", ".join(filter(None, (names(levels), by)))
     return f"{sentence(head)}: {text}." if head else f"{sentence(text)}."
-
-
-def rewound(rewind: str) -> str:
-    """Name a rewind point: `rewound to step 2000`, `fine-tuned`."""
-    return "fine-tuned" if rewind == "none" else f"rewound to step {rewind}"
 
 
 _SAID = {

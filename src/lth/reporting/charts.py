@@ -8,10 +8,9 @@ import numpy as np
 from .. import stats
 from ..analysis.scores import DECADE
 from ..experiment.measurements import SCORES
-from ..experiment.tidy import DENSE
 from .families import compared
-from .numbers import percent
-from .scores import ALL_TASKS, Condition, Runs, level_name, shares
+from .numbers import percent, rewound
+from .scores import ALL_TASKS, DENSE_AGENT, Condition, Runs, level_name, shares
 from .tickets import overlaps
 from .views import RETURN, SUCCESS
 
@@ -56,9 +55,6 @@ class Chart(NamedTuple):
     dots: tuple[Dot, ...] = ()  # the runs behind the points; of sparsity, dense agents are at x = -1
 
 
-DENSE_AGENTS = Condition(DENSE, "", "", "")
-
-
 def _points(series: str, x: Sequence[float], scores: stats.Scores, statistic: Callable[..., Any]) -> list[Point]:
     low, high = stats.interval(statistic, scores, rng=np.random.default_rng(0))
     runs = sum(np.shape(s)[-1] for s in scores)
@@ -84,7 +80,7 @@ def _curves(
     """Yield a chart for each level at which a metric was measured."""
     for rewind, sparsity in runs.levels():
         points = []
-        for condition in (DENSE_AGENTS, *runs.at(rewind, sparsity)):
+        for condition in (DENSE_AGENT, *runs.at(rewind, sparsity)):
             sets = [runs.curve(task, condition, metric) for task in tasks]
             times = sorted(set.intersection(*(set(t) for t, _ in sets)))
             if not times:
@@ -133,7 +129,7 @@ def against_sparsity(runs: Runs) -> list[Chart]:
     found = []
     for scope, tasks in runs.scopes().items():
         for metric in (RETURN, SUCCESS):
-            if not all(runs.last(task, DENSE_AGENTS, metric) for task in tasks):
+            if not all(runs.last(task, DENSE_AGENT, metric) for task in tasks):
                 continue
             for rewind in dict.fromkeys(r for r, _ in runs.levels()):
                 if chart := _over_sparsity(runs, scope, tasks, metric, rewind):
@@ -157,23 +153,19 @@ def _over_sparsity(runs: Runs, scope: str, tasks: Sequence[str], metric: str, re
 
     ticks = sorted((s for r, s in runs.levels() if r == rewind), key=_sparsity)
     points: list[Point] = []
-    runs_shown = list(dots(DENSE_AGENTS, -1.0))
+    runs_shown = list(dots(DENSE_AGENT, -1.0))
     for i, sparsity in enumerate(ticks):
-        for condition in (DENSE_AGENTS, *runs.at(rewind, sparsity)):
+        for condition in (DENSE_AGENT, *runs.at(rewind, sparsity)):
             arrays = [np.array(list(by_seed.values())) for by_seed in values(condition)]
             if all(a.size for a in arrays):
                 points += _points(condition.label, [i], arrays, stats.mean)
-                runs_shown += dots(condition, i) if condition != DENSE_AGENTS else ()
+                runs_shown += dots(condition, i) if condition != DENSE_AGENT else ()
     if not points:
         return None
     name = "success rate (mean)" if metric == SUCCESS else "score (mean; 1 is dense)" if scored else "return (mean)"
     several = len({r for r, _ in runs.levels()}) > 1
-    title = scope + (f", {_back(rewind)}" if several else "")
+    title = scope + (f", {rewound(rewind)}" if several else "")
     return Chart("sparsity", title, "pruned", name, points, tuple(map(percent, ticks)), metric, tuple(runs_shown))
-
-
-def _back(rewind: str) -> str:
-    return "fine-tuned" if rewind == "none" else f"rewound to step {rewind}"
 
 
 def _sparsity(text: str) -> tuple[float, str]:
@@ -191,7 +183,7 @@ def profiles(runs: Runs) -> list[Chart]:
             continue
         for rewind, sparsity in runs.levels():
             points = []
-            for condition in (DENSE_AGENTS, *runs.at(rewind, sparsity)):
+            for condition in (DENSE_AGENT, *runs.at(rewind, sparsity)):
                 if runs.has(tasks, condition):
                     scores = runs.scores(tasks, condition)
                     points += _points(
@@ -241,7 +233,7 @@ def intervals(runs: Runs) -> list[Bars]:
             Bar(name, condition.label, condition.label, *_points(condition.label, [0], scores, statistic)[0][2:])
             for name, statistic in AGGREGATES.items()
             if name != "median" or len(tasks) > 1
-            for condition in (DENSE_AGENTS, *runs.at(rewind, sparsity))
+            for condition in (DENSE_AGENT, *runs.at(rewind, sparsity))
             if runs.has(tasks, condition)
             for scores in [runs.scores(tasks, condition)]
         ]

@@ -308,10 +308,6 @@ def abbreviated(tasks: Sequence[str], least: int = 4) -> dict[str, str]:
     return found
 
 
-def _in_all(groups: list[list[str]]) -> set[str]:
-    return set.intersection(*map(set, groups)) if len(groups) > 1 else set()
-
-
 def shorten(text: str, width: int) -> str:
     """Leave out the middle of a text that is too long; the end, which tells names apart, keeps most of the room.
 

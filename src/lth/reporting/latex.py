@@ -5,10 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .charts import DENSE_AGENTS
 from .figures import METRICS, select
-from .numbers import percent
-from .scores import Condition, Runs
+from .numbers import percent, rewound
+from .scores import DENSE_AGENT, Condition, Runs
 from .views import names_rewind
 
 _SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
@@ -58,13 +57,13 @@ def latex_table(
     ]
     for task in runs.tasks:
         for rewind in rewinds:
-            back = {"none": ", fine-tuned"}.get(rewind, f", rewound to step {rewind}") if names_rewind(rewinds) else ""
-            dense = _number(runs, task, DENSE_AGENTS, name, most)
+            back = f", {rewound(rewind)}" if names_rewind(rewinds) else ""
+            dense = _number(runs, task, DENSE_AGENT, name, most)
             head = f"{escaped(task)}{back}; dense: {dense}"
             lines += [r"\midrule", rf"\multicolumn{{{columns + 1}}}{{l}}{{{head}}} \\"]
             rows: dict[str, dict[str, Condition]] = {}
             for c in runs.conditions:
-                if c.rewind == rewind and c != DENSE_AGENTS:
+                if c.rewind == rewind and c != DENSE_AGENT:
                     rows.setdefault(c.label, {})[c.sparsity] = c
             for label, found in rows.items():
                 if "" in found:  # pruned nowhere

@@ -17,7 +17,7 @@ from ..experiment.tasks import spaces_of_task
 from ..exporting.sizes import mask_bytes
 from .charts import Size
 from .numbers import percent
-from .scores import Condition
+from .scores import DENSE_AGENT, Condition
 from .views import label
 
 MOST_EDGES = 400
@@ -197,7 +197,7 @@ def sizes(plan: Plan, finished: Container[Spec]) -> list[Size]:
             whole: Any = {name: {"kernel": np.ones(shape, bool)} for name, shape in network.kernels(spaces).items()}
             if network.layer_norm:
                 whole |= {f"norm_{i}": {"scale": np.ones(n, bool)} for i, n in enumerate(network.hidden)}
-            found[row.dense] = Size(task, row.dense.seed, Condition("dense", "", "", ""), mask_bytes(whole, *measure))
+            found[row.dense] = Size(task, row.dense.seed, DENSE_AGENT, mask_bytes(whole, *measure))
         if row.run in finished:
             if mask not in masks:
                 masks[mask] = mask_bytes(store.read_mask(last_file(plan.root, mask))[config.POLICY], *measure)

@@ -1,4 +1,4 @@
-"""How numbers are written for people: no digit that says nothing."""
+"""How numbers, sparsities and rewind points are written for people: no digit that says nothing."""
 
 import math
 from typing import TYPE_CHECKING
@@ -56,3 +56,8 @@ def percent(sparsity: str) -> str:
         return sparsity
     left = 100.0 * (1.0 - value)
     return f"{round(100.0 * value, 2 - math.floor(math.log10(left)) if left > 0 else 0):g} %"
+
+
+def rewound(rewind: str) -> str:
+    """Name a rewind point: `rewound to step 2000`, `fine-tuned`."""
+    return "fine-tuned" if rewind == "none" else f"rewound to step {rewind}"

@@ -14,7 +14,7 @@ from ..experiment.rates import estimate_times, wall_seconds
 from ..experiment.spec import Spec
 from ..experiment.status import State
 from .display import duration, run_name
-from .numbers import rounded
+from .numbers import rewound, rounded
 
 _TO_DO = "."
 
@@ -98,7 +98,7 @@ def results_matrix(plan: Plan, states: Sequence[State], width: int) -> Iterator[
 def level_title(task: str, sparsity: str, rewind: str) -> str:
     """Name what is compared: `drawer-close-v3, sparsity 0.9, rewound to step 5000`; an empty rewind point is left out."""
     parts = [task, f"sparsity {sparsity}" if sparsity else "not pruned"]
-    parts += ["fine-tuned" if rewind == "none" else f"rewound to step {rewind}"] if rewind else []
+    parts += [rewound(rewind)] if rewind else []
     return ", ".join(parts)
 
 

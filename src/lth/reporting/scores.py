@@ -14,7 +14,7 @@ import numpy as np
 from .. import stats
 from ..config import CONTROL_METHODS, SALIENCY_METHODS
 from ..experiment.tidy import DENSE, RANDOM_POLICY, TidyRow
-from .numbers import percent
+from .numbers import percent, rewound
 from .views import RETURN, SUCCESS, label, names_rewind
 
 ALL_TASKS = "all tasks"
@@ -242,8 +242,7 @@ def results(runs: Runs) -> list[Result]:
 def level_name(runs: Runs, rewind: str, sparsity: str) -> str:
     """Name a level as far as levels differ: `95 % pruned, rewound to step 2000`."""
     named = names_rewind(r for r, _ in runs.levels())
-    back = {"none": "fine-tuned"}.get(rewind, f"rewound to step {rewind}")
-    return percent(sparsity) + " pruned" + (f", {back}" if named else "")
+    return percent(sparsity) + " pruned" + (f", {rewound(rewind)}" if named else "")
 
 
 def shares(runs: Runs, task: str, condition: Condition, metric: str, of: str = "weights") -> dict[str, float]:

@@ -6,10 +6,10 @@ from itertools import zip_longest
 
 from ..analysis.stability import LEAST_SHARED
 from . import dots
-from .answer import Answer, claim, rewound
+from .answer import Answer, claim
 from .families import NOT_JUDGED, Families, Verdict, main_scope
 from .html import anchor, figure, fold, items, note, table, text
-from .numbers import bounds, number, p_value, percent, quantity, rounded, share
+from .numbers import bounds, number, p_value, percent, quantity, rewound, rounded, share
 from .savings import Saving, saved
 from .scores import ALL_TASKS, Condition, Estimate, Result, Runs
 from .styles import Style
