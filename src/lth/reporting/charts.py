@@ -10,7 +10,7 @@ from ..analysis.scores import DECADE
 from ..experiment.measurements import SCORES
 from .families import compared
 from .numbers import percent, rewound
-from .scores import ALL_TASKS, DENSE_AGENT, Condition, Runs, level_name, shares
+from .scores import ALL_TASKS, DENSE_AGENT, Condition, Runs, estimate, level_name, shares
 from .tickets import overlaps
 from .views import RETURN, SUCCESS
 
@@ -42,7 +42,7 @@ class Dot(NamedTuple):
 class Chart(NamedTuple):
     """What a chart shows.
 
-    `kind`: curve (lines with bands), sparsity (points over `ticks`), profile (steps), bytes (points with sizes by `ticks`).
+    `kind`: curve and time (lines with bands), sparsity (points over `ticks`), profile (steps), bytes (points with their runs).
     """
 
     kind: str
@@ -78,9 +78,9 @@ def _curves(
     runs: Runs, scope: str, tasks: Sequence[str], metric: str, name: str, statistic: Callable[..., Any]
 ) -> Iterator[Chart]:
     """Yield a chart for each level at which a metric was measured."""
-    for rewind, sparsity in runs.levels():
+    for level in runs.levels():
         points = []
-        for condition in (DENSE_AGENT, *runs.at(rewind, sparsity)):
+        for condition in runs.beside_dense(*level):
             sets = [runs.curve(task, condition, metric) for task in tasks]
             times = sorted(set.intersection(*(set(t) for t, _ in sets)))
             if not times:
@@ -90,8 +90,35 @@ def _curves(
                 values = [runs.score(task, v) for task, v in zip(tasks, values, strict=True)]
             points += _points(condition.label, times, values, statistic)
         if points:
-            title = f"{scope}, {level_name(runs, rewind, sparsity)}"
-            yield Chart("curve", title, "environment steps", name, points, metric=metric)
+            yield Chart("curve", _title(runs, scope, level), "environment steps", name, points, metric=metric)
+
+
+def by_time(runs: Runs) -> list[Chart]:
+    """Return by seconds of training, at the evaluations; a run's seconds are spread evenly over its environment steps.
+
+    Start-up and compilation are left out where runs have recorded them apart.
+
+    A ticket's clock starts with its own training; its dense agent's is not on it. Intervals are of the returns.
+    """
+    found = []
+    for task in runs.tasks:
+        for level in runs.levels():
+            points = []
+            for condition in runs.beside_dense(*level):
+                steps, values = runs.curve(task, condition, RETURN)
+                seconds, start, trained = (
+                    runs.last(task, condition, f"cost/{name}")
+                    for name in ("train_seconds", "start_seconds", "env_steps")
+                )
+                if steps and seconds:
+                    own = [seconds[seed] - start.get(seed, 0.0) for seed in trained]
+                    rate = float(np.mean(np.array(own) / np.maximum([*trained.values()], 1.0)))
+                    times = [rate * (step - steps[0]) for step in steps]
+                    points += _points(condition.label, times, [values], stats.iqm)
+            if points:
+                title = _title(runs, task, level)
+                found.append(Chart("time", title, "seconds of training", "return (IQM)", points))
+    return found
 
 
 LEARNED = {
@@ -155,7 +182,7 @@ def _over_sparsity(runs: Runs, scope: str, tasks: Sequence[str], metric: str, re
     points: list[Point] = []
     runs_shown = list(dots(DENSE_AGENT, -1.0))
     for i, sparsity in enumerate(ticks):
-        for condition in (DENSE_AGENT, *runs.at(rewind, sparsity)):
+        for condition in runs.beside_dense(rewind, sparsity):
             arrays = [np.array(list(by_seed.values())) for by_seed in values(condition)]
             if all(a.size for a in arrays):
                 points += _points(condition.label, [i], arrays, stats.mean)
@@ -178,19 +205,15 @@ def _sparsity(text: str) -> tuple[float, str]:
 def profiles(runs: Runs) -> list[Chart]:
     """Performance profiles: the share of runs x tasks with a score above each threshold."""
     found = []
-    for scope, tasks in runs.scopes().items():
-        if not set(tasks) <= set(runs.scored) or (scope != ALL_TASKS and len(runs.scored) > 1):
+    for scope, tasks, level in _scored_levels(runs):
+        if scope != ALL_TASKS and len(runs.scored) > 1:
             continue
-        for rewind, sparsity in runs.levels():
-            points = []
-            for condition in (DENSE_AGENT, *runs.at(rewind, sparsity)):
-                if runs.has(tasks, condition):
-                    scores = runs.scores(tasks, condition)
-                    points += _points(
-                        condition.label, THRESHOLDS.tolist(), scores, lambda s: stats.profile(s, THRESHOLDS)
-                    )
-            title = f"{scope}, {level_name(runs, rewind, sparsity)}"
-            found.append(Chart("profile", title, "score (1 is dense)", "share of runs above", points))
+        points = []
+        for condition in runs.beside_dense(*level):
+            if runs.has(tasks, condition):
+                scores = runs.scores(tasks, condition)
+                points += _points(condition.label, THRESHOLDS.tolist(), scores, lambda s: stats.profile(s, THRESHOLDS))
+        found.append(Chart("profile", _title(runs, scope, level), "score (1 is dense)", "share of runs above", points))
     return found
 
 
@@ -228,41 +251,42 @@ def intervals(runs: Runs) -> list[Bars]:
     The median over tasks is left out where there is one task.
     """
     found = []
-    for scope, tasks, rewind, sparsity in _scored_levels(runs):
+    for scope, tasks, level in _scored_levels(runs):
         bars = [
-            Bar(name, condition.label, condition.label, *_points(condition.label, [0], scores, statistic)[0][2:])
+            Bar(name, condition.label, condition.label, *estimate(statistic, scores), sum(map(len, scores)))
             for name, statistic in AGGREGATES.items()
             if name != "median" or len(tasks) > 1
-            for condition in (DENSE_AGENT, *runs.at(rewind, sparsity))
+            for condition in runs.beside_dense(*level)
             if runs.has(tasks, condition)
             for scores in [runs.scores(tasks, condition)]
         ]
-        found.append(Bars(f"{scope}, {level_name(runs, rewind, sparsity)}", bars))
+        found.append(Bars(_title(runs, scope, level), bars))
     return found
 
 
 def improvement(runs: Runs) -> list[Bars]:
     """The probability that a run of the first of two conditions beats one of the second, with its interval."""
     found = []
-    for scope, tasks, rewind, sparsity in _scored_levels(runs):
+    for scope, tasks, level in _scored_levels(runs):
         bars = []
-        for first, second in compared([c for c in runs.at(rewind, sparsity) if runs.has(tasks, c)]):
+        for first, second in compared([c for c in runs.at(*level) if runs.has(tasks, c)]):
             sides = [runs.scores(tasks, c) for c in (first, second)]
-            value = float(stats.probability_of_improvement(*sides))
-            low, high = stats.interval(stats.probability_of_improvement, *sides, rng=np.random.default_rng(0))
+            better = estimate(stats.probability_of_improvement, *sides)
             row = f"{first.label} > {second.label}"
-            bars.append(
-                Bar("P(first better)", row, first.label, value, float(low), float(high), sum(map(len, sides[0])))
-            )
+            bars.append(Bar("P(first better)", row, first.label, *better, sum(map(len, sides[0]))))
         if bars:
-            found.append(Bars(f"{scope}, {level_name(runs, rewind, sparsity)}", bars, 0.5))
+            found.append(Bars(_title(runs, scope, level), bars, 0.5))
     return found
 
 
-def _scored_levels(runs: Runs) -> Iterator[tuple[str, list[str], str, str]]:
+def _scored_levels(runs: Runs) -> Iterator[tuple[str, list[str], tuple[str, str]]]:
     for scope, tasks in runs.scopes().items():
-        if set(tasks) <= set(runs.scored):
-            yield from ((scope, tasks, rewind, sparsity) for rewind, sparsity in runs.levels())
+        if runs.have_scores(tasks):
+            yield from ((scope, tasks, level) for level in runs.levels())
+
+
+def _title(runs: Runs, scope: str, level: tuple[str, str]) -> str:
+    return f"{scope}, {level_name(runs, *level)}"
 
 
 class Likeness(NamedTuple):
@@ -400,9 +424,8 @@ def pictures(runs: Runs) -> list[Picture]:
     """What the masks kept: of each layer's weights; and of the policy's weights from each observation, those on a path."""
     found = []
     for task in runs.tasks:
-        for rewind, sparsity in runs.levels():
-            here = runs.at(rewind, sparsity)
-            name = f"{task}, {level_name(runs, rewind, sparsity)}"
+        for level in runs.levels():
+            here, name = runs.at(*level), _title(runs, task, level)
             kept = [
                 Cell(condition.label, layer, share)
                 for condition in here

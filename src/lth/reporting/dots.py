@@ -63,10 +63,9 @@ def panels(runs: Runs, found: Families, scope: str, tasks: Sequence[str], metric
 
     The axis has scores, or where a task has none its returns (success rates).
     """
-    references = [runs.reference(task, metric) for task in tasks]
-    scored = all(reference.usable for reference in references)
-    zero, one, margin = (0.0, 1.0, found.margin) if scored else (references[0].random, references[0].dense, math.nan)
-    raw = (references[0].random, references[0].dense) if scored and len(tasks) == 1 else None
+    reference, scored = runs.reference(tasks[0], metric), runs.have_scores(tasks, metric)
+    zero, one, margin = (0.0, 1.0, found.margin) if scored else (reference.random, reference.dense, math.nan)
+    raw = (reference.random, reference.dense) if scored and len(tasks) == 1 else None
     verdicts = {v.condition: v for v in found.verdicts if (v.scope, v.metric) == (scope, metric)}
     shown = []
     for rewind, sparsity in runs.levels():

@@ -5,6 +5,7 @@ runs of one seed on several tasks count once. Within a family the chance of any 
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -110,28 +111,29 @@ def families(runs: Runs, question: tuple[str, str] | None, margin: float) -> Fam
 def compared(conditions: Sequence[Condition]) -> list[tuple[Condition, Condition]]:
     """Return the pairs of one level that are compared: tickets with each other, with dense, and with their controls."""
     tickets = [c for c in conditions if c.is_ticket]
-    pairs = [(a, b) for i, a in enumerate(tickets) for b in tickets[i + 1 :]]
-    pairs += [(ticket, DENSE_AGENT) for ticket in tickets]
-    return pairs + [
-        (ticket, control)
-        for control in conditions
-        if not control.is_ticket and control != DENSE_AGENT
-        for ticket in tickets
-        if control.method in (ticket.method, *CONTROL_METHODS, "")
+    return [
+        *combinations(tickets, 2),
+        *((ticket, DENSE_AGENT) for ticket in tickets),
+        *((ticket, control) for control in conditions for ticket in tickets if _is_control_of(control, ticket)),
     ]
+
+
+def _is_control_of(control: Condition, ticket: Condition) -> bool:
+    """Return whether one condition is a control of another: of its method, or of all methods."""
+    return not control.is_ticket and control.method in (ticket.method, *CONTROL_METHODS, "")
 
 
 def _judged(runs: Runs, metric: str, scored: bool = True) -> Iterable[tuple[str, list[str]]]:
     for scope, tasks in runs.scopes(metric).items():
         there = all(runs.last(task, DENSE_AGENT, metric) for task in tasks)
-        if there and (not scored or all(runs.reference(task, metric).usable for task in tasks)):
+        if there and (not scored or runs.have_scores(tasks, metric)):
             yield scope, tasks
 
 
 def main_scope(runs: Runs, metric: str = RETURN) -> tuple[str, list[str]]:
     """Return what a report's first statements are about: all tasks that have scores by the metric, or the only one."""
     scopes = runs.scopes(metric)
-    first = next((task for task in runs.tasks if runs.reference(task, metric).usable), next(iter(scopes), ""))
+    first = next((task for task in runs.tasks if runs.have_scores([task], metric)), next(iter(scopes), ""))
     name = ALL_TASKS if ALL_TASKS in scopes else first
     return name, scopes.get(name, [])
 
@@ -144,7 +146,7 @@ def primary(runs: Runs, question: tuple[str, str]) -> Primary | None:
     scope, tasks = main_scope(runs)
     asked = [[Condition(method, "", sparsity, rewind) for method in question] for rewind, sparsity in runs.levels()]
     pairs = [pair for pair in asked if all(runs.has(tasks, condition) for condition in pair)]
-    if not pairs or not tasks or not set(tasks) <= set(runs.scored):
+    if not pairs or not tasks or not runs.have_scores(tasks):
         return None
     found = [runs.differences(tasks, first, second) for first, second in pairs]
     seeds = sorted(set.intersection(*(set(one) for one in found)))
@@ -166,7 +168,7 @@ def verdicts(runs: Runs, scope: str, tasks: Sequence[str], metric: str, margin: 
     A method's sparsities are tested in a fixed order, at each rewind point: for winning from the least sparse on, for worse from
     the sparsest on, in each case until one is not decided.
     """
-    usable = all(runs.reference(task, metric).usable for task in tasks)
+    usable = runs.have_scores(tasks, metric)
     groups: dict[tuple[str, str, str], list[Condition]] = {}
     for c in runs.conditions:
         if c != DENSE_AGENT and runs.has(tasks, c):
@@ -175,11 +177,15 @@ def verdicts(runs: Runs, scope: str, tasks: Sequence[str], metric: str, margin: 
     for conditions in groups.values():
         differences = [_differences(runs, tasks, c, metric, usable) for c in conditions]
         enough = [usable and d.size >= stats.FEWEST for d in differences]
-        wins, loses = (
-            stats.fixed_sequence([_one_sided(sign * (d + margin)) if e else np.nan for d, e in zip(*some, strict=True)])
-            for sign, some in ((1.0, (differences, enough)), (-1.0, (differences[::-1], enough[::-1])))
+        above, below = (
+            [
+                stats.sign_flip_test(sign * (d + margin), greater=True) if e else np.nan
+                for d, e in zip(differences, enough, strict=True)
+            ]
+            for sign in (1.0, -1.0)
         )
-        for c, d, e, win, lose in zip(conditions, differences, enough, wins, loses[::-1], strict=True):
+        wins, loses = stats.fixed_sequence(above), stats.fixed_sequence(below[::-1])[::-1]
+        for c, d, e, win, lose in zip(conditions, differences, enough, wins, loses, strict=True):
             low, high, _ = stats.sign_flip_interval(d, BOTH_SIDES) if e else (np.nan,) * 3
             verdict = WINNING if win <= stats.LEVEL else WORSE if lose <= stats.LEVEL else UNDECIDED
             found.append(
@@ -209,10 +215,6 @@ def _differences(runs: Runs, tasks: Sequence[str], c: Condition, metric: str, us
     return np.full(len(set.intersection(*there)), np.nan)
 
 
-def _one_sided(d: np.ndarray) -> float:
-    return stats.sign_flip_test(d, greater=True)
-
-
 def controls(runs: Runs, scope: str, tasks: Sequence[str], metric: str) -> list[Comparison]:
     """Test whether tickets are better than their controls, one-sided; the family is all controls and sparsities of a method."""
     found = []
@@ -223,7 +225,7 @@ def controls(runs: Runs, scope: str, tasks: Sequence[str], metric: str) -> list[
             for ticket in tickets
             if ticket.method == method
             for control in runs.at(ticket.rewind, ticket.sparsity)
-            if not control.is_ticket and control.method in (method, *CONTROL_METHODS, "") and runs.has(tasks, control)
+            if _is_control_of(control, ticket) and runs.has(tasks, control)
         ]
         found += _family("control", scope, metric, runs, tasks, pairs, greater=True)
     return found
@@ -238,10 +240,10 @@ def exploratory(runs: Runs, asked: Primary | None) -> list[Comparison]:
     found = []
     for metric in (RETURN, SUCCESS):
         for scope, tasks in _judged(runs, metric):
-            pairs = []
+            pairs: list[tuple[Condition, Condition]] = []
             for rewind, sparsity in runs.levels():
                 tickets = [c for c in runs.at(rewind, sparsity) if c.is_ticket and runs.has(tasks, c)]
-                pairs += [(a, b) for i, a in enumerate(tickets) for b in tickets[i + 1 :]]
+                pairs += combinations(tickets, 2)
             pairs = [pair for pair in pairs if (scope, metric, frozenset(pair)) not in done]
             found += _family("exploratory", scope, metric, runs, tasks, pairs)
     return found

@@ -21,7 +21,6 @@ from .findings import (
     finding_of_picture,
 )
 from .html import figure, fold, note, text
-from .savings import by_time
 from .scores import ALL_TASKS, Condition, Runs
 from .styles import Style
 from .views import RETURN, SUCCESS
@@ -99,7 +98,7 @@ def _against_sparsity(metric: str) -> Callable[[Source], list[Drawn]]:
 
 
 def _time(source: Source) -> list[Drawn]:
-    return [_drawn(source, chart) for chart in by_time(source.runs)]
+    return [_drawn(source, chart) for chart in charts.by_time(source.runs)]
 
 
 def _bytes(source: Source) -> list[Drawn]:

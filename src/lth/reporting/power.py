@@ -64,7 +64,7 @@ def _pilots(runs: Runs, question: Sequence[str] | None) -> tuple[list[tuple[floa
     Where the pilot runs give none, return why.
     """
     scope, tasks = main_scope(runs)
-    if not scope or not set(tasks) <= set(runs.scored):
+    if not scope or not runs.have_scores(tasks):
         return [], "the pilot runs have no scores: dense learned too little, or the random policy was not measured"
     if question:
         found = []

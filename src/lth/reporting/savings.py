@@ -5,12 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import stats
 from .answer import sentence
-from .charts import Chart, Point
 from .families import WINNING, Families
 from .numbers import percent, quantity, rounded
-from .scores import ALL_TASKS, DENSE_AGENT, Condition, Runs, level_name
+from .scores import ALL_TASKS, DENSE_AGENT, Condition, Runs
 from .views import RETURN
 
 LEAST_TIMES = 1.1
@@ -128,34 +126,3 @@ def _saved(runs: Runs, s: Saving, several: bool) -> str:
 
 def _bytes(count: float) -> str:
     return f"{quantity(count / 1000)} kB" if count >= 1000 else f"{count:.0f} bytes"
-
-
-def by_time(runs: Runs) -> list[Chart]:
-    """Return by seconds of training, at the evaluations; a run's seconds are spread evenly over its environment steps.
-
-    Start-up and compilation are left out where runs have recorded them apart.
-
-    A ticket's clock starts with its own training; its dense agent's is not on it. Intervals are of the returns.
-    """
-    found = []
-    for task in runs.tasks:
-        for rewind, sparsity in runs.levels():
-            points = []
-            for condition in (DENSE_AGENT, *runs.at(rewind, sparsity)):
-                times, values = runs.curve(task, condition, RETURN)
-                seconds, start, steps = (
-                    runs.last(task, condition, f"cost/{name}")
-                    for name in ("train_seconds", "start_seconds", "env_steps")
-                )
-                if len(times) and seconds:
-                    own = [seconds[seed] - start.get(seed, 0.0) for seed in steps]
-                    rate = float(np.mean(np.array(own) / np.maximum([*steps.values()], 1.0)))
-                    low, high = stats.interval(stats.iqm, [values], rng=np.random.default_rng(0))
-                    for step, *y in zip(times, stats.iqm([values]), low, high, strict=True):
-                        value, least, most = map(float, y)
-                        at = rate * (step - times[0])
-                        points.append(Point(condition.label, at, value, least, most, values.shape[1]))
-            if points:
-                title = f"{task}, {level_name(runs, rewind, sparsity)}"
-                found.append(Chart("time", title, "seconds of training", "return (IQM)", points))
-    return found

@@ -98,7 +98,7 @@ class Runs:
             self.metrics.setdefault((task, condition), []).append(metric)
         self.conditions = sorted(dict.fromkeys(c for _, c, m in self.values if m == RETURN), key=_order)
         self.references = {task: self.reference(task) for task in self.tasks}
-        self.scored = [task for task in self.tasks if self.references[task].usable]
+        self.scored = [task for task in self.tasks if self.have_scores([task])]
 
     def reference(self, task: str, metric: str = RETURN) -> Reference:
         """Return what scores of a metric on a task are measured by."""
@@ -111,9 +111,13 @@ class Runs:
         last = tuple(steps[max(steps)] for _, steps in dense)
         return Reference(task, metric, len(dense), random, error, start, last)
 
+    def have_scores(self, tasks: Sequence[str], metric: str = RETURN) -> bool:
+        """Return whether the dense agents of all these tasks learned enough for scores by a metric."""
+        return all(self.reference(task, metric).usable for task in tasks)
+
     def scopes(self, metric: str = RETURN) -> dict[str, list[str]]:
         """Return the tasks behind each thing that is said: of all that have scores, if these are several, and of each."""
-        scored = self.scored if metric == RETURN else [t for t in self.tasks if self.reference(t, metric).usable]
+        scored = [task for task in self.tasks if self.have_scores([task], metric)]
         several = {ALL_TASKS: scored} if len(scored) > 1 else {}
         return {**several, **{task: [task] for task in self.tasks}}
 
@@ -140,21 +144,18 @@ class Runs:
         common = set.intersection(*(set(one) for one in found)) if found else set()
         return {seed: float(np.mean([one[seed] for one in found])) for seed in sorted(common)}
 
-    def scores(
-        self, tasks: Sequence[str], condition: Condition, seeds: Sequence[list[int]] | None = None
-    ) -> stats.Scores:
+    def scores(self, tasks: Sequence[str], condition: Condition) -> stats.Scores:
         """Return the scores of a condition's runs, one array for each task."""
-        found = [self.last(task, condition) for task in tasks]
-        chosen = seeds or [list(runs) for runs in found]
-        return [
-            self.score(task, [runs[seed] for seed in some])
-            for task, runs, some in zip(tasks, found, chosen, strict=True)
-        ]
+        return [self.score(task, [*self.last(task, condition).values()]) for task in tasks]
+
+    def mean(self, task: str, condition: Condition, metric: str) -> float:
+        """Return the mean over seeds of the last values of a metric."""
+        return float(np.mean([*self.last(task, condition, metric).values()]))
 
     def measured(self, task: str, condition: Condition, prefix: str) -> dict[str, float]:
         """Return the mean over seeds of each metric that begins so, by what follows."""
         return {
-            metric.removeprefix(prefix): float(np.mean(list(self.last(task, condition, metric).values())))
+            metric.removeprefix(prefix): self.mean(task, condition, metric)
             for metric in self.metrics.get((task, condition), ())
             if metric.startswith(prefix)
         }
@@ -176,6 +177,10 @@ class Runs:
     def at(self, rewind: str, sparsity: str) -> list[Condition]:
         """Return what was done at a level; what is pruned nowhere (`retrained`) is at each of its rewind point."""
         return [c for c in self.conditions if c.rewind == rewind and c.sparsity in (sparsity, "")]
+
+    def beside_dense(self, rewind: str, sparsity: str) -> list[Condition]:
+        """Return the dense agents, then what was done at a level."""
+        return [DENSE_AGENT, *self.at(rewind, sparsity)]
 
 
 def _order(condition: Condition) -> tuple[Any, ...]:
@@ -222,7 +227,7 @@ def results(runs: Runs) -> list[Result]:
                 continue
             one = [np.array(list(runs.last(tasks[0], condition).values()))]
             success = [np.array(list(runs.last(tasks[0], condition, SUCCESS).values()))]
-            scores = runs.scores(tasks, condition) if set(tasks) <= set(runs.scored) else None
+            scores = runs.scores(tasks, condition) if runs.have_scores(tasks) else None
             found.append(
                 Result(
                     scope,

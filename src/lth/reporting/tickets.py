@@ -27,17 +27,14 @@ def tickets(runs: Runs) -> list[Ticket]:
     found = []
     for task in runs.tasks:
         for condition in runs.conditions:
-            networks = [name for name in runs.measured(task, condition, "weights/") if "/" not in name]
-            for network in networks:
-                units, stability = "units", ("spearman", "shared", "shared_by_chance")
-                values = [1.0 - shares(runs, task, condition, m).get(network, np.nan) for m in ("kept", "effective")]
-                values += [
-                    shares(runs, task, condition, m, units).get(network, np.nan)
-                    for m in ("dead_units", "dormant_units")
-                ]
-                values += [runs.measured(task, condition, f"saliency_{m}/").get(network, np.nan) for m in stability]
-                if values[0] == values[0]:
-                    found.append(Ticket(task, condition, network, *values))
+            kept, effective = (shares(runs, task, condition, count) for count in ("kept", "effective"))
+            others = [shares(runs, task, condition, count, of="units") for count in ("dead_units", "dormant_units")]
+            for name in ("spearman", "shared", "shared_by_chance"):
+                others.append(runs.measured(task, condition, f"saliency_{name}/"))
+            for network in kept:
+                if "/" not in network:  # not a layer
+                    sparse = 1.0 - kept[network], 1.0 - effective.get(network, np.nan)
+                    found.append(Ticket(task, condition, network, *sparse, *(o.get(network, np.nan) for o in others)))
     return found
 
 
@@ -91,8 +88,7 @@ def barriers(runs: Runs) -> list[Barrier]:
         if kind == "barrier":
             line, other, name = rest.split("/", 2)
             ends = ("value_other", "value_one") if line == "noise" else ("value_one", "value_other")
-            values = [runs.last(task, condition, f"{k}/{rest}").values() for k in (*ends, "barrier")]
-            means = [float(np.mean(list(v))) for v in values]
+            means = [runs.mean(task, condition, f"{k}/{rest}") for k in (*ends, "barrier")]
             found.append(Barrier(task, condition, other, name, len(seeds), *means))
     return found
 
@@ -118,10 +114,7 @@ def costs(runs: Runs) -> list[CostRow]:
             task,
             condition,
             len(runs.last(task, condition)),
-            *(
-                float(np.mean(list(runs.last(task, condition, f"cost/{name}").values())))
-                for name in CostRow._fields[3:]
-            ),
+            *(runs.mean(task, condition, f"cost/{name}") for name in CostRow._fields[3:]),
         )
         for task in runs.tasks
         for condition in runs.conditions
