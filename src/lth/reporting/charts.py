@@ -1,5 +1,6 @@
 """The report's charts as rows: what each point, band and square shows. `figures`, `svg` and the page only draw them."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -8,12 +9,17 @@ import numpy as np
 from .. import stats
 from ..analysis.scores import DECADE
 from ..experiment.measurements import SCORES
+from ..experiment.tidy import DENSE
 from .families import compared
 from .numbers import percent, rewound
 from .scores import ALL_TASKS, DENSE_AGENT, Condition, Runs, estimate, level_name, shares
 from .tickets import overlaps
 from .views import RETURN, SUCCESS
 
+MOST_ROWS = 80
+"""Of a picture of masks whose rows are all named."""
+MOST_BANDS = 3
+"""Series whose bands are drawn: more overlap to one grey."""
 THRESHOLDS = np.linspace(0.0, 1.25, 51)
 """Of the performance profiles."""
 
@@ -53,6 +59,23 @@ class Chart(NamedTuple):
     ticks: tuple[str, ...] = ()
     metric: str = ""  # of the tidy table
     dots: tuple[Dot, ...] = ()  # the runs behind the points; of sparsity, dense agents are at x = -1
+
+    def by_series(self) -> dict[str, list[Point]]:
+        """Return the points of each series."""
+        found: dict[str, list[Point]] = {}
+        for point in self.points:
+            found.setdefault(point.series, []).append(point)
+        return found
+
+    def banded(self) -> list[str]:
+        """Return the series whose bands are drawn: the dense agents', where there are many series."""
+        found = self.by_series()
+        return [name for name in found if name == DENSE or len(found) <= MOST_BANDS]
+
+    def runs_of(self, series: str) -> tuple[list[float], list[float]]:
+        """Return x and y of the runs behind a series."""
+        dots = [dot for dot in self.dots if dot.series == series]
+        return [dot.x for dot in dots], [dot.y for dot in dots]
 
 
 def _points(series: str, x: Sequence[float], scores: stats.Scores, statistic: Callable[..., Any]) -> list[Point]:
@@ -202,6 +225,47 @@ def _sparsity(text: str) -> tuple[float, str]:
         return 2.0, text
 
 
+class Beside(NamedTuple):
+    """Where a series of a chart against sparsity stands."""
+
+    means: list[Point]  # their bars reach BAR slots to either side; of dense agents at the ticks
+    dots: list[tuple[float, float]]  # (x, y) of the runs; of dense agents at DENSE_PLACE
+    slot: float  # what each series takes of the distance between two ticks, which is 1
+
+
+DENSE_PLACE = -0.8
+"""Where the runs of dense agents stand, beside the first tick at 0."""
+BAR = 0.44
+"""Half of a mean's bar, in slots."""
+
+
+def beside_ticks(chart: Chart, order: Iterable[str]) -> dict[str, Beside]:
+    """Place series beside the ticks so that none hides another, dense agents first; every seed has a place, the same in each.
+
+    Args:
+        chart: of kind sparsity.
+        order: of the series; others may be among them.
+    """
+    found, room = chart.by_series(), 0.84  # of the distance between two ticks
+    names = [name for name in order if name in found and name != DENSE]
+    seeds = sorted({dot.seed for dot in chart.dots})
+    count, slot = max(len(names), 1), room / max(len(names), 1)
+    placed = {}
+    for name in [name for name in (DENSE, *names) if name in found]:
+        place = 0.0 if name == DENSE else (names.index(name) - (count - 1) / 2) * room / count
+        offset = {
+            seed: place + (i - (len(seeds) - 1) / 2) * 0.75 * min(slot, 0.4) / len(seeds)
+            for i, seed in enumerate(seeds)
+        }
+        dots = [
+            ((DENSE_PLACE if name == DENSE else dot.x) + offset[dot.seed], dot.y)
+            for dot in chart.dots
+            if dot.series == name
+        ]
+        placed[name] = Beside([p._replace(x=p.x + place) for p in found[name]], dots, slot)
+    return placed
+
+
 def profiles(runs: Runs) -> list[Chart]:
     """Performance profiles: the share of runs x tasks with a score above each threshold."""
     found = []
@@ -235,6 +299,13 @@ class Bars(NamedTuple):
     title: str
     bars: list[Bar]
     reference: float | None = None
+
+    def by_panel(self) -> dict[str, list[Bar]]:
+        """Return the rows of each panel."""
+        found: dict[str, list[Bar]] = {}
+        for bar in self.bars:
+            found.setdefault(bar.panel, []).append(bar)
+        return found
 
 
 AGGREGATES: dict[str, Callable[..., Any]] = {
@@ -306,6 +377,10 @@ class HeatMap(NamedTuple):
     network: str
     cells: list[Likeness]  # each pair once
 
+    def names(self) -> list[str]:
+        """Return the methods, which are rows and columns alike."""
+        return list(dict.fromkeys(name for cell in self.cells for name in (cell.row, cell.column)))
+
 
 def overlap(runs: Runs) -> list[HeatMap]:
     """The Jaccard index of the masks of each two methods at the same seed, and of each method at two seeds; means."""
@@ -342,6 +417,33 @@ class Histogram(NamedTuple):
     series: str
     bins: list[Bin]
     cuts: list[Cut]  # the lowest sparsity first
+
+    @property
+    def width(self) -> float:
+        """Of a bin, in powers of ten."""
+        return self.bins[-1].high - self.bins[-1].low
+
+    def totals(self) -> list[int]:
+        """Return the weights of each bin."""
+        return [b.weights for b in self.bins]
+
+    def pruned(self) -> list[int]:
+        """Return how many weights of each bin the least sparse mask prunes, and so every mask."""
+        return [b.weights - kept for b, kept in zip(self.bins, self.cuts[0].kept, strict=True)]
+
+    def places(self) -> tuple[list[float], list[tuple[float, int | None]]]:
+        """Return where each bin begins, zero a little apart at the left; and the ticks with their powers of ten, None for zero."""
+        finite = [b.low for b in self.bins if math.isfinite(b.low)] or [0.0]
+        first, last = finite[0], finite[-1] + self.width
+        zero = first - 4 * self.width
+        ticks: list[tuple[float, int | None]] = []
+        if not math.isfinite(self.bins[0].low):
+            ticks.append((zero + self.width / 2, None))
+        every = max(1, round((last - first) / 4))
+        ticks += [(t, t) for t in range(math.ceil(first), math.floor(last) + 1) if t % every == 0]
+        if len(ticks) > 1 and ticks[0][1] is None and ticks[1][0] - ticks[0][0] < every / 2:
+            del ticks[1]
+        return [b.low if math.isfinite(b.low) else zero for b in self.bins], ticks
 
 
 def histograms(runs: Runs) -> list[Histogram]:
@@ -418,6 +520,14 @@ class Picture(NamedTuple):
     title: str
     row: str  # what a row is
     cells: list[Cell]
+
+    def columns(self) -> list[str]:
+        """Return the series, each a column."""
+        return list(dict.fromkeys(cell.series for cell in self.cells))
+
+    def rows(self) -> list[str]:
+        """Return the names of the rows."""
+        return list(dict.fromkeys(cell.row for cell in self.cells))
 
 
 def pictures(runs: Runs) -> list[Picture]:

@@ -9,12 +9,13 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from ..experiment.tidy import DENSE
 from .answer import names
 from .families import NOT_JUDGED, UNDECIDED, WINNING, WORSE, Families, Verdict
 from .html import text
 from .numbers import number, quantity, share
 from .scores import DENSE_AGENT, Condition, Runs, level_name
-from .styles import Style
+from .styles import SOFT, Style, style_of
 from .views import SUCCESS
 
 SHAPES = {WINNING: "▲", UNDECIDED: "◆", WORSE: "▼"}
@@ -148,18 +149,18 @@ def _marker(style: Style) -> str:
 
 def _references(panel: Panel, x: Place, end: float) -> list[str]:
     """The lines at the random policy and at dense, and the margin below dense."""
-    dense, soft = "var(--c-dense,#1a1a1a)", "var(--soft,#5b5b5b)"
+    dense = style_of(DENSE).paint
     parts, at, zero = [], float(x(panel.one)[:-1]), LEFT
     if panel.zero == panel.zero:
         zero = float(x(panel.zero)[:-1])
         anchor = "middle" if at - zero > 25 else "end"
-        parts.append(f'<line x1="{zero}%" x2="{zero}%" y1="{TOP - 4}" y2="{end}" stroke="{soft}"/>')
+        parts.append(f'<line x1="{zero}%" x2="{zero}%" y1="{TOP - 4}" y2="{end}" stroke="{SOFT}"/>')
         parts.append(f'<text x="{zero}%" y="11" text-anchor="{anchor}">random policy</text>')
     if panel.margin == panel.margin:
         edge = x(panel.one - panel.margin)
         parts.append(f'<line x1="{edge}" x2="{edge}" y1="{TOP}" y2="{end}" stroke="{dense}" stroke-dasharray="3 3"/>')
         parts.append(
-            f'<text x="100%" y="{end + 16}" text-anchor="end" fill="{soft}">within {share(panel.margin)}</text>'
+            f'<text x="100%" y="{end + 16}" text-anchor="end" fill="{SOFT}">within {share(panel.margin)}</text>'
         )
     anchor = "middle" if at - zero > 25 else "start"
     parts.append(f'<line x1="{at}%" x2="{at}%" y1="{TOP - 4}" y2="{end}" stroke="{dense}" stroke-width="2"/>')
@@ -210,24 +211,22 @@ def _stacked(values: Mapping[int, float], low: float, high: float) -> list[tuple
 
 
 def _axis(panel: Panel, x: Place, low: float, high: float, end: float) -> list[str]:
-    parts = [f'<line x1="{LEFT}%" x2="{RIGHT}%" y1="{end}" y2="{end}" stroke="var(--soft,#5b5b5b)"/>']
+    parts = [f'<line x1="{LEFT}%" x2="{RIGHT}%" y1="{end}" y2="{end}" stroke="{SOFT}"/>']
     what = "success rate" if panel.metric == SUCCESS else "return"
     scored = panel.margin == panel.margin
-    parts.append(f'<text y="{end + 16}" fill="var(--soft,#5b5b5b)">{"score" if scored else what}</text>')
+    parts.append(f'<text y="{end + 16}" fill="{SOFT}">{"score" if scored else what}</text>')
     if panel.raw:
-        parts.append(f'<text y="{end + 31}" fill="var(--soft,#5b5b5b)">{what}</text>')
+        parts.append(f'<text y="{end + 31}" fill="{SOFT}">{what}</text>')
     ticks = [t / 2 for t in range(-2, 7)] if scored else [panel.zero, panel.one]
     shown = [tick for tick in ticks if low <= tick <= high]
     step = 2 if len(shown) > 5 else 1
     for tick in shown if step == 1 else [t for t in shown if t == int(t)]:
-        parts.append(f'<line x1="{x(tick)}" x2="{x(tick)}" y1="{end}" y2="{end + 4}" stroke="var(--soft,#5b5b5b)"/>')
+        parts.append(f'<line x1="{x(tick)}" x2="{x(tick)}" y1="{end}" y2="{end + 4}" stroke="{SOFT}"/>')
         name = f"{tick:g}" if scored else quantity(tick)
         parts.append(f'<text x="{x(tick)}" y="{end + 16}" text-anchor="middle">{name}</text>')
         if panel.raw:
             value = _rounded(panel.raw[0] + tick * (panel.raw[1] - panel.raw[0]), panel.raw[1] - panel.raw[0])
-            parts.append(
-                f'<text x="{x(tick)}" y="{end + 31}" text-anchor="middle" fill="var(--soft,#5b5b5b)">{value}</text>'
-            )
+            parts.append(f'<text x="{x(tick)}" y="{end + 31}" text-anchor="middle" fill="{SOFT}">{value}</text>')
     return parts
 
 

@@ -260,14 +260,14 @@ def masks(runs: Runs, *, methods: Names = None, sparsities: Levels = None, width
     runs, wide = select(runs, methods, sparsities), inches(width)
     groups: dict[tuple[str, ...], list[Picture]] = {}
     for one in charts.pictures(runs):
-        groups.setdefault((one.row, *dict.fromkeys(c.row for c in one.cells)), []).append(one)
+        groups.setdefault((one.row, *one.rows()), []).append(one)
     rows: list[list[Panel]] = []
     heights = []
     for (_, *names), group in groups.items():
         room = wide - 0.3 - 0.055 * max(map(len, names))  # beside the names
-        series = max(len({c.series for c in one.cells}) for one in group)
+        series = max(len(one.columns()) for one in group)
         across = max(1, min(len(group), int(room / (0.085 * series + 0.06))))
-        tall = max(0.55, 0.115 * min(len(names), panels.MOST_ROWS)) + 0.1
+        tall = max(0.55, 0.115 * min(len(names), charts.MOST_ROWS)) + 0.1
         for i in range(0, len(group), across):
             part = group[i : i + across]
             cell = (room / len(part) - 0.06) / series
@@ -287,7 +287,7 @@ def weight_masks(found: Masks, width: str | float = "page") -> "Figure":
     rows: list[list[Panel]] = []
     heights = []
     for k, layer in enumerate(found.columns[names[0]]):
-        labels = found.inputs if layer.name == "layer_0" and len(found.inputs) <= panels.MOST_ROWS else []
+        labels = found.inputs if layer.name == "layer_0" and len(found.inputs) <= charts.MOST_ROWS else []
         rows.append(
             [
                 (name if k == 0 else "", partial(panels.weights, layer=read[k], look=style_of(name), labels=labels))
@@ -449,12 +449,11 @@ def _bars(runs: Runs, found: Sequence[Bars], wide: float) -> "Figure":
             (min(ends) - margin, max(ends) + margin) if len(spans) or found[0].reference is None else (-0.04, 1.04)
         )
     for one in found:
-        names = list(dict.fromkeys(bar.panel for bar in one.bars))
-        for name in names:
-            shown = [bar for bar in one.bars if bar.panel == name]
+        by_panel = one.by_panel()
+        for name, shown in by_panel.items():
             draw = partial(panels.bars, shown=shown, span=spans[name], reference=one.reference, looks=styles(runs))
             # Panels of one statistic share their rows' names where these are the same; else those of one level do.
-            key = (one.title,) if len(names) > 1 else tuple(bar.row for bar in shown)
+            key = (one.title,) if len(by_panel) > 1 else tuple(bar.row for bar in shown)
             rows.setdefault(key, []).append((f"{one.title}, {name}", draw))
     drawn = list(rows.values())
     labels = 0.055 * max((len(bar.row) for one in found for bar in one.bars), default=0)

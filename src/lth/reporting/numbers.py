@@ -61,3 +61,11 @@ def percent(sparsity: str) -> str:
 def rewound(rewind: str) -> str:
     """Name a rewind point: `rewound to step 2000`, `fine-tuned`."""
     return "fine-tuned" if rewind == "none" else f"rewound to step {rewind}"
+
+
+def short(value: float) -> str:
+    """Write a number of steps or bytes in short: `10k`."""
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"

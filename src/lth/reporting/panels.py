@@ -6,27 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from ..analysis.paths import Layer
 from ..experiment.tidy import DENSE
-from .charts import Bar, Chart, HeatMap, Histogram, Picture, Point
+from .charts import BAR, DENSE_PLACE, MOST_ROWS, Bar, Chart, HeatMap, Histogram, Picture, beside_ticks
 from .networks import Graph, positions
-from .styles import Style
+from .numbers import short
+from .styles import NEGATIVE, POSITIVE, Style, ink_on
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
-INK, GREY, PALE, GRID, POSITIVE, NEGATIVE = "#1a1a1a", "#767676", "#949494", "#dddddd", "#0072b2", "#b35900"
-MOST_ROWS = 80
-"""Of a picture whose rows are all named."""
-MOST_BANDS = 3
-"""Series whose bands are drawn: more overlap to one grey."""
-
-
-def series_of(chart: Chart) -> dict[str, list[Point]]:
-    """Return the points of a chart by series."""
-    found: dict[str, list[Point]] = {}
-    for point in chart.points:
-        found.setdefault(point.series, []).append(point)
-    return found
+INK, GREY, PALE, GRID = "#1a1a1a", "#767676", "#949494", "#dddddd"
 
 
 def _marker(style: Style) -> dict[str, Any]:
@@ -43,34 +32,29 @@ def _line(style: Style) -> dict[str, Any]:
     return _marker(style) | {"linestyle": (0, style.dash) if style.dash else "-"}
 
 
-def short(value: float) -> str:
-    """Write a number of steps or bytes in short: `10k`."""
-    for size, letter in ((1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:g}{letter}"
-    return f"{value:g}"
-
-
 def _few(side: "Axis", count: int = 4) -> None:
     from matplotlib.ticker import MaxNLocator
 
     side.set_major_locator(MaxNLocator(count))
 
 
-def _thousands(side: "Axis") -> None:
-    low, high = side.get_view_interval()
+def _name(axis: "Axes", x: str, y: str) -> None:
+    """Name the axes, and set thousands apart on y."""
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+    low, high = axis.yaxis.get_view_interval()
     if max(abs(low), abs(high)) >= 1000:
-        side.set_major_formatter(lambda v, _: f"{v:,.0f}".replace("-", "\N{MINUS SIGN}"))
+        axis.yaxis.set_major_formatter(lambda v, _: f"{v:,.0f}".replace("-", "\N{MINUS SIGN}"))
 
 
 def curve(axis: "Axes", chart: Chart, looks: dict[str, Style]) -> None:
     """Draw lines with bands; of a profile, steps."""
     step = chart.kind == "profile"
-    drawn = series_of(chart)
-    for name, points in drawn.items():
+    banded = chart.banded()
+    for name, points in chart.by_series().items():
         x, y, low, high = ([getattr(p, field) for p in points] for field in ("x", "y", "low", "high"))
         color = looks[name].color
-        if name == DENSE or len(drawn) <= MOST_BANDS:
+        if name in banded:
             axis.fill_between(x, low, high, color=color, alpha=0.15, lw=0, step="post" if step else None)
         axis.plot(
             x,
@@ -81,85 +65,48 @@ def curve(axis: "Axes", chart: Chart, looks: dict[str, Style]) -> None:
             zorder=3 if name == DENSE else 2.5,
             **_line(looks[name]) | ({"marker": ""} if step or name == DENSE else {}),
         )
-    axis.set_xlabel(chart.x)
-    axis.set_ylabel(chart.y)
     _few(axis.xaxis)
     if not step:
         axis.xaxis.set_major_formatter(lambda v, _: short(v))
-    _thousands(axis.yaxis)
+    _name(axis, chart.x, chart.y)
 
 
 def sparsity(axis: "Axes", chart: Chart, looks: dict[str, Style]) -> None:
     """Draw each run as a dot beside its sparsity's tick, means and intervals over them, and dense agents as a line."""
-    found = series_of(chart)
-    names = [name for name in looks if name in found and name != DENSE]
-    seeds = sorted({dot.seed for dot in chart.dots})
     small = 2.8 if len({dot.task for dot in chart.dots}) == 1 else 2.0
-    slot = ROOM / max(len(names), 1)
     ends = (DENSE_PLACE - 0.3, len(chart.ticks) - 0.5)
-    if DENSE in found:
-        axis.plot(ends, [found[DENSE][0].y] * 2, color=looks[DENSE].color, lw=1.2, label=DENSE, zorder=2)
-    for name in [DENSE, *names]:
-        if name not in found:
-            continue
-        place = 0.0 if name == DENSE else dodge(names.index(name), len(names))
-        mine = [dot for dot in chart.dots if dot.series == name]
-        x = [
-            (DENSE_PLACE if name == DENSE else dot.x) + place + spread(seeds.index(dot.seed), len(seeds), slot)
-            for dot in mine
-        ]
+    for name, here in beside_ticks(chart, looks).items():
+        color = looks[name].color
+        if name == DENSE:
+            axis.plot(ends, [here.means[0].y] * 2, color=color, lw=1.2, label=DENSE, zorder=2)
         look = _marker(looks[name]) | {"markersize": small, "markeredgewidth": 0.5, "linestyle": ""}
-        axis.plot(x, [dot.y for dot in mine], label="" if name == DENSE else name, zorder=3, **look)
-        for p in found[name] if name != DENSE else ():
-            middle, half = p.x + place, 0.44 * slot
-            axis.plot([middle - half, middle + half], [p.y, p.y], color=look["color"], lw=1.5, zorder=4)
-            axis.plot([middle, middle], [p.low, p.high], color=look["color"], lw=0.7, zorder=2.5)
+        x, y = ([dot[i] for dot in here.dots] for i in (0, 1))
+        axis.plot(x, y, label="" if name == DENSE else name, zorder=3, **look)
+        for p in here.means if name != DENSE else ():
+            half = BAR * here.slot
+            axis.plot([p.x - half, p.x + half], [p.y, p.y], color=color, lw=1.5, zorder=4)
+            axis.plot([p.x, p.x], [p.low, p.high], color=color, lw=0.7, zorder=2.5)
     axis.set_xticks([DENSE_PLACE, *range(len(chart.ticks))], [DENSE, *chart.ticks])
     axis.set_xlim(*ends)
     axis.grid(False, axis="x")
     for i in range(len(chart.ticks)):
         axis.axvline(i - 0.5, color=GRID, lw=0.5, zorder=0)
-    axis.set_xlabel(chart.x)
-    axis.set_ylabel(chart.y)
-    _thousands(axis.yaxis)
-
-
-DENSE_PLACE = -0.8
-"""Where dense agents stand, beside the first tick at 0."""
-ROOM = 0.84
-"""Of the distance between two ticks, what all series take."""
-
-
-def dodge(place: int, of: int) -> float:
-    """Return how far a series stands beside its tick, so that none hides another."""
-    return (place - (of - 1) / 2) * ROOM / max(of, 1)
-
-
-def spread(place: int, of: int, slot: float) -> float:
-    """Return how far a seed stands from the middle of its series: every seed has a place, the same in each series."""
-    return (place - (of - 1) / 2) * 0.75 * min(slot, 0.4) / max(of, 1)
+    _name(axis, chart.x, chart.y)
 
 
 def sizes(axis: "Axes", chart: Chart, looks: dict[str, Style]) -> None:
     """Draw means and runs over bytes."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    for name, points in series_of(chart).items():
+    for name, points in chart.by_series().items():
         look = _line(looks[name])
-        mine = [dot for dot in chart.dots if dot.series == name]
-        axis.plot(
-            [d.x for d in mine],
-            [d.y for d in mine],
-            **look | {"linestyle": "", "markersize": 2.2, "markeredgewidth": 0.4},
-        )
+        axis.plot(*chart.runs_of(name), **look | {"linestyle": "", "markersize": 2.2, "markeredgewidth": 0.4})
         axis.plot([p.x for p in points], [p.y for p in points], label=name, zorder=3, **look)
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(lambda v, _: short(v))
     axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.set_xlabel(chart.x)
-    axis.set_ylabel(chart.y)
-    _thousands(axis.yaxis)
+    _name(axis, chart.x, chart.y)
 
 
 def bars(
@@ -184,7 +131,7 @@ def bars(
 
 def heat(axis: "Axes", one: HeatMap) -> None:
     """Draw the overlap of masks as a square for each pair of methods, with what chance gives in brackets."""
-    names = list(dict.fromkeys(n for cell in one.cells for n in (cell.row, cell.column)))
+    names = one.names()
     values = [[math.nan] * len(names) for _ in names]
     for cell in one.cells:
         i, j = names.index(cell.row), names.index(cell.column)
@@ -200,18 +147,10 @@ def heat(axis: "Axes", one: HeatMap) -> None:
     axis.grid(False)
 
 
-def ink_on(share: float) -> str:
-    """Return the color of text on a square of the color map cividis."""
-    return "white" if share < 0.5 else "black"
-
-
 def histogram(axis: "Axes", one: Histogram, looks: dict[str, Style]) -> None:
     """Draw the weights by score; what is kept in the method's color, the darker the sparser, and each mask's threshold."""
-    places, ticks = histogram_places(one)
-    width = one.bins[-1].high - one.bins[-1].low
-    totals = [b.weights for b in one.bins]
-    pruned = [total - kept for total, kept in zip(totals, one.cuts[0].kept, strict=True)]
-    axis.bar(places, pruned, width=width, align="edge", color=PALE, lw=0)
+    (places, ticks), width, totals = one.places(), one.width, one.totals()
+    axis.bar(places, one.pruned(), width=width, align="edge", color=PALE, lw=0)
     for i, cut in enumerate(one.cuts):
         color = tint(looks[one.series].color, (i + 1) / len(one.cuts))
         bottoms = [total - kept for total, kept in zip(totals, cut.kept, strict=True)]
@@ -226,11 +165,9 @@ def histogram(axis: "Axes", one: Histogram, looks: dict[str, Style]) -> None:
             axis.text(place, high, cut.sparsity, transform=axis.get_xaxis_transform(), **about)
     axis.set_xticks([x for x, _ in ticks], ["0" if e is None else f"$10^{{{e}}}$" for _, e in ticks])
     axis.set_ylim(0, 1.08 * max(totals))
-    axis.set_xlabel("|score|")
-    axis.set_ylabel(f"{one.network}: weights")
     axis.grid(False, axis="x")
     _few(axis.yaxis)
-    _thousands(axis.yaxis)
+    _name(axis, "|score|", f"{one.network}: weights")
 
 
 def tint(color: str, strength: float) -> str:
@@ -239,23 +176,9 @@ def tint(color: str, strength: float) -> str:
     return "#" + "".join(f"{round(255 - (255 - part) * strength):02x}" for part in parts)
 
 
-def histogram_places(one: Histogram) -> tuple[list[float], list[tuple[float, int | None]]]:
-    """Return where each bin begins, zero a little apart at the left; and the ticks with their powers of ten, None for zero."""
-    width = one.bins[-1].high - one.bins[-1].low
-    finite = [b.low for b in one.bins if math.isfinite(b.low)] or [0.0]
-    first, last = finite[0], finite[-1] + width
-    zero = first - 4 * width
-    ticks: list[tuple[float, int | None]] = [] if math.isfinite(one.bins[0].low) else [(zero + width / 2, None)]
-    every = max(1, round((last - first) / 4))
-    ticks += [(t, t) for t in range(math.ceil(first), math.floor(last) + 1) if t % every == 0]
-    if len(ticks) > 1 and ticks[0][1] is None and ticks[1][0] - ticks[0][0] < every / 2:
-        del ticks[1]
-    return [b.low if math.isfinite(b.low) else zero for b in one.bins], ticks
-
-
 def picture(axis: "Axes", picture: Picture, rows: Sequence[str], what: str, cell: float) -> None:
     """Draw shares as squares, with their numbers where there is room: `cell` is the width of a square in inches."""
-    columns = list(dict.fromkeys(c.series for c in picture.cells))
+    columns = picture.columns()
     shares = [[math.nan] * len(columns) for _ in rows]
     for one in picture.cells:
         shares[rows.index(one.row)][columns.index(one.series)] = one.share
@@ -304,7 +227,7 @@ def graph(axis: "Axes", found: Graph) -> None:
     largest = max((abs(e.weight) for e in found.edges), default=1.0)
     order = sorted(found.edges, key=lambda e: abs(e.weight))
     ends = [(places[e.layer][e.source], places[e.layer + 1][e.target]) for e in order]
-    colors = [POSITIVE if e.weight > 0 else NEGATIVE for e in order]
+    colors = [(POSITIVE if e.weight > 0 else NEGATIVE).color for e in order]
     axis.add_collection(
         LineCollection(ends, colors=colors, linewidths=[0.2 + 1.2 * abs(e.weight) / largest for e in order])
     )
@@ -318,6 +241,6 @@ def graph(axis: "Axes", found: Graph) -> None:
         axis.text(x + 0.02, y, name, ha="left", va="center", fontsize=7)
     axis.set_ylim(1.01, -0.01)
     axis.set_axis_off()
-    for name, color in {"positive weight": POSITIVE, "negative": NEGATIVE}.items():
-        axis.plot([], [], color=color, label=name)
+    for name, style in {"positive weight": POSITIVE, "negative": NEGATIVE}.items():
+        axis.plot([], [], color=style.color, label=name)
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2, fontsize=7)

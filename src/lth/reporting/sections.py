@@ -12,7 +12,7 @@ from .html import anchor, figure, fold, items, note, table, text
 from .numbers import bounds, number, p_value, percent, quantity, rewound, rounded, share
 from .savings import Saving, saved
 from .scores import ALL_TASKS, Condition, Estimate, Result, Runs
-from .styles import Style
+from .styles import CARD, Style
 from .tickets import barriers, costs, gradient_masks, overlaps, tickets
 from .views import RETURN, SUCCESS, names_rewind
 
@@ -107,7 +107,7 @@ def _cell(v: Verdict | None, span: int = 1) -> str:
 
 def swatch(style: Style) -> str:
     """Return a series' marker as a small picture."""
-    fill = "var(--card,#fff)" if style.hollow else style.paint
+    fill = CARD if style.hollow else style.paint
     return (
         '<svg class="swatch" width="12" height="12" viewBox="-6 -6 12 12" aria-hidden="true">'
         f'<path d="M0 0{style.outline(4)}" fill="{fill}" stroke="{style.paint}" stroke-width="1.4"/></svg>'

@@ -18,6 +18,9 @@ from .scores import Condition, Runs
 BACKGROUNDS = {"light": ("#ffffff", "#f7f7f5"), "dark": ("#151719", "#1e2124")}
 """The page's background and its cards', in either scheme; figures are drawn on white."""
 
+LINE, SOFT, CARD = "var(--line,#d9d9d9)", "var(--soft,#5b5b5b)", "var(--card,#fff)"
+"""Of the page: lines behind values, soft text, and what is around them."""
+
 Polygon = tuple[tuple[float, float], ...]
 """Corners within the unit circle, y upward; empty: a circle of radius 0.85."""
 
@@ -187,6 +190,10 @@ def _slug(name: str) -> str:
     return re.sub(r"[^a-z]+", "-", name.lower()).strip("-") or "other"
 
 
+POSITIVE, NEGATIVE = style("magnitude"), style("gradient")
+"""Whose colors a graph's weights have, by their sign."""
+
+
 def styles(runs: Runs) -> dict[str, Style]:
     """Return the look of each series by its label, in the order in which they are listed."""
     return looks(runs.conditions)
@@ -213,6 +220,11 @@ def css(found: dict[str, Style]) -> str:
     names = {s.name: s for s in found.values()}
     light, dark = ("".join(f"--c-{n}:{getattr(s, which)};" for n, s in names.items()) for which in ("color", "dark"))
     return f":root{{{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
+
+
+def ink_on(share: float) -> str:
+    """Return the color of text on a square of the color map cividis."""
+    return "white" if share < 0.5 else "black"
 
 
 def contrast(one: str, other: str) -> float:

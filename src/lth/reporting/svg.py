@@ -15,14 +15,14 @@ from contextlib import contextmanager
 import numpy as np
 
 from ..experiment.tidy import DENSE
-from .charts import Bar, Bars, Chart, HeatMap, Histogram, Picture, Point
+from .charts import BAR, DENSE_PLACE, MOST_ROWS, Bar, Bars, Chart, HeatMap, Histogram, Picture, Point, beside_ticks
 from .html import text
 from .networks import Graph, Masks, positions
-from .panels import DENSE_PLACE, MOST_BANDS, dodge, histogram_places, ink_on, series_of, short, spread
-from .styles import Style, style_of
+from .numbers import short
+from .styles import CARD, LINE, NEGATIVE, POSITIVE, SOFT, Style, ink_on, style_of
 
-LINE, SOFT, CARD = "var(--line,#d9d9d9)", "var(--soft,#5b5b5b)", "var(--card,#fff)"
-POSITIVE, NEGATIVE = style_of("magnitude").paint, style_of("gradient").paint
+WIDTH, HEIGHT = 400, 250
+"""Of a chart, in pixels, without its legend; other pictures are as high as they need."""
 CIVIDIS = [
     "#00224e",
     "#123570",
@@ -121,7 +121,6 @@ class Axes:
         y_ticks: Iterable[tuple[float, str]],
         x_label: str = "",
         y_label: str = "",
-        x_lines: bool = True,
     ) -> None:
         """Draw ticks, lines behind the values, and labels: that of y above, so that it is read without turning the head."""
         bottom = self.top + self.height
@@ -129,8 +128,7 @@ class Axes:
             self.d.line(self.left, self.y(value), self.left + self.width, self.y(value))
             self.d.write(self.left - 5, self.y(value), name, "end", f' fill="{SOFT}"')
         for value, name in x_ticks:
-            if x_lines:
-                self.d.line(self.x(value), self.top, self.x(value), bottom)
+            self.d.line(self.x(value), self.top, self.x(value), bottom)
             self.d.write(self.x(value), bottom + 11, name, "middle", f' fill="{SOFT}"')
         self.d.line(self.left, bottom, self.left + self.width, bottom, SOFT)
         if x_label:
@@ -203,60 +201,62 @@ def _stroke(d: Drawing, path: str, style: Style) -> None:
     )
 
 
+def _chart(
+    title: str,
+    about: str,
+    names: Iterable[str],
+    looks: Mapping[str, Style],
+    right: int,
+    lines: bool,
+    dense: bool = False,
+) -> tuple[Drawing, Axes]:
+    """Begin a chart with a legend below its axes, which leave so much room at their right; `lines` and `dense` as in `_legend`."""
+    d = Drawing(WIDTH, HEIGHT, title, about)
+    axes = Axes(d, 48, 26, WIDTH - 48 - right, HEIGHT - 26 - 44)
+    d.height += _legend(d, names, looks, HEIGHT + 3, lines, dense)
+    return d, axes
+
+
 # --- one function for each kind of chart -----------------------------------------------------------------------------
 
 
-def sparsity(chart: Chart, looks: Mapping[str, Style], width: int = 400, height: int = 250) -> str:
+def sparsity(chart: Chart, looks: Mapping[str, Style]) -> str:
     """Draw each run as a mark by sparsity, the means as bars, and the dense agents' mean as a line (`charts.against_sparsity`)."""
-    found = series_of(chart)
-    names = [name for name in looks if name in found and name != DENSE]
+    placed = beside_ticks(chart, looks)
     about = f"{chart.y} by sparsity: a mark for each run, a bar for the mean, a thin line for its 95 % interval"
-    d = Drawing(width, height, f"{chart.title}: {chart.y} by sparsity", about)
-    axes = Axes(d, 48, 26, width - 54, height - 26 - 44)
-    below = _legend(d, [n for n in (DENSE, *names) if n in found], looks, height + 3, lines=False)
-    d.height = height + below
+    d, axes = _chart(f"{chart.title}: {chart.y} by sparsity", about, placed, looks, right=6, lines=False)
     axes.x_range = (DENSE_PLACE - 0.3, len(chart.ticks) - 0.5)
     axes.y_range = _range([*(dot.y for dot in chart.dots), *(v for p in chart.points for v in (p.low, p.high))])
     axes.frame([], _named(ticks(*axes.y_range)), chart.x, chart.y)
     for i, name in enumerate(chart.ticks):
         d.line(axes.x(i - 0.5), axes.top, axes.x(i - 0.5), axes.top + axes.height)
         d.write(axes.x(i), axes.top + axes.height + 11, name, "middle", f' fill="{SOFT}"')
-    seeds = sorted({dot.seed for dot in chart.dots})
-    slot = 0.84 / max(len(names), 1)
-    for name in [n for n in (DENSE, *names) if n in found]:
-        place = 0.0 if name == DENSE else dodge(names.index(name), len(names))
+    for name, here in placed.items():
         paint = looks[name].paint
-        with d.series(name, [(axes.x(p.x + place), axes.y(p.y)) for p in found[name]]):
+        with d.series(name, [(axes.x(p.x), axes.y(p.y)) for p in here.means]):
             if name == DENSE:
                 d.write(axes.x(DENSE_PLACE), axes.top + axes.height + 11, DENSE, "middle", f' fill="{SOFT}"')
-                y = axes.y(found[DENSE][0].y)
+                y = axes.y(here.means[0].y)
                 d.line(axes.left, y, axes.left + axes.width, y, paint, 2)
-            for p in found[name] if name != DENSE else ():
+            bars = here.means if name != DENSE else []
+            for p in bars:
                 if p.low == p.low:
-                    d.line(axes.x(p.x + place), axes.y(p.low), axes.x(p.x + place), axes.y(p.high), paint)
-            offset = {seed: place + spread(k, len(seeds), slot) for k, seed in enumerate(seeds)}
-            runs = [dot for dot in chart.dots if dot.series == name]
-            xs = [(DENSE_PLACE if name == DENSE else dot.x) + offset[dot.seed] for dot in runs]
-            d.marks([(axes.x(x), axes.y(dot.y)) for x, dot in zip(xs, runs, strict=True)], looks[name], 2.5)
-            for p in found[name] if name != DENSE else ():
-                left, right = (axes.x(p.x + place + side * 0.44 * slot) for side in (-1, 1))
+                    d.line(axes.x(p.x), axes.y(p.low), axes.x(p.x), axes.y(p.high), paint)
+            d.marks([(axes.x(x), axes.y(y)) for x, y in here.dots], looks[name], 2.5)
+            for p in bars:
+                left, right = (axes.x(p.x + side * BAR * here.slot) for side in (-1, 1))
                 d.line(left, axes.y(p.y), right, axes.y(p.y), paint, 2.6)
     return d.svg("sparsity")
 
 
-def curve(chart: Chart, looks: Mapping[str, Style], width: int = 400, height: int = 250) -> str:
+def curve(chart: Chart, looks: Mapping[str, Style]) -> str:
     """Draw lines over steps, or a profile's steps (`charts.curves`, `training`, `profiles`).
 
     Where there are many series, the bands of dense agents are shown, and the others are there for page.js to show.
     """
-    found = series_of(chart)
-    step = chart.kind == "profile"
-    d = Drawing(
-        width, height, f"{chart.title}: {chart.y}", f"{chart.y} by {chart.x}, a line for each of {', '.join(found)}"
-    )
-    axes = Axes(d, 48, 26, width - 58, height - 26 - 44)
-    d.height = height + _legend(d, found, looks, height + 3, lines=True)
-    banded = [n for n in found if n == DENSE or len(found) <= MOST_BANDS]
+    found, banded, step = chart.by_series(), chart.banded(), chart.kind == "profile"
+    about = f"{chart.y} by {chart.x}, a line for each of {', '.join(found)}"
+    d, axes = _chart(f"{chart.title}: {chart.y}", about, found, looks, right=10, lines=True)
     axes.x_range = _range((p.x for p in chart.points), 0.01)
     drawn = [*(p.y for p in chart.points), *(v for n in banded for p in found[n] for v in (p.low, p.high))]
     axes.y_range = (0.0, 1.0) if step else _range(drawn)
@@ -280,20 +280,19 @@ def _stepped(points: Sequence[Point], step: bool) -> list[Point]:
     return [q for p, after in zip(points, [*points[1:], points[-1]], strict=True) for q in (p, p._replace(x=after.x))]
 
 
-def sizes(chart: Chart, looks: Mapping[str, Style], width: int = 400, height: int = 250) -> str:
+def sizes(chart: Chart, looks: Mapping[str, Style]) -> str:
     """Draw return against bytes: small marks are runs, large ones means (`charts.against_bytes`)."""
-    found = series_of(chart)
+    found = chart.by_series()
     title = f"{chart.title}: {chart.y} by {chart.x}"
-    d = Drawing(width, height, title, f"{title}, a line for each method over its sparsities")
-    axes = Axes(d, 48, 26, width - 58, height - 26 - 44)
-    d.height = height + _legend(d, found, looks, height + 3, lines=True, dense=True)
+    about = f"{title}, a line for each method over its sparsities"
+    d, axes = _chart(title, about, found, looks, right=10, lines=True, dense=True)
     axes.x_range = _range(math.log10(dot.x) for dot in chart.dots)
     axes.y_range = _range(dot.y for dot in chart.dots)
     powers = [m * 10.0**e for e in range(0, 10) for m in (1, 2, 5)]
     shown = [v for v in powers if axes.x_range[0] <= math.log10(v) <= axes.x_range[1]]
     axes.frame([(math.log10(v), short(v)) for v in shown], _named(ticks(*axes.y_range)), chart.x, chart.y)
     for name, points in found.items():
-        runs = [(axes.x(math.log10(dot.x)), axes.y(dot.y)) for dot in chart.dots if dot.series == name]
+        runs = [(axes.x(math.log10(x)), axes.y(y)) for x, y in zip(*chart.runs_of(name), strict=True)]
         means = [(axes.x(math.log10(p.x)), axes.y(p.y)) for p in points]
         with d.series(name, means):
             d.marks(runs, looks[name], 2.0)
@@ -302,17 +301,15 @@ def sizes(chart: Chart, looks: Mapping[str, Style], width: int = 400, height: in
     return d.svg("sizes")
 
 
-def bars(one: Bars, looks: Mapping[str, Style], width: int = 400, across: int = 2) -> str:
-    """Draw intervals by row, a panel for each statistic, `across` side by side (`charts.intervals`, `improvement`)."""
-    panels: dict[str, list[Bar]] = {}
-    for bar in one.bars:
-        panels.setdefault(bar.panel, []).append(bar)
+def bars(one: Bars, looks: Mapping[str, Style]) -> str:
+    """Draw intervals by row, a panel for each statistic, two side by side (`charts.intervals`, `improvement`)."""
+    panels = one.by_panel()
     rows = list(dict.fromkeys(bar.row for bar in one.bars))
     left = 10 + LETTER * max(map(len, rows))
-    across = min(across, len(panels))
-    wide, tall = (width - left - 8) / across, 24 + 18 * len(rows) + 24
+    across = min(2, len(panels))
+    wide, tall = (WIDTH - left - 8) / across, 24 + 18 * len(rows) + 24
     about = "; ".join(f"{bar.panel} {bar.row}: {_interval(bar)}" for bar in one.bars)
-    d = Drawing(width, tall * math.ceil(len(panels) / across), f"{one.title}: {', '.join(panels)}", about)
+    d = Drawing(WIDTH, tall * math.ceil(len(panels) / across), f"{one.title}: {', '.join(panels)}", about)
     for k, (name, shown) in enumerate(panels.items()):
         axes = Axes(d, left + (k % across) * wide, 24 + (k // across) * tall, wide - 14, 18 * len(rows))
         axes.x_range = (
@@ -339,21 +336,17 @@ def _interval(bar: Bar) -> str:
     return f"{bar.value:.2f}" + (f" [{bar.low:.2f}, {bar.high:.2f}]" if bar.low == bar.low else "")
 
 
-def heat(one: HeatMap, width: int = 400) -> str:
+def heat(one: HeatMap) -> str:
     """Draw what masks have in common as squares, chance in brackets; the diagonal is of two seeds (`charts.overlap`)."""
-    names = list(dict.fromkeys(n for cell in one.cells for n in (cell.row, cell.column)))
+    names = one.names()
     left = 14 + LETTER * max(map(len, names))
-    wide, tall = (width - left) / len(names), 34
+    wide, tall = (WIDTH - left) / len(names), 34
     about = "Jaccard index of two masks of a seed, that of chance in brackets; on the diagonal, of two seeds"
-    d = Drawing(width, 20 + tall * len(names), f"Overlap of masks: {one.title}", about)
+    d = Drawing(WIDTH, 20 + tall * len(names), f"Overlap of masks: {one.title}", about)
     for i, name in enumerate(names):
         d.write(left - 6, 20 + tall * (i + 0.5), name, "end")
-        d.write(
-            left + wide * (i + 0.5),
-            9,
-            name if LETTER * len(name) < wide else name[: int(wide / LETTER) - 1] + ".",
-            "middle",
-        )
+        fitting = name if LETTER * len(name) < wide else name[: int(wide / LETTER) - 1] + "."
+        d.write(left + wide * (i + 0.5), 9, fitting, "middle")
     numbers: dict[str, list[str]] = {}
     for cell in one.cells:
         i, j = names.index(cell.row), names.index(cell.column)
@@ -370,32 +363,32 @@ def heat(one: HeatMap, width: int = 400) -> str:
 
 
 def cividis(share: float) -> str:
-    """Return the color of a share in [0, 1]: matplotlib's cividis, between eleven of its colors."""
+    """Return the color of a share in [0, 1]: matplotlib's cividis, between ten of its colors."""
     at = min(max(share, 0.0), 1.0) * (len(CIVIDIS) - 1)
-    low, part = min(int(at), len(CIVIDIS) - 2), at - min(int(at), len(CIVIDIS) - 2)
+    low = min(int(at), len(CIVIDIS) - 2)
     ends = [[int(CIVIDIS[k][i : i + 2], 16) for i in (1, 3, 5)] for k in (low, low + 1)]
-    return "#" + "".join(f"{round(a + (b - a) * part):02x}" for a, b in zip(*ends, strict=True))
+    return "#" + "".join(f"{round(a + (b - a) * (at - low)):02x}" for a, b in zip(*ends, strict=True))
 
 
-def picture(one: Picture, width: int = 400) -> str:
+def picture(one: Picture) -> str:
     """Draw shares by row and condition as squares with their numbers (`charts.pictures`)."""
-    columns = list(dict.fromkeys(c.series for c in one.cells))
-    rows = list(dict.fromkeys(c.row for c in one.cells))
+    columns, rows = one.columns(), one.rows()
     left = 10 + 5.6 * max(map(len, rows))
     longest = LETTER * max(map(len, columns))
-    wide = (width - left) / len(columns)
+    wide = (WIDTH - left) / len(columns)
     turned = longest > wide - 4
     if turned:  # the last name reaches beyond its column
-        wide = (width - left - max(0.84 * LETTER * len(columns[-1]) - wide / 2, 0)) / len(columns)
-    top, tall = (10 + 0.56 * longest if turned else 20), 16 if len(rows) <= 80 else 6
-    d = Drawing(width, top + tall * len(rows), one.title, f"shares from 0 to 1, a row for each {one.row}")
+        wide = (WIDTH - left - max(0.84 * LETTER * len(columns[-1]) - wide / 2, 0)) / len(columns)
+    named = len(rows) <= MOST_ROWS
+    top, tall = (10 + 0.56 * longest if turned else 20), 16 if named else 6
+    d = Drawing(WIDTH, top + tall * len(rows), one.title, f"shares from 0 to 1, a row for each {one.row}")
     for j, name in enumerate(columns):
         x, y = left + wide * (j + 0.5), top - 8
         more = f' transform="rotate(-33 {_n(x)} {_n(y)})"' if turned else ""
         d.write(x, y, name, "start" if turned else "middle", more)
     for i, name in enumerate(rows):
-        if tall > 10 or i % 2 == 0:
-            d.write(left - 6, top + tall * (i + 0.5), name, "end", "" if tall > 10 else ' font-size="8"')
+        if named or i % 2 == 0:
+            d.write(left - 6, top + tall * (i + 0.5), name, "end", "" if named else ' font-size="8"')
     squares: dict[str, list[str]] = {}
     numbers: dict[str, list[str]] = {}
     for cell in one.cells:
@@ -403,7 +396,7 @@ def picture(one: Picture, width: int = 400) -> str:
         squares.setdefault(cividis(cell.share), []).append(
             f"M{_n(x)} {_n(y)}h{_n(wide - 1)}v{tall - 1}h{_n(1 - wide)}z"
         )
-        if tall > 10:
+        if named:
             words = f'<text x="{_n(x + wide / 2)}" y="{_n(y + 11.5)}">{cell.share:.2f}</text>'
             numbers.setdefault(ink_on(cell.share), []).append(words)
     for color, some in squares.items():
@@ -413,20 +406,14 @@ def picture(one: Picture, width: int = 400) -> str:
     return d.svg("picture")
 
 
-def histogram(one: Histogram, looks: Mapping[str, Style], width: int = 400, height: int = 200) -> str:
+def histogram(one: Histogram, looks: Mapping[str, Style]) -> str:
     """Draw the weights by score, what each sparsity keeps, and the thresholds (`charts.histograms`)."""
-    places, at = histogram_places(one)
-    size = one.bins[-1].high - one.bins[-1].low
+    (places, at), size, totals, height = one.places(), one.width, one.totals(), 200
     style = looks[one.series]
     kept = "; ".join(f"{cut.sparsity} pruned: {sum(cut.kept):,} kept" for cut in one.cuts)
-    d = Drawing(
-        width, height, f"Scores: {one.title}", f"{sum(b.weights for b in one.bins):,} weights by |score|; {kept}"
-    )
-    axes = Axes(d, 48, 34, width - 54, height - 34 - 32)
-    axes.x_range, axes.y_range = (
-        (places[0] - size, places[-1] + 2 * size),
-        (0.0, 1.05 * max(b.weights for b in one.bins)),
-    )
+    d = Drawing(WIDTH, height, f"Scores: {one.title}", f"{sum(totals):,} weights by |score|; {kept}")
+    axes = Axes(d, 48, 34, WIDTH - 54, height - 34 - 32)
+    axes.x_range, axes.y_range = (places[0] - size, places[-1] + 2 * size), (0.0, 1.05 * max(totals))
     axes.frame([], _named(ticks(*axes.y_range, 4)), "|score|", "weights")
     for x, exponent in at:
         power = "0" if exponent is None else f'10<tspan dy="-4" font-size="8">{str(exponent).replace("-", "−")}</tspan>'  # noqa: RUF001
@@ -442,9 +429,7 @@ def histogram(one: Histogram, looks: Mapping[str, Style], width: int = 400, heig
         )
         d.add(f'<path d="{path}" fill="{fill}"{more}/>')
 
-    totals = [b.weights for b in one.bins]
-    pruned = [total - kept for total, kept in zip(totals, one.cuts[0].kept, strict=True)]
-    blocks(pruned, pruned, SOFT, ' fill-opacity=".7"')
+    blocks(one.pruned(), one.pruned(), SOFT, ' fill-opacity=".7"')
     for i, cut in enumerate(one.cuts):
         blocks(cut.kept, totals, style.paint, f' fill-opacity="{(i + 1) / len(one.cuts):.2g}"')
         last = i == len(one.cuts) - 1
@@ -458,16 +443,16 @@ def histogram(one: Histogram, looks: Mapping[str, Style], width: int = 400, heig
     return d.svg("histogram")
 
 
-def weight_masks(one: Masks, width: int = 900, across: int = 5) -> str:
-    """Draw a policy's masks weight by weight: a column for each method, `across` side by side, rows are inputs with their names.
+def weight_masks(one: Masks) -> str:
+    """Draw a policy's masks weight by weight: a column for each method, five side by side, rows are inputs with their names.
 
     Each mask is a picture of a bit a weight, cut out of the method's color (`networks.weight_masks`).
     """
     names = list(one.columns)
-    shown = one.inputs if len(one.inputs) <= 80 else []
+    shown = one.inputs if len(one.inputs) <= MOST_ROWS else []
     left = 10 + 5.6 * max([len(n) for n in shown] + [8])
-    wide = (width - left) / across - 8
-    across = min(across, len(names))
+    wide = (900 - left) / 5 - 8
+    across = min(5, len(names))
     layers = next(iter(one.columns.values()))
     tall = [12.0 * len(shown) if layer.name == "layer_0" and shown else wide for layer in layers]
     block = 22 + sum(t + 24 for t in tall)
@@ -510,21 +495,19 @@ def _png(kept: np.ndarray) -> bytes:
     return data.getvalue()
 
 
-def graph(one: Graph, width: int = 420) -> str:
+def graph(one: Graph) -> str:
     """Draw a policy's weights as lines between its units: wide where they are large, colored by their sign (`networks.graphs`)."""
     left = 12 + LETTER * max(map(len, one.inputs))
     right = 12 + LETTER * max(map(len, one.outputs))
-    height = min(max(3 * max(one.sizes), 13 * len(one.inputs), 120), 510)
-    title = f"Weights: {one.title}"
-    d = Drawing(
-        width, height + 24, title, "observations at the left, hidden units, actions at the right; a line is a weight"
-    )
+    width, height = 420, min(max(3 * max(one.sizes), 13 * len(one.inputs), 120), 510)
+    about = "observations at the left, hidden units, actions at the right; a line is a weight"
+    d = Drawing(width, height + 24, f"Weights: {one.title}", about)
     places = [[(left + x * (width - left - right), y * height) for x, y in nodes] for nodes in positions(one)]
     largest = max((abs(e.weight) for e in one.edges), default=1.0)
     paths: dict[tuple[int, str], list[str]] = {}
     for e in one.edges:
         (x1, y1), (x2, y2) = places[e.layer][e.source], places[e.layer + 1][e.target]
-        key = (min(int(5 * abs(e.weight) / largest), 4), POSITIVE if e.weight > 0 else NEGATIVE)
+        key = (min(int(5 * abs(e.weight) / largest), 4), (POSITIVE if e.weight > 0 else NEGATIVE).paint)
         paths.setdefault(key, []).append(f"M{x1:.0f} {y1:.0f}L{x2:.0f} {y2:.0f}")
     for (size, paint), some in sorted(paths.items()):
         d.add(f'<path d="{"".join(some)}" stroke="{paint}" stroke-width="{0.5 + 0.45 * size:g}"/>')
@@ -537,7 +520,7 @@ def graph(one: Graph, width: int = 420) -> str:
         d.write(x - 8, y, name, "end", "" if i in read else f' fill="{SOFT}" font-style="italic"')
     for (x, y), name in zip(places[-1], one.outputs, strict=True):
         d.write(x + 8, y, name)
-    for x, paint, name in ((left, POSITIVE, "positive weight"), (left + 130, NEGATIVE, "negative")):
-        d.line(x, height + 14, x + 22, height + 14, paint, 2)
+    for x, style, name in ((left, POSITIVE, "positive weight"), (left + 130, NEGATIVE, "negative")):
+        d.line(x, height + 14, x + 22, height + 14, style.paint, 2)
         d.write(x + 28, height + 14, name)
     return d.svg("graph")
