@@ -10,7 +10,7 @@ import numpy as np
 from ..experiment.plan import Plan
 from ..experiment.spec import Spec
 from . import charts, networks, svg
-from .charts import Bars, Chart, Histogram, Likeness, Point, Size
+from .charts import Bars, Chart, HeatMap, Histogram, Likeness, Picture, Point, Size
 from .findings import (
     finding,
     finding_of_bars,
@@ -21,6 +21,7 @@ from .findings import (
     finding_of_picture,
 )
 from .html import figure, fold, note, text
+from .networks import Graph, Masks
 from .scores import ALL_TASKS, Condition, Runs
 from .styles import Style
 from .views import RETURN, SUCCESS
@@ -79,110 +80,74 @@ class View(NamedTuple):
     kind: str = "charts"  # or wide: a row for each
 
 
-def _drawn(source: Source, chart: Chart) -> Drawn:
-    draw = {"sparsity": svg.sparsity, "bytes": svg.sizes}.get(chart.kind, svg.curve)
-    data = {"x": chart.x, "y": chart.y, "ticks": chart.ticks, "columns": Point._fields, "rows": chart.points}
-    return Drawn(chart.title, finding(chart, source.looks), draw(chart, source.looks), data)
+Shown = Chart | Bars | HeatMap | Histogram | Picture | Masks | Graph
+"""What a view shows as charts."""
 
 
-def _curves(metric: str) -> Callable[[Source], list[Drawn]]:
-    return lambda source: [_drawn(source, chart) for chart in source.curves if chart.metric == metric]
+def _drawn(one: Shown, looks: Mapping[str, Style]) -> Drawn:
+    match one:
+        case Chart():
+            draw = {"sparsity": svg.sparsity, "bytes": svg.sizes}.get(one.kind, svg.curve)
+            axes = {"x": one.x, "y": one.y, "ticks": one.ticks}
+            data = _table(Point._fields, one.points)
+            return Drawn(one.title, finding(one, looks), draw(one, looks), axes | data)
+        case Bars():
+            data = _table(("statistic", "of", "value", "low", "high", "runs"), [b[:2] + b[3:] for b in one.bars])
+            return Drawn(one.title, finding_of_bars(one, looks), svg.bars(one, looks), data)
+        case HeatMap():
+            data = _table(Likeness._fields, one.cells)
+            return Drawn(one.title, finding_of_overlap(one), svg.heat(one), data)
+        case Histogram():
+            kept = [f"kept at {cut.sparsity}" for cut in one.cuts]
+            counts = zip(one.bins, *(cut.kept for cut in one.cuts), strict=True)
+            data = _table(("log10 |score| from", "to", "weights", *kept), [(*b, *each) for b, *each in counts])
+            return Drawn(one.title, finding_of_histogram(one), svg.histogram(one, looks), data)
+        case Picture():
+            data = _table(("of", one.row, "share"), one.cells)
+            return Drawn(one.title.partition(": ")[2], finding_of_picture(one), svg.picture(one), data)
+        case Masks():
+            return Drawn(one.title, finding_of_masks(one), svg.weight_masks(one))
+        case Graph():
+            return Drawn(one.title, finding_of_graph(one), svg.graph(one))
 
 
-def _against_sparsity(metric: str) -> Callable[[Source], list[Drawn]]:
-    return lambda source: [
-        _drawn(source, chart)
-        for chart in charts.against_sparsity(source.runs)
-        if chart.metric == metric and len(chart.ticks) > 1
-    ]
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    return {"columns": columns, "rows": rows}
 
 
-def _time(source: Source) -> list[Drawn]:
-    return [_drawn(source, chart) for chart in charts.by_time(source.runs)]
+def _each(rows: Callable[[Source], Iterable[Shown]]) -> Callable[[Source], Iterator[Drawn]]:
+    """Return what draws all that is found in a source."""
+    return lambda source: (_drawn(one, source.looks) for one in rows(source))
 
 
-def _bytes(source: Source) -> list[Drawn]:
-    return [_drawn(source, chart) for chart in charts.against_bytes(source.runs, source.sizes)]
+def _curves(metric: str) -> Callable[[Source], Iterator[Drawn]]:
+    return _each(lambda source: (chart for chart in source.curves if chart.metric == metric))
 
 
-def _profiles(source: Source) -> list[Drawn]:
-    return [_drawn(source, chart) for chart in charts.profiles(source.runs)]
+def _against_sparsity(metric: str) -> Callable[[Source], Iterator[Drawn]]:
+    def several(source: Source) -> Iterator[Chart]:
+        return (c for c in charts.against_sparsity(source.runs) if c.metric == metric and len(c.ticks) > 1)
+
+    return _each(several)
 
 
-def _training(source: Source) -> list[Drawn]:
-    """Draw all measurements of the first level, then those of the next."""
+def _training(source: Source) -> Iterator[Drawn]:
+    """Draw all measurements of the first level, then those of the next, which are folded."""
     by_level: dict[str, list[Chart]] = {}
     for chart in charts.training(source.runs):
         by_level.setdefault(chart.title, []).append(chart)
-    return [
-        _drawn(source, chart)._replace(title=f"{chart.y}, {chart.title}", aside=i > 0)
-        for i, some in enumerate(by_level.values())
-        for chart in some
-    ]
+    for i, some in enumerate(by_level.values()):
+        for chart in some:
+            yield _drawn(chart, source.looks)._replace(title=f"{chart.y}, {chart.title}", aside=i > 0)
 
 
-def _bars(rows: Callable[[Runs], list[Bars]]) -> Callable[[Source], list[Drawn]]:
-    def draw(source: Source) -> list[Drawn]:
-        return [
-            Drawn(
-                one.title,
-                finding_of_bars(one, source.looks),
-                svg.bars(one, source.looks),
-                {
-                    "columns": ("statistic", "of", "value", "low", "high", "runs"),
-                    "rows": [b[:2] + b[3:] for b in one.bars],
-                },
-            )
-            for one in rows(source.runs)
-        ]
-
-    return draw
+def _masks(source: Source) -> Iterator[Masks]:
+    """Return the masks of which some layer is pruned."""
+    return (one for one in networks.weight_masks(source.plan, source.finished) if any(one.columns.values()))
 
 
-def _masks(source: Source) -> Iterator[Drawn]:
-    for one in networks.weight_masks(source.plan, source.finished):
-        if any(one.columns.values()):  # some layer is pruned
-            yield Drawn(one.title, finding_of_masks(one), svg.weight_masks(one))
-
-
-def _shares(row: str) -> Callable[[Source], list[Drawn]]:
-    return lambda source: [
-        Drawn(
-            one.title.partition(": ")[2],
-            finding_of_picture(one),
-            svg.picture(one),
-            {"columns": ("of", row, "share"), "rows": one.cells},
-        )
-        for one in charts.pictures(source.runs)
-        if one.row == row
-    ]
-
-
-def _overlap(source: Source) -> list[Drawn]:
-    return [
-        Drawn(one.title, finding_of_overlap(one), svg.heat(one), {"columns": Likeness._fields, "rows": one.cells})
-        for one in charts.overlap(source.runs)
-    ]
-
-
-def _histograms(source: Source) -> list[Drawn]:
-    def data(one: Histogram) -> Mapping[str, Any]:
-        kept = [f"kept at {cut.sparsity}" for cut in one.cuts]
-        counts = zip(one.bins, *(cut.kept for cut in one.cuts), strict=True)
-        return {
-            "columns": ("log10 |score| from", "to", "weights", *kept),
-            "rows": [(*one, *each) for one, *each in counts],
-        }
-
-    return [
-        Drawn(one.title, finding_of_histogram(one), svg.histogram(one, source.looks), data(one))
-        for one in charts.histograms(source.runs)
-    ]
-
-
-def _graphs(source: Source) -> list[Drawn]:
-    found = networks.graphs(source.plan, source.finished)
-    return [Drawn(one.title, finding_of_graph(one), svg.graph(one)) for one in found]
+def _shares(row: str) -> Callable[[Source], Iterator[Drawn]]:
+    return _each(lambda source: (one for one in charts.pictures(source.runs) if one.row == row))
 
 
 _CURVES = (
@@ -204,14 +169,14 @@ VIEWS: tuple[View, ...] = (
         "Return by time",
         "The interquartile mean (IQM) of the return by seconds of training, which are spread evenly over environment steps; "
         "start-up and compilation are left out where they were recorded apart.",
-        _time,
+        _each(lambda source: charts.by_time(source.runs)),
     ),
     View(
         SAVINGS,
         "Return by size",
         "Bytes of the weights of a policy exported as a C program, computed from its mask. A small mark is a run, a large one the "
         "mean of a sparsity.",
-        _bytes,
+        _each(lambda source: charts.against_bytes(source.runs, source.sizes)),
     ),
     View("Results against sparsity", "Return against sparsity", _SPARSITY, _against_sparsity(RETURN)),
     View("Results against sparsity", "Success against sparsity", "", _against_sparsity(SUCCESS)),
@@ -227,27 +192,27 @@ VIEWS: tuple[View, ...] = (
         "Performance profiles",
         "Performance profiles",
         "The share of runs whose score exceeds a threshold: higher is better, and where curves cross neither is better throughout.",
-        _profiles,
+        _each(lambda source: charts.profiles(source.runs)),
     ),
     View(
         "Aggregates",
         "Aggregate scores",
         "A stroke is the value, a bar its 95 % bootstrap interval; a score of 1 is dense. An optimality gap is better when it is "
         "smaller. Intervals describe and decide nothing.",
-        _bars(charts.intervals),
+        _each(lambda source: charts.intervals(source.runs)),
     ),
     View(
         "Aggregates",
         "Probability of improvement",
         "The chance that a run of the first scores above a run of the second, with its 95 % bootstrap interval. 0.5 is even.",
-        _bars(charts.improvement),
+        _each(lambda source: charts.improvement(source.runs)),
     ),
     View(
         TICKETS,
         "Masks, weight by weight",
         "Of the first seed's policies. A mark is a weight that is kept; rows are inputs, columns are units, first layer on top. "
         "They are drawn from the mask files in the run folders.",
-        _masks,
+        _each(_masks),
         "wide",
     ),
     View(TICKETS, "Share of each layer kept", _KEPT, _shares("layer")),
@@ -257,21 +222,21 @@ VIEWS: tuple[View, ...] = (
         "Overlap of masks",
         "Jaccard index: the weights that both masks keep, as a share of those that either keeps. In brackets, its mean for "
         "random masks with as many weights in each layer. On the diagonal, masks of two seeds.",
-        _overlap,
+        _each(lambda source: charts.overlap(source.runs)),
     ),
     View(
         TICKETS,
         "Scores and threshold",
         "Weights by |score| before pruning, all seeds together. Colored weights are kept, the darker the sparser; a dashed line is "
         "the lowest score that a seed's mask keeps. Masks that prune layer by layer have no common threshold.",
-        _histograms,
+        _each(lambda source: charts.histograms(source.runs)),
     ),
     View(
         TICKETS,
         "Surviving weights",
         "The trained policies of the first seed that have few enough weights. A line is a weight on a path from an observation "
         "(left) to an action (right), the wider the larger; observations in italics are not read.",
-        _graphs,
+        _each(lambda source: networks.graphs(source.plan, source.finished)),
     ),
 )
 
