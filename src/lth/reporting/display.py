@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -45,6 +46,11 @@ class PlainConsole(Console):
         self.print(
             wrapped(text, self.width) if self.is_terminal else text, style=style, highlight=False, soft_wrap=True
         )
+
+
+def plain_table(title: str | None = None) -> Table:
+    """Return an empty table with a line below its head, and no other."""
+    return Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
 
 
 @dataclass

@@ -51,6 +51,7 @@ def page(plan: Plan, tidy: Sequence[TidyRow], finished: Sequence[Spec]) -> str:
     tested, looks = families(runs, config.primary, config.report.margin), styles(runs)
     said, source = answer(runs, tested, declared), Source(plan, set(finished), runs, looks)
     views, behind = place(source)
+    versions = _versions(plan, finished)
     title = f"Lottery tickets on {', '.join(runs.tasks)}"
     saved = savings(runs, source.mean_sizes())
     views[SAVINGS] = savings_section(runs, tested, saved) + views.get(SAVINGS, "")
@@ -61,7 +62,7 @@ def page(plan: Plan, tidy: Sequence[TidyRow], finished: Sequence[Spec]) -> str:
         **{name: views.get(name, "") for name in NO_SERIES},
         "All numbers": verdicts_section(tested) + comparisons_section(tested) + results_section(results(runs)),
         "What it cost": costs_section(runs),
-        "How it was made": _made(plan, finished),
+        "How it was made": _made(plan, versions),
     }
     parts = [{name: body for name, body in some.items() if body} for some in (before, toggled, rest)]
     read = resources.files(__package__).joinpath
@@ -76,7 +77,7 @@ def page(plan: Plan, tidy: Sequence[TidyRow], finished: Sequence[Spec]) -> str:
         toggled=_sections(parts[1]),
         rest=_sections(parts[2]),
         margin=f"{config.report.margin:g}",
-        footer=_footer(plan, declared, finished),
+        footer=_footer(plan, declared, finished, versions),
         data=data.replace("<", "\\u003c"),
         css=css(looks) + read("page.css").read_text("utf-8"),
         js=read("page.js").read_text("utf-8"),
@@ -115,7 +116,7 @@ def _packed(content: bytes) -> str:
     return base64.b64encode(gzip.compress(content, mtime=0)).decode()
 
 
-def _made(plan: Plan, finished: Sequence[Spec]) -> str:
+def _made(plan: Plan, made: Mapping[str, Mapping[str, None]]) -> str:
     other = {*ALGORITHMS, "agent"} - {plan.config.algorithm if plan.config.algorithm in ALGORITHMS else "agent"}
     settings = {k: v for k, v in plan.config.model_dump(mode="json").items() if k not in {*NO_RESULT, *other}}
     if settings["pruning"]["rate"] is None:
@@ -123,7 +124,6 @@ def _made(plan: Plan, finished: Sequence[Spec]) -> str:
     else:
         del settings["pruning"]["sparsity"]
     settings_text = yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=110)
-    made = _versions(plan, finished)
     versions = [{"what": name, "version": "; ".join(values)} for name, values in sorted(made.items())]
     mixed = [name for name, values in made.items() if len(values) > 1]
     warning = (
@@ -151,7 +151,9 @@ def _versions(plan: Plan, finished: Sequence[Spec]) -> dict[str, dict[str, None]
     return made
 
 
-def _footer(plan: Plan, declared: Declared, finished: Sequence[Spec]) -> str:
+def _footer(
+    plan: Plan, declared: Declared, finished: Sequence[Spec], versions: Mapping[str, Mapping[str, None]]
+) -> str:
     """Return when the runs were made, with what, and where to find and how to cite it; the clock is not asked."""
     from .. import __version__
 
@@ -161,17 +163,17 @@ def _footer(plan: Plan, declared: Declared, finished: Sequence[Spec]) -> str:
         for attempt in journal.read_lines(plan.root / spec.path / journal.ATTEMPTS)
         if isinstance(attempt, dict) and "time" in attempt
     )
-    versions = {name: "; ".join(_versions(plan, finished).get(name.lower(), {})) for name in ("lth", "JAX", "Python")}
-    made = ", ".join(f"{name} {value}" for name, value in versions.items() if value)
+    known = {name: "; ".join(versions.get(name.lower(), {})) for name in ("lth", "JAX", "Python")}
+    made = ", ".join(f"{name} {value}" for name, value in known.items() if value)
     dates = [f"question declared {declared.time[:10]}"] if declared.time else []
     if begun:
         first, last = begun[0][:10], begun[-1][:10]
         dates.append(f"runs made {first}" + (f" to {last}" if last != first else ""))
     links = _links()
-    known = "; ".join([*dates, *([f"made with {made}"] if made else [])])
+    history = "; ".join([*dates, *([f"made with {made}"] if made else [])])
     cited = f"The lth authors. lth: winning lottery tickets for deep reinforcement learning, version {__version__}."
     addresses = "".join(f' <a href="{text(url)}">{text(name)}</a>.' for name, url in links.items())
-    return f"""<p>{text(sentence(known))}{"." if known else ""}</p>
+    return f"""<p>{text(sentence(history))}{"." if history else ""}</p>
 <p>Written by lth {text(__version__)}.{addresses}</p>
 <p>To cite: {text(cited)} {text(links.get("Repository", ""))}</p>
 <p>Statistics: Agarwal et al. 2021, <a href="https://arxiv.org/abs/2108.13264">Deep Reinforcement Learning at the Edge of the

@@ -4,7 +4,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ..algorithms.architecture import Spaces
@@ -13,7 +12,7 @@ from ..experiment.plan import Plan, Row, label, names_rewind
 from ..experiment.rates import estimate_times, wall_seconds
 from ..experiment.spec import Spec
 from ..experiment.status import State
-from .display import duration, run_name
+from .display import duration, plain_table, run_name
 from .numbers import rewound, rounded
 
 _TO_DO = "."
@@ -35,7 +34,7 @@ def status_summary(plan: Plan, states: Sequence[State], spaces: Mapping[str, Spa
 
 def status_table(states: Sequence[State]) -> Table:
     """Lay out what is being made and what failed."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table = plain_table()
     for name in ("run", "state", "env steps", "return", "note"):
         table.add_column(name, overflow="fold")
     for state in states:

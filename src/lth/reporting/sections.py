@@ -1,7 +1,7 @@
 """The report's sections: what is said of the numbers, the dots of each seed, and the tables."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
 from ..analysis.stability import LEAST_SHARED
@@ -195,16 +195,19 @@ def verdicts_section(found: Families) -> str:
         f"Tickets beside dense: score minus the dense agent's of the same seed, its mean and one-sided 95 % bounds. Winning: "
         f"above -{found.margin:g}; worse: below it."
     )
-    return (
-        _long(f"Tickets beside dense: {len(rows)} verdicts", len(rows), table("verdicts", 6, caption, rows))
-        if rows
-        else ""
-    )
+    return _long_table("Tickets beside dense: {} verdicts", "verdicts", 6, caption, rows)
 
 
 def _long(summary: str, rows: int, body: str) -> str:
     """Fold what is long; on paper it is shown up to MOST_PRINTED rows."""
     return fold(summary, body, "printed" if rows <= MOST_PRINTED else "", opened=rows <= MOST_OPEN)
+
+
+def _long_table(
+    summary: str, name: str, words: int, caption: str, rows: Sequence[Mapping[str, str]], optional: Sequence[str] = ()
+) -> str:
+    """Fold a table (`html.table`) that is long, if it has rows; `{}` in the summary stands for how many."""
+    return _long(summary.format(len(rows)), len(rows), table(name, words, caption, rows, optional)) if rows else ""
 
 
 def results_section(found: Sequence[Result]) -> str:
@@ -220,11 +223,7 @@ def results_section(found: Sequence[Result]) -> str:
         for r in found
     ]
     caption = "Aggregates over runs (and tasks) with their 95 % bootstrap intervals, which describe and decide nothing."
-    return _long(
-        f"Aggregates: {len(rows)} rows",
-        len(rows),
-        table("results", 4, caption, rows, optional=("median", "success (mean)")),
-    )
+    return _long_table("Aggregates: {} rows", "results", 4, caption, rows, optional=("median", "success (mean)"))
 
 
 def comparisons_section(found: Families) -> str:
@@ -245,11 +244,7 @@ def comparisons_section(found: Families) -> str:
         "Every other test. The difference is of scores, its mean over seeds, with the interval that inverts the test. Where pruned "
         "is empty, it is the mean over all sparsities."
     )
-    return (
-        _long(f"Other tests: {len(rows)} comparisons", len(rows), table("comparisons", 7, caption, rows))
-        if rows
-        else ""
-    )
+    return _long_table("Other tests: {} comparisons", "comparisons", 7, caption, rows)
 
 
 # --- what it takes ---------------------------------------------------------------------------------------------------
@@ -304,7 +299,7 @@ def costs_section(runs: Runs) -> str:
         f"<p>{text(claim(gradient_masks(runs)))}</p>"
         f"<p>In all, {sum(c.runs for c in spent)} runs of {steps:,.0f} environment steps took {hours:.2f} hours of wall time "
         "(summed over workers).</p>"
-    ) + _long(f"Cost of each condition: {len(rows)} rows", len(rows), table("costs", 4, caption, rows))
+    ) + _long_table("Cost of each condition: {} rows", "costs", 4, caption, rows)
 
 
 # --- what the tickets are --------------------------------------------------------------------------------------------
@@ -312,14 +307,14 @@ def costs_section(runs: Runs) -> str:
 
 def tickets_section(runs: Runs) -> str:
     """Return what the tickets are: tables of networks, overlaps and barriers."""
-    return "".join([*_networks(runs), *_overlaps(runs), *_barriers(runs)])
+    return _networks(runs) + _overlaps(runs) + _barriers(runs)
 
 
 def _share(value: float) -> str:
     return "" if value != value else number(value, 3)
 
 
-def _networks(runs: Runs) -> Iterator[str]:
+def _networks(runs: Runs) -> str:
     found = tickets(runs)
     measured = ["sparsity", "effective sparsity", "dead units", "dormant units"]
     measured += ["rank correlation", "shared", "shared by chance"]
@@ -330,8 +325,9 @@ def _networks(runs: Runs) -> Iterator[str]:
     ]
     unstable = [t for t in found if t.shared < LEAST_SHARED]
     names = dict.fromkeys(f"{t.condition.label} ({t.task}, {_level(t.condition)['pruned']})" for t in unstable)
+    warning = ""
     if names:
-        yield (
+        warning = (
             f'<p class="warn">Unstable: two halves of the gradient batches share less than {share(LEAST_SHARED)} of the '
             f"weights kept by {text(', '.join(names))}, so these masks depend on the draw. Raise pruning.num_gradient_batches."
             "</p>"
@@ -341,34 +337,32 @@ def _networks(runs: Runs) -> Iterator[str]:
         "units put out zero on all transitions that were looked at, dormant ones next to nothing. Where gradients were taken: how "
         "well the rankings of two halves of the batches agree."
     )
-    yield _long(f"Networks: {len(rows)} rows", len(rows), table("tickets", 5, caption, rows, optional=measured))
+    return warning + _long_table("Networks: {} rows", "tickets", 5, caption, rows, optional=measured)
 
 
-def _overlaps(runs: Runs) -> Iterator[str]:
+def _overlaps(runs: Runs) -> str:
     rows = [
         {"task": s.task, "pruned": percent(s.sparsity), "mask of": s.method, "and of": s.other, "network": s.network}
         | {"pairs": str(s.pairs), "Jaccard index": _share(s.jaccard), "by chance": _share(s.by_chance)}
         for s in overlaps(runs)
         if s.differ_in in ("task", "round")  # the rest is in the heat maps
     ]
-    if rows:
-        caption = (
-            "Masks of different tasks or rounds: the weights that both keep, as a share of those that either keeps, and the mean "
-            "by chance, of masks with as many weights in each layer."
-        )
-        yield _long(f"Overlap of masks: {len(rows)} rows", len(rows), table("overlaps", 5, caption, rows))
+    caption = (
+        "Masks of different tasks or rounds: the weights that both keep, as a share of those that either keeps, and the mean "
+        "by chance, of masks with as many weights in each layer."
+    )
+    return _long_table("Overlap of masks: {} rows", "overlaps", 5, caption, rows)
 
 
-def _barriers(runs: Runs) -> Iterator[str]:
+def _barriers(runs: Runs) -> str:
     rows = [
         {"task": b.task, "line to": b.condition.label, **_level(b.condition), "from": b.other, "metric": b.metric}
         | {"seeds": str(b.seeds), "at its start": rounded(b.at_other, 4), "at its end": rounded(b.at_run, 4)}
         | {"barrier": rounded(b.barrier, 4)}
         for b in barriers(runs)
     ]
-    if rows:
-        caption = (
-            "Between agents: along the straight line between the weights of two agents, how much worse than its ends a metric "
-            "gets at the worst. Near 0, the two lie in one valley. Means over seeds."
-        )
-        yield _long(f"Between agents: {len(rows)} lines", len(rows), table("barriers", 6, caption, rows))
+    caption = (
+        "Between agents: along the straight line between the weights of two agents, how much worse than its ends a metric "
+        "gets at the worst. Near 0, the two lie in one valley. Means over seeds."
+    )
+    return _long_table("Between agents: {} lines", "barriers", 6, caption, rows)

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ..config import Config
@@ -11,7 +10,7 @@ from ..experiment.costs import Estimate, Planned
 from ..experiment.rates import wall_seconds
 from ..experiment.spec import Cost, DenseSpec, MaskSpec, Spec
 from .answer import Answer
-from .display import duration, run_name
+from .display import duration, plain_table, run_name
 from .power import Needed
 from .progress import level_title
 from .views import TableRow, label, names_rewind
@@ -24,7 +23,7 @@ def results_table(rows: Sequence[TableRow]) -> Table:
     """
     seeds = sorted({row.seeds for row in rows})
     title = f"last evaluation, mean ± sd over {' or '.join(map(str, seeds))} seed{'s' * (seeds != [1])}"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table = plain_table(title)
     with_rewind = names_rewind(row.rewind for row in rows)
     with_success = any(row.ticket_success is not None for row in rows)
     table.add_column("", no_wrap=True)
@@ -69,7 +68,7 @@ def conclusion(said: Answer) -> list[str]:
 def needed_table(needed: Sequence[Needed], power: float) -> Table:
     """Lay out how many seeds tests take."""
     title = f"Seeds to decide with a probability of {power:g}"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table = plain_table(title)
     table.add_column("test")
     for name in ("difference", "sd over seeds", "seeds", "80 % range"):
         table.add_column(name, justify="right")
@@ -125,7 +124,7 @@ def planned_table(estimate: Estimate, each: bool = False) -> Table:
         title = run_name(one.spec) if each else _without_seed(one.spec)
         groups.setdefault(one.spec.task, {}).setdefault(title, []).append(one)
     started = any(one.finished for one in estimate.runs)
-    table = Table(title="Planned runs", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table = plain_table("Planned runs")
     table.add_column("run", overflow="fold")
     if each:
         table.add_column("state")
@@ -168,11 +167,8 @@ def growth(config: Config, planned: Sequence[Planned]) -> str:
     levels = 1 if config.pruning.rate is not None else len(config.pruning.sparsity)
 
     def amount(share: int, without: Sequence[Planned] = ()) -> str:
-        steps, seconds = (
-            (total(planned).env_steps - total(without).env_steps) // share,
-            sum(one.seconds for one in planned),
-        )
-        seconds = (seconds - sum(one.seconds for one in without)) / share
+        steps = (total(planned).env_steps - total(without).env_steps) // share
+        seconds = (sum(one.seconds for one in planned) - sum(one.seconds for one in without)) / share
         return f"{steps:,} environment steps ({duration(seconds)})"
 
     return (
