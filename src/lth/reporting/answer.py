@@ -1,6 +1,6 @@
 """What the tests say, in sentences: the headline, what is decided, and what is not. One statistic a sentence, the tested one."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from .. import stats
@@ -16,7 +16,7 @@ from .families import (
     Verdict,
     main_scope,
 )
-from .numbers import number, p_value, percent, rewound, rounded, share
+from .numbers import names, number, p_value, percent, rewound, rounded, seeds, sentence, share
 from .scores import ALL_TASKS, Condition, Runs, level_name
 from .tickets import MaskCost
 from .views import RETURN, SUCCESS, names_rewind
@@ -48,17 +48,6 @@ class Answer(NamedTuple):
     """The primary question at each sparsity, where there are several: what is seen, and what its closed procedure decides."""
 
 
-def names(some: Iterable[str]) -> str:
-    """Join names: `a, b and c`."""
-    *first, last = some
-    return f"{', '.join(first)} and {last}" if first else last
-
-
-def seeds(count: int) -> str:
-    """Write a number of seeds."""
-    return f"{count} seed{'s' * (count != 1)}"
-
-
 def evidence(c: Comparison, p: float) -> str:
     """Write what a comparison rests on: `95.3 % interval 0.02 to 0.31, p = 0.008`."""
     digits = digits_of(c)
@@ -69,11 +58,6 @@ def evidence(c: Comparison, p: float) -> str:
 def digits_of(c: Comparison) -> int:
     """Return the digits that a difference is written with: two, three where its interval is narrow."""
     return 3 if c.high - c.low < 0.1 else 2
-
-
-def sentence(text: str) -> str:
-    """Begin with a capital."""
-    return text[:1].upper() + text[1:]
 
 
 def answer(runs: Runs, found: Families, declared: Declared) -> Answer:
@@ -94,7 +78,7 @@ def answer(runs: Runs, found: Families, declared: Declared) -> Answer:
     headline += _verdicts(runs, found)
     if not headline:
         headline = ["No ticket has finished beside a dense agent of the same seed."]
-    others = [*(found.primary.levels if found.primary else ()), *found.controls, *found.exploratory]
+    others = [*found.levels, *found.controls, *found.exploratory]
     decided = [c for c in others if c.differs]
     main = [c for c in decided if _is_main(runs, c)]
     return Answer(
@@ -140,8 +124,7 @@ def _primary(runs: Runs, found: Families) -> str:
 
 
 def _by_level(runs: Runs, found: Families) -> list[str]:
-    levels = found.primary.levels if found.primary else []
-    return [_at_level(runs, c) for c in levels] if len(levels) > 1 else []
+    return [_at_level(runs, c) for c in found.levels] if len(found.levels) > 1 else []
 
 
 def _at_level(runs: Runs, c: Comparison) -> str:
@@ -190,12 +173,8 @@ def _verdicts(runs: Runs, found: Families) -> list[str]:
 
 
 def _main_verdicts(runs: Runs, found: Families, metric: str) -> list[Verdict]:
-    scope = main_scope(runs, metric)[0]
-    return [
-        v
-        for v in found.verdicts
-        if (v.scope, v.metric) == (scope, metric) and v.condition.sparsity and not v.condition.control
-    ]
+    here = found.judged(main_scope(runs, metric)[0], metric)
+    return [v for c, v in here.items() if c.sparsity and not c.control]
 
 
 def _line(levels: Sequence[str], by: str, text: str) -> str:
@@ -253,7 +232,7 @@ def _beat(some: Sequence[str], others: Sequence[str]) -> str:
 def _beaten(runs: Runs, found: Families, metrics: Sequence[str]) -> dict[Condition, list[str]]:
     """Name what each ticket is shown to be better than by all of the metrics; its own controls by the control's name alone."""
     won: dict[tuple[Condition, Condition], set[str]] = {}
-    for c in (*(found.primary.levels if found.primary else ()), *found.exploratory, *found.controls):
+    for c in (*found.levels, *found.exploratory, *found.controls):
         if c.differs and _is_main(runs, c):
             won.setdefault((c.first, c.second) if c.difference > 0 else (c.second, c.first), set()).add(c.metric)
     shown: dict[Condition, list[str]] = {}

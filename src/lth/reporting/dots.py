@@ -10,10 +10,9 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from ..experiment.tidy import DENSE
-from .answer import names
 from .families import NOT_JUDGED, UNDECIDED, WINNING, WORSE, Families, Verdict
 from .html import text
-from .numbers import number, quantity, share
+from .numbers import names, number, quantity, share
 from .scores import DENSE_AGENT, Condition, Runs, level_name
 from .styles import SOFT, Style, style_of
 from .views import SUCCESS
@@ -67,13 +66,13 @@ def panels(runs: Runs, found: Families, scope: str, tasks: Sequence[str], metric
     reference, scored = runs.reference(tasks[0], metric), runs.have_scores(tasks, metric)
     zero, one, margin = (0.0, 1.0, found.margin) if scored else (reference.random, reference.dense, math.nan)
     raw = (reference.random, reference.dense) if scored and len(tasks) == 1 else None
-    verdicts = {v.condition: v for v in found.verdicts if (v.scope, v.metric) == (scope, metric)}
+    verdicts = found.judged(scope, metric)
     shown = []
     for rewind, sparsity in runs.levels():
         rows = []
         for condition in (DENSE_AGENT, *sorted(runs.at(rewind, sparsity), key=lambda c: not c.is_ticket)):
             by_task = [runs.last(task, condition, metric) for task in tasks]
-            seeds = sorted(set.intersection(*(set(one) for one in by_task))) if by_task else []
+            seeds = sorted(set.intersection(*(set(one) for one in by_task)))
             if seeds:
                 values = np.array([[one[seed] for seed in seeds] for one in by_task], float)
                 if scored:

@@ -79,6 +79,15 @@ class Families(NamedTuple):
     question: tuple[str, str] | None = None
     """The methods of the primary question; `primary` is None where no task has scores of both."""
 
+    @property
+    def levels(self) -> list[Comparison]:
+        """The primary question at each level; none where it is not tested."""
+        return self.primary.levels if self.primary else []
+
+    def judged(self, scope: str, metric: str) -> dict[Condition, Verdict]:
+        """Return the verdicts by a metric on a task or over all."""
+        return {v.condition: v for v in self.verdicts if (v.scope, v.metric) == (scope, metric)}
+
 
 def families(runs: Runs, question: tuple[str, str] | None, margin: float) -> Families:
     """Test everything: returns first, then success rates where the tasks define success; over all tasks, then on each.

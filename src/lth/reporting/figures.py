@@ -28,7 +28,7 @@ from ..errors import InputError, nearest
 from ..experiment.tidy import DENSE, TidyRow
 from ..exporting.flash import FlashRow
 from ..files import write_whole
-from . import charts, panels
+from . import charts, numbers, panels
 from .charts import Bars, Chart, Picture
 from .networks import Graph, Masks
 from .scores import Runs
@@ -340,7 +340,7 @@ def flash(rows: Sequence[FlashRow], width: str | float = "text") -> "Figure":
             what = f"bytes of flash ({rows[0].measured})"
             chart = Chart("bytes", task, what, "return (mean)", means, metric=RETURN, dots=dots)
             drawn[-1].append((f"{task}, {weights}", partial(panels.sizes, chart=chart, looks=looks)))
-    note = f"n = {len(seeds)} seed{'s' * (len(seeds) > 1)}; small: runs; large: means"
+    note = f"n = {numbers.seeds(len(seeds))}; small: runs; large: means"
     return _figure(None, drawn, wide, max(1, int(wide / 2.2)), 1.7, note)
 
 
@@ -591,4 +591,4 @@ def seeds_shown(runs: Runs, labels: Sequence[str]) -> tuple[list[str], str]:
         f"{name} (n = {' to '.join(map(str, sorted({min(n), max(n)})))})" if n and n != {most} else name
         for name, n in counts.items()
     ]
-    return named, f"n = {most} seed{'s' * (most > 1)}"
+    return named, f"n = {numbers.seeds(most)}"

@@ -3,10 +3,9 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from .answer import names, sentence
 from .charts import Bars, Chart, Cut, HeatMap, Histogram, Picture, Point
 from .networks import Graph, Masks
-from .numbers import number, quantity, share
+from .numbers import names, number, quantity, sentence, share
 from .styles import Style
 
 CLOSE = 0.9

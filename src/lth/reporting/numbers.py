@@ -1,6 +1,7 @@
-"""How numbers, sparsities and rewind points are written for people: no digit that says nothing."""
+"""How numbers are written for people, with no digit that says nothing; and rewind points, lists and sentences."""
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ..text import rounded as rounded
@@ -69,3 +70,19 @@ def short(value: float) -> str:
         if abs(value) >= size:
             return f"{value / size:g}{letter}"
     return f"{value:g}"
+
+
+def names(some: Iterable[str]) -> str:
+    """Join names: `a, b and c`."""
+    *first, last = some
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def seeds(count: int) -> str:
+    """Write a number of seeds."""
+    return f"{count} seed{'s' * (count != 1)}"
+
+
+def sentence(text: str) -> str:
+    """Begin with a capital."""
+    return text[:1].upper() + text[1:]

@@ -17,9 +17,10 @@ from ..experiment.question import Declared, declared_question
 from ..experiment.spec import Spec
 from ..experiment.tidy import TidyRow
 from ..files import csv_bytes
-from .answer import answer, sentence
+from .answer import answer
 from .families import families
 from .html import anchor, fold, table, text
+from .numbers import seeds, sentence
 from .placement import SAVINGS, TICKETS, Source, place
 from .savings import savings
 from .scores import Runs, results
@@ -89,14 +90,13 @@ def _sections(some: Mapping[str, str]) -> str:
 
 
 def _about(plan: Plan, runs: Runs, finished: Sequence[Spec]) -> str:
-    seeds = len(plan.config.seeds)
     whole = (
         f"{len(finished)} of {len(plan.specs)} runs finished"
         if len(finished) < len(plan.specs)
         else "all runs finished"
     )
     return (
-        f"{plan.config.agent_config.NAME}, {seeds} seed{'s' * (seeds > 1)}, {whole}. Results are of the last evaluation, never "
+        f"{plan.config.agent_config.NAME}, {seeds(len(plan.config.seeds))}, {whole}. Results are of the last evaluation, never "
         "the best."
     )
 

@@ -5,9 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .answer import sentence
 from .families import WINNING, Families
-from .numbers import percent, quantity, rounded
+from .numbers import percent, quantity, rounded, sentence
 from .scores import ALL_TASKS, DENSE_AGENT, Condition, Runs
 from .views import RETURN
 

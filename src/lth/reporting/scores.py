@@ -1,4 +1,4 @@
-"""From the tidy table to numbers: scores, aggregates, comparisons, charts, costs. Pure: rows in, rows out.
+"""From the tidy table to numbers: conditions, their scores and aggregates. Pure: rows in, rows out.
 
 A score is (R - U) / (D - U) for a return (or success rate) R: U is the mean of a uniform random policy over 200 episodes, and D
 the mean of the task's dense agents' last evaluations. So 0 is a random policy and 1 is dense, whatever the signs; a plain ratio to

@@ -70,7 +70,7 @@ def _legend(found: Families) -> str:
 
 def grid(runs: Runs, found: Families, scope: str, metric: str, looks: Mapping[str, Style]) -> str:
     """Return the verdicts of a metric on a task or over all, methods by sparsity: a table for each rewind point."""
-    here = {v.condition: v for v in found.verdicts if (v.scope, v.metric) == (scope, metric)}
+    here = found.judged(scope, metric)
     rewinds = list(dict.fromkeys(c.rewind for c in here))
     where = f" on {scope}" if scope != ALL_TASKS and len(runs.tasks) > 1 else ""
     made = []
@@ -171,7 +171,7 @@ def tasks_section(runs: Runs, found: Families, looks: Mapping[str, Style]) -> st
         return ""
     parts = []
     for task in runs.tasks:
-        metrics = [m for m in _metrics(found) if any((v.scope, v.metric) == (task, m) for v in found.verdicts)]
+        metrics = [m for m in _metrics(found) if found.judged(task, m)]
         metrics = [m for m in metrics if main_scope(runs, m)[0] != task]  # the first screen has what is left out
         shown = [panel for m in metrics for panel in dots.panels(runs, found, task, [task], m)]
         grids = "".join(grid(runs, found, task, m, looks) for m in metrics)
