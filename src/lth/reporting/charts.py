@@ -12,7 +12,7 @@ from ..experiment.measurements import SCORES
 from ..experiment.tidy import DENSE
 from .families import compared
 from .numbers import percent, rewound
-from .scores import ALL_TASKS, DENSE_AGENT, Condition, Runs, estimate, level_name, shares
+from .scores import ALL_TASKS, DENSE_AGENT, Condition, Estimate, Result, Runs, estimate, level_name, results, shares
 from .tickets import overlaps
 from .views import RETURN, SUCCESS
 
@@ -72,10 +72,9 @@ class Chart(NamedTuple):
         found = self.by_series()
         return [name for name in found if name == DENSE or len(found) <= MOST_BANDS]
 
-    def runs_of(self, series: str) -> tuple[list[float], list[float]]:
-        """Return x and y of the runs behind a series."""
-        dots = [dot for dot in self.dots if dot.series == series]
-        return [dot.x for dot in dots], [dot.y for dot in dots]
+    def runs_of(self, series: str) -> list[Dot]:
+        """Return the runs behind a series."""
+        return [dot for dot in self.dots if dot.series == series]
 
 
 def _points(series: str, x: Sequence[float], scores: stats.Scores, statistic: Callable[..., Any]) -> list[Point]:
@@ -190,23 +189,19 @@ def against_sparsity(runs: Runs) -> list[Chart]:
 def _over_sparsity(runs: Runs, scope: str, tasks: Sequence[str], metric: str, rewind: str) -> Chart | None:
     scored = metric == RETURN and scope == ALL_TASKS
 
-    def values(condition: Condition) -> list[dict[int, float]]:
-        found = []
-        for task in tasks:
-            last = runs.last(task, condition, metric)
-            found.append(dict(zip(last, runs.score(task, [*last.values()]).tolist(), strict=True)) if scored else last)
-        return found
+    def values(task: str, condition: Condition) -> dict[int, float]:
+        last = runs.last(task, condition, metric)
+        return dict(zip(last, runs.score(task, [*last.values()]).tolist(), strict=True)) if scored else last
 
-    def dots(condition: Condition, x: float) -> Iterator[Dot]:
-        for task, by_seed in zip(tasks, values(condition), strict=True):
-            yield from (Dot(condition.label, x, y, task, seed) for seed, y in by_seed.items())
+    def dots(condition: Condition, x: float) -> list[Dot]:
+        return [Dot(condition.label, x, y, task, seed) for task in tasks for seed, y in values(task, condition).items()]
 
     ticks = sorted((s for r, s in runs.levels() if r == rewind), key=_sparsity)
     points: list[Point] = []
-    runs_shown = list(dots(DENSE_AGENT, -1.0))
+    runs_shown = dots(DENSE_AGENT, -1.0)
     for i, sparsity in enumerate(ticks):
         for condition in runs.beside_dense(rewind, sparsity):
-            arrays = [np.array(list(by_seed.values())) for by_seed in values(condition)]
+            arrays = [np.array([*values(task, condition).values()]) for task in tasks]
             if all(a.size for a in arrays):
                 points += _points(condition.label, [i], arrays, stats.mean)
                 runs_shown += dots(condition, i) if condition != DENSE_AGENT else ()
@@ -229,7 +224,7 @@ class Beside(NamedTuple):
     """Where a series of a chart against sparsity stands."""
 
     means: list[Point]  # their bars reach BAR slots to either side; of dense agents at the ticks
-    dots: list[tuple[float, float]]  # (x, y) of the runs; of dense agents at DENSE_PLACE
+    dots: list[Dot]  # of dense agents at DENSE_PLACE
     slot: float  # what each series takes of the distance between two ticks, which is 1
 
 
@@ -258,9 +253,7 @@ def beside_ticks(chart: Chart, order: Iterable[str]) -> dict[str, Beside]:
             for i, seed in enumerate(seeds)
         }
         dots = [
-            ((DENSE_PLACE if name == DENSE else dot.x) + offset[dot.seed], dot.y)
-            for dot in chart.dots
-            if dot.series == name
+            dot._replace(x=(DENSE_PLACE if name == DENSE else dot.x) + offset[dot.seed]) for dot in chart.runs_of(name)
         ]
         placed[name] = Beside([p._replace(x=p.x + place) for p in found[name]], dots, slot)
     return placed
@@ -308,11 +301,11 @@ class Bars(NamedTuple):
         return found
 
 
-AGGREGATES: dict[str, Callable[..., Any]] = {
-    "median": stats.median,
-    "IQM": stats.iqm,
-    "mean": stats.mean,
-    "optimality gap": stats.optimality_gap,
+AGGREGATES: dict[str, Callable[[Result], Estimate | None]] = {
+    "median": lambda one: one.median,
+    "IQM": lambda one: one.score,
+    "mean": lambda one: one.mean,
+    "optimality gap": lambda one: one.gap,
 }
 
 
@@ -322,14 +315,14 @@ def intervals(runs: Runs) -> list[Bars]:
     The median over tasks is left out where there is one task.
     """
     found = []
-    for scope, tasks, level in _scored_levels(runs):
+    known = {(one.scope, one.condition): one for one in results(runs)}
+    for scope, _, level in _scored_levels(runs):
+        here = [known[scope, condition] for condition in runs.beside_dense(*level) if (scope, condition) in known]
         bars = [
-            Bar(name, condition.label, condition.label, *estimate(statistic, scores), sum(map(len, scores)))
-            for name, statistic in AGGREGATES.items()
-            if name != "median" or len(tasks) > 1
-            for condition in runs.beside_dense(*level)
-            if runs.has(tasks, condition)
-            for scores in [runs.scores(tasks, condition)]
+            Bar(panel, one.condition.label, one.condition.label, *estimated, one.runs)
+            for panel, aggregate in AGGREGATES.items()
+            for one in here
+            if (estimated := aggregate(one))
         ]
         found.append(Bars(_title(runs, scope, level), bars))
     return found

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..analysis.paths import Layer
 from ..experiment.tidy import DENSE
-from .charts import BAR, DENSE_PLACE, MOST_ROWS, Bar, Chart, HeatMap, Histogram, Picture, beside_ticks
+from .charts import BAR, DENSE_PLACE, MOST_ROWS, Bar, Chart, Dot, HeatMap, Histogram, Picture, Point, beside_ticks
 from .networks import Graph, positions
 from .numbers import short
 from .styles import NEGATIVE, POSITIVE, Style, ink_on
@@ -30,6 +30,10 @@ def _marker(style: Style) -> dict[str, Any]:
 
 def _line(style: Style) -> dict[str, Any]:
     return _marker(style) | {"linestyle": (0, style.dash) if style.dash else "-"}
+
+
+def _xy(points: Sequence[Point | Dot]) -> tuple[list[float], list[float]]:
+    return [p.x for p in points], [p.y for p in points]
 
 
 def _few(side: "Axis", count: int = 4) -> None:
@@ -80,8 +84,7 @@ def sparsity(axis: "Axes", chart: Chart, looks: dict[str, Style]) -> None:
         if name == DENSE:
             axis.plot(ends, [here.means[0].y] * 2, color=color, lw=1.2, label=DENSE, zorder=2)
         look = _marker(looks[name]) | {"markersize": small, "markeredgewidth": 0.5, "linestyle": ""}
-        x, y = ([dot[i] for dot in here.dots] for i in (0, 1))
-        axis.plot(x, y, label="" if name == DENSE else name, zorder=3, **look)
+        axis.plot(*_xy(here.dots), label="" if name == DENSE else name, zorder=3, **look)
         for p in here.means if name != DENSE else ():
             half = BAR * here.slot
             axis.plot([p.x - half, p.x + half], [p.y, p.y], color=color, lw=1.5, zorder=4)
@@ -100,8 +103,8 @@ def sizes(axis: "Axes", chart: Chart, looks: dict[str, Style]) -> None:
 
     for name, points in chart.by_series().items():
         look = _line(looks[name])
-        axis.plot(*chart.runs_of(name), **look | {"linestyle": "", "markersize": 2.2, "markeredgewidth": 0.4})
-        axis.plot([p.x for p in points], [p.y for p in points], label=name, zorder=3, **look)
+        axis.plot(*_xy(chart.runs_of(name)), **look | {"linestyle": "", "markersize": 2.2, "markeredgewidth": 0.4})
+        axis.plot(*_xy(points), label=name, zorder=3, **look)
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(lambda v, _: short(v))

@@ -51,28 +51,28 @@ def savings(runs: Runs, sizes: Mapping[tuple[str, Condition], float] | None = No
             if not tickets or not runs.has([task], DENSE_AGENT):
                 continue
             kept = [sizes[task, c] for c in tickets if (task, c) in sizes]
-            whole = sizes.get((task, DENSE_AGENT), np.nan)
-
-            def cost(name: str, conditions: Sequence[Condition], task: str = task) -> float:
-                return float(np.mean([v for c in conditions for v in runs.last(task, c, f"cost/{name}").values()]))
-
             found.append(
                 Saving(
                     task,
                     rewind,
                     sparsity,
                     runs=sum(len(runs.last(task, c)) for c in tickets),
-                    env_steps=cost("env_steps", tickets),
-                    dense_env_steps=cost("env_steps", [DENSE_AGENT]),
+                    env_steps=_cost(runs, task, tickets, "env_steps"),
+                    dense_env_steps=_cost(runs, task, [DENSE_AGENT], "env_steps"),
                     seconds=_seconds(runs, task, tickets),
                     dense_seconds=_seconds(runs, task, [DENSE_AGENT]),
-                    flops=cost("flops", tickets),
-                    dense_flops=cost("flops", [DENSE_AGENT]),
+                    flops=_cost(runs, task, tickets, "flops"),
+                    dense_flops=_cost(runs, task, [DENSE_AGENT], "flops"),
                     bytes=float(np.mean(kept)) if kept else np.nan,
-                    dense_bytes=whole,
+                    dense_bytes=sizes.get((task, DENSE_AGENT), np.nan),
                 )
             )
     return found
+
+
+def _cost(runs: Runs, task: str, conditions: Sequence[Condition], name: str) -> float:
+    """Return the mean of a cost over all runs of some conditions."""
+    return float(np.mean([v for c in conditions for v in runs.last(task, c, f"cost/{name}").values()]))
 
 
 def _seconds(runs: Runs, task: str, conditions: Sequence[Condition]) -> float:

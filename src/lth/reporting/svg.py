@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from ..experiment.tidy import DENSE
-from .charts import BAR, DENSE_PLACE, MOST_ROWS, Bar, Bars, Chart, HeatMap, Histogram, Picture, Point, beside_ticks
+from .charts import BAR, DENSE_PLACE, MOST_ROWS, Bar, Bars, Chart, Dot, HeatMap, Histogram, Picture, Point, beside_ticks
 from .html import text
 from .networks import Graph, Masks, positions
 from .numbers import short
@@ -39,6 +39,8 @@ SIZE = 11
 """Of text, in pixels at the picture's own width."""
 LETTER = 6.0
 """About the width of a letter."""
+FAINT = f' fill="{SOFT}"'
+"""Of soft text."""
 
 
 class Drawing:
@@ -93,9 +95,8 @@ class Drawing:
 
 
 def _n(value: float) -> str:
-    return (
-        f"{value:.1f}".removesuffix(".0").replace("-0", "0") if abs(value) < 0.05 else f"{value:.1f}".removesuffix(".0")
-    )
+    words = f"{value:.1f}".removesuffix(".0")
+    return "0" if words == "-0" else words
 
 
 class Axes:
@@ -103,6 +104,7 @@ class Axes:
 
     def __init__(self, drawing: Drawing, left: float, top: float, width: float, height: float):
         self.d, self.left, self.top, self.width, self.height = drawing, left, top, width, height
+        self.right, self.bottom = left + width, top + height
         self.x_range, self.y_range = (0.0, 1.0), (0.0, 1.0)
 
     def x(self, value: float) -> float:
@@ -113,7 +115,23 @@ class Axes:
     def y(self, value: float) -> float:
         """Return where a value is."""
         low, high = self.y_range
-        return self.top + self.height - (value - low) / ((high - low) or 1) * self.height
+        return self.bottom - (value - low) / ((high - low) or 1) * self.height
+
+    def places(self, points: Iterable[Point | Dot]) -> list[tuple[float, float]]:
+        """Return where points are."""
+        return [(self.x(p.x), self.y(p.y)) for p in points]
+
+    def name(self, value: float, words: str) -> None:
+        """Write below the axis what a value is called."""
+        self.d.write(self.x(value), self.bottom + 11, words, "middle", FAINT)
+
+    def across(self, value: float, stroke: str = LINE, width: float = 1) -> None:
+        """Draw a line from left to right at a value."""
+        self.d.line(self.left, self.y(value), self.right, self.y(value), stroke, width)
+
+    def upright(self, value: float, stroke: str = LINE, width: float = 1, more: str = "") -> None:
+        """Draw a line from top to bottom at a value."""
+        self.d.line(self.x(value), self.top, self.x(value), self.bottom, stroke, width, more)
 
     def frame(
         self,
@@ -123,22 +141,17 @@ class Axes:
         y_label: str = "",
     ) -> None:
         """Draw ticks, lines behind the values, and labels: that of y above, so that it is read without turning the head."""
-        bottom = self.top + self.height
         for value, name in y_ticks:
-            self.d.line(self.left, self.y(value), self.left + self.width, self.y(value))
-            self.d.write(self.left - 5, self.y(value), name, "end", f' fill="{SOFT}"')
+            self.across(value)
+            self.d.write(self.left - 5, self.y(value), name, "end", FAINT)
         for value, name in x_ticks:
-            self.d.line(self.x(value), self.top, self.x(value), bottom)
-            self.d.write(self.x(value), bottom + 11, name, "middle", f' fill="{SOFT}"')
-        self.d.line(self.left, bottom, self.left + self.width, bottom, SOFT)
+            self.upright(value)
+            self.name(value, name)
+        self.d.line(self.left, self.bottom, self.right, self.bottom, SOFT)
         if x_label:
-            self.d.write(self.left + self.width, bottom + 26, x_label, "end")
+            self.d.write(self.right, self.bottom + 26, x_label, "end")
         if y_label:
             self.d.write(self.left - 30, self.top - 14, y_label)
-
-    def way(self, xs: Iterable[float], ys: Iterable[float]) -> str:
-        """Return the path through points."""
-        return "M" + "L".join(f"{_n(self.x(x))} {_n(self.y(y))}" for x, y in zip(xs, ys, strict=True))
 
     def band(self, points: Sequence[Point]) -> str:
         """Return the path around the intervals of points, within the frame."""
@@ -194,6 +207,10 @@ def _legend(
     return y + 14 - top
 
 
+def _way(places: Iterable[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{_n(x)} {_n(y)}" for x, y in places)
+
+
 def _stroke(d: Drawing, path: str, style: Style) -> None:
     dash = f' stroke-dasharray="{" ".join(map(str, style.dash))}"' if style.dash else ""
     d.add(
@@ -229,20 +246,19 @@ def sparsity(chart: Chart, looks: Mapping[str, Style]) -> str:
     axes.y_range = _range([*(dot.y for dot in chart.dots), *(v for p in chart.points for v in (p.low, p.high))])
     axes.frame([], _named(ticks(*axes.y_range)), chart.x, chart.y)
     for i, name in enumerate(chart.ticks):
-        d.line(axes.x(i - 0.5), axes.top, axes.x(i - 0.5), axes.top + axes.height)
-        d.write(axes.x(i), axes.top + axes.height + 11, name, "middle", f' fill="{SOFT}"')
+        axes.upright(i - 0.5)
+        axes.name(i, name)
     for name, here in placed.items():
         paint = looks[name].paint
-        with d.series(name, [(axes.x(p.x), axes.y(p.y)) for p in here.means]):
+        with d.series(name, axes.places(here.means)):
             if name == DENSE:
-                d.write(axes.x(DENSE_PLACE), axes.top + axes.height + 11, DENSE, "middle", f' fill="{SOFT}"')
-                y = axes.y(here.means[0].y)
-                d.line(axes.left, y, axes.left + axes.width, y, paint, 2)
+                axes.name(DENSE_PLACE, DENSE)
+                axes.across(here.means[0].y, paint, 2)
             bars = here.means if name != DENSE else []
             for p in bars:
                 if p.low == p.low:
                     d.line(axes.x(p.x), axes.y(p.low), axes.x(p.x), axes.y(p.high), paint)
-            d.marks([(axes.x(x), axes.y(y)) for x, y in here.dots], looks[name], 2.5)
+            d.marks(axes.places(here.dots), looks[name], 2.5)
             for p in bars:
                 left, right = (axes.x(p.x + side * BAR * here.slot) for side in (-1, 1))
                 d.line(left, axes.y(p.y), right, axes.y(p.y), paint, 2.6)
@@ -264,13 +280,14 @@ def curve(chart: Chart, looks: Mapping[str, Style]) -> str:
     axes.frame(_named(ticks(*axes.x_range), x_names), _named(ticks(*axes.y_range)), chart.x, chart.y)
     for name in sorted(found, key=lambda n: n == DENSE):
         some = _stepped(found[name], step)
-        with d.series(name, [(axes.x(p.x), axes.y(p.y)) for p in found[name]]):
+        places = axes.places(found[name])
+        with d.series(name, places):
             if all(math.isfinite(p.low) for p in some):
                 more = "" if name in banded else ' display="none"'
                 d.add(f'<path class="band" d="{axes.band(some)}" fill="{looks[name].paint}" fill-opacity=".15"{more}/>')
-            _stroke(d, axes.way([p.x for p in some], [p.y for p in some]), looks[name])
+            _stroke(d, _way(axes.places(some)), looks[name])
             if not step and name != DENSE:
-                d.marks([(axes.x(p.x), axes.y(p.y)) for p in found[name][:: max(1, len(some) // 5)]], looks[name])
+                d.marks(places[:: max(1, len(places) // 5)], looks[name])
     return d.svg("curve")
 
 
@@ -292,11 +309,10 @@ def sizes(chart: Chart, looks: Mapping[str, Style]) -> str:
     shown = [v for v in powers if axes.x_range[0] <= math.log10(v) <= axes.x_range[1]]
     axes.frame([(math.log10(v), short(v)) for v in shown], _named(ticks(*axes.y_range)), chart.x, chart.y)
     for name, points in found.items():
-        runs = [(axes.x(math.log10(x)), axes.y(y)) for x, y in zip(*chart.runs_of(name), strict=True)]
-        means = [(axes.x(math.log10(p.x)), axes.y(p.y)) for p in points]
+        means = axes.places(p._replace(x=math.log10(p.x)) for p in points)
         with d.series(name, means):
-            d.marks(runs, looks[name], 2.0)
-            _stroke(d, axes.way([math.log10(p.x) for p in points], [p.y for p in points]), looks[name])
+            d.marks(axes.places(p._replace(x=math.log10(p.x)) for p in chart.runs_of(name)), looks[name], 2.0)
+            _stroke(d, _way(means), looks[name])
             d.marks(means, looks[name])
     return d.svg("sizes")
 
@@ -327,8 +343,7 @@ def bars(one: Bars, looks: Mapping[str, Style]) -> str:
                 d.box(axes.x(bar.low), y + 4, axes.x(bar.high) - axes.x(bar.low), 10, paint, more)
             d.box(axes.x(bar.value) - 1.2, y + 2.5, 2.4, 13, "currentColor")
         if one.reference is not None:
-            at = axes.x(one.reference)
-            d.line(at, axes.top, at, axes.top + axes.height, "currentColor", 1, ' stroke-dasharray="4 3"')
+            axes.upright(one.reference, "currentColor", 1, ' stroke-dasharray="4 3"')
     return d.svg("bars")
 
 
@@ -417,9 +432,7 @@ def histogram(one: Histogram, looks: Mapping[str, Style]) -> str:
     axes.frame([], _named(ticks(*axes.y_range, 4)), "|score|", "weights")
     for x, exponent in at:
         power = "0" if exponent is None else f'10<tspan dy="-4" font-size="8">{str(exponent).replace("-", "−")}</tspan>'  # noqa: RUF001
-        d.add(
-            f'<text x="{_n(axes.x(x))}" y="{_n(axes.top + axes.height + 14)}" text-anchor="middle" fill="{SOFT}">{power}</text>'
-        )
+        d.add(f'<text x="{_n(axes.x(x))}" y="{_n(axes.bottom + 14)}" text-anchor="middle" fill="{SOFT}">{power}</text>')
 
     def blocks(counts: Sequence[int], tops: Sequence[int], fill: str, more: str = "") -> None:
         path = "".join(
@@ -434,8 +447,7 @@ def histogram(one: Histogram, looks: Mapping[str, Style]) -> str:
         blocks(cut.kept, totals, style.paint, f' fill-opacity="{(i + 1) / len(one.cuts):.2g}"')
         last = i == len(one.cuts) - 1
         for threshold in cut.thresholds:
-            x = axes.x(threshold)
-            d.line(x, axes.top, x, axes.top + axes.height, "currentColor", 0.8, ' stroke-dasharray="3 2"')
+            axes.upright(threshold, "currentColor", 0.8, ' stroke-dasharray="3 2"')
         if cut.thresholds:
             x = axes.x(max(cut.thresholds)) + 3 if last else axes.x(min(cut.thresholds)) - 3
             y = axes.top + 5 + (0 if last else 11 * (len(one.cuts) - 2 - i))
@@ -467,9 +479,9 @@ def weight_masks(one: Masks) -> str:
                 for i, words in enumerate(shown):
                     d.write(left - 6, y + high * (i + 0.5) / inputs, words, "end", ' font-size="10"')
             elif k % across == 0:
-                d.write(left - 6, y + 6, "1", "end", f' fill="{SOFT}"')
+                d.write(left - 6, y + 6, "1", "end", FAINT)
                 d.write(left - 6, y + high / 2, f"{layer.name}", "end")
-                d.write(left - 6, y + high - 6, str(inputs), "end", f' fill="{SOFT}"')
+                d.write(left - 6, y + high - 6, str(inputs), "end", FAINT)
             _cut_out(d, layer.kept, x, y, wide, high, style_of(name).paint)
             d.write(x + wide, y + high + 9, f"{units} units", "end", f' fill="{SOFT}" font-size="9"')
             y += high + 24
