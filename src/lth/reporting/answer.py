@@ -86,8 +86,8 @@ def answer(runs: Runs, found: Families, declared: Declared) -> Answer:
         _question(found, declared),
         [_compared(runs, c) for c in main],
         [_compared(runs, c) for c in decided if c not in main],
-        [_compared(runs, c) for c in others if c.corrected > stats.LEVEL],
-        [_compared(runs, c) for c in others if c.corrected != c.corrected],
+        [_compared(runs, c) for c in others if c.tested and not c.differs],
+        [_compared(runs, c) for c in others if not c.tested],
         _notes(runs, tasks),
         _by_level(runs, found),
     )
@@ -110,7 +110,7 @@ def _primary(runs: Runs, found: Families) -> str:
     first, second = c.first.method, c.second.method
     where = _where(runs, c.scope)
     mean = f" on average over {levels} sparsities" if levels > 1 else ""
-    if c.corrected != c.corrected:
+    if not c.tested:
         return sentence(
             f"{first} scores above {second} on {c.wins} of {seeds(c.seeds)}{where}; the mean difference is {number(c.difference)}; "
             f"fewer than {stats.FEWEST} seeds give no test."
@@ -128,7 +128,7 @@ def _by_level(runs: Runs, found: Families) -> list[str]:
 
 
 def _at_level(runs: Runs, c: Comparison) -> str:
-    if c.corrected != c.corrected:
+    if not c.tested:
         return _compared(runs, c)
     seen = f"{c.first.method} is {_distance(c)} than {c.second.method}, above on {c.wins} of {seeds(c.seeds)}"
     decided = "decided" if c.differs else "undecided"
@@ -297,7 +297,7 @@ def _place(runs: Runs, c: Comparison) -> str:
 
 def _compared(runs: Runs, c: Comparison) -> str:
     c = _turned(c) if c.differs and c.difference < 0 else c
-    if c.corrected != c.corrected:
+    if not c.tested:
         above = f"above {c.second.label} on {c.wins} of {seeds(c.seeds)}; mean difference {number(c.difference)}"
         return f"{_place(runs, c)}: {c.first.label} is {above}."
     family = {"primary": "; primary question", "exploratory": "; exploratory"}.get(c.family, "")

@@ -53,9 +53,17 @@ class Panel(NamedTuple):
     zero: float  # what the random policy reaches on the axis; NaN where it was not measured
     one: float  # the mean dense agent
     margin: float  # NaN where there are no scores
-    raw: (
-        tuple[float, float] | None
-    )  # returns (success rates) of the random policy and the mean dense agent, on one task
+    raw: tuple[float, float] | None  # return (success rate) of the random policy and the mean dense agent, on one task
+
+    @property
+    def scored(self) -> bool:
+        """Whether the axis has scores, not returns (success rates)."""
+        return self.margin == self.margin
+
+    @property
+    def digits(self) -> int:
+        """Behind the point of what is written of it."""
+        return 2 if self.scored else 1
 
 
 def panels(runs: Runs, found: Families, scope: str, tasks: Sequence[str], metric: str) -> list[Panel]:
@@ -87,7 +95,7 @@ def panels(runs: Runs, found: Families, scope: str, tasks: Sequence[str], metric
 
 def finding(panel: Panel) -> str:
     """State which ticket is within the margin of dense on most seeds."""
-    if panel.margin != panel.margin:
+    if not panel.scored:
         return "The dense agents learned too little for scores; the axis has returns."
     tickets = [row for row in panel.rows if row.condition.is_ticket and row.verdict]
     if not tickets:
@@ -134,7 +142,7 @@ def _domain(panel: Panel) -> tuple[float, float]:
     values = [value for row in panel.rows for value in row.values.values()]
     values += [value for value in (panel.zero, panel.one) if value == value]
     low, high = min(values), max(values)
-    if panel.margin == panel.margin:
+    if panel.scored:
         low, high = max(low, LOWEST), min(high, HIGHEST)
     pad = 0.04 * (high - low) or 1.0
     return low - pad, high + pad
@@ -155,7 +163,7 @@ def _references(panel: Panel, x: Place, end: float) -> list[str]:
         anchor = "middle" if at - zero > 25 else "end"
         parts.append(f'<line x1="{zero}%" x2="{zero}%" y1="{TOP - 4}" y2="{end}" stroke="{SOFT}"/>')
         parts.append(f'<text x="{zero}%" y="11" text-anchor="{anchor}">random policy</text>')
-    if panel.margin == panel.margin:
+    if panel.scored:
         edge = x(panel.one - panel.margin)
         parts.append(f'<line x1="{edge}" x2="{edge}" y1="{TOP}" y2="{end}" stroke="{dense}" stroke-dasharray="3 3"/>')
         parts.append(
@@ -168,7 +176,7 @@ def _references(panel: Panel, x: Place, end: float) -> list[str]:
 
 
 def _row(panel: Panel, row: Row, marker: str, middle: float, x: Place, low: float, high: float) -> list[str]:
-    label, digits = row.condition.label, 2 if panel.margin == panel.margin else 1
+    label = row.condition.label
     first, _, second = label.partition(" + ") if len(label) > 17 else (label, "", "")
     if second:
         parts = [
@@ -178,13 +186,13 @@ def _row(panel: Panel, row: Row, marker: str, middle: float, x: Place, low: floa
         parts = [f'<text y="{middle + 4:g}">{text(label)}</text>']
     for seed, value, lift in _stacked(row.values, low, high):
         y = middle + lift
-        told = f"<title>{text(label)}, seed {seed}: {number(value, digits)}</title>"
+        told = f"<title>{text(label)}, seed {seed}: {number(value, panel.digits)}</title>"
         if low <= value <= high:
             parts.append(f'<use href="#{marker}" x="{x(value)}" y="{y:g}">{told}</use>')
         else:
             arrow, anchor = ("◂", "start") if value < low else ("▸", "end")
             parts.append(f'<text x="{x(value)}" y="{y + 4:g}" text-anchor="{anchor}">{arrow}{told}</text>')
-    mean = number(row.mean, digits)
+    mean = number(row.mean, panel.digits)
     parts.append(
         f'<line x1="{x(row.mean)}" x2="{x(row.mean)}" y1="{middle - 10:g}" y2="{middle + 10:g}" stroke="currentColor" '
         f'stroke-width="3"><title>{text(label)}, mean {mean}</title></line>'
@@ -212,16 +220,15 @@ def _stacked(values: Mapping[int, float], low: float, high: float) -> list[tuple
 def _axis(panel: Panel, x: Place, low: float, high: float, end: float) -> list[str]:
     parts = [f'<line x1="{LEFT}%" x2="{RIGHT}%" y1="{end}" y2="{end}" stroke="{SOFT}"/>']
     what = "success rate" if panel.metric == SUCCESS else "return"
-    scored = panel.margin == panel.margin
-    parts.append(f'<text y="{end + 16}" fill="{SOFT}">{"score" if scored else what}</text>')
+    parts.append(f'<text y="{end + 16}" fill="{SOFT}">{"score" if panel.scored else what}</text>')
     if panel.raw:
         parts.append(f'<text y="{end + 31}" fill="{SOFT}">{what}</text>')
-    ticks = [t / 2 for t in range(-2, 7)] if scored else [panel.zero, panel.one]
+    ticks = [t / 2 for t in range(-2, 7)] if panel.scored else [panel.zero, panel.one]
     shown = [tick for tick in ticks if low <= tick <= high]
     step = 2 if len(shown) > 5 else 1
     for tick in shown if step == 1 else [t for t in shown if t == int(t)]:
         parts.append(f'<line x1="{x(tick)}" x2="{x(tick)}" y1="{end}" y2="{end + 4}" stroke="{SOFT}"/>')
-        name = f"{tick:g}" if scored else quantity(tick)
+        name = f"{tick:g}" if panel.scored else quantity(tick)
         parts.append(f'<text x="{x(tick)}" y="{end + 16}" text-anchor="middle">{name}</text>')
         if panel.raw:
             value = _rounded(panel.raw[0] + tick * (panel.raw[1] - panel.raw[0]), panel.raw[1] - panel.raw[0])

@@ -40,6 +40,11 @@ class Comparison(NamedTuple):
     corrected: float  # within its family
 
     @property
+    def tested(self) -> bool:
+        """Whether there are enough seeds for a test."""
+        return self.corrected == self.corrected
+
+    @property
     def differs(self) -> bool:
         """Whether the two may be called different."""
         return self.corrected <= stats.LEVEL

@@ -177,12 +177,9 @@ def against_sparsity(
     runs, wide = select(runs, methods, sparsities), inches(width)
     rows: dict[str, list[Panel]] = {}
     for chart in _with_metric(charts.against_sparsity(runs), metric):
-        rows.setdefault(chart.metric, []).append(
-            (chart.title, partial(panels.sparsity, chart=chart, looks=styles(runs)))
-        )
-    return _figure(
-        runs, list(rows.values()), wide, max(1, int(wide / 2.2)), 1.7, "dots: runs; bars: means, 95 % intervals"
-    )
+        rows.setdefault(chart.metric, []).append(_panel(panels.sparsity, chart, runs))
+    note = "dots: runs; bars: means, 95 % intervals"
+    return _figure(runs, list(rows.values()), wide, max(1, int(wide / 2.2)), 1.7, note)
 
 
 def profiles(runs: Runs, *, methods: Names = None, sparsities: Levels = None, width: str | float = "text") -> "Figure":
@@ -200,7 +197,7 @@ def profiles(runs: Runs, *, methods: Names = None, sparsities: Levels = None, wi
     >>> profiles(runs, sparsities=[0.95])  # doctest: +SKIP
     """
     runs, wide = select(runs, methods, sparsities), inches(width)
-    drawn: list[Panel] = [(c.title, partial(panels.curve, chart=c, looks=styles(runs))) for c in charts.profiles(runs)]
+    drawn = [_panel(panels.curve, chart, runs) for chart in charts.profiles(runs)]
     return _figure(runs, [drawn], wide, _across(wide), 1.35)
 
 
@@ -311,7 +308,7 @@ def against_bytes(
     runs, wide = select(runs, methods), inches(width)
     labels = {c.label for c in runs.conditions}
     found = charts.against_bytes(runs, [size for size in sizes if size.condition.label in labels])
-    drawn: list[Panel] = [(c.title, partial(panels.sizes, chart=c, looks=styles(runs))) for c in found]
+    drawn = [_panel(panels.sizes, chart, runs) for chart in found]
     return _figure(runs, [drawn], wide, max(1, int(wide / 2.2)), 1.7, "small: runs; large: means")
 
 
@@ -421,6 +418,10 @@ def inches(width: str | float) -> float:
 # --- layout ----------------------------------------------------------------------------------------------------------
 
 
+def _panel(draw: Callable[..., None], chart: Chart, runs: Runs) -> Panel:
+    return chart.title, partial(draw, chart=chart, looks=styles(runs))
+
+
 def _across(wide: float) -> int:
     return max(1, round(wide / 1.75))
 
@@ -428,8 +429,8 @@ def _across(wide: float) -> int:
 def _curves(runs: Runs, found: Sequence[Chart], wide: float) -> "Figure":
     rows: dict[tuple[str, str], list[Panel]] = {}
     for chart in found:
-        draw = partial(panels.curve, chart=chart, looks=styles(runs))
-        rows.setdefault((chart.title.partition(", ")[0], chart.y), []).append((chart.title, draw))
+        row = (chart.title.partition(", ")[0], chart.y)
+        rows.setdefault(row, []).append(_panel(panels.curve, chart, runs))
     drawn, longest = list(rows.values()), max(map(len, rows.values()), default=1)
     beside = _across(wide) // longest
     if beside:  # short rows side by side

@@ -123,15 +123,14 @@ def _panel(panel: dots.Panel, looks: Mapping[str, Style], several: bool) -> str:
 
 def _seeds(panel: dots.Panel, title: str) -> str:
     """The numbers behind a panel: a row for each condition, a column for each seed."""
-    digits = 2 if panel.margin == panel.margin else 1
     seeds = sorted({seed for row in panel.rows for seed in row.values})
     rows = [
         {"runs of": row.condition.label}
-        | {f"seed {seed}": number(row.values[seed], digits) if seed in row.values else "" for seed in seeds}
-        | {"mean": number(row.mean, digits)}
+        | {f"seed {seed}": number(row.values[seed], panel.digits) if seed in row.values else "" for seed in seeds}
+        | {"mean": number(row.mean, panel.digits)}
         for row in panel.rows
     ]
-    caption = f"{'Scores' if panel.margin == panel.margin else 'Values'} by seed: {title}."
+    caption = f"{'Scores' if panel.scored else 'Values'} by seed: {title}."
     return fold(f"Data: {title}", table(anchor(f"seeds-{title}"), 1, caption, rows), "data")
 
 
