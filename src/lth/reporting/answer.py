@@ -89,7 +89,7 @@ def answer(runs: Runs, found: Families, declared: Declared) -> Answer:
         [_compared(runs, c) for c in others if c.tested and not c.differs],
         [_compared(runs, c) for c in others if not c.tested],
         _notes(runs, tasks),
-        _by_level(runs, found),
+        [_at_level(runs, c) for c in found.levels] if len(found.levels) > 1 else [],
     )
 
 
@@ -121,10 +121,6 @@ def _primary(runs: Runs, found: Families) -> str:
     better, worse = (first, second) if c.difference > 0 else (second, first)
     size = number(abs(c.difference), digits_of(c))
     return sentence(f"{better} tickets do better than {worse} tickets{where}, by {size} of dense{mean} {shown}.")
-
-
-def _by_level(runs: Runs, found: Families) -> list[str]:
-    return [_at_level(runs, c) for c in found.levels] if len(found.levels) > 1 else []
 
 
 def _at_level(runs: Runs, c: Comparison) -> str:

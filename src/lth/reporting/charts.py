@@ -151,23 +151,19 @@ LEARNED = {
     "train/entropy": "entropy (nats)",
     "train/q_mean": "mean Q",
 }
-"""What is measured of learning, by name; algorithms of users' own may measure other things."""
+"""What is measured of learning, by name, in the order of the charts; algorithms of users' own may measure other things."""
 
 
 def training(runs: Runs) -> list[Chart]:
     """Losses, Q values and what else the algorithm measured while it learned, at the evaluations: IQM over seeds."""
-    metrics = sorted({metric for _, _, metric in runs.values if metric.startswith("train/")}, key=_learned_order)
+    metrics = {metric for _, _, metric in runs.values if metric.startswith("train/")}
+    order = [*(metric for metric in LEARNED if metric in metrics), *sorted(metrics - LEARNED.keys())]
     found: list[Chart] = []
     for task in runs.tasks:
-        for metric in metrics:
+        for metric in order:
             name = LEARNED.get(metric, metric.removeprefix("train/"))
             found += _curves(runs, task, [task], metric, name, stats.iqm)
     return found
-
-
-def _learned_order(metric: str) -> tuple[int, str]:
-    known = list(LEARNED)
-    return (known.index(metric) if metric in known else len(known), metric)
 
 
 def against_sparsity(runs: Runs) -> list[Chart]:

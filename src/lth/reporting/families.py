@@ -300,22 +300,9 @@ def _comparison(
     corrected: float,
     greater: bool = False,
 ) -> Comparison:
-    enough = d.size >= stats.FEWEST
-    low, high, confidence = (
-        stats.sign_flip_interval(d, BOTH_SIDES if greater else stats.CONFIDENCE) if enough else (np.nan,) * 3
-    )
-    return Comparison(
-        family,
-        scope,
-        metric,
-        pair[0],
-        pair[1],
-        d.size,
-        int(np.sum(d > 0)),
-        float(d.mean()),
-        low,
-        high,
-        confidence,
-        stats.sign_flip_test(d, greater) if enough else np.nan,
-        corrected,
-    )
+    interval, p = (np.nan,) * 3, np.nan  # low, high, confidence
+    if d.size >= stats.FEWEST:
+        interval = stats.sign_flip_interval(d, BOTH_SIDES if greater else stats.CONFIDENCE)
+        p = stats.sign_flip_test(d, greater)
+    above, mean = int(np.sum(d > 0)), float(d.mean())
+    return Comparison(family, scope, metric, pair[0], pair[1], d.size, above, mean, *interval, p, corrected)

@@ -446,9 +446,7 @@ def _bars(runs: Runs, found: Sequence[Bars], wide: float) -> "Figure":
             end for one in found for b in one.bars for end in (b.low, b.value, b.high) if b.panel == name and end == end
         ]
         margin = 0.05 * (max(ends) - min(ends) or 1.0)
-        spans[name] = (
-            (min(ends) - margin, max(ends) + margin) if len(spans) or found[0].reference is None else (-0.04, 1.04)
-        )
+        spans[name] = (min(ends) - margin, max(ends) + margin) if found[0].reference is None else (-0.04, 1.04)
     for one in found:
         by_panel = one.by_panel()
         for name, shown in by_panel.items():

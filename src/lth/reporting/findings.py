@@ -3,9 +3,10 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from ..experiment.tidy import DENSE
 from .charts import Bars, Chart, Cut, HeatMap, Histogram, Picture, Point
 from .networks import Graph, Masks
-from .numbers import names, number, quantity, sentence, share
+from .numbers import names, number, quantity, share
 from .styles import Style
 
 CLOSE = 0.9
@@ -20,8 +21,8 @@ def finding(chart: Chart, looks: Mapping[str, Style]) -> str:
         chart: of kind sparsity, curve, time, bytes or profile.
         looks: the look of each series; controls are hollow.
     """
-    tickets = [p for p in chart.points if p.series in looks and not looks[p.series].hollow and p.series != "dense"]
-    dense = [p for p in chart.points if p.series == "dense"]
+    tickets = [p for p in chart.points if p.series in looks and not looks[p.series].hollow and p.series != DENSE]
+    dense = [p for p in chart.points if p.series == DENSE]
     if not tickets or not dense:
         return ""
     if chart.kind == "sparsity":
@@ -37,18 +38,12 @@ def finding(chart: Chart, looks: Mapping[str, Style]) -> str:
         return f"{smallest}; dense takes {quantity(dense[0].x)} and returns {quantity(dense[0].y)}."
     ends = _last(tickets)
     if chart.kind == "time":
-        took = sorted(p.x for p in ends)
-        span = (
-            quantity(took[0])
-            if quantity(took[0]) == quantity(took[-1])
-            else f"{quantity(took[0])} to {quantity(took[-1])}"
-        )
+        took = [p.x for p in ends]
+        span = " to ".join(dict.fromkeys(map(quantity, (min(took), max(took)))))
         return f"Training took {span} s for a ticket, {quantity(_last(dense)[0].x)} s for dense."
     if chart.kind == "profile":
         above = [p for p in [*dense, *tickets] if abs(p.x - CLOSE) < 1e-9]
-        return sentence(
-            f"runs above {CLOSE:g}: {names(f'{p.series} {share(round(p.y, 2))}' for p in above[: MOST_NAMED + 1])}."
-        )
+        return f"Runs above {CLOSE:g}: {names(f'{p.series} {share(round(p.y, 2))}' for p in above[: MOST_NAMED + 1])}."
     ranked = sorted(ends, key=lambda p: -p.y)
     said = names(f"{p.series} {quantity(p.y)}" for p in [*_last(dense), *ranked[:MOST_NAMED]])
     return f"At the last evaluation: {said}."
@@ -70,7 +65,7 @@ def finding_of_picture(picture: Picture) -> str:
             unread.setdefault(cell.series, []).append(cell.row)
     if not unread:
         return "Every observation is read under every mask."
-    return sentence(f"not read on any seed: {'; '.join(f'{name} {_some(rows)}' for name, rows in unread.items())}.")
+    return f"Not read on any seed: {'; '.join(f'{name} {_some(rows)}' for name, rows in unread.items())}."
 
 
 def finding_of_bars(bars: Bars, looks: Mapping[str, Style]) -> str:
@@ -97,12 +92,12 @@ def finding_of_histogram(one: Histogram) -> str:
         said = f"{sum(cut.kept):,} at {cut.sparsity}"
         if not cut.thresholds:
             return said
-        ends = list(dict.fromkeys(f"{10**t:.2g}" for t in (min(cut.thresholds), max(cut.thresholds))))
-        return f"{said} (|score| of at least {' to '.join(ends)})"
+        span = " to ".join(dict.fromkeys(f"{10**t:.2g}" for t in (min(cut.thresholds), max(cut.thresholds))))
+        return f"{said} (|score| of at least {span})"
 
     zero = sum(b.weights for b in one.bins if b.low == -math.inf)
-    said = f"of {sum(b.weights for b in one.bins):,} weights, masks keep {names(map(kept, one.cuts))}"
-    return sentence(said + (f"; {zero:,} scores are 0." if zero else "."))
+    said = f"Of {sum(one.totals()):,} weights, masks keep {names(map(kept, one.cuts))}"
+    return said + (f"; {zero:,} scores are 0." if zero else ".")
 
 
 def finding_of_masks(one: Masks) -> str:
