@@ -4,8 +4,8 @@ Positions are shares of the picture's width, so that it fits a phone and a wide 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,8 +26,20 @@ LOWEST, HIGHEST = -1.0, 3.0
 """Scores beyond these are drawn at the edge, as arrows, so that one lost run does not squeeze all others together."""
 
 
-Place: TypeAlias = Callable[[float], str]
-"""Where a value stands, in per cent of the width."""
+class Axis(NamedTuple):
+    """Where values stand in a panel."""
+
+    low: float
+    high: float
+    y: int  # of the axis, below the rows, in pixels
+
+    def share(self, value: float) -> float:
+        """Return how far from the low to the high end a value is drawn: what lies beyond is at the end."""
+        return (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
+
+    def x(self, value: float) -> str:
+        """Return where a value is drawn, in per cent of the width."""
+        return f"{LEFT + self.share(value) * (RIGHT - LEFT):.2f}%"
 
 
 class Row(NamedTuple):
@@ -115,25 +127,18 @@ def _share(row: Row) -> float:
 
 def draw(panel: Panel, looks: Mapping[str, Style], name: str) -> str:
     """Return a panel as SVG. `name` is a prefix for ids, different for each picture of a page."""
-    low, high = _domain(panel)
-
-    def x(value: float) -> str:
-        place = (min(max(value, low), high) - low) / (high - low)
-        return f"{LEFT + place * (RIGHT - LEFT):.2f}%"
-
-    height = TOP + ROW * len(panel.rows) + BOTTOM
-    end = height - BOTTOM
+    axis = Axis(*_domain(panel), TOP + ROW * len(panel.rows))
     used = list(dict.fromkeys(row.condition.label for row in panel.rows))
     marks = "".join(f'<g id="{name}-{i}">{_marker(looks[label])}</g>' for i, label in enumerate(used))
     parts = [f"<defs>{marks}</defs>"]
-    parts += _references(panel, x, end)
+    parts += _references(panel, axis)
     for i, row in enumerate(panel.rows):
         middle = TOP + ROW * i + ROW / 2
-        parts += _row(panel, row, f"{name}-{used.index(row.condition.label)}", middle, x, low, high)
-    parts += _axis(panel, x, low, high, end)
+        parts += _row(panel, row, f"{name}-{used.index(row.condition.label)}", middle, axis)
+    parts += _scale(panel, axis)
     about = f'role="img" aria-labelledby="{name}-t" font-size="12" fill="currentColor"'
     return (
-        f'<svg class="dots" width="100%" height="{height}" {about}>'
+        f'<svg class="dots" width="100%" height="{axis.y + BOTTOM}" {about}>'
         f'<title id="{name}-t">{text(panel.title)}: {text(finding(panel))}</title>{"".join(parts)}</svg>'
     )
 
@@ -154,9 +159,10 @@ def _marker(style: Style) -> str:
     return f'<path d="{path}" fill="{fill}" fill-opacity=".6" stroke="{style.paint}" stroke-width="1.4"/>'
 
 
-def _references(panel: Panel, x: Place, end: float) -> list[str]:
+def _references(panel: Panel, axis: Axis) -> list[str]:
     """The lines at the random policy and at dense, and the margin below dense."""
     dense = style_of(DENSE).paint
+    x, end = axis.x, axis.y
     parts, at, zero = [], float(x(panel.one)[:-1]), LEFT
     if panel.zero == panel.zero:
         zero = float(x(panel.zero)[:-1])
@@ -175,7 +181,7 @@ def _references(panel: Panel, x: Place, end: float) -> list[str]:
     return parts
 
 
-def _row(panel: Panel, row: Row, marker: str, middle: float, x: Place, low: float, high: float) -> list[str]:
+def _row(panel: Panel, row: Row, marker: str, middle: float, axis: Axis) -> list[str]:
     label = row.condition.label
     first, _, second = label.partition(" + ") if len(label) > 17 else (label, "", "")
     if second:
@@ -184,17 +190,17 @@ def _row(panel: Panel, row: Row, marker: str, middle: float, x: Place, low: floa
         ]
     else:
         parts = [f'<text y="{middle + 4:g}">{text(label)}</text>']
-    for seed, value, lift in _stacked(row.values, low, high):
+    for seed, value, lift in _stacked(row.values, axis):
         y = middle + lift
         told = f"<title>{text(label)}, seed {seed}: {number(value, panel.digits)}</title>"
-        if low <= value <= high:
-            parts.append(f'<use href="#{marker}" x="{x(value)}" y="{y:g}">{told}</use>')
+        if axis.low <= value <= axis.high:
+            parts.append(f'<use href="#{marker}" x="{axis.x(value)}" y="{y:g}">{told}</use>')
         else:
-            arrow, anchor = ("◂", "start") if value < low else ("▸", "end")
-            parts.append(f'<text x="{x(value)}" y="{y + 4:g}" text-anchor="{anchor}">{arrow}{told}</text>')
+            arrow, anchor = ("◂", "start") if value < axis.low else ("▸", "end")
+            parts.append(f'<text x="{axis.x(value)}" y="{y + 4:g}" text-anchor="{anchor}">{arrow}{told}</text>')
     mean = number(row.mean, panel.digits)
     parts.append(
-        f'<line x1="{x(row.mean)}" x2="{x(row.mean)}" y1="{middle - 10:g}" y2="{middle + 10:g}" stroke="currentColor" '
+        f'<line x1="{axis.x(row.mean)}" x2="{axis.x(row.mean)}" y1="{middle - 10:g}" y2="{middle + 10:g}" stroke="currentColor" '
         f'stroke-width="3"><title>{text(label)}, mean {mean}</title></line>'
     )
     if row.verdict and row.verdict.verdict != NOT_JUDGED:
@@ -204,12 +210,11 @@ def _row(panel: Panel, row: Row, marker: str, middle: float, x: Place, low: floa
     return parts
 
 
-def _stacked(values: Mapping[int, float], low: float, high: float) -> list[tuple[int, float, float]]:
+def _stacked(values: Mapping[int, float], axis: Axis) -> list[tuple[int, float, float]]:
     """Return seed, value and height of each dot: those that would hide each other stand above one another."""
     bins: dict[int, list[int]] = {}
     for seed, value in sorted(values.items(), key=lambda item: item[1]):
-        place = (min(max(value, low), high) - low) / (high - low)
-        bins.setdefault(round(place * 45), []).append(seed)
+        bins.setdefault(round(axis.share(value) * 45), []).append(seed)
     found = []
     for seeds in bins.values():
         step = min(5.0, 16.0 / max(len(seeds) - 1, 1))
@@ -217,14 +222,15 @@ def _stacked(values: Mapping[int, float], low: float, high: float) -> list[tuple
     return found
 
 
-def _axis(panel: Panel, x: Place, low: float, high: float, end: float) -> list[str]:
+def _scale(panel: Panel, axis: Axis) -> list[str]:
+    x, end = axis.x, axis.y
     parts = [f'<line x1="{LEFT}%" x2="{RIGHT}%" y1="{end}" y2="{end}" stroke="{SOFT}"/>']
     what = "success rate" if panel.metric == SUCCESS else "return"
     parts.append(f'<text y="{end + 16}" fill="{SOFT}">{"score" if panel.scored else what}</text>')
     if panel.raw:
         parts.append(f'<text y="{end + 31}" fill="{SOFT}">{what}</text>')
     ticks = [t / 2 for t in range(-2, 7)] if panel.scored else [panel.zero, panel.one]
-    shown = [tick for tick in ticks if low <= tick <= high]
+    shown = [tick for tick in ticks if axis.low <= tick <= axis.high]
     step = 2 if len(shown) > 5 else 1
     for tick in shown if step == 1 else [t for t in shown if t == int(t)]:
         parts.append(f'<line x1="{x(tick)}" x2="{x(tick)}" y1="{end}" y2="{end + 4}" stroke="{SOFT}"/>')

@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..text import plain
@@ -73,20 +73,17 @@ def table(name: str, words: int, caption: str, rows: Iterable[Mapping[str, str]]
     header = [c for c in header if c not in same]
     said = "; ".join(f"{c}: {value}" for c, value in same.items() if value)
     caption += f" Throughout: {said}." if said else ""
-    heads = _line(header, numbers, "th scope=col", "th")
-    body = "\n".join(_line([row[c] for c in header], numbers, "td", "td", header) for row in rows)
+    kinds = {c: "" if c in numbers else " class=t" for c in header}
+    heads = "".join(f"<th scope=col{kinds[c]}>{text(c)}</th>" for c in header)
+
+    def line(row: Mapping[str, str]) -> str:
+        cells = [f"<td{kinds[c]}>{text(row[c])}</td>" for c in header]
+        if header and header[0] not in numbers:  # a first column of words names the row
+            cells[0] = f"<th scope=row class=t>{text(row[header[0]])}</th>"
+        return f"<tr>{''.join(cells)}</tr>"
+
+    body = "\n".join(map(line, rows))
     return (
         f'<div class="scroll"><table class="sortable" data-name="{name}"><caption>{text(caption)}</caption>'
-        f"<thead>{heads}</thead>\n<tbody>\n{body}\n</tbody></table></div>"
+        f"<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
     )
-
-
-def _line(
-    cells: Sequence[str], numbers: Sequence[str], tag: str, closed: str, header: Sequence[str] | None = None
-) -> str:
-    parts = []
-    for i, (column, cell) in enumerate(zip(header or cells, cells, strict=True)):
-        kind = "" if column in numbers else " class=t"
-        row = i == 0 and header is not None and kind  # its first column of words names a row
-        parts.append(f"<th scope=row{kind}>{text(cell)}</th>" if row else f"<{tag}{kind}>{text(cell)}</{closed}>")
-    return f"<tr>{''.join(parts)}</tr>"

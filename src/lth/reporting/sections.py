@@ -170,8 +170,8 @@ def tasks_section(runs: Runs, found: Families, looks: Mapping[str, Style]) -> st
         return ""
     parts = []
     for task in runs.tasks:
-        metrics = [m for m in _metrics(found) if found.judged(task, m)]
-        metrics = [m for m in metrics if main_scope(runs, m)[0] != task]  # the first screen has what is left out
+        # What is left out is on the first screen.
+        metrics = [m for m in _metrics(found) if found.judged(task, m) and main_scope(runs, m)[0] != task]
         shown = [panel for m in metrics for panel in dots.panels(runs, found, task, [task], m)]
         grids = "".join(grid(runs, found, task, m, looks) for m in metrics)
         seeds = f'<div class="panels">{"".join(_panel(panel, looks, True) for panel in shown)}</div>'
