@@ -52,6 +52,16 @@ class Source:
         """Learning curves, of which two views show their own."""
         return charts.curves(self.runs)
 
+    @cached_property
+    def against_sparsity(self) -> list[Chart]:
+        """Results against sparsity, of which two views show their own where there are several sparsities."""
+        return [chart for chart in charts.against_sparsity(self.runs) if len(chart.ticks) > 1]
+
+    @cached_property
+    def pictures(self) -> list[Picture]:
+        """Shares of what masks kept, of which two views show their own."""
+        return charts.pictures(self.runs)
+
     def mean_sizes(self) -> dict[tuple[str, Condition], float]:
         """Return the mean bytes of a condition's exported policies, by task."""
         found: dict[tuple[str, Condition], list[int]] = {}
@@ -125,10 +135,7 @@ def _curves(metric: str) -> Callable[[Source], Iterator[Drawn]]:
 
 
 def _against_sparsity(metric: str) -> Callable[[Source], Iterator[Drawn]]:
-    def several(source: Source) -> Iterator[Chart]:
-        return (c for c in charts.against_sparsity(source.runs) if c.metric == metric and len(c.ticks) > 1)
-
-    return _each(several)
+    return _each(lambda source: (chart for chart in source.against_sparsity if chart.metric == metric))
 
 
 def _training(source: Source) -> Iterator[Drawn]:
@@ -147,7 +154,7 @@ def _masks(source: Source) -> Iterator[Masks]:
 
 
 def _shares(row: str) -> Callable[[Source], Iterator[Drawn]]:
-    return _each(lambda source: (one for one in charts.pictures(source.runs) if one.row == row))
+    return _each(lambda source: (one for one in source.pictures if one.row == row))
 
 
 _CURVES = (
