@@ -281,6 +281,8 @@ def test_a_pdf_embeds_truetype_and_files_repeat(runs, tmp_path):
         assert kinds == {"TrueType"}
     text = figures.save(figure, tmp_path / "figure.svg").read_text()
     assert ">dense</text>" in text
+    clips = dict.fromkeys(re.findall(r'clip-path="url\(#(\w+)\)"', text))  # not hashes of where the layout puts them
+    assert [*clips] == [f"clip{i + 1}" for i in range(len(clips))] == re.findall(r'<clipPath id="(\w+)">', text)
     assert figures.save(figure, tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(InputError, match=r"'figure.jpg'; the path has to end in \.pdf, \.svg, \.png"):
         figures.save(figure, tmp_path / "figure.jpg")
