@@ -1,6 +1,7 @@
 """The plan of a config; what is remembered of what is finished; and the table that is written as runs finish."""
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from lth.experiment.spec import DenseSpec
 from lth.experiment.status import Outcome
 from lth.experiment.tasks import check_tasks, record_tasks
 from lth.experiment.tidy import Collector, LiveTable, read_tidy, update_table
+from lth.experiment.trainer import RunOptions, options_of
 
 CONTROLS = ["reinit", "inverted", "random-erk", "small-dense", "retrained"]
 GRID = {**SMALL, "seeds": [0, 1], "pruning": {**SMALL["pruning"], "sparsity": [0.5, 0.9], "controls": CONTROLS}}
@@ -189,3 +191,14 @@ def test_specs_are_equal_if_their_json_is():
     assert spec.model_copy(update={"role": "x"}) == spec
     digest = hashlib.sha256(f'{{"spec_version":2,"stage":"dense",{spec.text[1:]}'.encode()).hexdigest()
     assert len(digest) == 64
+
+
+def test_processes_that_make_runs_are_told_every_option():
+    training = {"threads": 3, "checkpoint_every": 2, "step_timeout": 9.0}
+    tree = {"pruning": {"rewind_steps": [0, 5000]}, "training": training, "report": {"random_episodes": 7}}
+    options = options_of(parse_config(tree))
+    sent = json.loads(json.dumps(options.for_workers()))
+    received = RunOptions(**sent)
+    assert (received.threads, received.checkpoint_every, received.step_timeout) == (3, 2, 9.0)
+    assert (list(received.rewind_points), received.random_episodes, list(received.trackers)) == ([0, 5000], 7, [])
+    assert {*sent} == {*RunOptions._fields} - {"progress"}

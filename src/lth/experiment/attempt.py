@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, TrainingError, UnwritableError
+from ..registry import load_entries
 from . import journal
 from .compare import connect
 from .lottery import make_mask, train_dense, train_ticket
@@ -74,10 +75,11 @@ def attempt_all(
 
     Args:
         root: the output directory.
-        specs: of the runs, as plain data.
+        specs: of the runs, as plain data from lth's own processes; modules that they name are imported.
         options: options that do not affect results.
         tell: called with events, of which `run` is the number of the run: `kind` is "step", or as `attempt` returns it at the end.
     """
+    load_entries(specs)
 
     def progress(run: int, env_steps: int, metrics: dict[str, float]) -> None:
         tell({"run": run, "kind": "step", "env_steps": env_steps, "metrics": metrics})

@@ -13,16 +13,13 @@ from .trainer import RunOptions
 from .workers import Event
 
 
-def _attempt(root: str, specs: list[dict[str, Any]], options: list[Any]) -> list[dict[str, Any]]:
+def _attempt(root: str, specs: list[dict[str, Any]], options: dict[str, Any]) -> list[dict[str, Any]]:
     # Executed in a Ray worker, whose environment sets the number of threads before JAX is imported.
-    from ..registry import load_entries
     from .attempt import attempt_all
     from .trainer import RunOptions
 
-    load_entries(specs)
-    points, *rest = options
     told: list[dict[str, Any]] = []
-    attempt_all(Path(root), specs, RunOptions(tuple(points), *rest), told.append)
+    attempt_all(Path(root), specs, RunOptions(**options), told.append)
     return [event for event in told if event["kind"] != "step"]
 
 
@@ -59,9 +56,9 @@ class RayPool:
 
     def start(self, job: Sequence[Spec]) -> None:
         """Submit a job, of one run or of several that train together, to the cluster."""
-        options = [list(self.options.rewind_points), *self.options[1:5]]
         specs = [spec.model_dump(mode="json") for spec in job]
-        self._running[self._remote.remote(str(self.root.absolute()), specs, options)] = list(job)
+        reference = self._remote.remote(str(self.root.absolute()), specs, self.options.for_workers())
+        self._running[reference] = list(job)
 
     def events(self) -> Iterator[Event]:
         """Wait briefly for events, and yield them."""

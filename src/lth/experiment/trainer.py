@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,13 +39,17 @@ def _quiet(env_steps: int, metrics: dict[str, float]) -> None:
 class RunOptions(NamedTuple):
     """Options that do not affect results."""
 
-    rewind_points: tuple[int, ...] = ()  # states that dense runs save besides their initial and final state
+    rewind_points: Sequence[int] = ()  # states that dense runs save besides their initial and final state
     checkpoint_every: int = 10  # segments
-    trackers: tuple[str, ...] = ()  # keys of `trackers.TRACKERS`
+    trackers: Sequence[str] = ()  # keys of `trackers.TRACKERS`
     step_timeout: float | None = None  # seconds
     random_episodes: int = 200  # of the random policy, on each task
     threads: int = 1  # of the native kernel
     progress: Progress = _quiet
+
+    def for_workers(self) -> dict[str, Any]:
+        """Return the options by name as plain data for another process, which has its own way to tell of progress."""
+        return {name: value for name, value in self._asdict().items() if name != "progress"}
 
 
 def options_of(config: Config) -> RunOptions:

@@ -47,15 +47,12 @@ def main() -> None:
         except BrokenPipeError:
             os._exit(1)
 
-    from ..registry import load_entries
     from .attempt import attempt_all
     from .trainer import RunOptions
 
     for line in jobs:
         asked = json.loads(line)
-        load_entries(asked["specs"])
-        rewind_points, *how = asked["options"]
-        attempt_all(Path(asked["root"]), asked["specs"], RunOptions(tuple(rewind_points), *how), tell)
+        attempt_all(Path(asked["root"]), asked["specs"], RunOptions(**asked["options"]), tell)
 
 
 if __name__ == "__main__":

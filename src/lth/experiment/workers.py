@@ -109,7 +109,7 @@ class LocalPool:
             worker.start()
             self._selector.register(worker.news, selectors.EVENT_READ, worker)
         specs = [spec.model_dump(mode="json") for spec in job]
-        message = {"root": str(self.root.absolute()), "specs": specs, "options": list(self.options[:5])}
+        message = {"root": str(self.root.absolute()), "specs": specs, "options": self.options.for_workers()}
         # A process that just died is detected when its pipe is read.
         with contextlib.suppress(BrokenPipeError):
             _write_all(worker.jobs, json.dumps(message).encode() + b"\n")
