@@ -710,7 +710,7 @@ def test_lines_between_agents_are_stages_of_the_grid(grown, tmp_path):
     assert len({s.path for s in specs}) == len(specs)
     assert [s.stage for s in plan(grown).only("connectivity-parent-magnitude-0.8").specs][-1] == "connectivity"
     for spec in specs:
-        assert attempt.is_made(root, spec, lottery.PLAIN)
+        assert journal.is_made(root, spec, lottery.PLAIN.rewind_points)
         assert parse_spec(spec.model_dump(mode="json")) == spec
         line = store.read_line(root / spec.path)
         assert [row.alpha for row in line] == [a for a in (0.0, 0.5, 1.0) for _ in range(3)]

@@ -18,7 +18,7 @@ from .lottery import make_mask, train_dense, train_ticket
 from .random_policy import measure_random_policy
 from .spec import ConnectivitySpec, DenseSpec, MaskSpec, Spec, parse_spec
 from .steps import Stage, Steps, run_together
-from .trainer import Progress, RunOptions, missing_points
+from .trainer import Progress, RunOptions
 
 
 @Stage
@@ -40,13 +40,13 @@ def attempt(root: Path, spec: Spec, options: RunOptions, progress: Progress) -> 
     def tell(env_steps: int, metrics: dict[str, float]) -> None:
         seconds = time.monotonic() - started
         about = {"env_steps": env_steps, "metrics": metrics, "seconds": seconds, "time": time.time()}
-        journal.save_progress(run, about)
+        journal.write_quick(run / journal.PROGRESS, about)
         progress(env_steps, metrics)
 
     about = {"time": journal.now(), "host": socket.gethostname(), "pid": os.getpid()}
     try:
         with journal.locked(run / journal.LOCK, wait=True):
-            if is_made(root, spec, options):
+            if journal.is_made(root, spec, options.rewind_points):
                 journal.remove_leftovers(run)
                 return result("done")
             journal.append_line(run / journal.ATTEMPTS, about)
@@ -89,16 +89,6 @@ def attempt_all(
         for i, fields in enumerate(specs)
     ]
     run_together(runs, lambda i, found: tell({"run": i, **found}))
-
-
-def is_made(root: Path, spec: Spec, options: RunOptions) -> bool:
-    """Return whether a run is complete; a dense run includes its rewind points.
-
-    Raises:
-        InputError: the directory contains another run, or a file was altered.
-    """
-    kept = not isinstance(spec, DenseSpec) or not missing_points(root / spec.path, options.rewind_points)
-    return kept and journal.is_finished(root, spec)
 
 
 @Stage

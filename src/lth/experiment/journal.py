@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ RESUME = "resume.safetensors"
 VERIFIED = ".verified.json"
 ATTEMPTS = "attempts.jsonl"
 FAILURES = "failures.jsonl"
-PROGRESS = "progress.json"
+PROGRESS = "progress.json"  # for `lth status`
 LOCK = ".lock"
 RETURN, SUCCESS = "evaluation/return", "evaluation/success"
 """The metrics of an evaluation."""
@@ -73,22 +73,44 @@ def is_finished(root: Path, spec: Spec) -> bool:
     check_spec(run, spec)
     what = {"connectivity": "the comparison", "mask": "the mask"}.get(spec.stage, "the checkpoint")
     read_whole(last, what, needs_checksum=what == "the checkpoint")
-    _remember(run, stamp)
+    write_quick(run / VERIFIED, stamp)
     return True
+
+
+def is_made(root: Path, spec: Spec, points: Iterable[int]) -> bool:
+    """Return whether a run is finished and, if it is a dense run, has kept these rewind points.
+
+    Raises:
+        InputError: the directory contains another run, or a file was altered.
+    """
+    kept = not isinstance(spec, DenseSpec) or not missing_points(root / spec.path, points)
+    return kept and is_finished(root, spec)
+
+
+def missing_points(run: Path, points: Iterable[int]) -> list[int]:
+    """Return the rewind points that a dense run did not save, in order; it always saves step 0."""
+    files = (checkpoint_file, replay_file)
+    return sorted(step for step in {*points} if step and not all(file(run, step).exists() for file in files))
 
 
 def record_finished(root: Path, spec: Spec) -> None:
     """Record that a run's last file was just written, with its checksum."""
     if stamp := _stamp(spec, last_file(root, spec)):
-        _remember(root / spec.path, stamp)
+        write_quick(root / spec.path / VERIFIED, stamp)
 
 
 def _stamp(spec: Spec, last: Path) -> dict[str, Any] | None:
+    files = {path.name: file_stamp(path) for path in (last, last.parent / SPEC)}
+    return {"spec": spec.sha256, "files": files} if all(files.values()) else None
+
+
+def file_stamp(path: Path) -> list[int]:
+    """Return a file's size and the time of its last change in nanoseconds; empty if there is none."""
     try:
-        files = {path.name: path.stat() for path in (last, last.parent / SPEC)}
+        about = path.stat()
     except OSError:
-        return None
-    return {"spec": spec.sha256, "files": {name: [stat.st_size, stat.st_mtime_ns] for name, stat in files.items()}}
+        return []
+    return [about.st_size, about.st_mtime_ns]
 
 
 def _verified(run: Path) -> Any:
@@ -96,10 +118,6 @@ def _verified(run: Path) -> Any:
         return read_json(run / VERIFIED)
     except (OSError, ValueError):
         return None
-
-
-def _remember(run: Path, stamp: dict[str, Any]) -> None:
-    write_quick(run / VERIFIED, stamp)
 
 
 def write_quick(path: Path, value: Any) -> None:
@@ -185,11 +203,6 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
                 if isinstance(value, dict):
                     found.append(value)
     return found
-
-
-def save_progress(run: Path, progress: dict[str, Any]) -> None:
-    """Write the progress of a run for `lth status`."""
-    write_quick(run / PROGRESS, progress)
 
 
 def read_progress(run: Path) -> dict[str, Any]:

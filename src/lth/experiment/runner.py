@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from . import journal
-from .attempt import is_made
 from .batches import jobs_of
 from .plan import Plan
 from .spec import DenseSpec, Spec
@@ -59,7 +58,7 @@ def _run_all(plan: Plan, options: RunOptions, display: Display, ended: Callable[
     waiting = []
     for spec in plan.specs:
         try:
-            made_before = is_made(plan.root, spec, options)
+            made_before = journal.is_made(plan.root, spec, options.rewind_points)
         except InputError as error:
             end(Outcome(spec, "failed", 0.0, str(error)))
             continue

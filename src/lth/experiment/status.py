@@ -1,14 +1,15 @@
 """How far a grid has come, read from its files alone; and what of them it no longer needs. Imports no JAX."""
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ..errors import InputError
 from . import journal
 from .plan import Plan
-from .spec import DenseSpec, Spec, TicketSpec
+from .spec import Spec, TicketSpec
 
 
 class Outcome(NamedTuple):
@@ -53,49 +54,41 @@ class State(NamedTuple):
 
 def states(plan: Plan) -> list[State]:
     """Return the state of every run of a plan."""
-    points = [step for step in plan.config.pruning.rewind_steps if step not in (0, "none")]
+    points = [step for step in plan.config.pruning.rewind_steps if step != "none"]
     return [_state(plan.root, spec, points) for spec in plan.specs]
 
 
-def _state(root: Path, spec: Spec, points: Iterable[Any]) -> State:
+def _state(root: Path, spec: Spec, points: Iterable[int]) -> State:
     run, total = root / spec.path, spec.env_steps
-    sizes = _sizes(run)
+    sizes = list(_sizes(run))
+    begun = State(spec, "interrupted", 0, total, 0.0, sum(sizes) / 1e6, {}, "")
     if not sizes:
-        return State(spec, "to do", 0, total, 0.0, 0.0, {}, "")
-    megabytes = sum(sizes.values()) / 1e6
+        return begun._replace(state="to do")
     if journal.is_locked(run / journal.LOCK):
         progress = journal.read_progress(run)
         done = min(max(progress.get("env_steps", 0) - spec.start, 0), total)
-        return State(spec, "running", done, total, 0.0, megabytes, progress, "")
-    kept = not isinstance(spec, DenseSpec) or all(
-        file(run, step).name in sizes for step in points for file in (journal.checkpoint_file, journal.replay_file)
-    )
+        return begun._replace(state="running", env_steps=done, progress=progress)
     try:
-        finished = kept and journal.is_finished(root, spec)
+        made = journal.is_made(root, spec, points)
     except InputError as error:
-        return State(spec, "failed", 0, total, 0.0, megabytes, {}, str(error))
-    if finished:
-        seconds = float(journal.read_timings(run).get("total", 0.0))
-        return State(spec, "finished", total, total, seconds, megabytes, {}, "")
+        return begun._replace(state="failed", message=str(error))
+    if made:
+        seconds = journal.read_timings(run).get("total", 0.0)
+        return begun._replace(state="finished", env_steps=total, seconds=seconds)
     failures = journal.read_lines(run / journal.FAILURES)
     if failures and len(failures) >= len(journal.read_lines(run / journal.ATTEMPTS)):
-        return State(spec, "failed", 0, total, 0.0, megabytes, {}, str(failures[-1].get("message", "")))
-    return State(spec, "interrupted", 0, total, 0.0, megabytes, {}, "")
+        return begun._replace(state="failed", message=str(failures[-1].get("message", "")))
+    return begun
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    """Return the sizes in bytes of all files below a folder; empty where there is none."""
-    found: dict[str, int] = {}
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    found |= {f"{entry.name}/{name}": size for name, size in _sizes(Path(entry)).items()}
-                elif entry.is_file():
-                    found[entry.name] = entry.stat().st_size
-    except OSError:
-        pass
-    return found
+def _sizes(folder: Path) -> Iterator[int]:
+    """Yield the sizes in bytes of all files below a folder, as far as they can be read; none where there is no folder."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _sizes(Path(entry))
+            elif entry.is_file():
+                yield entry.stat().st_size
 
 
 def clean(plan: Plan, dry_run: bool = False) -> tuple[list[Path], float]:

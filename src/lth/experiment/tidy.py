@@ -24,7 +24,7 @@ from ..files import csv_bytes, read_json, read_rows, write_whole
 from ..pruning.layers import layer_of
 from . import store
 from .costs import spent
-from .journal import METRICS, TIMINGS, is_finished, last_file, write_quick
+from .journal import METRICS, TIMINGS, file_stamp, is_finished, last_file, write_quick
 from .measurements import READS, measured
 from .plan import Plan, Row
 from .random_policy import random_policy_file, read_random_policy
@@ -336,7 +336,7 @@ def update_table(collector: Collector, finished: Sequence[Spec]) -> list[TidyRow
     """
     root, fingerprint = collector.root, _fingerprint(collector.plan, finished)
     with contextlib.suppress(OSError, ValueError, InputError):
-        if read_json(root / store.TABLE_MEMORY) == [fingerprint, _stamp(root / TIDY_FILE)]:
+        if read_json(root / store.TABLE_MEMORY) == [fingerprint, file_stamp(root / TIDY_FILE)]:
             return read_tidy(root / TIDY_FILE)
     rows = collector.rows(finished)
     path = save_tidy(root, rows)
@@ -344,31 +344,21 @@ def update_table(collector: Collector, finished: Sequence[Spec]) -> list[TidyRow
         warnings.warn(f"{spec.title()} is left out of the tables: {message}", stacklevel=2)
     if collector.left_out:
         return rows
-    write_quick(root / store.TABLE_MEMORY, [fingerprint, _stamp(path)])
+    write_quick(root / store.TABLE_MEMORY, [fingerprint, file_stamp(path)])
     return rows
 
 
 def _fingerprint(plan: Plan, finished: Sequence[Spec]) -> str:
     """Hash what determines the table: the plan, and the size and modification time of each file it is made from."""
-    files = (METRICS, store.ANALYSIS, TIMINGS)
-    stamps = [
-        (spec.sha256, _stamp(last_file(plan.root, spec)), *(_stamp(plan.root / spec.path / name) for name in files))
-        for spec in finished
-    ]
+    names = (METRICS, store.ANALYSIS, TIMINGS)
+    files = {spec: [last_file(plan.root, spec), *(plan.root / spec.path / name for name in names)] for spec in finished}
+    stamps = [(spec.sha256, *map(file_stamp, paths)) for spec, paths in files.items()]
     rows = [(*row[:4], row.run.sha256, row.dense.sha256) for row in plan.rows]
     order = [spec.sha256 for spec in plan.specs]
-    zeros = [_stamp(random_policy_file(plan.root, task)) for task in dict.fromkeys(spec.task for spec in finished)]
+    zeros = [file_stamp(random_policy_file(plan.root, task)) for task in dict.fromkeys(spec.task for spec in finished)]
     return hashlib.sha256(
         repr((_VERSION, TidyRow._fields, order, rows, zeros, sorted(stamps, key=str))).encode()
     ).hexdigest()
-
-
-def _stamp(path: Path) -> list[int]:
-    try:
-        about = path.stat()
-        return [about.st_size, about.st_mtime_ns]
-    except OSError:
-        return []
 
 
 def save_tidy(root: Path, rows: Sequence[TidyRow]) -> Path:

@@ -17,7 +17,7 @@ from ..training import Evaluation, Job, metric_rows
 from . import store
 from .backend import use_kernel
 from .compilation import compile_seconds
-from .journal import MASK, checkpoint_file, replay_file
+from .journal import MASK, missing_points
 from .measurements import agent_rows
 from .spec import DenseSpec, TicketSpec
 from .start import initial_agent
@@ -176,12 +176,6 @@ def _train_to_end(
     own = {} if training.batch else {"compile": compiled + compile_seconds()}
     store.save_timings(run, {**seconds, **own, "total": sum(seconds.values())})
     store.finish_agent(root, spec, state)
-
-
-def missing_points(run: Path, points: Sequence[int]) -> list[int]:
-    """Return the rewind points that a dense run did not save, in order."""
-    files = (checkpoint_file, replay_file)
-    return sorted(step for step in set(points) if step and not all(file(run, step).exists() for file in files))
 
 
 def keep_points(root: Path, spec: DenseSpec, options: RunOptions) -> Steps[Path]:
