@@ -5,13 +5,12 @@ in the time that the new runs take.
 """
 
 import contextlib
-import functools
 import hashlib
 import math
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -84,9 +83,10 @@ class Collector:
         found: list[TidyRow] = []
         self.left_out = {}
 
-        def unless_damaged(spec: Spec, rows: Callable[[], Iterable[TidyRow]]) -> None:
+        @contextlib.contextmanager
+        def unless_damaged(spec: Spec) -> Iterator[None]:
             try:
-                found.extend(list(rows()))
+                yield
             except InputError as error:  # one run's file does not keep the others' from being read
                 self.left_out[spec] = str(error)
                 there.discard(spec)
@@ -96,29 +96,23 @@ class Collector:
         for spec, row in self._order:
             if spec in there and (row is None or row.dense in there):
                 about = (row.method, row.control, row.sparsity, row.rewind) if row else condition_of(spec)
-                unless_damaged(spec, functools.partial(self._of_run, spec, about, row is not None))
+                with unless_damaged(spec):
+                    found += _laid_out(spec, about, self._measured(spec, row is not None))
         masks = [spec for spec in self.plan.specs if isinstance(spec, MaskSpec) and spec in there]
         for mask in masks:
-            unless_damaged(mask, functools.partial(self._read_mask, mask))
+            with unless_damaged(mask):
+                self._kept(mask)
         found += self._overlaps([mask for mask in masks if mask in there])
         for comparison in self.plan.comparisons:
             if comparison in there:
-                unless_damaged(comparison, functools.partial(self._line, comparison))
+                with unless_damaged(comparison):
+                    found += self._line(comparison)
         return found
-
-    def _of_run(
-        self, spec: DenseSpec | MaskSpec | TicketSpec, about: tuple[str, str, str, str], is_result: bool
-    ) -> Iterator[TidyRow]:
-        return _laid_out(spec, about, self._measured(spec, is_result))
 
     def _random_policy(self, task: str) -> Iterator[TidyRow]:
         path = random_policy_file(self.root, task).parent.relative_to(self.root)
         for metric, value in read_random_policy(self.root, task).items():
             yield TidyRow(task, 0, RANDOM_POLICY, "", "", "", str(path), 0, metric, value)
-
-    def _read_mask(self, spec: MaskSpec) -> list[TidyRow]:
-        self._kept(spec)
-        return []
 
     def _measured(self, spec: DenseSpec | MaskSpec | TicketSpec, is_result: bool) -> Numbers:
         """What a run measured: of one that is a row of the results evaluations and costs too."""
@@ -187,26 +181,18 @@ class Collector:
         if spec not in self._masks:
             path, analysis = last_file(self.root, spec), self._analysis(spec)
             found = {network: kernels(mask) for network, mask in store.read_mask(path).items()}
-            for kind in ("weights", "kept"):
-                counted: Counter[str] = Counter()
-                for network, arrays in found.items():
-                    for name, one in arrays.items():
-                        counted[f"{kind}/{network}/{layer_of(name)}"] += (
-                            one.kept if kind == "kept" else math.prod(one.shape)
-                        )
-                expected = {
-                    name: value
-                    for name, value in analysis.items()
-                    if name.startswith(f"{kind}/") and name.count("/") > 1
-                }
-                if counted != expected:
-                    raise InputError(
-                        f"the mask {path} does not keep the weights that {store.ANALYSIS} beside it counts."
-                    )
+            counted: Counter[str] = Counter()
+            for network, arrays in found.items():
+                for name, one in arrays.items():
+                    layer = f"{network}/{layer_of(name)}"
+                    counted.update({f"weights/{layer}": math.prod(one.shape), f"kept/{layer}": one.kept})
+            by_layer = (name for name in analysis if name.startswith(("weights/", "kept/")) and name.count("/") > 1)
+            if counted != {name: analysis[name] for name in by_layer}:
+                raise InputError(f"the mask {path} does not keep the weights that {store.ANALYSIS} beside it counts.")
             self._masks[spec] = found
         return self._masks[spec]
 
-    def _line(self, spec: ConnectivitySpec) -> Iterator[TidyRow]:
+    def _line(self, spec: ConnectivitySpec) -> list[TidyRow]:
         """What lies on the line between two agents (docs/analysis.md): barriers, the values at both ends, and each point."""
         points = store.read_line(self.root / spec.path)
         # Of a ticket and the same ticket with other noise, the first is the one that the results are of.
@@ -218,10 +204,14 @@ class Collector:
         row = self._names.get(run)
         about = (row.method, "", row.sparsity, row.rewind) if row else (DENSE, "", "", "")
         end = spec.dense.training.env_steps
-        yield from _laid_out(run, about, _barriers(spec, other, end, points))
+        barriers = [
+            (end, f"{kind}/{spec.kind}/{other}/{metric}", value)
+            for metric, *values in line_barriers(points)
+            for kind, value in zip(("barrier", "value_one", "value_other"), values, strict=True)
+        ]
         ends = f"{spec.one.sha256[:8]}/{spec.other.sha256[:8]}"
         line = [(end, f"line/{spec.kind}/{ends}/{point.alpha!r}/{point.metric}", point.value) for point in points]
-        yield from _laid_out(spec, ("", "", "", ""), line)
+        return [*_laid_out(run, about, barriers), *_laid_out(spec, ("", "", "", ""), line)]
 
 
 def _in_order(plan: Plan) -> Iterator[tuple[DenseSpec | MaskSpec | TicketSpec, Row | None]]:
@@ -257,14 +247,6 @@ def condition_of(spec: DenseSpec | MaskSpec | TicketSpec) -> tuple[str, str, str
 def metric_name(row: AnalysisRow) -> str:
     """Name a number of a run's analysis: `kept/<network>/<layer>`."""
     return "/".join(filter(None, (row.metric, row.network, row.layer)))
-
-
-def _barriers(spec: ConnectivitySpec, other: str, end: int, points: Sequence[store.LineRow]) -> Numbers:
-    found: Numbers = []
-    for metric, *values in line_barriers(points):
-        for kind, value in zip(("barrier", "value_one", "value_other"), values, strict=True):
-            found.append((end, f"{kind}/{spec.kind}/{other}/{metric}", value))
-    return found
 
 
 def mask_pairs(specs: Sequence[MaskSpec]) -> Iterator[tuple[str, MaskSpec, MaskSpec]]:
