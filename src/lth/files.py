@@ -4,6 +4,7 @@ Checkpoints are safetensors. Masks and replay buffers, which other programs also
 in .pkl files; `pickles.py` reads them without unpickling.
 """
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -38,6 +39,12 @@ def write_whole(path: Path, data: bytes, checksum: bool = True) -> None:
         _replace(path, data)
     except OSError as error:
         raise UnwritableError(f"'{path}' cannot be written: {error.strerror or error}. {FIX_FOLDER}") from error
+
+
+def write_note(path: Path, text: str) -> None:
+    """Write a small text file without a checksum, unless its folder is not writable, which the runs in that folder report."""
+    with contextlib.suppress(UnwritableError):
+        write_whole(path, text.encode(), checksum=False)
 
 
 def write_sealed(path: Path, data: bytes) -> None:

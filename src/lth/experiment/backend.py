@@ -1,6 +1,5 @@
 """Choose the backend of a grid: `training.backend=auto` is resolved once per output directory, and recorded there."""
 
-import contextlib
 import json
 import os
 import warnings
@@ -8,7 +7,7 @@ from typing import NamedTuple
 
 from ..config import Config
 from ..errors import InputError
-from ..files import read_json, write_whole
+from ..files import read_json, write_note
 from .spec import DenseSpec
 
 BACKEND = "backend.json"
@@ -48,9 +47,7 @@ def resolve_backend(config: Config) -> tuple[Config, str]:
                 "dense to train on XLA, with the same results up to rounding."
             )
         if wanted == "auto":
-            with contextlib.suppress(OSError, InputError):  # the runs report a folder that is not writable
-                config.output_dir.mkdir(parents=True, exist_ok=True)
-                write_whole(config.output_dir / BACKEND, json.dumps(found._asdict()).encode() + b"\n", checksum=False)
+            write_note(config.output_dir / BACKEND, json.dumps(found._asdict()) + "\n")
     if not found.native:
         line = f"Runs train on XLA with masked weights: the native kernel is not available, because {found.reason}."
         return _with_backend(config, "dense"), line
@@ -87,9 +84,7 @@ def record_batch(asked: Config, resolved: Config) -> None:
     if asked.batch_size is None:
         return
     known = _recorded_places(asked) | {str(asked.batch_size): resolved.batch_size}
-    with contextlib.suppress(OSError, InputError):  # the runs report a folder that is not writable
-        asked.output_dir.mkdir(parents=True, exist_ok=True)
-        write_whole(asked.output_dir / BATCH, json.dumps(known).encode() + b"\n", checksum=False)
+    write_note(asked.output_dir / BATCH, json.dumps(known) + "\n")
 
 
 def _recorded_places(config: Config) -> dict[str, int]:

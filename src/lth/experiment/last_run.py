@@ -1,12 +1,9 @@
 """The settings of an output directory's last `lth run`, kept in it, so that commands take the folder in place of a config."""
 
-import contextlib
-
 import yaml
 
 from ..config import LAST_RUN, Config
-from ..errors import InputError
-from ..files import write_whole
+from ..files import write_note
 from .journal import LOCK, is_locked
 
 _HEADER = "# The settings of the last `lth run` in this folder. Commands that take a config take the folder too.\n"
@@ -17,5 +14,4 @@ def record_config(config: Config) -> None:
     fields = config.model_dump(mode="json", exclude_unset=True)
     text = _HEADER + yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
     if not is_locked(config.output_dir / LOCK):
-        with contextlib.suppress(OSError, InputError):  # a folder that cannot be written is reported by the runs
-            write_whole(config.output_dir / LAST_RUN, text.encode(), checksum=False)
+        write_note(config.output_dir / LAST_RUN, text)

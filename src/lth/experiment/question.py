@@ -1,13 +1,11 @@
 """The question of a study: written into the output directory, with the time, before its first run."""
 
-import contextlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config import Config
-from ..errors import InputError
-from ..files import read_json, write_whole
+from ..files import read_json, write_note
 from .journal import now
 
 QUESTION_FILE = "question.json"
@@ -49,8 +47,7 @@ def declare_question(config: Config) -> None:
         return
     late = any(config.output_dir.glob("*/seed*/*/spec.json"))
     fields = {"time": now(), "after_first_run": late, "question": question(config)}
-    with contextlib.suppress(OSError, InputError):  # a folder that cannot be written is reported by the runs
-        write_whole(path, (json.dumps(fields, indent=1) + "\n").encode(), checksum=False)
+    write_note(path, json.dumps(fields, indent=1) + "\n")
 
 
 def declared_question(root: Path, config: Config) -> Declared:

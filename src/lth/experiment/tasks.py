@@ -1,6 +1,5 @@
 """Check the tasks of an experiment before training, and record their spaces in the output directory."""
 
-import contextlib
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +8,7 @@ from ..algorithms.architecture import Spaces
 from ..config import Config
 from ..envs.probe import probe
 from ..errors import InputError
-from ..files import read_json, write_whole
+from ..files import read_json, write_note
 
 TASKS = "tasks.json"
 
@@ -61,9 +60,8 @@ def record_tasks(root: Path, spaces: dict[str, Spaces]) -> None:
     """Record the result of `check_tasks` in the output directory, so that enumerating its runs starts no simulator."""
     known = recorded_spaces(root)
     if not spaces.items() <= known.items():
-        with contextlib.suppress(OSError, InputError):  # the runs report a folder that is not writable
-            fields = {task: found._asdict() for task, found in sorted((known | spaces).items())}
-            write_whole(root / TASKS, (json.dumps(fields, indent=1) + "\n").encode(), checksum=False)
+        fields = {task: found._asdict() for task, found in sorted((known | spaces).items())}
+        write_note(root / TASKS, json.dumps(fields, indent=1) + "\n")
 
 
 def spaces_of_task(root: Path, task: str) -> Spaces:
