@@ -1,5 +1,6 @@
 """Make masks from a trained agent: score every weight and keep the highest-scoring weights of each network."""
 
+import functools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -123,49 +124,50 @@ def select_masks(agent: Agent, spec: MaskSpec, gathered: Mapping[str, Any]) -> d
     before: dict[str, Any] = masks_of(agent.state) if spec.previous else dict.fromkeys(params)
     shuffled = spec.method == "shuffled"
     criterion = "magnitude" if shuffled else spec.criterion
-    keys = {
-        network: jax.random.fold_in(jax.random.key(spec.dense.seed), zlib.crc32(f"{spec.method}/{network}".encode()))
-        for network in params
-    }
+    keys = {network: named_key(spec.dense.seed, f"{spec.method}/{network}") for network in params}
     exclude, allocation = named_layers(agent.config, spec.exclude, spec.allocation)
     if criterion == "random":
         allocation = {network: "layer" if spec.allocation == "global" else allocation[network] for network in params}
-    masks = {}
+    pruned = functools.partial(
+        prune,
+        criterion=criterion,
+        loss=synaptic_flow,
+        batches=[np.ones((), np.float32)],
+        invert=spec.method.startswith(INVERTED),
+        collapse="allow",
+    )
+    masks: dict[str, Mask]
     if spec.pool == "together":
-        every = [f"{network}/{name}" for network in params for name in exclude[network]]
         by_layer = {f"{n}/{name}": s for n, a in allocation.items() if not isinstance(a, str) for name, s in a.items()}
-        masks = prune(
+        masks = pruned(
             params,
             next(iter(spec.sparsity.networks.values())),
-            criterion,
-            loss=synaptic_flow,
-            batches=[np.ones((), np.float32)],
             gradients=dict(gathered) or None,
             allocation=by_layer or spec.allocation,  # type: ignore[arg-type]
-            exclude=every,
+            exclude=[f"{network}/{name}" for network in params for name in exclude[network]],
             prev_mask=before if spec.previous else None,
-            invert=spec.method.startswith(INVERTED),
-            collapse="allow",
         )
     else:
-        for network, tree in params.items():
-            masks[network] = prune(
+        masks = {
+            network: pruned(
                 tree,
                 spec.sparsity[network],
-                criterion,
-                loss=synaptic_flow,
-                batches=[np.ones((), np.float32)],
                 gradients=gathered.get(network),
                 key=keys[network],
                 allocation=allocation[network],
                 exclude=exclude[network],
                 prev_mask=before[network],
-                invert=spec.method.startswith(INVERTED),
-                collapse="allow",
             )
+            for network, tree in params.items()
+        }
     if shuffled:
         masks = {n: shuffled_mask(masks[n], tree, keys[n], exclude[n]) for n, tree in params.items()}
     return masks
+
+
+def named_key(seed: int, name: str) -> jax.Array:
+    """Return a random key that depends on a run's seed and on what is drawn, by name."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
 
 
 @in_float32

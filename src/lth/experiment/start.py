@@ -1,7 +1,6 @@
 """Build the initial state of a ticket: rewind the dense agent, apply the mask, then the control and the schedule."""
 
 import hashlib
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from ..replay import ReplayBuffer, init_replay
 from ..types import Mask, Params
 from . import store
 from .journal import MASK, MASK_GRADIENT, checkpoint_file, mask_name, replay_file
-from .masking import named_layers
+from .masking import named_key, named_layers
 from .plan import Plan
 from .spec import DenseSpec, FileMask, MaskSpec, TicketSpec
 
@@ -92,7 +91,10 @@ def ticket_start(root: Path, spec: TicketSpec, mask_file: Path | None) -> AgentS
     masks = masks_of(state)
     if mask_file is not None:
         masks = store.load_mask(mask_file, None if spec.mismatch == "dense" else state)
-        _check_names(masks, state, mask_file)
+        if masks.keys() != state.params.keys():
+            raise InputError(
+                f"the mask '{mask_file}' has the networks {sorted(masks)}, but this agent has {sorted(state.params)}"
+            )
         if isinstance(spec.mask, MaskSpec):
             check_counts(masks, spec.mask, mask_file)
         masks = {network: _fitted(mask, state.params[network]) for network, mask in masks.items()}
@@ -123,13 +125,6 @@ def rewound_state(root: Path, spec: TicketSpec) -> AgentState:
                 check_same_structure(other, mine, f"the agent of {spec.weights.task}", f"that of {spec.dense.task}")
             state = state._replace(**{name: jax.tree.map(lambda a, b: b if a.shape == b.shape else a, mine, other)})
     return state
-
-
-def _check_names(masks: dict[str, Mask], state: AgentState, path: Path) -> None:
-    if set(masks) != set(state.params):
-        raise InputError(
-            f"the mask '{path}' has the networks {sorted(masks)}, but this agent has {sorted(state.params)}"
-        )
 
 
 def check_counts(masks: dict[str, Mask], spec: MaskSpec, path: Path) -> None:
@@ -168,10 +163,7 @@ def apply_control(spec: TicketSpec, state: AgentState, masks: dict[str, Mask]) -
         return state
     if control.start is None:
         return make_ticket(state, masks)
-    keys = {
-        network: jax.random.fold_in(jax.random.key(spec.dense.seed), zlib.crc32(f"{spec.control}/{network}".encode()))
-        for network in masks
-    }
+    keys = {network: named_key(spec.dense.seed, f"{spec.control}/{network}") for network in masks}
     return control.start(Agent(spec.dense.agent, state).algorithm, state, masks, keys)
 
 
@@ -191,7 +183,7 @@ def attach_schedule(spec: TicketSpec, state: AgentState) -> AgentState:
             sparsity = schedule.sparsity[network]
             found: Any = prune_at(params, sparsity, at, "cubic", allocation[network], exclude[network])
         elif schedule.method == "set":
-            key = jax.random.fold_in(jax.random.key(spec.dense.seed), zlib.crc32(f"set/{network}/growth".encode()))
+            key = named_key(spec.dense.seed, f"set/{network}/growth")
             found = sparse_evolution(params, every, until, key, schedule.fraction, exclude[network])
         else:
             found = rigl(params, every, until, schedule.fraction, exclude[network])
@@ -239,19 +231,16 @@ def rewound_buffer(root: Path, spec: TicketSpec, state: AgentState) -> ReplayBuf
     dense, training = root / spec.dense.path, spec.dense.training
     capacity = replay_capacity(spec.dense.agent, training)
     algorithm = Agent(spec.dense.agent, state).algorithm
-    sizes = (algorithm.spaces.observation_dim, algorithm.spaces.action_width)
     kept = spec.rewind_steps == "none" or "replay_buffer" not in spec.rewound
     if spec.rewind_steps == 0 and not kept:
         return empty_buffer(algorithm, spec.dense)
     at = None if kept or spec.rewind_steps == "none" else spec.rewind_steps
     buffer = store.load_replay_buffer(dense, at, spec.dense)
     have = (buffer.observation_dim, buffer.action_dim, buffer.capacity, len(buffer))
-    size = min(training.env_steps if at is None else at, capacity)
-    if (
-        training.adopted and at is None
-    ):  # its library may have kept fewer transitions: those since it was loaded, or whole rows
-        size = min(len(buffer), size)
-    want = (*sizes, capacity, size)
+    spaces, size = algorithm.spaces, min(training.env_steps if at is None else at, capacity)
+    if training.adopted and at is None:
+        size = min(size, len(buffer))  # the library may have kept fewer: those since it was loaded, or whole rows
+    want = (spaces.observation_dim, spaces.action_width, capacity, size)
     if have != want:
         raise InputError(
             f"the replay buffer '{replay_file(dense, at)}' does not fit this run: its observation length, action length, capacity "
