@@ -558,11 +558,6 @@ def updates_before(training: TrainingConfig, env_steps: int) -> int:
     return math.floor(max(env_steps - training.start_steps, 0) * training.updates_per_step + 1e-9)
 
 
-def evaluation_due(training: TrainingConfig, every: int, env_steps: int) -> bool:
-    """Return whether the agent is evaluated at an environment step: at multiples of `every`, and at the end."""
-    return env_steps % every == 0 or env_steps == training.env_steps
-
-
 def replay_capacity(config: AgentConfig, training: TrainingConfig) -> int:
     """Return the capacity of a run's replay buffer in transitions."""
     return min(config.buffer_size, training.env_steps)

@@ -10,7 +10,7 @@ import numpy as np
 from .. import envs
 from ..algorithms.base import Agent, AgentState
 from ..algorithms.tickets import masks_of
-from ..config import Config, evaluation_due
+from ..config import Config
 from ..errors import InputError
 from ..replay import ReplayBuffer, ReplayState
 from ..training import Evaluation, Job, metric_rows
@@ -22,7 +22,7 @@ from .measurements import agent_rows
 from .spec import DenseSpec, TicketSpec
 from .start import initial_agent
 from .steps import NEXT, Evaluate, Steps
-from .trackers import Log, logged, trackers_of
+from .trackers import logged, trackers_of
 
 Progress = Callable[[int, dict[str, float]], None]
 """Called with the environment step and the latest metrics after every segment, and about once a second within one."""
@@ -90,92 +90,79 @@ def train_to_end(
         InputError: the resume file is damaged.
         TrainingError: training failed.
     """
-    with logged(options.trackers, root, spec) as log:
-        yield from _train_to_end(root, spec, agent, options, started, keep, fresh_noise, log)
-
-
-def _train_to_end(
-    root: Path,
-    spec: DenseSpec | TicketSpec,
-    agent: Agent,
-    options: RunOptions,
-    started: float,
-    keep: Sequence[int],
-    fresh_noise: bool,
-    log: Log,
-) -> Steps[None]:
     buffer, run, dense = agent.replay_buffer, root / spec.path, spec.dense
     training = dense.training
     assert buffer is not None
-    state = agent.state
-    seconds = {"start": time.perf_counter() - started, "train": 0.0, "evaluate": 0.0, "save": 0.0}
-    compiled = -compile_seconds()  # of other runs in this process
-    rows: list[tuple[int, str, float]] = []
-    latest: dict[str, float] = {}
+    with logged(options.trackers, root, spec) as log:
+        state = agent.state
+        seconds = {"start": time.perf_counter() - started, "train": 0.0, "evaluate": 0.0, "save": 0.0}
+        compiled = -compile_seconds()  # of other runs in this process
+        rows: list[tuple[int, str, float]] = []
+        latest: dict[str, float] = {}
 
-    def add(env_steps: int, metrics: dict[str, float]) -> None:
-        latest.update(metrics)
-        rows.extend(metric_rows(env_steps, metrics))
-        log(env_steps, metrics)
+        def add(env_steps: int, metrics: dict[str, float]) -> None:
+            latest.update(metrics)
+            rows.extend(metric_rows(env_steps, metrics))
+            log(env_steps, metrics)
 
-    def evaluate_now(state: AgentState) -> Steps[None]:
-        episodes = dense.evaluation.episodes_at(int(state.env_steps), training.env_steps)
-        evaluated = Agent(dense.agent, state, None, spec.task)
-        result = yield Evaluate(evaluated, spec.seed, episodes, options.step_timeout, training.batch)
-        seconds["evaluate"] += result.seconds
-        add(int(state.env_steps), evaluation_metrics(result.evaluation))
+        def evaluate_now(state: AgentState) -> Steps[None]:
+            episodes = dense.evaluation.episodes_at(int(state.env_steps), training.env_steps)
+            evaluated = Agent(dense.agent, state, None, spec.task)
+            result = yield Evaluate(evaluated, spec.seed, episodes, options.step_timeout, training.batch)
+            seconds["evaluate"] += result.seconds
+            add(int(state.env_steps), evaluation_metrics(result.evaluation))
 
-    resume = store.load_resume(run, spec)
-    if resume:
-        state, buffer.state, rows = resume.state, resume.replay, resume.rows
-        latest |= {name: value for _, name, value in rows}
-        seconds = {name: seconds[name] + resume.seconds.get(name, 0.0) for name in seconds}
-        compiled += resume.seconds.get("compile", 0.0)
-        del resume
-    else:
-        yield from evaluate_now(state)
-    env_steps, until, number = int(state.env_steps), training.env_steps, 0
-    options.progress(env_steps, latest)
-    native = use_kernel(dense, options.threads)
-    how = (fresh_noise, native, options.step_timeout, lambda env_steps: options.progress(env_steps, latest))
-
-    def job() -> Job:  # not kept, because it holds the replay buffer
-        replay, buffer.state = buffer.state, _NO_ROWS
-        return Job(agent.algorithm, training, spec.task, spec.seed, state, replay, until, *how)
-
-    segment = yield job()
-    while True:
-        number += 1
-        state, env_steps = segment.state, segment.env_steps
-        seconds["train"] += segment.seconds
-        add(env_steps, segment.metrics)
-        if evaluation_due(training, dense.evaluation.every, env_steps):
+        resume = store.load_resume(run, spec)
+        if resume:
+            state, buffer.state, rows = resume.state, resume.replay, resume.rows
+            latest |= {name: value for _, name, value in rows}
+            seconds = {name: seconds[name] + resume.seconds.get(name, 0.0) for name in seconds}
+            compiled += resume.seconds.get("compile", 0.0)
+            del resume
+        else:
             yield from evaluate_now(state)
-        began = time.perf_counter()
-        if env_steps in keep or number % options.checkpoint_every == 0 or env_steps >= until:
-            buffer.state = segment.replay
-        if env_steps in keep:
-            save_point(run, dense, state, buffer, env_steps)
-        if number % options.checkpoint_every == 0 and env_steps < until:
-            timings = {**seconds, "compile": compiled + compile_seconds()}
-            store.save_resume(run, spec, store.Resume(state, buffer.state, rows, timings))
-        seconds["save"] += time.perf_counter() - began
+        env_steps, until, number = int(state.env_steps), training.env_steps, 0
         options.progress(env_steps, latest)
-        if env_steps >= until:
-            break
-        buffer.state = _NO_ROWS
-        segment = yield NEXT
-    began = time.perf_counter()
-    if any(state.opts[name].schedule is not None for name in state.params):
-        store.save_mask(run, MASK, masks_of(state))
-    store.save_replay_buffer(run, spec, buffer)
-    store.save_metrics(run, rows)
-    store.save_analysis(run, agent_rows(Agent(dense.agent, state, buffer)))
-    seconds["save"] += time.perf_counter() - began
-    # The runs of a batch compile together: these seconds are of no single run.
-    own = {} if training.batch else {"compile": compiled + compile_seconds()}
-    store.save_timings(run, {**seconds, **own, "total": sum(seconds.values())})
-    store.finish_agent(root, spec, state)
+        native = use_kernel(dense, options.threads)
+        how = (fresh_noise, native, options.step_timeout, lambda env_steps: options.progress(env_steps, latest))
+
+        def job() -> Job:  # not kept, because it holds the replay buffer
+            replay, buffer.state = buffer.state, _NO_ROWS
+            return Job(agent.algorithm, training, spec.task, spec.seed, state, replay, until, *how)
+
+        segment = yield job()
+        while True:
+            number += 1
+            state, env_steps = segment.state, segment.env_steps
+            seconds["train"] += segment.seconds
+            add(env_steps, segment.metrics)
+            if env_steps % dense.evaluation.every == 0 or env_steps >= until:
+                yield from evaluate_now(state)
+            began = time.perf_counter()
+            if env_steps in keep or number % options.checkpoint_every == 0 or env_steps >= until:
+                buffer.state = segment.replay
+            if env_steps in keep:
+                save_point(run, dense, state, buffer, env_steps)
+            if number % options.checkpoint_every == 0 and env_steps < until:
+                timings = {**seconds, "compile": compiled + compile_seconds()}
+                store.save_resume(run, spec, store.Resume(state, buffer.state, rows, timings))
+            seconds["save"] += time.perf_counter() - began
+            options.progress(env_steps, latest)
+            if env_steps >= until:
+                break
+            buffer.state = _NO_ROWS
+            segment = yield NEXT
+        began = time.perf_counter()
+        if any(state.opts[name].schedule is not None for name in state.params):
+            store.save_mask(run, MASK, masks_of(state))
+        store.save_replay_buffer(run, spec, buffer)
+        store.save_metrics(run, rows)
+        store.save_analysis(run, agent_rows(Agent(dense.agent, state, buffer)))
+        seconds["save"] += time.perf_counter() - began
+        # The runs of a batch compile together: these seconds are of no single run.
+        own = {} if training.batch else {"compile": compiled + compile_seconds()}
+        store.save_timings(run, {**seconds, **own, "total": sum(seconds.values())})
+        store.finish_agent(root, spec, state)
 
 
 def keep_points(root: Path, spec: DenseSpec, options: RunOptions) -> Steps[Path]:
