@@ -37,23 +37,50 @@ ISSUES = "https://github.com/lth-rl/lth/issues"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `lth`; returns the exit status, as `guard` describes it."""
+    parser = _parser()
+    # Settings may stand before and after options, which argparse does not see to where there are subcommands.
+    arguments, rest = parser.parse_known_args(argv)
+    if "config" not in arguments or any(word.startswith("-") for word in rest):
+        arguments = parser.parse_args(argv)
+    elif rest:
+        arguments.config = [*arguments.config, *rest]
+    if arguments.version:
+        return guard(_version)
+    if arguments.command is None:
+        parser.print_help()
+        return 2
+    return guard(lambda: arguments.call(arguments), debug=arguments.debug)
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands. `call` of what it parses is the command's function, which gets the arguments."""
     parser = argparse.ArgumentParser(
         prog="lth", description="Find and test lottery tickets in deep reinforcement learning."
     )
     parser.add_argument("--version", action="store_true", help="print the version and stop")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    run = commands.add_parser(
+
+    grid = argparse.ArgumentParser(add_help=False)
+    grid.add_argument(
+        "config",
+        nargs="*",
+        metavar="[CONFIG] [KEY=VALUE ...]",
+        help="a config file, or an output directory for the settings of its last run (default: config.yaml)",
+    )
+
+    def command(name: str, call: Callable[[argparse.Namespace], int], **about: Any) -> argparse.ArgumentParser:
+        found = commands.add_parser(name, **about)
+        found.set_defaults(call=call)
+        return found
+
+    run = command(
         "run",
+        _run,
+        parents=[grid],
         help="train dense agents, make masks, train tickets, print the table",
         description="Train dense agents, make masks, train tickets, and print the results. Finished runs are skipped.",
         epilog="lth run config.yaml training.env_steps=20000 'pruning.sparsity=[0.8, 0.95]'. docs/configuration.md has every key.",
     )
-    words = {
-        "nargs": "*",
-        "metavar": "[CONFIG] [KEY=VALUE ...]",
-        "help": "a config file, or an output directory for the settings of its last run (default: config.yaml)",
-    }
-    run.add_argument("config", **words)  # type: ignore[arg-type]
     run.add_argument(
         "--dry-run", action="store_true", help="print what the runs cost in time, steps and disk, and stop"
     )
@@ -63,21 +90,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="PATTERN",
         help="only runs whose path matches PATTERN (shell glob) and their dependencies; prints no table",
     )
-    status = commands.add_parser("status", help="show the progress and the results of a grid")
-    status.add_argument("config", **words)  # type: ignore[arg-type]
+    status = command("status", _status, parents=[grid], help="show the progress and the results of a grid")
     status.add_argument("--paths", action="store_true", help="list every run with its folder instead of the results")
-    table = commands.add_parser(
+    command(
         "table",
+        _table,
+        parents=[grid],
         help="print the results table of the last run again",
         description="Print the results table of the last `lth run`, or of one that is going on, without running anything.",
     )
-    table.add_argument("config", **words)  # type: ignore[arg-type]
-    study = commands.add_parser(
+    study = command(
         "plan",
+        _plan,
+        parents=[grid],
         help="say how many seeds, hours and disk a study takes",
         description="Print how many seeds it takes to decide an effect, and what they cost. Nothing is run.",
     )
-    study.add_argument("config", **words)  # type: ignore[arg-type]
     study.add_argument(
         "--effect", type=float, default=0.2, metavar="D", help="difference to find, as a share of dense (default: 0.2)"
     )
@@ -85,28 +113,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     study.add_argument(
         "--pilot", type=Path, metavar="DIR", help="take the spread over seeds from this output directory's runs"
     )
-    report = commands.add_parser(
+    report = command(
         "report",
+        _report,
+        parents=[grid],
         help="write the results as one HTML page",
         description="Write report.html, which needs nothing else, and tidy.csv, which its numbers come from, to the output_dir.",
     )
-    report.add_argument("config", **words)  # type: ignore[arg-type]
     report.add_argument("--open", action="store_true", help="show it in the browser")
-    init = commands.add_parser(
+    init = command(
         "init",
+        _init,
         help="write a config to start from",
         description="Write the quickstart's config with every other key as a comment, each with its meaning and its default.",
     )
     init.add_argument("file", nargs="?", type=Path, default=Path("config.yaml"), help="where to (default: config.yaml)")
-    clean = commands.add_parser("clean", help="remove what a finished grid no longer needs")
-    clean.add_argument("config", **words)  # type: ignore[arg-type]
+    clean = command("clean", _clean, parents=[grid], help="remove what a finished grid no longer needs")
     clean.add_argument("--dry-run", action="store_true", help="list the files, and stop")
-    show = commands.add_parser("show", help="print a run's results, how it was made, and its settings")
+    show = command("show", _show, help="print a run's results, how it was made, and its settings")
     show.add_argument("run", type=Path, help="a run's directory")
     show.add_argument(
         "--all", action="store_true", help="add all settings, timings, attempts, failures and files, as YAML"
     )
-    evaluate = commands.add_parser("eval", help="evaluate a finished run, and film it")
+    evaluate = command("eval", _evaluate, help="evaluate a finished run, and film it")
     evaluate.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the directories of runs")
     evaluate.add_argument(
         "--episodes",
@@ -117,8 +146,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     evaluate.add_argument(
         "--video", type=Path, metavar="FILE", help="film the first episode, several runs side by side: .mp4, or .gif"
     )
-    ship = commands.add_parser(
+    ship = command(
         "export",
+        _export,
         help="write a run's policy as C, ONNX and NumPy",
         description="Write the policy of a finished run as programs that need no lth: from an observation to an action, both in "
         "the environment's units. Each program is compared with the agent before anything is written. A folder holds one policy: "
@@ -140,48 +170,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="N",
         help="episodes that each program is evaluated on (default: 50; 0: none)",
     )
-    flash = commands.add_parser(
+    command(
         "flash",
+        _flash,
+        parents=[grid],
         help="compare return with bytes of flash",
         description="Write flash.csv and flash.png: the return of each finished run's policy against its size as a C program, with "
         "weights of 32 and of 8 bits.",
     )
-    flash.add_argument("config", **words)  # type: ignore[arg-type]
-    for command in (show, evaluate, ship):
-        command.add_argument(
+    for one in (show, evaluate, ship):
+        one.add_argument(
             "--algorithm",
             metavar="MODULE:CLASS",
             help="the run's algorithm, if it is your own: it is imported",
         )
-    for command in (run, status, table, study, report, clean, init, show, evaluate, ship, flash):
-        command.add_argument("--debug", action="store_true", help="show the traceback of whatever goes wrong")
-    # Settings may stand before and after options, which argparse does not see to where there are subcommands.
-    arguments, rest = parser.parse_known_args(argv)
-    if arguments.command not in ("run", "status", "table", "plan", "report", "clean", "flash") or any(
-        word.startswith("-") for word in rest
-    ):
-        arguments = parser.parse_args(argv)
-    elif rest:
-        arguments.config = [*arguments.config, *rest]
-    if arguments.version:
-        return guard(_version)
-    if arguments.command is None:
-        parser.print_help()
-        return 2
-    known = {
-        "run": _run,
-        "eval": _evaluate,
-        "export": _export,
-        "flash": _flash,
-        "status": _status,
-        "table": _table,
-        "plan": _plan,
-        "report": _report,
-        "clean": _clean,
-        "init": _init,
-        "show": _show,
-    }
-    return guard(lambda: known[arguments.command](arguments), debug=arguments.debug)
+    for one in commands.choices.values():
+        one.add_argument("--debug", action="store_true", help="show the traceback of whatever goes wrong")
+    return parser
 
 
 def guard(command: Callable[[], int], debug: bool = False) -> int:
