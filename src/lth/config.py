@@ -23,7 +23,7 @@ from .errors import InputError, nearest
 from .pruning.allocation import ALLOCATIONS
 from .pruning.criteria import CRITERIA, criterion_named
 from .registry import lookup
-from .settings import Few, Folder, Fraction, Positive, Settings, Whole, fraction, not_boolean
+from .settings import Few, Folder, Fraction, Positive, Settings, Whole, fraction
 
 CONTROL_METHODS = ("random", "shuffled")
 """Control methods that ignore what the network learned."""
@@ -101,6 +101,16 @@ def _read_text(text: str, source: str) -> Any:
     return tree
 
 
+def _check_multiple(name: str, value: int, what: str, of: int) -> None:
+    if value % of:
+        nearby = _nearest_multiple(value, of)
+        raise ValueError(f"{name} is {value}, but must be a multiple of {what} ({of}); the nearest is {nearby}")
+
+
+def _nearest_multiple(value: int, of: int, at_least: int = 1) -> int:
+    return max(math.floor(value / of + 0.5), at_least) * of
+
+
 class TrainingConfig(Settings):
     """`training.*`: the training loop."""
 
@@ -133,16 +143,8 @@ class TrainingConfig(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> "TrainingConfig":
-        if self.segment_steps % self.num_envs:
-            raise ValueError(
-                f"segment_steps is {self.segment_steps}, but must be a multiple of num_envs ({self.num_envs}); "
-                f"the nearest is {_nearest_multiple(self.segment_steps, self.num_envs)}"
-            )
-        if self.env_steps % self.num_envs:
-            raise ValueError(
-                f"env_steps is {self.env_steps}, but must be a multiple of num_envs ({self.num_envs}); "
-                f"the nearest is {_nearest_multiple(self.env_steps, self.num_envs)}"
-            )
+        _check_multiple("segment_steps", self.segment_steps, "num_envs", self.num_envs)
+        _check_multiple("env_steps", self.env_steps, "num_envs", self.num_envs)
         if self.start_steps >= self.env_steps:
             raise ValueError(
                 f"start_steps is {self.start_steps}, but must be less than env_steps ({self.env_steps}), or nothing is learned"
@@ -245,13 +247,12 @@ def _seeds(value: Any) -> Any:
     return seeds
 
 
-def _check_distinct(values: tuple[Any, ...], what: str) -> tuple[Any, ...]:
-    if not values:
+def _check_distinct(values: tuple[Any, ...], what: str, may_be_empty: bool = False) -> None:
+    if not values and not may_be_empty:
         raise ValueError(f"{what} is empty; give at least one")
     for value in values:
         if values.count(value) > 1:
             raise ValueError(f"{what} contains {value!r} more than once")
-    return values
 
 
 def _rewind_points(value: Any) -> Any:
@@ -299,7 +300,7 @@ class PruningConfig(Settings):
     """`apart` prunes each network to `sparsity`; `together` prunes all networks jointly to `sparsity`."""
     rounds: Annotated[Whole, Field(strict=True, gt=0, le=1000)] = 1
     """Number of rounds of iterative pruning; each round prunes, rewinds and trains. 1 is one-shot pruning."""
-    rate: Annotated[float, BeforeValidator(not_boolean), Field(gt=0, lt=1)] | None = None
+    rate: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Replaces `sparsity`: each round prunes this share of the remaining weights, 1 - (1 - rate)^rounds in total. A file sets
     one of the two; an override of one replaces the other."""
     rewind_steps: Annotated[tuple[RewindStep, ...], BeforeValidator(_rewind_points)] = (0,)
@@ -312,9 +313,9 @@ class PruningConfig(Settings):
     controls as `package.module:name`."""
     mask_every: Positive = 1000
     """Updates between mask changes of gradual, set and rigl."""
-    mask_until: Annotated[float, BeforeValidator(not_boolean), Field(gt=0, le=1)] = 0.75
+    mask_until: Annotated[float, Field(gt=0, le=1)] = 0.75
     """The share of the ticket's updates after which gradual, set and rigl keep the mask fixed."""
-    mask_fraction: Annotated[float, BeforeValidator(not_boolean), Field(gt=0, lt=1)] = 0.3
+    mask_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """The share of each layer's kept weights that set and rigl replace (rigl: the initial share; decays as a cosine to 0)."""
     transfer_from: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
     """Source tasks whose masks are also evaluated on each of `tasks`."""
@@ -366,12 +367,10 @@ class PruningConfig(Settings):
                 raise ValueError(
                     f"unknown entry {part!r} in rewound; choose from {', '.join(REWOUND)}{nearest(part, REWOUND)}"
                 )
-        for name, values in (("controls", self.controls), ("rewound", self.rewound)):
-            if values:
-                _check_distinct(values, name)
+        _check_distinct(self.controls, "controls", may_be_empty=True)
+        _check_distinct(self.rewound, "rewound", may_be_empty=True)
         _check_distinct(self.rewind_steps, "rewind_steps")
-        if self.transfer_from:
-            _check_distinct(self.transfer_from, "transfer_from")
+        _check_distinct(self.transfer_from, "transfer_from", may_be_empty=True)
         if self.rate is not None and "sparsity" in self.model_fields_set:
             raise ValueError("rate and sparsity both set the final sparsity; remove one, or set it to null")
         if self.pool == "together" and any(s.same is None for s in self.sparsity):
@@ -405,7 +404,8 @@ class AnalysisConfig(Settings):
                 raise ValueError(
                     f"unknown comparison {kind!r}; choose from {', '.join(CONNECTIVITY)}{nearest(kind, CONNECTIVITY)}"
                 )
-        return _check_distinct(value, "connectivity") if value else value
+        _check_distinct(value, "connectivity", may_be_empty=True)
+        return value
 
 
 class ReportConfig(Settings):
@@ -414,7 +414,7 @@ class ReportConfig(Settings):
     primary: tuple[str, str] | None = PRIMARY
     """The two methods of the primary question: does the first score higher than the second? null: no question. The default applies
     if `pruning.methods` contains both."""
-    margin: Annotated[float, BeforeValidator(not_boolean), Field(gt=0, lt=1)] = 0.1
+    margin: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """A ticket is a winning ticket if its score is less than this below the dense agent's. A random policy scores 0, the dense
     agent 1."""
     random_episodes: Annotated[Whole, Field(strict=True, ge=2, le=100_000)] = 200
@@ -544,12 +544,7 @@ class Config(Settings):
                 f"pruning.rewind_steps is {rewind}, but must be a multiple of training.segment_steps "
                 f"({segment}) below training.env_steps ({self.training.env_steps}); the nearest is {closest}"
             )
-        if self.evaluation.every % segment:
-            raise ValueError(
-                f"evaluation.every is {self.evaluation.every}, but must be a multiple "
-                f"of training.segment_steps ({segment}); the nearest is "
-                f"{_nearest_multiple(self.evaluation.every, segment)}"
-            )
+        _check_multiple("evaluation.every", self.evaluation.every, "training.segment_steps", segment)
         return self
 
 
@@ -566,10 +561,6 @@ def replay_capacity(config: AgentConfig, training: TrainingConfig) -> int:
 def total_updates(training: TrainingConfig, from_step: int = 0) -> int:
     """Return the number of updates from an environment step to the end of a run."""
     return updates_before(training, training.env_steps) - updates_before(training, from_step)
-
-
-def _nearest_multiple(value: int, of: int, at_least: int = 1) -> int:
-    return max(math.floor(value / of + 0.5), at_least) * of
 
 
 def read_tree(path: Path | None, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:

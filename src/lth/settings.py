@@ -53,16 +53,10 @@ def _from_home(value: Any) -> Any:
     return path
 
 
-def not_boolean(value: Any) -> Any:
-    """Reject booleans, which pydantic would read as 1.0 and 0.0."""
-    if isinstance(value, bool):
-        raise ValueError("expected a number from 0 to 1, not a boolean")
-    return value
-
-
 def fraction(value: Any) -> Any:
     """Check that a value is a number from 0 to 1; suggest 0.95 for 95."""
-    not_boolean(value)
+    if isinstance(value, bool):  # within lists and mappings, where `_meant` does not look
+        raise ValueError("expected a number from 0 to 1, not a boolean")
     try:
         number = float(value)
     except (TypeError, ValueError):
