@@ -46,7 +46,7 @@ def evaluate_run(run: Path, episodes: int | None = None) -> str:
     from .experiment import store
     from .training import evaluate
 
-    spec = store.dense_spec_of(run)
+    spec = store.spec_of(run).dense
     agent = store.load(run).agent
     policy = policy_of(agent)
     env = envs.make(spec.task, spec.seed, envs.EVALUATE)
@@ -98,7 +98,7 @@ def _filmed(run: Path, gif: bool, size: int | None) -> tuple[list[Any], float]:
     from .experiment import store
     from .training import evaluate
 
-    spec = store.dense_spec_of(run)
+    spec = store.spec_of(run).dense
     policy = policy_of(store.load(run).agent)
     frames: list[Any] = []
     try:

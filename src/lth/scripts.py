@@ -55,7 +55,7 @@ def dense_agents(config: Config) -> Iterator[tuple[Path, Agent]]:
 
 def save_replay_buffer(run: Path, buffer: ReplayBuffer) -> None:
     """Write `replay_buffer.pkl` with its checksum. Writing it again does not change its bytes."""
-    store.save_replay_buffer(run, store.dense_spec_of(run), buffer)
+    store.save_replay_buffer(run, store.spec_of(run).dense, buffer)
 
 
 def layers_to_exclude(config: Config) -> tuple[list[str], list[str]]:
@@ -86,7 +86,7 @@ def dense_runs(config: Config) -> Iterator[tuple[Path, Agent, ReplayBuffer | Non
 
 def save_mask(config: Config, run: Path, sparsity: Sparsity, actor_mask: Mask, critic_mask: Mask) -> None:
     """Write the masks of `_02_create_mask.py` as mask.pkl, in the folder of the magnitude mask or of a custom mask."""
-    dense = store.dense_spec_of(run)
+    dense = store.spec_of(run).dense
     spec = mask_spec(config, dense_spec(config, dense.task, dense.seed), "magnitude", sparsity)
     masks = {"actor": actor_mask, "critic": critic_mask}
     path = save_edited_mask(config.output_dir, spec, masks)
@@ -139,16 +139,13 @@ def create_gradient_masks(config: Config) -> int:
 
 def train_tickets(config: Config, mask: str | None) -> int:
     """Train the tickets of `_03_train_ticket.py` with `mask.pkl`, `mask_gradient.pkl`, or any mask file."""
-    named = mask in (None, MASK, MASK_GRADIENT)
-    tickets = []
+    tickets: list[tuple[str, int, Path, MaskSpec | FileMask]] = []
     for task, seed in _tasks(config):
-        for sparsity in config.pruning.sparsity if named else (None,):
-            if sparsity is None:
-                file = Path(str(mask))
-                found: MaskSpec | FileMask = store.file_mask(file, "file")
-            else:
-                file, found = _named_mask(config, task, seed, mask or MASK, sparsity)
-            tickets.append((task, seed, file, found))
+        if mask in (None, MASK, MASK_GRADIENT):
+            for sparsity in config.pruning.sparsity:
+                tickets.append((task, seed, *_named_mask(config, task, seed, mask or MASK, sparsity)))
+        else:
+            tickets.append((task, seed, Path(mask), store.file_mask(Path(mask), "file")))
     return _train(config, tickets)
 
 
@@ -169,19 +166,15 @@ def _named_mask(
 def _train(config: Config, tickets: list[tuple[str, int, Path, MaskSpec | FileMask]]) -> int:
     """Train tickets (task, seed, mask file, mask). All mask files exist."""
     _say(resolve_backend(config)[1])
-    for ticket in tickets:
-        _train_one(config, *ticket)
+    root, options = config.output_dir, options_of(config)
+    for task, seed, file, mask in tickets:
+        spec = ticket_spec(config, dense_spec(config, task, seed), mask)
+        _say(f"{spec.title()}: {'already finished' if is_finished(root, spec) else f'training with the mask {file}'}")
+        load_dense(root, spec.dense)  # must exist; rewind points that it did not keep are made again
+        dense = lottery.train_dense(root, spec.dense, options)
+        run = lottery.train_ticket(root, spec, file, options)
+        _say(f"{spec.title()}: {_last(run)} (dense: {_last(dense)}) -> {run}")
     return 0
-
-
-def _train_one(config: Config, task: str, seed: int, file: Path, mask: MaskSpec | FileMask) -> None:
-    spec, options = ticket_spec(config, dense_spec(config, task, seed), mask), options_of(config)
-    state = "already finished" if is_finished(config.output_dir, spec) else f"training with the mask {file}"
-    _say(f"{spec.title()}: {state}")
-    load_dense(config.output_dir, spec.dense)  # must exist; rewind points that it did not keep are made again
-    dense = lottery.train_dense(config.output_dir, spec.dense, options)
-    run = lottery.train_ticket(config.output_dir, spec, file, options)
-    _say(f"{spec.title()}: {_last(run)} (dense: {_last(dense)}) -> {run}")
 
 
 def transfer_tickets(config: Config, source: str | None, target: str | None, mask: str | None) -> int:

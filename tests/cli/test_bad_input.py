@@ -1084,7 +1084,7 @@ def test_bad_spec_files(damage, results, capsys):
     path = results.run / "spec.json"
     path.write_bytes(damage)
     before = contents(results.root)
-    refused(lambda: store.dense_spec_of(results.run), path, [])
+    refused(lambda: store.spec_of(results.run), path, [])
     refused(lambda: journal.is_finished(results.root, results.dense), results.run, [])
     assert main(["eval", str(results.run), "--episodes", "1"]) == 2
     errors = capsys.readouterr().err

@@ -237,7 +237,7 @@ class MetricRow(NamedTuple):
 def read_evaluations(run: Path) -> dict[str, dict[int, float]]:
     """Return a run's evaluations by metric (`evaluation/return`) and environment step, in order.
 
-    Empty if there are none or they are unreadable; `store.evaluations` raises an error instead.
+    Empty if there are none or they are unreadable, where `store.metrics_of` and `store.last_evaluation` raise an error.
     """
     found: dict[str, dict[int, float]] = {}
     with contextlib.suppress(InputError):

@@ -7,7 +7,7 @@ Only `CLOCK_FILES` depend on time, so all other files are reproducible to the by
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -270,26 +270,19 @@ def read_line(run: Path) -> list[LineRow]:
     return read_rows(run / CONNECTIVITY, "the comparison", LineRow, _RECREATE.format(run))
 
 
-def evaluations(run: Path) -> list[MetricRow]:
-    """Return the evaluation metrics of a run: `evaluation/return`, and where success is defined the two of it.
+def _metrics(run: Path) -> tuple[list[MetricRow], list[MetricRow]]:
+    """Read the metrics of a run; returns those of its evaluations, and all.
 
     Raises:
-        InputError: they are missing or unreadable.
+        InputError: they are missing or unreadable, or have no evaluation, or one that is not finite.
     """
-    return _evaluations(run, _metrics(run))
-
-
-def _metrics(run: Path) -> list[MetricRow]:
-    return read_rows(run / METRICS, "the metrics", MetricRow, _RECREATE.format(run))
-
-
-def _evaluations(run: Path, rows: Sequence[MetricRow]) -> list[MetricRow]:
+    rows = read_rows(run / METRICS, "the metrics", MetricRow, _RECREATE.format(run))
     found = [row for row in rows if row.metric.startswith("evaluation/")]
     if not found:
         raise InputError(f"'{run / METRICS}' contains no evaluation. {_RECREATE.format(run)}")
     if not all(math.isfinite(row.value) for row in found):
         raise InputError(f"'{run / METRICS}' contains an evaluation that is not finite. {_RECREATE.format(run)}")
-    return found
+    return found, rows
 
 
 def metrics_of(root: Path, spec: DenseSpec | TicketSpec) -> list[MetricRow]:
@@ -299,11 +292,10 @@ def metrics_of(root: Path, spec: DenseSpec | TicketSpec) -> list[MetricRow]:
     evaluation. Values that are not finite, and the return of exploring episodes, are left out.
 
     Raises:
-        InputError: see `evaluations`; or the evaluation at the end of the run is missing.
+        InputError: they are missing or unreadable, have no evaluation at the end of the run, or one that is not finite.
     """
     run, end = root / spec.path, spec.dense.training.env_steps
-    rows = _metrics(run)
-    found = _evaluations(run, rows)
+    found, rows = _metrics(run)
     if max(row.env_steps for row in found) != end or any(row.env_steps < spec.start for row in found):
         raise InputError(
             f"'{run / METRICS}' belongs to another run: the last evaluation should be at step {end}. {_RECREATE.format(run)}"
@@ -314,8 +306,12 @@ def metrics_of(root: Path, spec: DenseSpec | TicketSpec) -> list[MetricRow]:
 
 
 def last_evaluation(run: Path) -> dict[str, float]:
-    """Return the metrics of a run's last evaluation by name: those of `evaluations`."""
-    found = evaluations(run)
+    """Return the metrics of a run's last evaluation by name: `evaluation/return`, and where success is defined the two of it.
+
+    Raises:
+        InputError: the metrics are missing or unreadable, have no evaluation, or one that is not finite.
+    """
+    found, _ = _metrics(run)
     end = max(env_steps for env_steps, _, _ in found)
     return {metric: value for env_steps, metric, value in found if env_steps == end}
 
@@ -430,16 +426,6 @@ def spec_of(run: Path) -> Spec:
         return parse_spec(fields)
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise InputError(f"'{run / SPEC}' is not a valid run specification: {error}") from None
-
-
-def dense_spec_of(run: Path) -> DenseSpec:
-    """Return the dense part of a run's specification: task, seed and settings.
-
-    Raises:
-        InputError: the run does not exist.
-    """
-    spec = spec_of(run)
-    return spec if isinstance(spec, DenseSpec) else spec.dense
 
 
 def no_run(run: Path, path: Path) -> str:

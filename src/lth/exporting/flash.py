@@ -80,7 +80,7 @@ def _method(row: Row) -> str:
 
 def _rows(folder: Path, method: str, sparsity: str, episodes: int) -> list[FlashRow]:
     subject = of_run(folder)
-    spec = store.dense_spec_of(folder)
+    spec = store.spec_of(folder).dense
     network = fold(subject.network, subject.interface.observation_low, subject.interface.observation_high)
     rounded = quantize(network)
     needed = len(network.reads) if network.layers[0].kernel.any() else 0
