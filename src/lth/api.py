@@ -224,7 +224,7 @@ def batch_summary(asked: Config, planned: Plan, estimate: "Estimate") -> str:
 
     size = planned.config.batch_size
     assert size
-    batches = planned_batches([one.spec for one in estimate.runs if not one.finished], planned, size)
+    batches = planned_batches([one.spec for one in estimate.runs if not one.finished], planned)
     runs = sum(len(batch) for batch in batches)
     spaces = {task: spaces_of_task(planned.root, task) for task in planned.config.tasks}
     takes = size * bytes_in_batch(planned.config, spaces) / 1e9

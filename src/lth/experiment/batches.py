@@ -14,17 +14,18 @@ def jobs_of(ready: Sequence[Spec], plan: Plan, idle: bool) -> list[list[Spec]]:
 
     A batch that is not full waits for more runs, until nothing else is left to do (`idle`).
     """
-    size = plan.config.batch_size
-    if size is None:
+    if plan.config.batch_size is None:
         return [[spec] for spec in ready]
     alone: list[list[Spec]] = [[spec] for spec in ready if not isinstance(spec, DenseSpec | TicketSpec)]
-    batches = batches_of(ready, plan, size)
-    full = [batch for batch in batches if len(batch) == size]
+    batches = _batches(ready, plan)
+    full = [batch for batch in batches if len(batch) == plan.config.batch_size]
     return alone + full or batches[: int(idle)]
 
 
-def batches_of(specs: Sequence[Spec], plan: Plan, size: int) -> list[list[Spec]]:
+def _batches(specs: Sequence[Spec], plan: Plan) -> list[list[Spec]]:
     """Divide the runs that train into batches of runs alike."""
+    size = plan.config.batch_size
+    assert size
     alike: dict[Any, list[Spec]] = {}
     for spec in specs:
         if isinstance(spec, DenseSpec | TicketSpec):
@@ -43,13 +44,13 @@ def _kind(spec: DenseSpec | TicketSpec, plan: Plan) -> Any:
     return on_device, spaces, dense.agent, dense.training, dense.evaluation, spec.start, spec.env_steps, changes
 
 
-def planned_batches(specs: Sequence[Spec], plan: Plan, size: int) -> list[list[Spec]]:
+def planned_batches(specs: Sequence[Spec], plan: Plan) -> list[list[Spec]]:
     """Divide runs into the batches that they train in if each starts when all that it needs is made, together with those alike."""
     waiting, found = list(specs), []
     while waiting:
         missing = set(waiting)
         ready = [spec for spec in waiting if missing.isdisjoint(spec.needs())]
-        found += batches_of(ready, plan, size)
+        found += _batches(ready, plan)
         made = set(ready)
         waiting = [spec for spec in waiting if spec not in made]
     return found

@@ -63,14 +63,14 @@ def check_memory(config: Config, spaces: Mapping[str, Spaces]) -> None:
 
     A run holds its agent's state and its replay buffer twice: while a segment trains, the state before it is kept.
     """
+    if config.batch_size or config.executor == "ray":
+        return  # `backend.resolve_batch` splits the batches; a cluster has other machines
     have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     agent, rows = config.agent_config, replay_capacity(config.agent_config, config.training)
-    if config.batch_size:
-        return  # `backend.resolve_batch` splits the batches
     for task, found in spaces.items():
         parts = sizes(agent, found)
         state, replay = 2 * parts.checkpoint, 2 * parts.transition * rows
-        if config.executor == "local" and config.workers * (state + replay) > have:
+        if config.workers * (state + replay) > have:
             raise InputError(
                 f"a run of {task} needs about {(state + replay) / 1e9:,.1f} GB of memory ({state / 1e9:,.1f} for the agent, "
                 f"{replay / 1e9:,.1f} for {rows:,} transitions), {config.workers} at a time (workers), and this machine has "

@@ -1,7 +1,8 @@
 """The analysis of each run: `analysis.csv` with tidy rows of network, layer, metric, value."""
 
+import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from ..algorithms.base import Agent
 from ..algorithms.tickets import masks_of
 from ..analysis.paths import layers, networks_of, weights_read
 from ..analysis.stability import Stability
-from ..analysis.units import Units, hidden_units, spread_batch
+from ..analysis.units import hidden_units, spread_batch
 from ..errors import InputError
 from ..precision import in_float32
 from ..replay import ReplayBuffer
@@ -65,16 +66,10 @@ def agent_rows(agent: Agent) -> list[AnalysisRow]:
     if agent.replay_buffer is None:
         return rows
     for network, found in hidden_units(agent, spread_batch(agent.replay_buffer)).items():
-        for name, some in _whole_and_parts(found):
+        for name, some in [("", list(found.values())), *((name, [units]) for name, units in found.items())]:
             rows.append(AnalysisRow(network, name, "dead_units", sum(int(units.dead.sum()) for units in some)))
             rows.append(AnalysisRow(network, name, "dormant_units", sum(int(units.dormant.sum()) for units in some)))
     return rows
-
-
-def _whole_and_parts(found: dict[str, Units]) -> Iterator[tuple[str, Sequence[Units]]]:
-    yield "", list(found.values())
-    for name, units in found.items():
-        yield name, [units]
 
 
 def stability_rows(found: dict[str, Stability]) -> list[AnalysisRow]:
@@ -109,7 +104,7 @@ def rows_of_mask(
     agent: Agent,
     buffer: Callable[[], ReplayBuffer],
     spec: MaskSpec,
-    gathered: Mapping[str, Any] | None = None,
+    gathered: Mapping[str, Any],
 ) -> list[AnalysisRow]:
     """Return `mask_rows`, the score histograms, and the stability of the ranking if the method uses gradients.
 
@@ -118,9 +113,8 @@ def rows_of_mask(
         agent: the agent that they were made from.
         buffer: returns its replay buffer; called only if the method uses gradients.
         spec: the spec of the mask.
-        gathered: the result of `gather_statistics`; computed if None.
+        gathered: the result of `gather_statistics`.
     """
-    gathered = gather_statistics(agent, buffer, spec) if gathered is None else gathered
     rows = mask_rows(masks) + score_rows(score_histograms(agent, spec, gathered, masks))
     if takes_gradients(spec.method) and spec.num_gradient_batches > 1:
         rows += stability_rows(saliency_stability(agent, buffer(), spec))
@@ -138,10 +132,10 @@ def measured(root: Path, spec: DenseSpec | MaskSpec | TicketSpec) -> list[Analys
     if not (run / store.ANALYSIS).exists():
         if isinstance(spec, MaskSpec):
             agent, source = load_source(root, spec), root / (spec.previous or spec.dense).path
-            masks = store.load_mask(last_file(root, spec))
+            masks, buffer = store.load_mask(last_file(root, spec)), functools.partial(store.load_replay_buffer, source)
             rows = mask_rows(masks)
             if replay_file(source).exists() or not takes_gradients(spec.method):
-                rows = rows_of_mask(masks, agent, lambda: store.load_replay_buffer(source), spec)
+                rows = rows_of_mask(masks, agent, buffer, spec, gather_statistics(agent, buffer, spec))
         else:
             rows = agent_rows(store.load(run).agent)
         store.save_analysis(run, rows)

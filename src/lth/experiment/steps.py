@@ -66,15 +66,10 @@ class Stage(Generic[Given, Found]):
         functools.update_wrapper(self, steps)
 
     def __call__(self, *arguments: Given.args, **named: Given.kwargs) -> Found:
-        """Make the run alone."""
-        return run_alone(self.steps(*arguments, **named))
-
-
-def run_alone(steps: Steps[Found]) -> Found:
-    """Run one run to its end, and return what it returned; raises what it raised."""
-    found: list[Found] = []
-    run_together([steps], lambda i, result: found.append(result))
-    return found[0]
+        """Make the run alone: return what its generator returns, and raise what it raises."""
+        found: list[Found] = []
+        run_together([self.steps(*arguments, **named)], lambda i, result: found.append(result))
+        return found[0]
 
 
 @in_float32
