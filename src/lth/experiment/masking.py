@@ -55,27 +55,28 @@ def saliency_stability(agent: Agent, buffer: ReplayBuffer, spec: MaskSpec) -> di
     sizes = (spec.num_gradient_batches, spec.gradient_batch_size)
     gathered = gradient_halves(agent, buffer, *sizes, statistic=_statistic(spec))
     masks = [select_masks(agent, spec, half) for half in gathered]
-    exclude, _ = named_layers(agent.config, spec.exclude, spec.allocation)
-    found = {}
-    for network, before in masks_of(agent.state).items():
-        candidates = _candidates(before, exclude[network])
-        found[network] = stability(
+    return {
+        network: stability(
             agent.state.params[network],
             (gathered[0][network], gathered[1][network]),
             (masks[0][network], masks[1][network]),
             spec.criterion,
             candidates,
         )
+        for network, candidates in _candidates(agent, spec).items()
+    }
+
+
+def _candidates(agent: Agent, spec: MaskSpec) -> dict[str, Mask]:
+    """Mark the weights of each network that can be pruned. Excluded and already pruned weights are not candidates."""
+    exclude, _ = named_layers(agent.config, spec.exclude, spec.allocation)
+    found: dict[str, Mask] = {}
+    for network, before in masks_of(agent.state).items():
+        treedef: Any
+        leaves, treedef = jax.tree.flatten(before)
+        rows = layers(before, exclude[network])
+        found[network] = treedef.unflatten([np.asarray(m) * row.prunable for m, row in zip(leaves, rows, strict=True)])
     return found
-
-
-def _candidates(before: Mask, exclude: Sequence[str]) -> Mask:
-    """Mark the weights that can be pruned. Excluded and already pruned weights are not candidates."""
-    rows = layers(before, exclude)
-    treedef: Any
-    leaves, treedef = jax.tree.flatten(before)
-    candidates: Mask = treedef.unflatten([np.asarray(m) * row.prunable for m, row in zip(leaves, rows, strict=True)])
-    return candidates
 
 
 class Scores(NamedTuple):
@@ -103,13 +104,12 @@ def score_histograms(
     row = criterion_named(spec.criterion, load=False)
     if row.rounds > 1 or row.statistic == "flow":
         return {}
-    exclude, _ = named_layers(agent.config, spec.exclude, spec.allocation)
-    found = {}
-    for network, before in masks_of(agent.state).items():
-        weights = named_leaves(apply_mask(agent.state.params[network], before))
+    found, before = {}, masks_of(agent.state)
+    for network, candidates in _candidates(agent, spec).items():
+        weights = named_leaves(apply_mask(agent.state.params[network], before[network]))
         statistics = named_leaves(gathered[network]) if gathered else weights
         kept = named_leaves(masks[network])
-        chosen = {n: np.asarray(leaf) != 0 for n, leaf in named_leaves(_candidates(before, exclude[network])).items()}
+        chosen = {n: np.asarray(leaf) != 0 for n, leaf in named_leaves(candidates).items()}
         scored = scores_by(row.score)(weights, statistics)
         scores = [np.asarray(scored[n])[chosen[n]] for n in weights]
         stays = [(np.asarray(kept[n]) != 0)[c] for n, c in chosen.items()]

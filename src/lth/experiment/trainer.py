@@ -32,6 +32,12 @@ _NO_ROWS = ReplayState(*(np.zeros(shape, np.int32) for shape in ((0, 0), (), ())
 """A run's replay buffer while its training holds it."""
 
 
+def _taken(buffer: ReplayBuffer) -> ReplayState:
+    """Take a run's rows out of its replay buffer, for the training that holds them from now on."""
+    rows, buffer.state = buffer.state, _NO_ROWS
+    return rows
+
+
 def _quiet(env_steps: int, metrics: dict[str, float]) -> None:
     del env_steps, metrics
 
@@ -125,30 +131,27 @@ def train_to_end(
         options.progress(env_steps, latest)
         native = use_kernel(dense, options.threads)
         how = (fresh_noise, native, options.step_timeout, lambda env_steps: options.progress(env_steps, latest))
-
-        def job() -> Job:  # not kept, because it holds the replay buffer
-            replay, buffer.state = buffer.state, _NO_ROWS
-            return Job(agent.algorithm, training, spec.task, spec.seed, state, replay, until, *how)
-
-        segment = yield job()
+        about = (agent.algorithm, training, spec.task, spec.seed)
+        segment = yield Job(*about, state, _taken(buffer), until, *how)  # not kept, because it holds the replay buffer
         while True:
             number += 1
             state, env_steps = segment.state, segment.env_steps
             seconds["train"] += segment.seconds
             add(env_steps, segment.metrics)
-            if env_steps % dense.evaluation.every == 0 or env_steps >= until:
+            kept, resumable, ended = env_steps in keep, number % options.checkpoint_every == 0, env_steps >= until
+            if env_steps % dense.evaluation.every == 0 or ended:
                 yield from evaluate_now(state)
             began = time.perf_counter()
-            if env_steps in keep or number % options.checkpoint_every == 0 or env_steps >= until:
+            if kept or resumable or ended:
                 buffer.state = segment.replay
-            if env_steps in keep:
+            if kept:
                 save_point(run, dense, state, buffer, env_steps)
-            if number % options.checkpoint_every == 0 and env_steps < until:
+            if resumable and not ended:
                 timings = {**seconds, "compile": compiled + compile_seconds()}
                 store.save_resume(run, spec, store.Resume(state, buffer.state, rows, timings))
             seconds["save"] += time.perf_counter() - began
             options.progress(env_steps, latest)
-            if env_steps >= until:
+            if ended:
                 break
             buffer.state = _NO_ROWS
             segment = yield NEXT
@@ -180,12 +183,10 @@ def keep_points(root: Path, spec: DenseSpec, options: RunOptions) -> Steps[Path]
     buffer = agent.replay_buffer
     assert buffer is not None
     native = use_kernel(spec, options.threads)
-
-    def job() -> Job:  # not kept, because it holds the replay buffer
-        replay, buffer.state = buffer.state, _NO_ROWS
-        return Job(agent.algorithm, spec.training, spec.task, spec.seed, agent.state, replay, points[-1], native=native)
-
-    segment = yield job()
+    about = (agent.algorithm, spec.training, spec.task, spec.seed, agent.state)
+    segment = yield Job(
+        *about, _taken(buffer), points[-1], native=native
+    )  # not kept, because it holds the replay buffer
     while True:
         options.progress(segment.env_steps, segment.metrics)
         if segment.env_steps in points:
