@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ..algorithms.architecture import Spaces
 from ..algorithms.controls import Control, control_named
@@ -107,12 +107,18 @@ def plan(
     spaces = functools.cache(spaces or functools.partial(spaces_of_task, config.output_dir))
     for task in config.tasks:
         for seed in config.seeds:
-            cell = _Cell(config, task, seed, spaces)
-            found = list(cell.rows())
-            compared = list(cell.comparisons(found))
-            for spec in (cell.dense, *(s for row in found for s in (row.dense, row.run)), *compared):
-                add(spec)
-            rows += found
+            dense = dense_spec(config, task, seed)
+            add(dense)
+            compared: list[ConnectivitySpec] = []
+            for rewind in config.pruning.rewind_steps:
+                cell = _Cell(config, dense, rewind, spaces)
+                found = list(cell.rows())
+                compared += cell.comparisons(found)
+                rows += found
+                for row in found:
+                    add(row.run)
+            for comparison in compared:
+                add(comparison)
             comparisons += compared
     return Plan(config, tuple(specs), tuple(rows), tuple(comparisons), broken or {}, tuple(notes))
 
@@ -135,13 +141,14 @@ def sparsity_paths(config: Config) -> list[list[Sparsity]]:
 
 
 class _Cell:
-    """One task and one seed."""
+    """One task, seed and rewind point."""
 
-    def __init__(self, config: Config, task: str, seed: int, spaces: Callable[[str], Spaces]):
-        self.config, self.pruning, self.spaces = config, config.pruning, spaces
-        self.dense = dense_spec(config, task, seed)
-        sources = [source for source in self.pruning.transfer_from if source != task]
-        self.sources = [dense_spec(config, source, seed) for source in sources]
+    def __init__(
+        self, config: Config, dense: DenseSpec, rewind: int | Literal["none"], spaces: Callable[[str], Spaces]
+    ):
+        self.config, self.pruning, self.dense, self.rewind, self.spaces = config, config.pruning, dense, rewind, spaces
+        sources = [source for source in self.pruning.transfer_from if source != dense.task]
+        self.sources = [dense_spec(config, source, dense.seed) for source in sources]
         self.paths = sparsity_paths(config)
         prefixes = {(path[i].label(), tuple(path[: i + 1])) for path in self.paths for i in range(len(path))}
         reached = Counter(label for label, _ in prefixes)
@@ -150,65 +157,61 @@ class _Cell:
         self.controls = {name: control_named(name) for name in self.pruning.controls}
 
     def rows(self) -> Iterator[Row]:
-        for rewind in self.pruning.rewind_steps:
-            for name in self._controls("rewind"):
-                yield self._row("", rewind, ticket_spec(self.config, self.dense, None, rewind, name), name)
-            for path in self.paths:
-                for method in self.pruning.methods:
-                    yield from self._method_rows(method, path, rewind)
-                for name, control in self._controls("sparsity").items():
-                    yield self._row("", rewind, self._control_run("", control, name, path, rewind), name, path[-1])
+        for name in self._controls("rewind"):
+            yield self._row("", self._ticket(None, name), name)
+        for path in self.paths:
+            for method in self.pruning.methods:
+                yield from self._method_rows(method, path)
+            for name, control in self._controls("sparsity").items():
+                yield self._row("", self._control_run("", control, name, path), name, path[-1])
 
     def _controls(self, each: str) -> dict[str, Control]:
         return {name: control for name, control in self.controls.items() if control.each == each}
 
     def _row(
-        self, method: str, rewind: Any, run: DenseSpec | TicketSpec, control: str = "", sparsity: Sparsity | None = None
+        self, method: str, run: DenseSpec | TicketSpec, control: str = "", sparsity: Sparsity | None = None
     ) -> Row:
-        return Row(method, control, sparsity.label() if sparsity else "", str(rewind), run, self.dense)
+        return Row(method, control, sparsity.label() if sparsity else "", str(self.rewind), run, self.dense)
 
-    def _method_rows(self, method: str, path: list[Sparsity], rewind: Any) -> Iterator[Row]:
+    def _method_rows(self, method: str, path: list[Sparsity]) -> Iterator[Row]:
         """Yield a method's tickets, one per round, its controls, and its masks from other tasks."""
         if method in SCHEDULED_METHODS:
-            ticket = scheduled_spec(self.config, self.dense, method, path[-1], rewind)
-            yield self._row(method, rewind, ticket, sparsity=path[-1])
+            ticket = scheduled_spec(self.config, self.dense, method, path[-1], self.rewind)
+            yield self._row(method, ticket, sparsity=path[-1])
             return
-        chain = self._masks(self.dense, method, path, rewind)
+        chain = self._masks(self.dense, method, path)
         for i, mask in enumerate(chain, 1):
-            row = self._row(method, rewind, self._ticket(mask, rewind), sparsity=mask.sparsity)
+            row = self._row(method, self._ticket(mask), sparsity=mask.sparsity)
             # 0.9 on the path to 0.99 is a different ticket than the target 0.9.
             between = i < len(chain) and mask.sparsity.label() in self.twice
             yield row._replace(sparsity=f"{row.sparsity} (round {i} of {len(chain)})") if between else row
         if method not in CONTROL_METHODS:
             for name, control in self._controls("method").items():
-                run = self._control_run(method, control, name, path, rewind)
-                yield self._row(method, rewind, run, name, path[-1])
+                yield self._row(method, self._control_run(method, control, name, path), name, path[-1])
         for source in self.sources:
-            mask = self._masks(source, method, path, rewind)[-1]
+            mask = self._masks(source, method, path)[-1]
             for weights in ("target", "source"):
                 if self.pruning.transfer_weights in (weights, "both"):
                     theirs = source if weights == "source" else None
                     mismatch = self.pruning.transfer_mismatch
-                    run = self._ticket(mask, rewind, weights=theirs, mismatch=mismatch)
+                    run = self._ticket(mask, weights=theirs, mismatch=mismatch)
                     label = f"from {source.task}{' with its weights' if theirs else ''}"
-                    yield self._row(method, rewind, run, label, mask.sparsity)
+                    yield self._row(method, run, label, mask.sparsity)
 
-    def _ticket(self, mask: MaskSpec | None, rewind: Any, control: str = "", **more: Any) -> TicketSpec:
-        return ticket_spec(self.config, self.dense, mask, rewind, control, **more)
+    def _ticket(self, mask: MaskSpec | None, control: str = "", **more: Any) -> TicketSpec:
+        return ticket_spec(self.config, self.dense, mask, self.rewind, control, **more)
 
-    def _masks(self, dense: DenseSpec, method: str, path: list[Sparsity], rewind: Any) -> list[MaskSpec]:
+    def _masks(self, dense: DenseSpec, method: str, path: list[Sparsity]) -> list[MaskSpec]:
         """Return the mask of each round, made from the ticket of the previous round. Control methods use one round."""
         if method in CONTROL_METHODS:
             return [mask_spec(self.config, dense, method, path[-1])]
         masks: list[MaskSpec] = []
         for sparsity in path:
-            previous = ticket_spec(self.config, dense, masks[-1], rewind) if masks else None
+            previous = ticket_spec(self.config, dense, masks[-1], self.rewind) if masks else None
             masks.append(mask_spec(self.config, dense, method, sparsity, previous))
         return masks
 
-    def _control_run(
-        self, method: str, control: Control, name: str, path: list[Sparsity], rewind: Any
-    ) -> DenseSpec | TicketSpec:
+    def _control_run(self, method: str, control: Control, name: str, path: list[Sparsity]) -> DenseSpec | TicketSpec:
         """Return the run of a control for a method or a sparsity."""
         sparsity = path[-1]
         if control.agent:
@@ -223,8 +226,8 @@ class _Cell:
             mask = mask_spec(self.config, self.dense, "random", sparsity, allocation="erk")
         elif control.mask != "none":
             scored_by = INVERTED + method if control.mask == "inverted" else method
-            mask = self._masks(self.dense, scored_by, path, rewind)[-1]
-        return self._ticket(mask, rewind, name if control.start or control.fresh_noise else "")
+            mask = self._masks(self.dense, scored_by, path)[-1]
+        return self._ticket(mask, name if control.start or control.fresh_noise else "")
 
     def comparisons(self, rows: list[Row]) -> Iterator[ConnectivitySpec]:
         """Yield the comparisons of `analysis.connectivity`: between tickets, without controls."""
@@ -234,16 +237,13 @@ class _Cell:
             sizes = {"points": asked.connectivity_points, "episodes": asked.connectivity_episodes}
             return ConnectivitySpec(dense=dense, kind=kind, one=one, other=other, **sizes)  # type: ignore[arg-type]
 
-        groups: dict[Any, list[tuple[Row, TicketSpec]]] = {}
+        groups: dict[str, list[tuple[Row, TicketSpec]]] = {}
         for row in rows if asked.connectivity else ():
             if not row.control and isinstance(row.run, TicketSpec):
-                groups.setdefault((row.rewind, row.sparsity), []).append((row, row.run))
-        restarted: set[str] = set()
-        for (rewind, _), found in groups.items():
-            if "noise" in asked.connectivity and rewind not in restarted:
-                restarted.add(rewind)
-                retrained = self._ticket(None, found[0][1].rewind_steps, "retrained")
-                yield compare("noise", dense, retrained)
+                groups.setdefault(row.sparsity, []).append((row, row.run))
+        if groups and "noise" in asked.connectivity:
+            yield compare("noise", dense, self._ticket(None, "retrained"))
+        for found in groups.values():
             for i, (row, ticket) in enumerate(found):
                 mask = ticket.mask
                 if "parent" in asked.connectivity:
