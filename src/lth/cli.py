@@ -40,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     # Settings may stand before and after options, which argparse does not see to where there are subcommands.
     arguments, rest = parser.parse_known_args(argv)
-    if "config" not in arguments or any(word.startswith("-") for word in rest):
+    if unknown := [word for word in rest if word.startswith("-")]:
+        parser.error(f"unknown option {unknown[0]!r}{_meant(unknown[0])}")
+    if "config" not in arguments:
         arguments = parser.parse_args(argv)
     elif rest:
         arguments.config = [*arguments.config, *rest]
@@ -50,6 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     return guard(lambda: arguments.call(arguments), debug=arguments.debug)
+
+
+def _meant(option: str) -> str:
+    """Return how a setting is written that was given as an option; empty if there is no such setting."""
+    key, _, value = option.lstrip("-").partition("=")
+    key = key.replace("-", "_")
+    known = key.partition(".")[0] in Config.model_fields
+    return f"; settings are written without dashes: {key}={value or 'VALUE'}" if known else ""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -415,7 +425,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         console.say(line)
     count = len(config.seeds)
     total = [n.seeds for n in found.needed if n.seeds]
-    for seeds in dict.fromkeys([count, *total]):
+    for seeds in sorted({count, *total}):
         time = duration(found.seconds_a_seed * seeds / config.workers)
         console.say(
             f"{seeds} seeds{' (this config)' * (seeds == count)}: about {time} with workers={config.workers}, "

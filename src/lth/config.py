@@ -528,7 +528,8 @@ class Config(Settings):
             if method not in self.pruning.methods and "primary" in self.report.model_fields_set:
                 raise ValueError(
                     f"report.primary names {method!r}, which is not in pruning.methods: "
-                    f"{', '.join(self.pruning.methods)}{nearest(method, self.pruning.methods)}"
+                    f"{', '.join(self.pruning.methods)}{nearest(method, self.pruning.methods)}. Name two of them as "
+                    "[first, second], or set report.primary to null for no question"
                 )
         if self.report.primary and self.report.primary[0] == self.report.primary[1]:
             raise ValueError(f"report.primary compares {self.report.primary[0]!r} with itself; name two methods")

@@ -251,6 +251,21 @@ def test_a_users_mistake_is_answered_in_a_sentence(arguments, words, capsys):
     assert words in errors
 
 
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["run", "--workers", "2"], "; settings are written without dashes: workers=VALUE"),
+        (["status", "--training.env-steps=5"], "; settings are written without dashes: training.env_steps=5"),
+        (["run", "--everything"], "'\n"),
+        (["eval", "run", "--seeds"], "'--seeds'; settings are written without dashes: seeds=VALUE"),
+    ],
+)
+def test_a_setting_given_as_an_option_is_answered_with_how_it_is_written(arguments, meant, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert meant in capsys.readouterr().err
+
+
 def test_a_run_that_diverges_does_not_stop_the_others(small_yaml, capsys):
     wild = ["sac.critic_learning_rate=1e30", "sac.max_grad_norm=null", "seeds=[0, 1]", "pruning.methods=magnitude"]
     assert main(["run", str(small_yaml), *wild]) == 1

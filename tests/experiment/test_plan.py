@@ -21,7 +21,7 @@ from lth.experiment.spec import DenseSpec
 from lth.experiment.status import Outcome
 from lth.experiment.tasks import check_tasks, record_tasks
 from lth.experiment.tidy import Collector, LiveTable, read_tidy, update_table
-from lth.experiment.trainer import RunOptions, options_of
+from lth.experiment.trainer import RunOptions, keep_points, options_of
 
 CONTROLS = ["reinit", "inverted", "random-erk", "small-dense", "retrained"]
 GRID = {**SMALL, "seeds": [0, 1], "pruning": {**SMALL["pruning"], "sparsity": [0.5, 0.9], "controls": CONTROLS}}
@@ -202,3 +202,11 @@ def test_processes_that_make_runs_are_told_every_option():
     assert (received.threads, received.checkpoint_every, received.step_timeout) == (3, 2, 9.0)
     assert (list(received.rewind_points), received.random_episodes, list(received.trackers)) == ([0, 5000], 7, [])
     assert {*sent} == {*RunOptions._fields} - {"progress"}
+
+
+def test_missing_rewind_points_are_made_under_the_time_limit_of_a_step(tmp_path):
+    config = parse_config({**SMALL, "output_dir": str(tmp_path)})
+    spec = next(spec for spec in plan(config).specs if isinstance(spec, DenseSpec))
+    options = RunOptions(rewind_points=(spec.training.segment_steps,), step_timeout=9.0)
+    job = next(keep_points(tmp_path, spec, options))
+    assert (job.until, job.step_timeout) == (spec.training.segment_steps, 9.0)

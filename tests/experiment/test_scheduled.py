@@ -177,3 +177,16 @@ def test_a_name_that_is_no_layers_is_refused(tmp_path):
         lth.InputError, match=r"unknown layer 'layer_7' in pruning\.allocation; the layers of actor or critic are"
     ):
         masking.named_layers(config.agent_config, (), tuple(config.pruning.allocation.items()))
+
+
+def test_a_share_of_a_layer_that_stays_dense_is_refused(tmp_path):
+    def check(allocation, exclude):
+        config = config_of(tmp_path, allocation=allocation)
+        masking.named_layers(config.agent_config, exclude, tuple(config.pruning.allocation.items()))
+
+    with pytest.raises(
+        lth.InputError, match=r"pruning\.allocation sets 'q1/output' to 0\.5, but pruning\.exclude keeps it"
+    ):
+        check({"q1/output": 0.5}, ["output"])
+    check({"q1/output": 0.0}, ["output"])
+    check({"output": 0.5}, ["q1/output"])  # the other outputs are pruned

@@ -14,6 +14,7 @@ from ..algorithms.tickets import masks_of
 from ..analysis.scores import Bin, score_histogram, threshold
 from ..analysis.stability import Stability, stability
 from ..config import CONTROL_METHODS
+from ..errors import InputError
 from ..precision import in_float32
 from ..pruning.controls import shuffled_mask
 from ..pruning.criteria import criterion_named
@@ -179,7 +180,7 @@ def named_layers(
     A given name is any part of a layer's path, including its network: `layer_0`, `q1/output`, `q/layer_1`.
 
     Raises:
-        InputError: a layer name is unknown (lists the layers).
+        InputError: a layer name is unknown (lists the layers), or all layers of a share above 0 are excluded.
     """
     algorithm = agent.build(Spaces(1, 1, agent.DISCRETE))
     state = jax.eval_shape(lambda: algorithm.init(jax.random.key(0)))
@@ -192,6 +193,12 @@ def named_layers(
         return dense, dict.fromkeys(there, allocation)
     shares = dict(allocation)
     check_layer_names(shares, every, "pruning.allocation", where)
+    pruned = [name for name in every if not any(holds_layer(name, e) for e in exclude)]
+    for name, share in shares.items():
+        if share and not any(holds_layer(layer, name) for layer in pruned):
+            raise InputError(
+                f"pruning.allocation sets {name!r} to {share:g}, but pruning.exclude keeps it dense; remove it from one of them"
+            )
     named: dict[str, Any] = {}
     for network, names in there.items():
         fitting = {x: [name for name in shares if holds_layer(f"{network}/{x}", name)] for x in names}

@@ -184,9 +184,8 @@ def keep_points(root: Path, spec: DenseSpec, options: RunOptions) -> Steps[Path]
     assert buffer is not None
     native = use_kernel(spec, options.threads)
     about = (agent.algorithm, spec.training, spec.task, spec.seed, agent.state)
-    segment = yield Job(
-        *about, _taken(buffer), points[-1], native=native
-    )  # not kept, because it holds the replay buffer
+    # The job is not kept, because it holds the replay buffer.
+    segment = yield Job(*about, _taken(buffer), points[-1], native=native, step_timeout=options.step_timeout)
     while True:
         options.progress(segment.env_steps, segment.metrics)
         if segment.env_steps in points:
