@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lth.algorithms.acting import act, policy_of
 from lth.algorithms.architecture import Spaces
-from lth.algorithms.base import Agent, Normalizer, normalize, update_normalizer
+from lth.algorithms.base import MOST_SEEN, Agent, Normalizer, normalize, update_normalizer
 from lth.algorithms.learner import update
 from lth.algorithms.sac.algorithm import gaussian_of
 from lth.algorithms.sac.losses import sample_action
@@ -520,6 +520,21 @@ def test_normalizer_is_the_mean_and_variance_of_all_data(sizes, seed, spread, ce
     np.testing.assert_allclose(normalizer.mean, everything.mean(0), rtol=1e-5, atol=1e-5 * largest)
     np.testing.assert_allclose(normalizer.variance, everything.var(0), rtol=1e-3, atol=1e-8 * largest**2)
     assert float(normalizer.seen) == len(everything)
+
+
+def test_a_normalizer_goes_on_learning_after_millions_of_observations():
+    # Counted in float32, one more than 2**24 is no more, and the variance would only grow.
+    @jax.jit
+    def merge_all(normalizer, rows):
+        return jax.lax.scan(lambda n, row: (update_normalizer(n, row[None]), None), normalizer, rows)[0]
+
+    rows = jax.random.normal(jax.random.key(0), (2**21, 1)) + 3.0
+    found = merge_all(Normalizer(jnp.zeros(1), jnp.ones(1), jnp.float32(2**24)), rows)
+    assert float(found.seen) == MOST_SEEN
+    # After two windows, exp(-2) of the old mean 0 is left.
+    left = np.exp(-2.0)
+    np.testing.assert_allclose(found.mean, 3.0 * (1.0 - left), rtol=0.01)
+    np.testing.assert_allclose(found.variance, 1.0 + 9.0 * left * (1.0 - left), rtol=0.01)
 
 
 def test_normalizer_in_training_has_seen_every_stored_observation():

@@ -25,11 +25,15 @@ OBSERVATION_CLIP = 10.0
 
 
 class Normalizer(NamedTuple):
-    """The running mean and variance of observations, (observation_dim,) each, and their number."""
+    """The running mean and variance of observations, (observation_dim,) each, and their number, at most MOST_SEEN."""
 
     mean: jax.Array
     variance: jax.Array
     seen: jax.Array
+
+
+MOST_SEEN = 2.0**20
+"""The weight of earlier observations in a normalizer. In float32, more of them would hide the next: 2**24 + 1 is 2**24."""
 
 
 class AgentState(NamedTuple):
@@ -211,14 +215,17 @@ def _init(algorithm: Algorithm) -> Callable[[jax.Array], AgentState]:
 
 
 def update_normalizer(normalizer: Normalizer, observations: jax.Array) -> Normalizer:
-    """Merge a batch (n, observation_dim) into the running mean and variance (Chan et al. 1979)."""
+    """Merge a batch (n, observation_dim) into the running mean and variance (Chan et al. 1979).
+
+    Once MOST_SEEN observations are in, they decay exponentially.
+    """
     n = observations.shape[0]
     seen = normalizer.seen + n
     mean = jnp.mean(observations, axis=0)
     delta = mean - normalizer.mean
     squares = normalizer.variance * normalizer.seen + jnp.sum((observations - mean[None]) ** 2, axis=0)
     squares = squares + delta**2 * normalizer.seen * n / seen
-    return Normalizer(normalizer.mean + delta * (n / seen), squares / seen, seen)
+    return Normalizer(normalizer.mean + delta * (n / seen), squares / seen, jnp.minimum(seen, MOST_SEEN))
 
 
 def observation_scale(normalizer: Normalizer) -> jax.Array:

@@ -81,8 +81,10 @@ class Panel(NamedTuple):
 def panels(runs: Runs, found: Families, scope: str, tasks: Sequence[str], metric: str) -> list[Panel]:
     """Return what is shown of a metric on a task or over all: one panel for each rewind point and sparsity.
 
-    The axis has scores, or where a task has none its returns (success rates).
+    The axis has scores, or where a task has none its returns (success rates). Where no task has results, there are no panels.
     """
+    if not tasks:
+        return []
     reference, scored = runs.reference(tasks[0], metric), runs.have_scores(tasks, metric)
     zero, one, margin = (0.0, 1.0, found.margin) if scored else (reference.random, reference.dense, math.nan)
     raw = (reference.random, reference.dense) if scored and len(tasks) == 1 else None
