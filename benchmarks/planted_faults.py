@@ -163,7 +163,7 @@ FAULTS = {
         (('{"spec_version": SPEC_VERSION, "stage": spec.stage, **fields}', '{"stage": spec.stage, **fields}'),),
     ),
     "the normalizer forgets how much it has seen": Fault(
-        "return Normalizer(normalizer.mean + delta * (n / seen), squares / seen, seen)",
+        "return Normalizer(normalizer.mean + delta * (n / seen), squares / seen, jnp.minimum(seen, MOST_SEEN))",
         "return Normalizer(normalizer.mean + delta * (n / seen), squares / seen, seen - n + 1)",
         "sac",
     ),
