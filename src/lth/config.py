@@ -226,6 +226,9 @@ def _sparsity(value: Any, info: ValidationInfo) -> Any:
 
 
 def _as_list(value: Any) -> Any:
+    # Brackets: `range(5, 10)` and the layer `body[0, 1]` are one value.
+    if isinstance(value, str) and "," in value and not set("([") & set(value):
+        raise ValueError(f"{_short(value)} is one value; write several as a list, [{_short(value)[1:-1]}]")
     return value if isinstance(value, list | tuple) else [value]
 
 

@@ -221,6 +221,17 @@ def test_an_impossible_range_of_seeds_is_one_error(given):
 
 
 @pytest.mark.parametrize(
+    "setting", ["seeds=7,11", "tasks=Pendulum-v1, Hopper-v5", "pruning.methods=a,b", "pruning.sparsity=0.9,0.95"]
+)
+def test_values_with_commas_are_answered_with_the_list_that_was_meant(setting):
+    key, _, value = setting.partition("=")
+    with pytest.raises(InputError, match=rf"{key}: '{value}' is one value; write several as a list, \[{value}\]$"):
+        load_config(None, [setting])
+    assert load_config(None, ["seeds=range(5, 7)"]).seeds == (5, 6)
+    assert load_config(None, ["pruning.exclude=body[0, 1]"]).pruning.exclude == ("body[0, 1]",)
+
+
+@pytest.mark.parametrize(
     ("setting", "hint"),
     [
         ("pruning.sparsity=95", r"did you mean 0\.95\? \(got 95\)"),
