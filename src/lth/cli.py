@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         _table,
         parents=[grid],
         help="print the results table of the last run again",
-        description="Print the results table of the last `lth run`, or of one that is going on, without running anything.",
+        description="Print the results table of the last `lth run`, or of one that is still running, without running anything.",
     )
     study = command(
         "plan",

@@ -13,7 +13,7 @@ from ..experiment.journal import RETURN, SUCCESS
 from ..experiment.spec import ConnectivitySpec, DenseSpec, MaskSpec, Spec, TicketSpec, parse_spec
 from ..experiment.store import AnalysisRow
 from ..files import read_json
-from .numbers import rounded
+from .numbers import rounded, share
 
 _LABEL = 13
 """Characters of the labels' column."""
@@ -94,7 +94,8 @@ def _results(run: Path, spec: Spec) -> Iterator[tuple[str, str]]:
         steps = sorted(values)
         ends = f"from {values[steps[0]]:,.1f} at step {steps[0]:,} to {values[steps[-1]]:,.1f}"
         yield "evaluations", f"{sparkline([values[step] for step in steps])} {ends}"
-    shared = [f"{row.value:.0%} of the {row.network}'s weights" for row in rows if row.metric == "saliency_shared"]
+    agreed = [row for row in rows if row.metric == "saliency_shared"]
+    shared = [f"{share(round(row.value, 2))} of the {row.network}'s weights" for row in agreed]
     if shared:
         yield "stability", f"masks of two halves of the gradient batches agree on {', '.join(shared)}"
 

@@ -19,6 +19,7 @@ from ..experiment.plan import label as label
 from ..experiment.plan import names_rewind as names_rewind
 from ..experiment.tidy import DENSE, TidyRow
 from ..files import csv_bytes, write_whole
+from .numbers import share
 
 TABLE_FILE = "table.csv"
 RUNS_FILE = "runs.csv"
@@ -293,9 +294,9 @@ def barrier_rows(lines: Iterable[LineRow]) -> list[BarrierRow]:
 def unstable_masks(rows: Iterable[TidyRow]) -> list[str]:
     """Return a sentence for each mask that depends on the draw of its gradient batches too much (docs/analysis.md)."""
     return [
-        f"{row.run}: two halves of its gradient batches agree on {row.value:.0%} of the weights that the "
-        f"{row.metric.partition('/')[2]} keeps; below {LEAST_SHARED:.0%} agreement the mask depends on which batches were drawn. "
-        "Raise pruning.num_gradient_batches."
+        f"{row.run}: two halves of its gradient batches agree on {share(round(row.value, 2))} of the weights that the "
+        f"{row.metric.partition('/')[2]} keeps; below {share(LEAST_SHARED)} agreement the mask depends on which batches were "
+        "drawn. Raise pruning.num_gradient_batches."
         for row in rows
         if row.metric.startswith("saliency_shared/") and _is_mask(row.run) and row.value < LEAST_SHARED
     ]
