@@ -237,9 +237,7 @@ def _scale(panel: Panel, axis: Axis) -> list[str]:
     for tick in shown if step == 1 else [t for t in shown if t == int(t)]:
         parts.append(f'<line x1="{x(tick)}" x2="{x(tick)}" y1="{end}" y2="{end + 4}" stroke="{SOFT}"/>')
         name = f"{tick:g}" if panel.scored else quantity(tick)
-        anchor = (
-            "end" if float(x(tick)[:-1]) > RIGHT - 6 else "middle"
-        )  # what is written right of the axis begins there
+        anchor = "end" if axis.share(tick) > 0.88 else "middle"  # keeps clear of what is written right of the axis
         parts.append(f'<text x="{x(tick)}" y="{end + 16}" text-anchor="{anchor}">{name}</text>')
         if panel.raw:
             value = _rounded(panel.raw[0] + tick * (panel.raw[1] - panel.raw[0]), panel.raw[1] - panel.raw[0])
