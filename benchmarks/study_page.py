@@ -10,6 +10,7 @@ import argparse
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from statistics import median
 
 from study import STUDY, Block, blocks, saved_rows
 
@@ -151,7 +152,7 @@ def overlap(runs: Runs) -> list[str]:
 
 
 def cost(runs: Runs) -> Iterator[str]:
-    """FLOPs and seconds by condition."""
+    """FLOPs, seconds of training and seconds of making the mask, by condition."""
     found = costs(runs)
     columns = ("condition", "sparsity")
     yield "### FLOPs of a run, 10^12 (share of the dense agent's)\n"
@@ -160,7 +161,12 @@ def cost(runs: Runs) -> Iterator[str]:
     yield from by_task(columns, [(keyed(runs, c.condition), c.task, cell) for c, cell in flops])
     yield "### Seconds of a run\n"
     yield from by_task(columns, [(keyed(runs, c.condition), c.task, number(c.train_seconds, 0)) for c in found])
-    yield f"All runs together took {sum(c.runs * c.train_seconds for c in found) / 3600:.1f} hours of one core.\n"
+    masks = [(c, median(runs.last(c.task, c.condition, "cost/mask_seconds").values())) for c in found]
+    yield "### Seconds on the mask\n"
+    yield "Medians over seeds. The first mask of a process includes loading the checkpoint and compiling.\n"
+    yield from by_task(columns, [(keyed(runs, c.condition), c.task, number(took)) for c, took in masks if took])
+    hours = sum(c.runs * (c.train_seconds + c.mask_seconds) for c in found) / 3600
+    yield f"All runs together took {hours:.1f} hours of one core.\n"
 
 
 def tests(runs: Runs, found: Families) -> Iterator[tuple[str, str, Iterable[str]]]:
