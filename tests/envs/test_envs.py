@@ -130,9 +130,14 @@ def episode(env, seed, steps=30):
 
 @pytest.mark.parametrize(
     "task",
-    ["Pendulum-v1", "InvertedPendulum-v5", "HalfCheetah-v5", "drawer-close-v3", "reach-v3", "pick-place-v3"],
+    [
+        *("Pendulum-v1", "InvertedPendulum-v5", "HalfCheetah-v5", "drawer-close-v3", "reach-v3", "pick-place-v3"),
+        *("LunarLanderContinuous-v3", "BipedalWalker-v3", "BipedalWalkerHardcore-v3"),
+    ],
 )
 def test_reset_with_a_seed_determines_all_that_follows(task):
+    if "Lander" in task or "Walker" in task:
+        pytest.importorskip("Box2D", reason="needs Box2D: pip install 'lth[box2d]'")
     env = envs.make(task, seed=1)
     fresh = episode(env, seed=3)
     assert episode(env, seed=3) == fresh  # after an episode cut short

@@ -1,6 +1,7 @@
 """Create environments registered with Gymnasium."""
 
 import os
+import sys
 from typing import Any
 
 import gymnasium
@@ -25,7 +26,7 @@ def make_gymnasium(task: str, render_mode: str | None) -> Any:
             raise UnknownTask(
                 f"the task {task!r} has no version; name {env.spec.id!r}, so that the task does not change"
             )
-        return env
+        return _in_new_worlds(env)
     except InputError:
         raise
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.NamespaceNotFound, gymnasium.error.NameNotFound):
@@ -48,3 +49,23 @@ def make_gymnasium(task: str, render_mode: str | None) -> Any:
         f"unknown task {task!r}{hint or '.'} Tasks are Gymnasium ids, such as 'HalfCheetah-v5', Meta-World v3 names, such as "
         "'drawer-close-v3', and Brax tasks, such as 'brax:halfcheetah'."
     )
+
+
+def _in_new_worlds(env: Any) -> Any:
+    """Start each episode of Gymnasium's BipedalWalker in a new Box2D world.
+
+    Its own reset empties the last world and reuses it, after which episodes of one seed differ from those in a new world. Gymnasium
+    makes a new world for LunarLander, because of the same fault (its issue 728).
+    """
+    module: Any = sys.modules.get("gymnasium.envs.box2d.bipedal_walker")
+    if module is None or not isinstance(env.unwrapped, module.BipedalWalker):
+        return env
+
+    class InNewWorlds(gymnasium.Wrapper):
+        def reset(self, **how: Any) -> Any:
+            walker: Any = self.env.unwrapped
+            walker._destroy()
+            walker.world = type(walker.world)(gravity=walker.world.gravity)
+            return self.env.reset(**how)
+
+    return InNewWorlds(env)
