@@ -162,8 +162,8 @@ def _write_film(path: Path, frames: Sequence[Any], per_second: float) -> None:
     if path.suffix == ".gif":
         pictures = [frame if isinstance(frame, Image.Image) else Image.fromarray(frame) for frame in frames]
         data = io.BytesIO()
-        # GIF durations are hundredths of a second; players show at most 50 frames per second.
-        duration = max(20, round(1000 / per_second))
+        # GIF durations are hundredths of a second, and Pillow drops the rest; players show at most 50 frames per second.
+        duration = max(20, 10 * round(100 / per_second))
         pictures[0].save(
             data, "GIF", save_all=True, append_images=pictures[1:], duration=duration, loop=0, optimize=True
         )
@@ -172,7 +172,9 @@ def _write_film(path: Path, frames: Sequence[Any], per_second: float) -> None:
     try:
         import imageio.v3 as imageio
 
-        arrays = [np.asarray(frame) for frame in frames]
+        height, width = np.shape(frames[0])[:2]
+        even = ((0, height % 2), (0, width % 2), (0, 0))  # H.264 refuses odd sizes
+        arrays = [np.pad(np.asarray(frame), even, mode="edge") for frame in frames]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*os.fork", RuntimeWarning)  # ffmpeg runs in a subprocess
             data_mp4 = imageio.imwrite("<bytes>", arrays, extension=".mp4", fps=per_second, macro_block_size=1)

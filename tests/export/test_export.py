@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+import warnings
 
 import jax
 import numpy as np
@@ -305,6 +306,26 @@ def test_runs_are_filmed_side_by_side(run, ticket, tmp_path):
     with Image.open(tmp_path / "film.gif") as film:
         assert film.size == (2 * 320, 320 + 24)
         assert film.n_frames > 50
+
+
+def test_films_of_odd_sizes_and_at_other_rates(run, ticket, tmp_path, monkeypatch):
+    pytest.importorskip("pygame", reason="drawing Pendulum needs pygame: pip install 'lth[video]'")
+    imageio = pytest.importorskip("imageio.v3", reason="an .mp4 needs ffmpeg: pip install 'lth[video]'")
+    pytest.importorskip("imageio_ffmpeg", reason="an .mp4 needs ffmpeg: pip install 'lth[video]'")
+    from gymnasium.envs.classic_control.pendulum import PendulumEnv
+    from PIL import Image
+
+    from lth.evaluation import film_runs
+
+    monkeypatch.setattr("lth.evaluation.PANEL", 101)
+    film_runs([run, ticket], tmp_path / "film.mp4")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*os.fork", RuntimeWarning)  # ffmpeg runs in a subprocess
+        assert imageio.imread(tmp_path / "film.mp4", index=0).shape == (126, 202, 3)  # of 101 + 24 by 2 * 101
+    monkeypatch.setitem(PendulumEnv.metadata, "render_fps", 80)  # Meta-World's, of which a GIF has every third frame
+    film_runs([run], tmp_path / "film.gif")
+    with Image.open(tmp_path / "film.gif") as film:
+        assert film.info["duration"] == 40  # 37.5 ms
 
 
 def test_the_example_of_a_robot_works_when_it_is_copied(tmp_path):
