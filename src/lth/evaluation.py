@@ -1,5 +1,6 @@
 """`lth eval`: evaluate a finished run, and record videos."""
 
+import contextlib
 import io
 import itertools
 import json
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
+from .errors import InputError, TrainingError
 
 FORMATS = (".gif", ".mp4")
 PANEL = 320
@@ -40,6 +41,7 @@ def evaluate_run(run: Path, episodes: int | None = None) -> str:
 
     Raises:
         InputError: the run does not exist.
+        TrainingError: the environment raised an exception.
     """
     from . import envs
     from .algorithms.acting import policy_of
@@ -49,13 +51,13 @@ def evaluate_run(run: Path, episodes: int | None = None) -> str:
     spec = store.spec_of(run).dense
     agent = store.load(run).agent
     policy = policy_of(agent)
-    env = envs.make(spec.task, spec.seed, envs.EVALUATE)
-    if envs.spaces_of(env) != agent.algorithm.spaces:
-        raise InputError(
-            f"'{run}': the observation or action space of its agent differs from {spec.task} as installed here"
-        )
     episodes = episodes or spec.evaluation.last_episodes
-    result = evaluate(policy, env, episodes)
+    with contextlib.closing(envs.make(spec.task, spec.seed, envs.EVALUATE)) as env:
+        if envs.spaces_of(env) != agent.algorithm.spaces:
+            raise InputError(
+                f"'{run}': the observation or action space of its agent differs from {spec.task} as installed here"
+            )
+        result = evaluate(policy, env, episodes)
     spread = f" ± {statistics.stdev(result.returns):.1f} (mean ± sd over episodes)" if episodes > 1 else ""
     text = f"{spec.task}, {episodes} episode{'s' if episodes > 1 else ''}: return {result.return_mean:.1f}{spread}"
     if result.success_rate is not None:
@@ -68,6 +70,7 @@ def film_runs(runs: Sequence[Path], path: Path) -> None:
 
     Raises:
         InputError: a run does not exist, or its task cannot be rendered on this machine.
+        TrainingError: an environment raised an exception.
     """
     from .experiment import store
 
@@ -102,18 +105,18 @@ def _filmed(run: Path, gif: bool, size: int | None) -> tuple[list[Any], float]:
     policy = policy_of(store.load(run).agent)
     frames: list[Any] = []
     try:
-        env = envs.make(spec.task, spec.seed, envs.EVALUATE, render=True)
-        per_second = float(env.metadata.get("render_fps", 30))
-        # GIF players handle 25 frames per second.
-        step = max(1, round(per_second / 25)) if gif else 1
-        steps = itertools.count()
+        with contextlib.closing(envs.make(spec.task, spec.seed, envs.EVALUATE, render=True)) as env:
+            per_second = float(env.metadata.get("render_fps", 30))
+            # GIF players handle 25 frames per second.
+            step = max(1, round(per_second / 25)) if gif else 1
+            steps = itertools.count()
 
-        def take() -> None:
-            if next(steps) % step == 0:
-                frames.append(_smaller(env.render(), size))
+            def take() -> None:
+                if next(steps) % step == 0:
+                    frames.append(_smaller(env.render(), size))
 
-        evaluate(policy, env, 1, take)
-    except InputError:
+            evaluate(policy, env, 1, take)
+    except (InputError, TrainingError):
         raise
     except Exception as error:  # every renderer raises its own exceptions
         raise InputError(

@@ -19,7 +19,7 @@ from lth.algorithms.base import Agent
 from lth.config import SACConfig, TrainingConfig
 from lth.envs.metaworld import HELD_OUT_SEED, task_names
 from lth.envs.suites import SUITES, suite_of
-from lth.errors import InputError
+from lth.errors import InputError, TrainingError
 from lth.replay import init_replay, unpack_rows
 from lth.training import evaluate, train
 
@@ -384,6 +384,24 @@ def test_evaluation_is_of_whole_episodes_that_are_the_same_each_time():
         env.reset(seed=1_000_000 + i)
         numbers.append(env.unwrapped.number)
     np.testing.assert_allclose(first.returns, 10.0 * np.array(numbers))  # 1 + 2 + 3 + 4
+
+
+def test_what_raises_is_named():
+    env = envs.make("helpers.odd:RaisesAtReset-v0")
+    with pytest.raises(TrainingError, match=r"^the environment raised RuntimeError during an evaluation: no start$"):
+        evaluate(a_policy(2, 2), env, 1)
+    config = SACConfig(actor_hidden=(4,), critic_hidden=(4,))
+    training = TrainingConfig(env_steps=20, start_steps=10, segment_steps=10)
+    algorithm = config.build(Spaces(2, 2))
+    state = algorithm.init(jax.random.key(0))
+    with pytest.raises(TrainingError, match=r"^the environment raised RuntimeError at step 0: no start$"):
+        next(train(algorithm, training, "helpers.odd:RaisesAtReset-v0", 0, state, init_replay(20, 2, 2), 20))
+
+    def head(output, noise):
+        raise KeyError("of the policy")
+
+    with pytest.raises(KeyError, match="of the policy"):  # not blamed on the environment
+        evaluate(a_policy(2, 2)._replace(head=head), envs.make("ScriptedNever-v0"), 1)
 
 
 def test_evaluation_of_real_tasks():

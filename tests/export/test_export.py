@@ -296,16 +296,28 @@ def test_a_grids_return_against_flash(small_config, run, ticket):
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
-def test_runs_are_filmed_side_by_side(run, ticket, tmp_path):
+def test_runs_are_filmed_side_by_side(run, ticket, tmp_path, monkeypatch):
     pytest.importorskip("pygame", reason="drawing Pendulum needs pygame: pip install 'lth[video]'")
+    from gymnasium.envs.classic_control.pendulum import PendulumEnv
     from PIL import Image
 
-    from lth.evaluation import film_runs
+    from lth.evaluation import evaluate_run, film_runs
 
+    closed, close = [], PendulumEnv.close
+    monkeypatch.setattr(PendulumEnv, "close", lambda env: closed.append(env.render_mode) or close(env))
     film_runs([run, ticket], tmp_path / "film.gif")
     with Image.open(tmp_path / "film.gif") as film:
         assert film.size == (2 * 320, 320 + 24)
         assert film.n_frames > 50
+    evaluate_run(run, 1)
+    assert closed == ["rgb_array", "rgb_array", None]
+
+    def stuck(env, action):
+        raise ValueError("stuck")
+
+    monkeypatch.setattr(PendulumEnv, "step", stuck)
+    with pytest.raises(lth.TrainingError, match=r"^the environment raised ValueError during an evaluation: stuck$"):
+        film_runs([run], tmp_path / "film.gif")
 
 
 def test_films_of_odd_sizes_and_at_other_rates(run, ticket, tmp_path, monkeypatch):

@@ -121,7 +121,10 @@ def run_episodes(
     returns, successes, at_end = [], [], []
     spaces = envs.spaces_of(env)
     for episode in range(episodes):
-        observation, _ = env.reset(seed=EVALUATION_SEED + episode)
+        try:
+            observation, _ = env.reset(seed=EVALUATION_SEED + episode)
+        except Exception as error:  # the environment's code may raise anything
+            raise _raised(error, "during an evaluation") from error
         total, success, last, done, steps = 0.0, None, 0.0, False, 0
         while not done:
             steps += 1
@@ -131,13 +134,11 @@ def run_episodes(
                 )
             if frames:
                 frames()
+            action = envs.to_environment(spaces, choose(observation[None]))[0]
             try:
-                action = envs.to_environment(spaces, choose(observation[None]))[0]
                 observation, reward, terminated, truncated, info = env.step(action)
-            except Exception as error:  # the environment's code may raise anything
-                raise TrainingError(
-                    f"the environment raised {type(error).__name__} during an evaluation: {error}"
-                ) from error
+            except Exception as error:
+                raise _raised(error, "during an evaluation") from error
             total += float(reward)
             done, last = terminated or truncated, 0.0
             for name in ("success", "is_success"):
@@ -152,6 +153,11 @@ def run_episodes(
         frames()
     known = [s for s in successes if s is not None]
     return Evaluation(returns, known, at_end) if len(known) == episodes else Evaluation(returns, None)
+
+
+def _raised(error: Exception, when: str) -> TrainingError:
+    """Return the error that the environment raised another."""
+    return TrainingError(f"the environment raised {type(error).__name__} {when}: {error}")
 
 
 def check_return(total: float, episode: int) -> None:
@@ -284,7 +290,10 @@ def _train_segment(
 ) -> tuple[AgentState, ReplayState, dict[str, float]]:
     spaces, num_envs = algorithm.spaces, training.num_envs
     numbers = RandomNumbers(algorithm, training, seed_of, replay.rows.shape[0], env_steps - int(replay.size))
-    observations, _ = vector.reset(seed=numbers.reset_seed)
+    try:
+        observations, _ = vector.reset(seed=numbers.reset_seed)
+    except Exception as error:  # the environment's code may raise anything
+        raise _raised(error, f"at step {env_steps}") from error
     like, patterns, free = state, None, math.inf  # `free`: updates until a mask may change
     if native:
         patterns, free = patterns_of(state), updates_until_change(state)
@@ -305,10 +314,8 @@ def _train_segment(
         actions = noise if env_steps < training.start_steps else act(policy, observations, noise)
         try:
             after, rewards, terminated, truncated, info = vector.step(envs.to_environment(spaces, actions))
-        except Exception as error:  # the environment's code may raise anything
-            raise TrainingError(
-                f"the environment raised {type(error).__name__} at step {env_steps}: {error}"
-            ) from error
+        except Exception as error:
+            raise _raised(error, f"at step {env_steps}") from error
         next_observations = after
         done = terminated | truncated
         ended = done.any()
