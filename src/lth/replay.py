@@ -5,6 +5,7 @@ A transition is one row of a single array, `observation | action | reward | next
 """
 
 import functools
+import numbers
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -127,8 +128,10 @@ class ReplayBuffer:
         sequence of batches.
 
         Raises:
-            InputError: the buffer is empty.
+            InputError: the buffer is empty, or `batch_size` is not an integer of at least 1.
         """
+        if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
+            raise InputError(f"batch_size is {batch_size!r}, but must be an integer of at least 1")
         if len(self) == 0:
             raise InputError("the replay buffer is empty; train the agent first, or load a trained run")
         if key is None:

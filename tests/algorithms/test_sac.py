@@ -715,6 +715,13 @@ def test_samples_come_from_the_filled_rows_only_and_evenly(total, held):
     np.testing.assert_array_equal(batch.next_observations[:, 1], numbers + 1.25)
 
 
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_batches_of_no_size_are_refused(batch_size):
+    buffer = ReplayBuffer(filled(10, 6), observation_dim=2)
+    with pytest.raises(InputError, match=r"batch_size is .*, but must be an integer of at least 1"):
+        buffer.sample(batch_size)
+
+
 @pytest.mark.parametrize("total", [0, 6, 10, 25])
 def test_buffer_saves_and_loads(total):
     buffer = ReplayBuffer(filled(10, total), observation_dim=2)
