@@ -79,6 +79,18 @@ def test_an_agent_acts_by_its_own_settings(agent):
     assert agent.act(seen) == first
 
 
+def test_an_agent_acts_by_weights_that_were_changed_in_place(agent):
+    seen = np.array([0.5, -0.3, 6.0])
+    copied = agent._replace(state=agent.state._replace(params=dict(agent.state.params)))
+    first = copied.act(seen)
+    weights = jax.tree.map(np.zeros_like, copied.state.params["actor"])
+    copied.state.params["actor"] = weights
+    assert copied.act(seen) == 0.0
+    copied.state.params["actor"] = {**weights, "output": agent.state.params["actor"]["output"]}
+    assert copied.act(seen) not in (0.0, first)
+    assert agent.act(seen) == first
+
+
 def test_what_act_refuses(agent):
     with pytest.raises(
         lth.InputError, match=r"needs observations of shape \(3,\) or \(n, 3\), but got float64 of shape \(4,\)"
@@ -86,6 +98,8 @@ def test_what_act_refuses(agent):
         agent.act(np.zeros(4))
     with pytest.raises(lth.InputError, match="not finite at index 1"):
         agent.act(np.array([0.0, np.nan, 0.0]))
+    with pytest.raises(lth.InputError, match=r"too large for float32 at index 2: -1e\+300"):
+        agent.act(np.array([[0.0, 0.0, 0.0], [0.0, 0.0, -1e300]]))
     with pytest.raises(lth.InputError, match="task is unknown"):
         agent._replace(task="").act(np.zeros(3))
 

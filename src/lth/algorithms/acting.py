@@ -1,8 +1,10 @@
 """The policy in NumPy, because JAX dispatch takes several times as long as one forward pass."""
 
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from .. import envs
@@ -10,7 +12,7 @@ from ..errors import InputError
 from ..sparse.native import one_example
 from ..types import ArrayLike
 from .architecture import AgentConfig
-from .base import OBSERVATION_CLIP, Agent, AgentState, Algorithm
+from .base import OBSERVATION_CLIP, Agent, Algorithm
 from .learner import flat_policy
 from .packed import Patterns
 
@@ -104,7 +106,7 @@ class _Acting(NamedTuple):
     """The cached parts of an agent for `choose`."""
 
     config: AgentConfig
-    state: AgentState
+    read: list[Any]  # the arrays that `policy` was made of
     policy: Policy
     algorithm: Algorithm
 
@@ -117,8 +119,10 @@ _last: list[
 def choose(agent: Agent, observation: ArrayLike, rng: np.random.Generator | None = None) -> np.ndarray:
     """Choose an agent's action for one observation or a batch: `Agent.act`."""
     acting = _last[0] if _last else None
-    if acting is None or acting.state is not agent.state or acting.config is not agent.config:
-        acting = _Acting(agent.config, agent.state, policy_of(agent), agent.algorithm)
+    # The arrays and not the state, whose dicts a caller may have changed.
+    read = jax.tree.leaves((agent.state.params[agent.config.POLICY], agent.state.normalizer))
+    if acting is None or acting.config is not agent.config or not _same(acting.read, read):
+        acting = _Acting(agent.config, read, policy_of(agent), agent.algorithm)
         _last[:] = [acting]
     spaces, given = acting.algorithm.spaces, np.asarray(observation)
     single = given.ndim == 1
@@ -135,13 +139,22 @@ def choose(agent: Agent, observation: ArrayLike, rng: np.random.Generator | None
     return chosen
 
 
+def _same(some: list[Any], others: list[Any]) -> bool:
+    """Return whether two lists hold the same objects."""
+    return len(some) == len(others) and all(map(operator.is_, some, others))
+
+
 def check_observations(given: np.ndarray, observation_dim: int) -> None:
-    """Raise InputError unless the observations are finite numbers of shape (observation_dim,) or (n, observation_dim)."""
+    """Raise InputError unless the observations are numbers that float32 can hold, (observation_dim,) or (n, observation_dim)."""
     if given.ndim not in (1, 2) or given.shape[-1] != observation_dim or given.dtype.kind not in "fiub":
         raise InputError(
             f"`act` needs observations of shape ({observation_dim},) or (n, {observation_dim}), but got {given.dtype} of shape "
             f"{given.shape}"
         )
-    if not np.isfinite(given).all():
-        at = int(np.argmin(np.isfinite(given.reshape(-1, observation_dim)).all(axis=0)))
-        raise InputError(f"the observation is not finite at index {at}")
+    with np.errstate(over="ignore"):  # becomes infinite, which is reported below
+        finite = np.isfinite(given.astype(np.float32))
+    if not finite.all():
+        row, at = np.argwhere(~finite.reshape(-1, observation_dim))[0]
+        value = given.reshape(-1, observation_dim)[row, at]
+        what = "too large for float32" if np.isfinite(value) else "not finite"
+        raise InputError(f"the observation is {what} at index {at}: {value}")

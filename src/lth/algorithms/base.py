@@ -290,7 +290,7 @@ class Agent(NamedTuple):
             actions, one int64, or (n,) int64.
 
         Raises:
-            InputError: the observation has the wrong length or is not finite, or the agent's task is unknown.
+            InputError: the observation has the wrong length or is not finite in float32, or the agent's task is unknown.
         """
         from .acting import choose
 
