@@ -23,7 +23,7 @@ from .errors import InputError, nearest
 from .pruning.allocation import ALLOCATIONS
 from .pruning.criteria import CRITERIA, criterion_named
 from .registry import lookup
-from .settings import Few, Folder, Fraction, Positive, Settings, Whole, fraction
+from .settings import Counted, Few, Folder, Fraction, Positive, Settings, Whole, fraction
 
 CONTROL_METHODS = ("random", "shuffled")
 """Control methods that ignore what the network learned."""
@@ -114,7 +114,7 @@ def _nearest_multiple(value: int, of: int, at_least: int = 1) -> int:
 class TrainingConfig(Settings):
     """`training.*`: the training loop."""
 
-    env_steps: Positive = 100_000
+    env_steps: Counted = 100_000
     """Environment steps of a dense run. A ticket trains from its rewind point to the same step."""
     start_steps: Annotated[Whole, Field(strict=True, ge=0, le=10**12)] = 5_000
     """Environment steps with uniformly random actions before learning starts."""
@@ -149,7 +149,17 @@ class TrainingConfig(Settings):
             raise ValueError(
                 f"start_steps is {self.start_steps}, but must be less than env_steps ({self.env_steps}), or nothing is learned"
             )
+        if (updates := updates_before(self, self.env_steps)) >= 2**31:
+            raise ValueError(
+                f"updates_per_step is {self.updates_per_step:g}, which makes {updates:,} updates in a run, but at most "
+                f"{2**31 - 1:,} can be counted; lower it"
+            )
         return self
+
+
+def updates_before(training: TrainingConfig, env_steps: int) -> int:
+    """Return the number of updates due by an environment step."""
+    return math.floor(max(env_steps - training.start_steps, 0) * training.updates_per_step + 1e-9)
 
 
 class EvaluationConfig(Settings):
@@ -550,11 +560,6 @@ class Config(Settings):
             )
         _check_multiple("evaluation.every", self.evaluation.every, "training.segment_steps", segment)
         return self
-
-
-def updates_before(training: TrainingConfig, env_steps: int) -> int:
-    """Return the number of updates due by an environment step."""
-    return math.floor(max(env_steps - training.start_steps, 0) * training.updates_per_step + 1e-9)
 
 
 def replay_capacity(config: AgentConfig, training: TrainingConfig) -> int:

@@ -69,6 +69,8 @@ def fraction(value: Any) -> Any:
 
 Whole = Annotated[int, BeforeValidator(_whole)]
 Positive = Annotated[Whole, Field(strict=True, gt=0, le=10**12)]
+Counted = Annotated[Whole, Field(strict=True, gt=0, lt=2**31)]
+"""A number of steps or updates, which training counts in int32."""
 Few = Annotated[Whole, Field(strict=True, gt=0, le=4096)]
 """A number of processes, threads or environments; the limit catches typos."""
 Rate = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]

@@ -1183,6 +1183,12 @@ SETTINGS = {
     "evaluation.episodes=0": ["evaluation.episodes", "greater than 0"],
     "training.num_envs=7": ["segment_steps is 100", "num_envs (7)", "nearest is 98"],
     "training.start_steps=300": ["start_steps is 300", "env_steps (300)"],
+    "training.env_steps=3e9": ["training.env_steps", "less than 2147483648", "3e9"],
+    "training={updates_per_step: 1e4, env_steps: 1000000, start_steps: 0}": [
+        *("updates_per_step is 10000", "10,000,000,000 updates", "2,147,483,647", "lower it"),
+    ],
+    "td3.policy_delay=3000000000": ["td3.policy_delay", "less than 2147483648"],
+    "dqn.target_every=3000000000": ["dqn.target_every", "less than 2147483648"],
     "training.env_steps=0": ["training.env_steps", "greater than 0"],
     "training.env_steps=many": ["training.env_steps", "'many'", "integer"],
     "training.env_steps=300.5": ["training.env_steps", "300.5"],

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from ...settings import Layers, Positive, Rate, Share
+from ...settings import Counted, Layers, Rate, Share
 from ..architecture import AgentConfig, Network, Spaces
 
 if TYPE_CHECKING:
@@ -25,13 +25,13 @@ class DQNConfig(AgentConfig):
     """Layer normalization after each hidden layer."""
     q_learning_rate: Rate = 3e-4
     """Adam's learning rate."""
-    q_learning_rate_steps: Positive | None = None
+    q_learning_rate_steps: Counted | None = None
     """Updates over which the learning rate decays linearly to 0; null: constant. A ticket starts at its rewind point's rate."""
     double: bool = True
     """Double DQN: the online network chooses the action and the target network values it (van Hasselt et al. 2016, eq. 4)."""
     tau: Annotated[float, Field(gt=0, le=1)] = 1.0
     """The Polyak averaging coefficient of the target network; 1.0 copies the network."""
-    target_every: Positive = 250
+    target_every: Counted = 250
     """Updates between updates of the target network."""
     exploration_initial: Share = 1.0
     """The share of random actions, epsilon, at environment step 0."""

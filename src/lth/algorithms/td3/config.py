@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from ...settings import Layers, Positive, Rate
+from ...settings import Counted, Layers, Rate
 from ..architecture import AgentConfig, Network, Spaces
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class TD3Config(AgentConfig):
     """Adam's learning rate for the critics."""
     tau: Annotated[float, Field(gt=0, le=1)] = 0.005
     """The Polyak averaging coefficient of the target networks."""
-    policy_delay: Positive = 2
+    policy_delay: Counted = 2
     """Updates between gradient steps of the actor."""
     exploration_noise: Scale = 0.1
     """Standard deviation of Gaussian exploration noise; actions are in [-1, 1]."""
