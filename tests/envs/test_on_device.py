@@ -143,6 +143,13 @@ def test_functions_that_cannot_be_one_program_are_errors_that_say_where(step, sa
     assert says in str(raised.value)
 
 
+@pytest.mark.parametrize("steps", [0, None, 5.0])
+def test_episodes_without_a_length_are_errors(steps):
+    given = DeviceEnv(Spaces(2, 1), lambda key: (0, jnp.zeros(2)), lambda s, a: (s, jnp.zeros(2), 1.0, False), steps)
+    with pytest.raises(InputError, match=r"the task 'mine' has episode_steps=.*, but needs an integer of at least 1"):
+        prepare(lambda task: given, "mine")
+
+
 def test_a_first_observation_of_another_length_is_an_error():
     given = DeviceEnv(Spaces(2, 1), lambda key: (0, jnp.zeros(3)), lambda s, a: (s, jnp.zeros(2), 1.0, False), 5)
     with pytest.raises(InputError, match=r"reset's observation is float32\[3\], but must be float32\[2\]"):

@@ -68,6 +68,10 @@ def prepare(on_device: Callable[[str], DeviceEnv], task: str) -> DeviceEnv:
         InputError: the task is unknown, or its functions do not meet the description of `DeviceEnv`.
     """
     env = on_device(task)
+    if not isinstance(env.episode_steps, int) or env.episode_steps < 1:
+        raise InputError(
+            f"the task {task!r} has episode_steps={env.episode_steps!r}, but needs an integer of at least 1"
+        )
     observation = jax.ShapeDtypeStruct((env.spaces.observation_dim,), jnp.float32)
     number, flag = jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((), jnp.bool)
 
