@@ -132,3 +132,14 @@ def test_what_is_prunable_is_a_predicate():
     assert int((mask["b"]["gate"] == 0).sum()) == 2
     with pytest.raises(lth.InputError, match="`prunable` accepts"):
         lth.prune(params, 0.5, prunable=lambda name, leaf: False)
+
+
+def test_the_predicate_sees_parameters_only():
+    params = {"a": {"w": np.ones((2, 2), np.float32)}, "b": {"w": np.full((2, 2), 0.5, np.float32)}}
+    choices = (
+        lambda name, leaf: leaf.dtype == np.float32 and leaf.ndim == 2,
+        lambda name, leaf: leaf.max() < 1.0,  # of a mask no leaf is
+    )
+    assert [lth.compute_sparsity(lth.prune(params, 0.25, prunable=choose)) for choose in choices] == [0.25, 0.125]
+    with pytest.raises(lth.InputError, match="no weight is left in b,"):
+        lth.prune(params, 1.0, prunable=choices[1], collapse="error")

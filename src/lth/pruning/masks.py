@@ -17,7 +17,7 @@ import optax
 
 from ..errors import InputError, nearest
 from ..types import Array, Mask, Params
-from .layers import Layer, Prunable, StackAxes, join, layers, named_leaves, path_name, split
+from .layers import Layer, Layers, Prunable, StackAxes, join, layers, named_leaves, path_name, split
 from .selection import prune_to
 
 
@@ -111,9 +111,14 @@ def pruned_counts(
     mask: Mask, exclude: Sequence[str] = (), prunable: Prunable | None = None, stack_axes: StackAxes | None = None
 ) -> dict[str, tuple[int, int]]:
     """Return (pruned weights, all weights) of each prunable layer by name, counting each layer of a stack separately."""
-    counts: dict[str, tuple[int, int]] = {}
     # Integers are not weights, but may be a mask.
-    rows = layers(jax.tree.map(lambda leaf: np.asarray(leaf).astype(bool), mask), exclude, prunable, stack_axes)
+    return _counts(
+        mask, layers(jax.tree.map(lambda leaf: np.asarray(leaf).astype(bool), mask), exclude, prunable, stack_axes)
+    )
+
+
+def _counts(mask: Mask, rows: Layers) -> dict[str, tuple[int, int]]:
+    counts: dict[str, tuple[int, int]] = {}
     for row, leaf in zip(rows, jax.tree.leaves(mask), strict=True):
         if row.prunable:
             for name, piece in zip(row.names, split(np.asarray(leaf), row.stack_axes), strict=True):
@@ -159,11 +164,12 @@ def sparsity_text(mask: Mask, exclude: Sequence[str] = ()) -> str:
     )
 
 
-def emptied_layers(
-    mask: Mask, exclude: Sequence[str] = (), prunable: Prunable | None = None, stack_axes: StackAxes | None = None
-) -> list[str]:
-    """Return the names of layers whose weights are all pruned, counting each layer of a stack separately."""
-    counts = pruned_counts(mask, exclude, prunable, stack_axes)
+def emptied_layers(mask: Mask, rows: Layers | None = None) -> list[str]:
+    """Return the names of layers whose weights are all pruned, counting each layer of a stack separately.
+
+    `rows` are the parameters' (`layers`); None: those of the mask itself.
+    """
+    counts = pruned_counts(mask) if rows is None else _counts(mask, rows)
     return [name for name, (pruned, size) in counts.items() if pruned == size > 0]
 
 

@@ -123,7 +123,7 @@ def prune(
             counts = pruned = not_below(counts, pruned)
         mask = prune_lowest(jax.tree.map(jnp.negative, scores) if invert else scores, params, rows, counts, mask)
     if collapse != "allow" and not traced(mask):
-        check_collapse(mask, collapse, exclude, prunable, stack_axes)
+        check_collapse(mask, collapse, rows)
     return mask
 
 
@@ -137,14 +137,15 @@ def _pruned(mask: Mask | None, rows: Layers) -> list[int] | None:
 def check_collapse(
     mask: Mask,
     collapse: Literal["warn", "error"] = "warn",
-    exclude: Sequence[str] = (),
-    prunable: Prunable | None = None,
-    stack_axes: StackAxes | None = None,
+    rows: Layers | None = None,
     what: str = "the mask",
     whose: str = "",
 ) -> None:
-    """Warn, or raise InputError, if a mask prunes all weights of a layer, so that no signal passes through it."""
-    if emptied := emptied_layers(mask, exclude, prunable, stack_axes):
+    """Warn, or raise InputError, if a mask prunes all weights of a layer, so that no signal passes through it.
+
+    `rows` are those of the parameters, from which a custom `prunable` chose; None: those of the mask itself.
+    """
+    if emptied := emptied_layers(mask, rows):
         text = (
             f"{what}: no weight is left in {whose}{', '.join(emptied)}, so only the bias passes through. Use `exclude` to keep a "
             "layer dense, a lower sparsity, or the allocation layer or erk."
