@@ -228,6 +228,14 @@ def test_compute_sparsity_counts_prunable_weights_only():
     assert lth.compute_sparsity(mask, exclude=["b"]) == 0.5
 
 
+def test_integers_beside_weights_are_not_counted():
+    params = {"a": jnp.arange(16.0).reshape(4, 4), "table": jnp.ones((4, 4), int)}
+    mask = lth.prune(params, 0.5)
+    assert lth.compute_sparsity(mask) == 0.5
+    integers = jax.tree.map(lambda leaf: leaf.astype(jnp.int8), mask)
+    assert lth.compute_sparsity(integers) == 0.25  # a mask of integers says nothing about its parameters
+
+
 def test_excluded_layers_are_neither_pruned_nor_counted():
     rng = np.random.default_rng(2)
     params = {

@@ -111,10 +111,11 @@ def pruned_counts(
     mask: Mask, exclude: Sequence[str] = (), prunable: Prunable | None = None, stack_axes: StackAxes | None = None
 ) -> dict[str, tuple[int, int]]:
     """Return (pruned weights, all weights) of each prunable layer by name, counting each layer of a stack separately."""
-    # Integers are not weights, but may be a mask.
-    return _counts(
-        mask, layers(jax.tree.map(lambda leaf: np.asarray(leaf).astype(bool), mask), exclude, prunable, stack_axes)
-    )
+    known = jax.tree.map(np.asarray, mask)
+    # Integers are not weights, but may be a mask. Beside floats they are what they were among the parameters.
+    if not any(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(known)):
+        known = jax.tree.map(lambda leaf: leaf.astype(bool), known)
+    return _counts(mask, layers(known, exclude, prunable, stack_axes))
 
 
 def _counts(mask: Mask, rows: Layers) -> dict[str, tuple[int, int]]:
