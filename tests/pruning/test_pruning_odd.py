@@ -1,5 +1,7 @@
 """Pruning of what people really have: other optimisers, shared layers, integers, half precision, losses that change."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -201,6 +203,16 @@ def test_integers_are_inverted_like_floats():
             )
     with pytest.raises(lth.InputError, match="gradients need floats"):
         lth.gradient_statistic(lambda p, x: jnp.sum(p["w"] * x), {"w": jnp.ones((2, 2), int)}, [jnp.ones(2)])
+
+
+def test_the_lowest_integer_is_a_large_weight():
+    lowest = np.array([[-128], [1], [2], [3]], np.int8)  # its absolute value is no int8
+    assert n_of_m_mask({"w": lowest}, 2, 4)["w"].ravel().tolist() == [1, 0, 0, 1]
+    units = neuron_masks([(lowest.T, np.zeros(4)), (np.ones((4, 1)), np.zeros(1))], 0.5)
+    assert units[0][1].tolist() == [1, 0, 0, 1]
+    ties = functools.partial(lth.prune, sparsity=0.5, criterion="gradient", gradients={"w": np.ones((4, 1))})
+    for make in (ties, jax.jit(ties)):
+        assert make({"w": lowest})["w"].ravel().tolist() == [1, 0, 0, 1]
 
 
 def test_scores_of_half_precision_do_not_overflow():

@@ -173,7 +173,9 @@ def _lowest_traced(
     def by_weight() -> jax.Array:
         chosen, still_tied, missing = jnp.zeros_like(tied), tied, needed
         if weights is not scores:  # otherwise elements tied by score are tied by weight too
-            chosen, still_tied, missing = select(bits_of([jnp.abs(leaf) for leaf in weights]), tied, needed)
+            chosen, still_tied, missing = select(
+                bits_of([jnp.abs(leaf) for leaf in _in_one_type(weights)]), tied, needed
+            )
         # No two places are the same.
         places = jnp.asarray(rows.from_the_end)[:, None] * _ROW + jnp.arange(_ROW - 1, -1, -1, dtype=jnp.uint32)[None]
         before, last, _ = select(places, still_tied, missing)

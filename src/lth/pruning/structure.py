@@ -68,7 +68,7 @@ def n_of_m_mask(
     leaves = named_leaves(params)
     if scores is not None:
         check_same_structure(scores, params, "the scores' tree", "the parameters'")
-    scored = [abs(leaf) for leaf in leaves.values()] if scores is None else jax.tree.leaves(scores)
+    scored = [*leaves.values()] if scores is None else jax.tree.leaves(scores)
     mask, uneven = [], []
     for (name, leaf), score, row in zip(leaves.items(), scored, rows, strict=True):
         if row.prunable:
@@ -82,7 +82,7 @@ def n_of_m_mask(
             uneven.append(f"{row.layer} ({along})")
         elif row.prunable:
             ends = range(-len(axes), 0)
-            last = np.moveaxis(_real(score, f"of {name!r}"), axes, ends)
+            last = np.moveaxis(_real(score, f"of {name!r}") if scores is not None else _sizes(score), axes, ends)
             ranks = np.argsort(np.argsort(-last.reshape(-1, m), axis=1, kind="stable"), axis=1, kind="stable")
             kept = np.moveaxis((ranks < n).reshape(last.shape), ends, axes).astype(leaf.dtype)
         mask.append(jnp.asarray(kept))
@@ -129,8 +129,8 @@ def neuron_masks(chain: Chain, sparsity: float, scores: Sequence[Array] | None =
             )
     masks = [(np.ones(np.shape(kernel), np.float32), np.ones(np.shape(bias), np.float32)) for kernel, bias in chain]
     for i, (kernel, _) in enumerate(chain[:-1]):
-        of_weights = np.abs(np.asarray(kernel)) if scores is None else scores[i]
-        units = _real(_real(of_weights, f"of layer {i}").sum(axis=0), f"of the units of layer {i}")
+        of_weights = _sizes(kernel) if scores is None else _real(scores[i], f"of layer {i}")
+        units = _real(of_weights.sum(axis=0), f"of the units of layer {i}")
         gone = np.argsort(-units, kind="stable")[units.size - min(pruned_count(units.size, sparsity), units.size - 1) :]
         masks[i][0][:, gone], masks[i][1][gone], masks[i + 1][0][gone] = 0, 0, 0
     return [(jnp.asarray(kernel), jnp.asarray(bias)) for kernel, bias in masks]
@@ -182,6 +182,12 @@ def _real(scores: Array, whose: str) -> np.ndarray:
     if np.isnan(wide).any():
         raise InputError(f"the scores {whose} are NaN; check how they were computed")
     return wide
+
+
+def _sizes(weights: Array) -> np.ndarray:
+    """Return |w| as float64. Of the lowest int8, -128, int8 has none."""
+    sizes: np.ndarray = np.abs(_wide(weights))
+    return sizes
 
 
 def _wide(values: Array) -> np.ndarray:
