@@ -94,6 +94,16 @@ def test_constants_are_folded_through_several_layers_and_activations():
     np.testing.assert_allclose(run(small, x, np.tanh), run(chain, x, np.tanh), atol=1e-6)
 
 
+def test_constants_of_double_precision_are_folded_in_it():
+    with jax.enable_x64(True):
+        chain = [(jnp.asarray(k, jnp.float64), jnp.asarray(b, jnp.float64) + 1e-9) for k, b in chain_of((3, 4, 2))]
+        chain[0] = (chain[0][0].at[:, :2].set(0.0), chain[0][1])
+        small = shrink(chain, activation=jnp.tanh)
+    assert [kernel.dtype for kernel, _ in small] == [np.float64] * 2
+    x = np.random.default_rng(0).normal(size=(5, 3))
+    np.testing.assert_allclose(run(small, x, np.tanh), run(chain, x, np.tanh), rtol=1e-14)
+
+
 def test_a_sac_actor_shrinks_to_a_narrower_actor():
     from lth.algorithms.architecture import Spaces
     from lth.algorithms.learner import layer_order

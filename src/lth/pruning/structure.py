@@ -215,7 +215,9 @@ def _shrunk(chain: Chain, activation: Callable[[Array], Array]) -> list[tuple[Ar
         constant = ~kernel.any(axis=0)
         if constant.any():
             single = jnp.complex64 if np.iscomplexobj(bias) else jnp.float32
-            values = _wide(activation(jnp.asarray(bias, single)))[constant]
+            values = _wide(activation(jnp.asarray(bias, jnp.promote_types(jnp.result_type(*dtypes[i]), single))))[
+                constant
+            ]
             cleared = following.copy()
             cleared[constant] = 0.0
             layers[i + 1] = cleared, next_bias + values @ following[constant]
