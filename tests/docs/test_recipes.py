@@ -156,3 +156,20 @@ def test_an_allocation_that_counts_wrongly_is_refused(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(lth.InputError, match=r"returned the counts \[0\].*6 in total"):
         lth.prune({"kernel": np.ones((3, 4))}, 0.5, allocation="bad_allocations:none")
+
+
+def test_an_allocation_may_return_one_number_for_all_layers(monkeypatch, tmp_path):
+    code = "import math\ndef total(shapes, sparsity):\n    return {}\n"
+    for name, count in (
+        ("right", "round(sparsity * sum(map(math.prod, shapes)))"),
+        ("wrong", "7"),
+        ("nothing", "None"),
+    ):
+        (tmp_path / f"{name}_total.py").write_text(code.format(count))
+    monkeypatch.syspath_prepend(tmp_path)
+    params = {"a": {"kernel": np.ones((3, 4))}, "b": {"kernel": np.zeros((2, 4))}}
+    mask = lth.prune(params, 0.4, allocation="right_total:total", collapse="allow")
+    assert [int((leaf == 0).sum()) for leaf in jax.tree.leaves(mask)] == [0, 8]
+    for name, count in (("wrong", 7), ("nothing", None)):
+        with pytest.raises(lth.InputError, match=f"returned the counts {count} for.*8 in total"):
+            lth.prune(params, 0.4, allocation=f"{name}_total:total")

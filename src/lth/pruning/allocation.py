@@ -2,7 +2,7 @@
 
 import math
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 from ..errors import InputError
@@ -149,20 +149,25 @@ def _counts(allocation: str, shapes: Sequence[Sequence[int]], sparsity: float) -
     """Return the counts of one of ALLOCATIONS, or the checked counts of a custom allocation.
 
     Raises:
-        InputError: the allocation is unknown, or its counts do not add up to `pruned_count`.
+        InputError: the allocation is unknown, or its counts are not numbers that add up to `pruned_count`.
     """
     counts = lookup(ALLOCATIONS, allocation, "allocation", also=", {layer: sparsity}")(shapes, sparsity)
     if allocation in ALLOCATIONS:
         return counts
     sizes = [math.prod(shape) for shape in shapes]
-    given, want = [int(count) for count in counts], pruned_count(sum(sizes), sparsity)  # type: ignore[union-attr]
-    fits = len(given) == len(sizes) and all(0 <= n <= size for n, size in zip(given, sizes, strict=True))
-    if not fits or sum(given) != want:
+    want = pruned_count(sum(sizes), sparsity)
+    if isinstance(counts, Iterable):
+        counts = [int(count) for count in counts]
+        fits = len(counts) == len(sizes) and all(0 <= n <= size for n, size in zip(counts, sizes, strict=True))
+        fits = fits and sum(counts) == want
+    else:
+        fits = isinstance(counts, numbers.Integral) and counts == want
+    if not fits:
         raise InputError(
-            f"the allocation {allocation!r} returned the counts {given} for layers of {sizes} weights; it must return the number "
-            f"of weights that each layer loses, {want} in total (`lth.pruning.allocation.pruned_count`)"
+            f"the allocation {allocation!r} returned the counts {counts} for layers of {sizes} weights; it must return the number "
+            f"of weights that each layer loses, {want} in total (`lth.pruning.allocation.pruned_count`), or that total alone"
         )
-    return given
+    return counts if isinstance(counts, list) else want
 
 
 def _global(shapes: Sequence[Sequence[int]], sparsity: float) -> int:
