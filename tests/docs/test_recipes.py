@@ -173,3 +173,21 @@ def test_an_allocation_may_return_one_number_for_all_layers(monkeypatch, tmp_pat
     for name, count in (("wrong", 7), ("nothing", None)):
         with pytest.raises(lth.InputError, match=f"returned the counts {count} for.*8 in total"):
             lth.prune(params, 0.4, allocation=f"{name}_total:total")
+
+
+def test_a_criterion_that_scores_wrongly_is_refused(monkeypatch, tmp_path):
+    scores = {"complex": "w * 1j", "column": "abs(w).sum(axis=0)", "nothing": "None"}
+    code = "from lth.pruning.criteria import Criterion\n"
+    code += "".join(f"{name}_one = Criterion(lambda w, _: {score}, None)\n" for name, score in scores.items())
+    (tmp_path / "bad_criteria.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    params = {"a": {"kernel": np.ones((3, 4), np.float32)}}
+    says = {
+        "complex": "complex64 and have no order",
+        "column": r"an array of shape \(4,\), but.* \(3, 4\)",
+        "nothing": "None",
+    }
+    for name, wanted in says.items():
+        for make in (lth.prune, jax.jit(lth.prune, static_argnums=(1, 2))):
+            with pytest.raises(lth.InputError, match=f"scores of 'a/kernel' are {wanted}"):
+                make(params, 0.5, f"bad_criteria:{name}_one")

@@ -241,14 +241,27 @@ def check_finite(values: Array, what: str) -> None:
 
 
 def _check_scores(scores: Params, criterion: str, rows: Layers, rising: bool) -> None:
-    for (name, leaf), row in zip(named_leaves(scores).items(), rows, strict=True):
-        if not row.prunable or isinstance(leaf, jax.core.Tracer):
+    leaves = named_leaves(scores)
+    for row in rows:
+        if not row.prunable:
+            continue
+        leaf, whose = leaves.get(row.path), f"the {criterion} scores of {row.path!r}"
+        if leaf is None or np.shape(leaf) != row.shape:
+            found = "None" if leaf is None else f"an array of shape {np.shape(leaf)}"
+            raise InputError(
+                f"{whose} are {found}, but the weights have shape {row.shape}; the criterion must return a score for each weight"
+            )
+        if jnp.iscomplexobj(leaf):
+            raise InputError(
+                f"{whose} are {leaf.dtype} and have no order; the criterion must return real ones, such as their absolute values"
+            )
+        if isinstance(leaf, jax.core.Tracer):
             continue
         values = np.asarray(leaf)
         if not np.isfinite(values).all():
-            raise InputError(f"the {criterion} scores of {name!r} are NaN or overflow; scale the loss down")
+            raise InputError(f"{whose} are NaN or overflow; scale the loss down")
         if rising and (values < 0).any():
             raise InputError(
-                f"{criterion}: the scores of {name!r} are negative. The loss must be the sum of the network's outputs on an "
+                f"{criterion}: the scores of {row.path!r} are negative. The loss must be the sum of the network's outputs on an "
                 "input of ones, without normalization, tanh or a minus sign."
             )
