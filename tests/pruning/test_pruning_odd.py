@@ -232,6 +232,10 @@ def test_sums_of_half_precision_do_not_stop_growing(dtype):
     np.testing.assert_allclose(squares, float(small[0][0, 0]) ** 2, rtol=1e-6)
 
 
+def test_update_numbers_may_be_whole_floats():
+    assert prune_at(network(), 0.5, np.linspace(100, 300, 3)).at.tolist() == [100, 200, 300]
+
+
 def test_types_of_one_pool_may_differ():
     script = """
 import jax, jax.numpy as jnp, lth
@@ -268,8 +272,23 @@ def test_rigl_replaces_the_share_that_the_formula_says():
         (lambda p: lth.prune(jax.tree.map(lambda w: w.astype(jnp.int4), p), 0.5), "int4"),
         (lambda p: lth.gradient_statistic(lambda q, x: x, p, [jnp.ones(2)]), r"the loss has shape \(2,\)"),
         (lambda p: lth.gradient_statistic(3.0, p, [jnp.ones(2)]), "the loss is 3.0"),
+        (lambda p: lth.gradient_statistic(lambda q, x: (1.0, {"a": x}), p, [jnp.ones(2)]), "loss returned tuple"),
+        (lambda p: lth.gradient_statistic(lambda q, x: None, p, [jnp.ones(2)]), "loss returned NoneType"),
+        (lambda p: lth.gradient_statistic(lambda q, x: 3, p, [jnp.ones(2)]), "the loss is int"),
+        (lambda p: lth.gradient_statistic(lambda q, x: 3j, p, [jnp.ones(2)]), "the loss is complex"),
+        (lambda p: lth.gradient_statistic(lambda q, x: 0.0, p, 3), "`batches` is 3"),
+        (lambda p: lth.gradient_statistic(lambda q, x: 0.0, p, [jnp.ones(2)], num_batches=2.5), "num_batches is 2.5"),
         (lambda p: lth.prune(p, 0.5, allocation={"a": 2.0}), "sparsity is 2.0"),
         (lambda p: rigl(p, every=2.7, until=10), "every=2.7"),
+        (lambda p: rigl(p, every=2, until=10, fraction="0.3"), "fraction='0.3'"),
+        (lambda p: prune_at(p, 0.5, [1.5, 2.7]), r"`at` is \[1.5, 2.7\]"),
+        (lambda p: prune_at(p, 0.5, [1.0, float("nan")]), "`at` is .*nan"),
+        (lambda p: prune_at(p, 0.5, np.array([3, 2], np.uint8)), "increasing"),
+        (lambda p: prune_at(p, 0.5, np.ones((2, 2), int)), "increasing"),
+        (lambda p: prune_at(p, 0.5, "12"), "`at` is .*'1'"),
+        (lambda p: prune_at(p, 0.5, 5), "`at` is 5"),
+        (lambda p: sparse_evolution(p, 1, 10, 0), "sparse_evolution needs a random key.* is 0"),
+        (lambda p: sparse_evolution(p, 1, 10, None), "needs a random key"),
         (lambda p: n_of_m_mask({"kernel": jnp.ones(4)}, 2, 4), "no input axis"),
         (lambda p: n_of_m_mask(p, 2, 4, axis=3), "no axis 3"),
         (lambda p: n_of_m_mask(p, 2, 4, scores={"a": jnp.ones((2, 2))}), "scores' tree has no leaf"),

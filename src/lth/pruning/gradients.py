@@ -51,10 +51,17 @@ def accumulate(
 
     def scalar(params: Params, batch: Any) -> jax.Array:
         value = loss(params, batch)
+        if not jax.tree_util.all_leaves([value]):
+            raise InputError(
+                f"the loss returned {type(value).__name__}, but must return one number; if it returns other values too, pass "
+                "loss=lambda params, batch: loss(params, batch)[0]"
+            )
         if jnp.shape(value):
             raise InputError(
                 f"the loss has shape {jnp.shape(value)}, but must be one number: use its mean over the batch"
             )
+        if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+            raise InputError(f"the loss is {jnp.result_type(value)}, but must be a real floating-point number")
         return value
 
     gradient = jax.grad(scalar)
@@ -101,8 +108,9 @@ def gradient_statistic(
         A tree like `params`, in at least float32.
 
     Raises:
-        InputError: the statistic is unknown; the loss is not a function, or not a scalar; there are no batches, or their shapes
-            differ (names the batch); a leaf is not a float; a gradient is not finite (names the leaf and the first bad batch).
+        InputError: the statistic is unknown; the loss is not a function, or its value is not a real scalar; there are no batches,
+            or their shapes differ (names the batch); num_batches or batch_size is not an integer of at least 1; a leaf is not a
+            float; a gradient is not finite (names the leaf and the first bad batch).
     """
     return gatherer(loss, batches, statistic, num_batches, batch_size)(params)
 
@@ -122,6 +130,9 @@ def gatherer(
     if not callable(loss):
         raise InputError(f"the loss is {loss!r}, but must be a function of (params, batch)")
     sampled = hasattr(batches, "sample")
+    for name, value in (("num_batches", num_batches), ("batch_size", batch_size)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise InputError(f"{name} is {value!r}, but must be an integer of at least 1")
     given = None if sampled else _stacked(batches)
 
     @jax.jit
@@ -152,6 +163,10 @@ def _stacked(batches: Iterable[Any]) -> Any:
     """Stack batches leaf by leaf along a new first axis."""
     if isinstance(batches, Mapping):
         raise InputError("`batches` is a single mapping; pass one batch as a list: [batch]")
+    if not isinstance(batches, Iterable):
+        raise InputError(
+            f"`batches` is {batches!r}, but must be a list of batches, or have a method `sample(batch_size)`"
+        )
     batches = list(batches)
     if not batches or not jax.tree.leaves(batches[0]):
         raise InputError("there are no batches to take gradients over; pass at least one, as a pytree of arrays")

@@ -169,11 +169,8 @@ def _source(
     if row.statistic is None:
         return lambda left: left
     if row.statistic == "uniform":
-        if key is None or not (jnp.issubdtype(getattr(key, "dtype", int), jax.dtypes.prng_key) or np.ndim(key)):
-            raise InputError(
-                f"method {criterion!r} needs a random key, such as key=jax.random.key(0), but key is {key!r}"
-            )
-        return lambda left: random_scores(left, key)
+        random = check_key(key, f"method {criterion!r}")
+        return lambda left: random_scores(left, random)
     if gradients is not None:
         check_same_structure(gradients, params, "the gradients' tree", "the parameters'")
         _check_finite(gradients, "gradients", rows)
@@ -185,6 +182,14 @@ def _source(
             f"`gradients` from `gradient_statistic(..., {row.statistic!r})` (for an lth agent: `lth.gradient_statistics`)"
         )
     return gatherer(loss, batches, row.statistic)
+
+
+def check_key(key: Any, what: str) -> jax.Array:
+    """Return `key`; raise InputError unless it is a JAX key, typed or of raw uint32."""
+    if not jnp.issubdtype(getattr(key, "dtype", int), jax.dtypes.prng_key) and not np.ndim(key):
+        raise InputError(f"{what} needs a random key, such as key=jax.random.key(0), but key is {key!r}")
+    given: jax.Array = key
+    return given
 
 
 def random_scores(params: Params, key: jax.Array) -> Params:

@@ -9,7 +9,7 @@ are saved with the optimizer state. Leaves that are not prunable, such as biases
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -20,6 +20,7 @@ from ..errors import InputError, nearest
 from ..types import Array, Mask, Params
 from .allocation import PATHS, AllocationName, PathName, counts_by_round, not_below
 from .layers import Layers, Prunable, StackAxes, join, layers, pieces, split, warn_of_doubts
+from .prune import check_key
 from .selection import lowest, prune_to
 
 
@@ -231,9 +232,11 @@ def prune_at(
     """
     if path not in PATHS:
         raise InputError(f"unknown path {path!r}; choose from {', '.join(PATHS)}{nearest(path, PATHS)}")
-    steps = np.asarray(list(at), np.int64)
-    if not len(steps) or steps[0] < 1 or (np.diff(steps) < 1).any() or steps[-1] >= 2**31:
-        raise InputError(f"`at` is {steps.tolist()[:8]}, but must be increasing update numbers of at least 1")
+    steps = np.asarray(list(at) if isinstance(at, Iterable) else at)
+    if not _increasing(steps):
+        raise InputError(
+            f"`at` is {steps.tolist()!r:.60}, but must be increasing update numbers, integers of at least 1"
+        )
     table = layers(params, exclude, prunable, stack_axes)
     warn_of_doubts(table)
     shapes, names = [row.each for row, _ in pieces(table)], [row.layer for row, _ in pieces(table)]
@@ -281,11 +284,12 @@ def sparse_evolution(
         A pytree for the `schedule` of `keep_pruned_at_zero`'s state.
 
     Raises:
-        InputError: a number is out of its range, or as `layers`.
+        InputError: a number is out of its range, the key is not a JAX key, or as `layers`.
     """
     table = layers(params, exclude, prunable, stack_axes)
     warn_of_doubts(table)
     flags, stacks = _leaves(table)
+    check_key(key, "sparse_evolution")
     drawn = jax.random.bits(key, (2,), jnp.uint32)
     return _on_device(Set(_ZERO, *_numbers(every, until, fraction), flags, drawn, stacks))
 
@@ -334,6 +338,15 @@ def _leaves(rows: Layers) -> tuple[Array, Stacks]:
     return np.array([row.prunable for row in rows]), Stacks(axes if any(axes) else ())
 
 
+def _increasing(steps: np.ndarray) -> bool:
+    """Return whether an array holds increasing whole numbers from 1, of which int32 can hold the last."""
+    if steps.ndim != 1 or not steps.size or steps.dtype.kind not in "iuf":
+        return False
+    wide = steps.astype(np.float64)
+    whole = bool((wide == np.floor(wide)).all())
+    return whole and bool((np.diff(wide, prepend=0.0) >= 1).all()) and bool(wide[-1] < 2**31)
+
+
 Kind = TypeVar("Kind", PruneAt, Set, RigL)
 
 
@@ -344,9 +357,10 @@ def _on_device(schedule: Kind) -> Kind:
 
 def _numbers(every: int, until: int, fraction: float) -> tuple[Array, Array, Array]:
     whole = all(isinstance(number, int | np.integer) for number in (every, until))
+    whole = whole and np.ndim(fraction) == 0 and np.asarray(fraction).dtype.kind in "iuf"
     if not whole or not (0 < every < 2**31 and 0 < until < 2**31 and 0 < fraction < 1):
         raise InputError(
-            f"every={every}, until={until}, fraction={fraction}: every and until must be update counts of at least 1, and fraction "
-            "must be between 0 and 1"
+            f"every={every!r}, until={until!r}, fraction={fraction!r}: every and until must be update counts of at least 1, and "
+            "fraction must be between 0 and 1"
         )
     return np.int32(every), np.int32(until), np.float32(fraction)
