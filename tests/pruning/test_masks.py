@@ -304,6 +304,32 @@ def test_shuffled_masks_keep_the_counts_and_move_the_positions():
     assert shared < 0.7 * kept
 
 
+def test_a_random_mask_reads_no_values():
+    params = {"a": jnp.ones((4, 3)), "b": jnp.ones((5, 2))}
+    mask = lth.random_mask(params, 0.5, jax.random.key(0))
+    for other in (
+        jax.tree.map(lambda p: p * jnp.nan, params),
+        jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params),
+    ):
+        same = jax.tree.map(jnp.array_equal, mask, lth.random_mask(other, 0.5, jax.random.key(0)))
+        assert jax.tree.all(same)
+    with pytest.raises(lth.InputError, match="'b' is not a numeric array"):
+        lth.random_mask({**params, "b": jax.random.key(0)}, 0.5, jax.random.key(0))
+    with pytest.raises(lth.InputError, match="'b' is not a numeric array"):
+        lth.random_mask({**params, "b": 1.0}, 0.5, jax.random.key(0))
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (8, 8)])
+def test_only_a_mask_of_the_network_is_shuffled(shape):
+    params, key = {"w": jnp.ones((4, 4))}, jax.random.key(0)
+    with pytest.raises(lth.InputError, match=r"the mask does not fit: its leaf 'w' has shape"):
+        lth.shuffled_mask({"w": jnp.zeros(shape)}, params, key)
+    with pytest.raises(lth.InputError, match="the mask has a leaf 'x'"):
+        lth.shuffled_mask({**params, "x": jnp.ones(3)}, params, key)
+    with pytest.raises(lth.InputError, match="shuffled_mask needs a random key"):
+        lth.shuffled_mask(params, params, 0)
+
+
 def test_pruned_weights_stay_at_zero_and_the_optimiser_never_sees_them():
     import optax
 

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ..types import Mask, Params
 from .layers import StackAxes, layers
-from .masks import prune_lowest, pruned_by_layer
-from .prune import prune, random_scores
+from .masks import check_same_structure, prune_lowest, pruned_by_layer
+from .prune import check_key, prune, random_scores
 
 
 def random_mask(
@@ -42,7 +43,13 @@ def random_mask(
         InputError: as `prune`.
     """
     how: dict[str, Any] = {"allocation": allocation, "exclude": exclude, "stack_axes": stack_axes, "collapse": "allow"}
-    return prune(params, target_sparsity, "random", key=key, **how)
+    return prune(jax.tree.map(_blank, params), target_sparsity, "random", key=key, **how)
+
+
+def _blank(leaf: Any) -> Any:
+    """Return zeros of a leaf's shape and dtype; what is not numeric as it is, for `prune` to refuse by name."""
+    dtype = getattr(leaf, "dtype", jax.dtypes.prng_key)
+    return leaf if jnp.issubdtype(dtype, jax.dtypes.extended) else np.zeros(leaf.shape, dtype)
 
 
 def shuffled_mask(
@@ -61,7 +68,7 @@ def shuffled_mask(
 
     Args:
         mask: the mask whose counts are kept, 1 kept and 0 pruned.
-        params: the parameters that it belongs to; only shapes, dtypes and names are read.
+        params: the parameters that it belongs to; shapes, dtypes and names are read, and |w| where random numbers are equal.
         key: a JAX key; the same key gives the same mask.
         exclude: layers that stay dense, by any part of their path.
         stack_axes: as for `prune`.
@@ -70,10 +77,12 @@ def shuffled_mask(
         A mask with the structure, shapes and dtypes of `params`: 1 kept, 0 pruned.
 
     Raises:
-        InputError: as `layers`.
+        InputError: the mask does not have the structure and shapes of `params`, the key is not a JAX key, or as `layers`.
     """
     rows = layers(params, exclude, stack_axes=stack_axes)
-    return prune_lowest(random_scores(params, key), params, rows, pruned_by_layer(mask, rows))
+    check_same_structure(mask, params, "the mask", "the parameters'")
+    scores = random_scores(params, check_key(key, "shuffled_mask"))
+    return prune_lowest(scores, params, rows, pruned_by_layer(mask, rows))
 
 
 def permute_kept(trees: Sequence[Params], mask: Mask, key: jax.Array) -> list[Params]:
