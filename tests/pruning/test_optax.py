@@ -122,6 +122,17 @@ def test_a_mask_of_another_kind_of_tree_is_refused_at_once():
         lth.apply_mask(params, mask)
 
 
+@pytest.mark.parametrize("kept", [0.0, 1.0])
+def test_a_state_of_other_parameters_is_refused(kept):
+    params = {"a": {"w": jnp.ones((4, 4)), "b": jnp.ones(4)}}
+    mask = {"a": {"w": jnp.full((4, 4), kept), "b": jnp.ones(4)}}
+    tx = lth.keep_pruned_at_zero(optax.adam(0.1))
+    larger, more = {"a": {"w": jnp.ones((8, 4)), "b": jnp.ones(4)}}, {**params, "z": jnp.ones(3)}
+    for state, leaf in ((tx.init(larger), "'a/w'"), (tx.init(more), "'z'"), (optax.flatten(tx).init(params), "''")):
+        with pytest.raises(lth.InputError, match=f"not that of these parameters: it has a leaf {leaf}"):
+            lth.set_mask(state, mask, params)
+
+
 def test_a_forgotten_mask_is_said():
     params, tx = network(), adam()
     with pytest.warns(UserWarning, match="no mask was set"):

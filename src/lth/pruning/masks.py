@@ -314,7 +314,7 @@ def set_mask(state: Any, mask: Mask, params: Params) -> Any:
 
     Raises:
         InputError: there is no `keep_pruned_at_zero` in the optimizer; or a pruned weight is updated by another part of the
-            optimizer; or the mask does not fit the parameters.
+            optimizer; or the mask or the state does not fit the parameters.
     """
     check_same_structure(mask, params, "the mask", "the parameters'")
 
@@ -327,6 +327,15 @@ def set_mask(state: Any, mask: Mask, params: Params) -> Any:
             "the optimizer state contains no state of lth.keep_pruned_at_zero, so the mask cannot be set. Wrap the optimizer: "
             f"tx = lth.keep_pruned_at_zero(optax.adam(1e-3)).{_instead(state)}"
         )
+    shapes = {path: jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    for s in states:
+        for path, leaf in jax.tree_util.tree_leaves_with_path(s.mask):
+            if shapes.get(path) != jnp.shape(leaf):
+                raise InputError(
+                    f"the optimizer state is not that of these parameters: it has a leaf {path_name(path)!r} of shape "
+                    f"{jnp.shape(leaf)}, and they have {shapes.get(path, 'none of this name')}. Make it by tx.init(params). If a "
+                    "transformation such as optax.flatten changes the parameters, keep_pruned_at_zero has to be outside of it."
+                )
     held = {path for s in states for path in _paths(params if s.mask is None else s.mask)}
     for path, leaf in jax.tree_util.tree_leaves_with_path(mask):
         if path not in held and not isinstance(leaf, jax.core.Tracer) and (np.asarray(leaf) == 0).any():
