@@ -515,6 +515,8 @@ REFUSED = {
     "a list": ([np.ones((3, 4)), np.ones(4)], "dense layers"),
     "an empty dict": ({}, "dense layers"),
     "dicts of nothing": ({"a": {}}, "dense layers"),
+    "numbers as names": ({0: {1: np.ones((4, 5))}}, "the key 0"),
+    "a number among names": (broken(lambda m: m["layer_0"].update({7: np.ones(5)})), "the key 7"),
     "an array among networks": ({**TWINS, "x": np.ones(3)}, "x"),
 }
 

@@ -177,6 +177,8 @@ def unsupported_reason(mask: Mask) -> str:
     Args:
         mask: as for `make_pattern`; only names and shapes are read.
     """
+    if odd := [key for key in _keys(mask) if not isinstance(key, str)]:
+        return f"its layers and their parts must have strings as names, but there is the key {odd[0]!r}"
     shapes = {path_name(path): np.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(mask)}
     names = sorted(shapes)
     networks = list(_networks(mask)) if isinstance(mask, dict) else []
@@ -207,6 +209,14 @@ def unsupported_reason(mask: Mask) -> str:
                     f"{norm} has a scale {scale} and a bias {shift}, but {layer} has {shapes[f'{layer}/bias'][0]} units"
                 )
     return ""
+
+
+def _keys(tree: Any) -> Iterator[Any]:
+    """Yield the keys of nested dicts."""
+    if isinstance(tree, dict):
+        for key, node in tree.items():
+            yield key
+            yield from _keys(node)
 
 
 def _norm_of(layer: str) -> str:
