@@ -838,6 +838,7 @@ def test_why_there_is_no_kernel_is_said(tmp_path, monkeypatch):
         "PATH=": "there is no C++ compiler (g++ or clang++)",
         f"LTH_CACHE={tmp_path}/file": f"its cache '{tmp_path}/file' cannot be created",
         "LTH_CACHE=/proc/lth": "its cache '/proc/lth' cannot be created",
+        "LTH_CACHE=/proc/self": "it cannot be compiled in '/proc/self' (",  # is there, but nothing can be written to it
     }
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.delenv("LTH_NATIVE", raising=False)

@@ -58,13 +58,20 @@ def _first_that_fits() -> ctypes.CDLL:
                     return _register(file)
                 except Unavailable as error:
                     refused = f"the native kernel '{file}' does not fit ({error})"
-        file = compiling.compile_kernel(cache_folder(), instruction_set(), jax.ffi.include_dir())
+        file = _compile(cache_folder())
         library = _register(file)
     except Unavailable as error:
         raise Unavailable(f"{refused}, and {error}" if refused else str(error)) from None
     if refused:
         warnings.warn(f"{refused}, so it was compiled again, to '{file}'", stacklevel=4)
     return library
+
+
+def _compile(folder: Path) -> Path:
+    try:
+        return compiling.compile_kernel(folder, instruction_set(), jax.ffi.include_dir())
+    except OSError as error:  # the file system is full or read-only
+        raise Unavailable(f"it cannot be compiled in '{folder}' ({error}); set {CACHE} to another folder") from None
 
 
 def _register(file: Path) -> ctypes.CDLL:
