@@ -436,6 +436,17 @@ def test_stability_by_hand():
     assert stability(params, tuple(gradients), (whole, whole), "taylor", candidates).shared == 1.0
 
 
+def test_stability_by_chance_is_among_the_candidates():
+    params = tree([[4.0, 3.0, 2.0, 1.0, 0.0, 0.0, 0.0, 0.0]], [[1.0]] * 8)
+    masks = [tree([row], [[1]] * 8) for row in ([1, 1, 0, 0, 0, 0, 0, 0], [1, 0, 0, 1, 0, 0, 0, 0])]
+    left = tree([[1, 1, 1, 1, 0, 0, 0, 0]], [[0]] * 8)  # a round has pruned the other half before
+    found = stability(params, (params, params), (masks[0], masks[1]), "gradient", left)
+    assert (found.shared, found.expected) == (0.5, 0.5)
+    none = stability(params, (params, params), (masks[0], masks[1]), "gradient", jax.tree.map(np.zeros_like, params))
+    assert math.isnan(none.spearman)
+    assert (none.shared, none.expected) == (1.0, 1.0)
+
+
 # Lines between agents
 
 

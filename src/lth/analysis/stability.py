@@ -9,7 +9,7 @@ from ..pruning.criteria import criterion_named
 from ..pruning.layers import is_weight, named_leaves
 from ..pruning.prune import scores_by
 from ..types import Array, Mask, Params
-from .overlap import overlap
+from .overlap import compare
 
 LEAST_SHARED = 0.8
 """A mask is unstable if the masks of two halves of the batches share less than this fraction of the kept weights."""
@@ -20,7 +20,7 @@ class Stability(NamedTuple):
 
     spearman: float  # rank correlation of the scores, in [-1, 1]; NaN if all scores of a half are equal
     shared: float  # the share of one half's kept weights that the other half also keeps, in [0, 1]
-    expected: float  # the share by chance, given the number of kept weights in each layer
+    expected: float  # the share by chance, given the numbers of candidates and of kept weights in each layer
 
     @property
     def stable(self) -> bool:
@@ -29,12 +29,15 @@ class Stability(NamedTuple):
 
 
 def rank_correlation(a: Array, b: Array) -> float:
-    """Return Spearman's rank correlation of two arrays of the same size; ties have their mean rank. NaN for constants.
+    """Return Spearman's rank correlation of two arrays of the same size; ties have their mean rank. NaN for constants and
+    for fewer than two elements.
 
     >>> round(rank_correlation([1.0, 2.0, 3.0, 4.0], [10.0, 30.0, 20.0, 40.0]), 3)
     0.8
     """
     ranks = [_ranks(np.ravel(np.asarray(x))) for x in (a, b)]
+    if len(ranks[0]) < 2:
+        return float("nan")
     first, second = (r - r.mean() for r in ranks)
     scale = np.sqrt((first @ first) * (second @ second))
     return float(first @ second / scale) if scale > 0 else float("nan")
@@ -77,10 +80,15 @@ def stability(
         np.concatenate([np.asarray(s)[c] for s, c in zip(score(weights, _kernels(half)), chosen, strict=True)])
         for half in gradients
     ]
-    found = overlap(*masks)
-    if not found:  # nothing was pruned
+    kept_by = [[np.asarray(leaf) != 0 for leaf in _kernels(mask)] for mask in masks]
+    counts = [
+        (int(c.sum()), *(int((m & c).sum()) for m in (one, other, one & other)))
+        for c, one, other in zip(chosen, *kept_by, strict=True)
+        if c.any() and not (one.all() and other.all())
+    ]
+    if not counts:  # nothing was pruned
         return Stability(rank_correlation(*scores), 1.0, 1.0)
-    total = found[0]
+    total = compare("", tuple(counts))
     kept = max(total.kept, 1)
     return Stability(rank_correlation(*scores), total.shared / kept if total.kept else 1.0, total.expected / kept)
 
