@@ -244,6 +244,13 @@ def test_an_order_that_only_the_alphabet_tells_is_a_warning(names, doubtful):
     assert not read_chain(params, order=names.split()).names[0][1]  # an order that is given is no doubt
 
 
+def test_many_layers_that_fit_in_one_order_only_are_read_at_once():
+    """A search through all subsets of 30 layers would not end: `head` cannot be last, since only it reads 8 inputs."""
+    params = {"head": {"kernel": np.ones((8, 4))}, **{f"j{chr(97 + i)}": {"kernel": np.eye(4)} for i in range(26)}}
+    with pytest.warns(UserWarning, match="order of the layers is assumed to be that of the alphabet"):
+        assert read_chain(params).names[0][0] == "head/kernel"
+
+
 def test_what_is_no_chain():
     chain = chain_of()
     with pytest.raises(lth.InputError, match="'norm/scale': a chain has only dense layers"):

@@ -21,6 +21,9 @@ from .layers import is_matrix, layers, named_leaves
 MOST_ORDERS = 8
 """The largest number of layers for which all orders are tried if the names do not determine the order."""
 
+MOST_STEPS = 10_000
+"""The largest number of steps in the search for a second order in which the layers fit."""
+
 _NUMBER = re.compile(r"[\W_]*\d+")
 _LAST = re.compile(r"(?:^|[/_])(?:out|outputs?|head|last|final|logits|readout)$", re.IGNORECASE)
 """Names of last layers."""
@@ -150,24 +153,24 @@ def _ordered(
 
 
 def _by_alphabet(natural: Sequence[str], follows: Callable[[str, str], bool]) -> bool:
-    """Return whether layers may be in another order than `natural`, with numbered names in order and a name like `output` last."""
+    """Return whether layers may be in another order than `natural`, with numbered names in order and a name like `output` last.
+
+    Also True where this takes longer to find out than `MOST_STEPS`.
+    """
     kinds: dict[str, list[str]] = {}
     for name in natural:
         kinds.setdefault(_NUMBER.sub("", name), []).append(name)
-    lines, count = list(kinds.values()), len(natural)
     last = [name for name in natural if _LAST.search(name)]
 
     @functools.cache
-    def ways(places: tuple[int, ...], before: str | None) -> int:
-        """Count the orders of the layers that are left, up to 2, when `places` of each kind are taken, `before` as the last."""
-        found = int(sum(places) == count)
-        for i, line in enumerate(lines):
-            name = line[places[i]] if places[i] < len(line) else None
-            if name is None or found > 1 or (last == [name] and sum(places) < count - 1):
-                continue
-            if before is None or follows(before, name):
-                found += ways((*places[:i], places[i] + 1, *places[i + 1 :]), name)
-        return min(found, 2)
+    def ways(left: tuple[tuple[str, ...], ...], before: str | None) -> int:
+        """Count the orders in which the layers that are left, by kind, fit after `before`; more than 1 is "many"."""
+        found = int(not left) if ways.cache_info().misses < MOST_STEPS else 2
+        for i, (name, *rest) in enumerate(left):
+            early = last == [name] and (rest or len(left) > 1)
+            if found < 2 and not early and (before is None or follows(before, name)):
+                found += ways((*left[:i], *([tuple(rest)] if rest else []), *left[i + 1 :]), name)
+        return found
 
-    orders = ways((0,) * len(lines), None)
+    orders = ways(tuple(map(tuple, kinds.values())), None)
     return orders > 1 or (orders == 1 and len(last) == 1 and natural[-1] != last[0])
