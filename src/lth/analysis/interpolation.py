@@ -18,7 +18,7 @@ from ..types import Array, Batch
 
 
 def interpolate(one: AgentState, other: AgentState, alpha: float) -> AgentState:
-    """Return the agent at (1 - alpha) one + alpha other; its optimizers and counters are those of `one`.
+    """Return the agent at (1 - alpha) one + alpha other; its optimizers and counters are those of `one`, at alpha 1 of `other`.
 
     Where only one of two tickets keeps a weight, the other's is 0.
 
