@@ -225,6 +225,20 @@ def test_success_is_judged_too_where_tasks_define_it():
     assert verdicts[SUCCESS, "taylor"] == WORSE
 
 
+def test_counts_by_return_are_not_given_as_those_by_success():
+    def headline(success):
+        dense = around(1.0, 3)
+        rows = study({("taylor", "", "0.9"): dense}, dense)
+        runs = Runs(rows + study({("taylor", "", "0.9"): success}, [1.0] * 3, metric=SUCCESS))
+        return answer(runs, families(runs, None, 0.1), BEFORE).headline
+
+    assert headline([0.2, 0.3, 1.0]) == [
+        "90 %: seeds within 10 % of dense: taylor 3 of 3.",
+        "90 %, by success: seeds within 10 % of dense: taylor 1 of 3.",
+    ]
+    assert headline([1.0] * 3) == ["90 %, by return and by success: seeds within 10 % of dense: taylor 3 of 3."]
+
+
 def test_headlines_give_the_primary_answer_first():
     dense = around(1.0)
     tickets = {("taylor", "", "0.9"): dense, ("magnitude", "", "0.9"): dense - around(0.2, spread=0.05)}

@@ -155,7 +155,7 @@ def _verdicts(runs: Runs, found: Families) -> list[str]:
                 metric: [v for v in some if v.condition.rewind == rewind and (many or v.condition.sparsity == sparsity)]
                 for metric, some in shown.items()
             }
-            same = [v[2:4] for v in here[RETURN]] == [v[2:4] for v in here[SUCCESS]]
+            same = [_said_of(v) for v in here[RETURN]] == [_said_of(v) for v in here[SUCCESS]]
             said = {"by return and by success": [RETURN, SUCCESS]} if same else {"": [RETURN], "by success": [SUCCESS]}
             name = level_name(runs, rewind, sparsity).replace(" pruned", "", 1)
             if many:
@@ -166,6 +166,11 @@ def _verdicts(runs: Runs, found: Families) -> list[str]:
                     text = _by_method(some) if many else _level(some, found, _beaten(runs, found, metrics))
                     lines.setdefault((by, text), []).append(name)
     return [_line(some, by, text) for (by, text), some in lines.items()]
+
+
+def _said_of(v: Verdict) -> tuple[object, ...]:
+    """Return what the headline says of a verdict, without the metric: of too few seeds it gives the counts."""
+    return (v.scope, v.condition, v.verdict, *((v.within, v.seeds) if v.verdict == TOO_FEW else ()))
 
 
 def _main_verdicts(runs: Runs, found: Families, metric: str) -> list[Verdict]:
