@@ -239,6 +239,33 @@ def test_counts_by_return_are_not_given_as_those_by_success():
     assert headline([1.0] * 3) == ["90 %, by return and by success: seeds within 10 % of dense: taylor 3 of 3."]
 
 
+def rewound_to(rows, *points):
+    """Repeat the tickets' rows at each rewind point."""
+    dense = [row for row in rows if not row.sparsity]
+    return dense + [row._replace(rewind=at) for at in points for row in rows if row.sparsity]
+
+
+def test_the_headline_counts_sparsities_and_rewind_points():
+    def averaged(points, levels):
+        dense = around(1.0)
+        tickets = {(m, "", level): dense + 0.2 * (m == "taylor") for m in QUESTION for level in levels}
+        runs = Runs(rewound_to(study(tickets, dense), *points))
+        return answer(runs, families(runs, QUESTION, 0.1), BEFORE).headline[0].partition(" of dense")[2]
+
+    assert averaged(["0"], ["0.9"]).startswith(" (")
+    assert averaged(["0"], ["0.9", "0.95"]).startswith(" on average over 2 sparsities (")
+    assert averaged(["0", "2000", "none"], ["0.9"]).startswith(" on average over 3 rewind points (")
+    both = averaged(["0", "2000", "none"], ["0.9", "0.95"])
+    assert both.startswith(" on average over 2 sparsities and 3 rewind points (")
+
+
+def test_levels_ascend():
+    tickets = {("taylor", "", level): around(1.0) for level in ("0.9", "1e-05", "0.95", "0.9 (round 1 of 2)")}
+    runs = Runs(rewound_to(study(tickets, around(1.0)), "none", "10000", "0", "2000"))
+    sparsities = ["1e-05", "0.9", "0.9 (round 1 of 2)", "0.95"]
+    assert runs.levels() == [(at, sparsity) for at in ("0", "2000", "10000", "none") for sparsity in sparsities]
+
+
 def test_headlines_give_the_primary_answer_first():
     dense = around(1.0)
     tickets = {("taylor", "", "0.9"): dense, ("magnitude", "", "0.9"): dense - around(0.2, spread=0.05)}

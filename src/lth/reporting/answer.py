@@ -106,10 +106,9 @@ def _where(runs: Runs, scope: str) -> str:
 
 def _primary(runs: Runs, found: Families) -> str:
     assert found.primary
-    c, levels = found.primary.overall, len(found.primary.levels)
+    c = found.primary.overall
     first, second = c.first.method, c.second.method
-    where = _where(runs, c.scope)
-    mean = f" on average over {levels} sparsities" if levels > 1 else ""
+    where, mean = _where(runs, c.scope), _averaged(found.primary.levels)
     if not c.tested:
         return sentence(
             f"{first} scores above {second} on {c.wins} of {seeds(c.seeds)}{where}; the mean difference is {number(c.difference)}; "
@@ -121,6 +120,13 @@ def _primary(runs: Runs, found: Families) -> str:
     better, worse = (first, second) if c.difference > 0 else (second, first)
     size = number(abs(c.difference), digits_of(c))
     return sentence(f"{better} tickets do better than {worse} tickets{where}, by {size} of dense{mean} {shown}.")
+
+
+def _averaged(levels: Sequence[Comparison]) -> str:
+    """Name what the primary question averages over: ` on average over 2 sparsities and 3 rewind points`."""
+    counts = [len({c.first.sparsity for c in levels}), len({c.first.rewind for c in levels})]
+    whats = [f"{n} {what}" for n, what in zip(counts, ("sparsities", "rewind points"), strict=True) if n > 1]
+    return f" on average over {names(whats)}" if whats else ""
 
 
 def _at_level(runs: Runs, c: Comparison) -> str:

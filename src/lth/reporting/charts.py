@@ -12,7 +12,19 @@ from ..experiment.measurements import SCORES
 from ..experiment.tidy import DENSE
 from .families import compared
 from .numbers import percent, rewound
-from .scores import ALL_TASKS, DENSE_AGENT, Condition, Estimate, Result, Runs, estimate, level_name, results, shares
+from .scores import (
+    ALL_TASKS,
+    DENSE_AGENT,
+    Condition,
+    Estimate,
+    Result,
+    Runs,
+    ascending,
+    estimate,
+    level_name,
+    results,
+    shares,
+)
 from .tickets import overlaps
 from .views import RETURN, SUCCESS
 
@@ -192,7 +204,7 @@ def _over_sparsity(runs: Runs, scope: str, tasks: Sequence[str], metric: str, re
     def dots(condition: Condition, x: float) -> list[Dot]:
         return [Dot(condition.label, x, y, task, seed) for task in tasks for seed, y in values(task, condition).items()]
 
-    ticks = sorted((s for r, s in runs.levels() if r == rewind), key=_sparsity)
+    ticks = [s for r, s in runs.levels() if r == rewind]
     points: list[Point] = []
     runs_shown = dots(DENSE_AGENT, -1.0)
     for i, sparsity in enumerate(ticks):
@@ -207,13 +219,6 @@ def _over_sparsity(runs: Runs, scope: str, tasks: Sequence[str], metric: str, re
     several = len({r for r, _ in runs.levels()}) > 1
     title = scope + (f", {rewound(rewind)}" if several else "")
     return Chart("sparsity", title, "pruned", name, points, tuple(map(percent, ticks)), metric, tuple(runs_shown))
-
-
-def _sparsity(text: str) -> tuple[float, str]:
-    try:
-        return float(text), text
-    except ValueError:
-        return 2.0, text
 
 
 class Beside(NamedTuple):
@@ -443,7 +448,7 @@ def histograms(runs: Runs) -> list[Histogram]:
         if metric.startswith(SCORES) and condition.label in order:
             groups.setdefault((task, condition), []).append(metric)
     found: dict[tuple[Any, ...], Histogram] = {}
-    for task, c in sorted(groups, key=lambda key: _sparsity(key[1].sparsity)):
+    for task, c in sorted(groups, key=lambda key: ascending(key[1].sparsity)):
         metrics = groups[task, c]
         for network in dict.fromkeys(metric.partition("/")[2] for metric in metrics):
             counts: dict[float, list[int]] = {}  # pruned, kept
@@ -481,7 +486,9 @@ def against_bytes(runs: Runs, sizes: Iterable[Size]) -> list[Chart]:
         by_task.setdefault(size.task, {}).setdefault(size.condition, {})[size.seed] = size.bytes
     for task, conditions in by_task.items():
         points, dots = [], []
-        for condition in sorted(conditions, key=lambda c: (order.index(c.label), c.rewind, _sparsity(c.sparsity))):
+        for condition in sorted(
+            conditions, key=lambda c: (order.index(c.label), ascending(c.rewind), ascending(c.sparsity))
+        ):
             returns, sized = runs.last(task, condition), conditions[condition]
             if seeds := sorted(returns.keys() & sized.keys()):
                 x = float(np.mean([sized[s] for s in seeds]))

@@ -6,6 +6,7 @@ dense would call a return of -300 twice as good as -150. Where dense agents gain
 no score.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -186,7 +187,20 @@ class Runs:
 def _order(condition: Condition) -> tuple[Any, ...]:
     known = (DENSE, *SALIENCY_METHODS)
     place = known.index(condition.method) if condition.method in known else len(known)
-    return (condition.rewind, condition.sparsity, bool(condition.control), place, not condition.is_ticket)
+    level = ascending(condition.rewind), ascending(condition.sparsity)
+    return (*level, bool(condition.control), place, not condition.is_ticket)
+
+
+def ascending(level: str) -> tuple[float, str]:
+    """Return a key that sorts sparsities, or rewind points, by their number; what has none (`none`) comes last.
+
+    >>> sorted(["none", "10000", "2000", "0.9", "", "0.95", "1e-05", "0.9 (round 1 of 2)"], key=ascending)
+    ['', '1e-05', '0.9', '0.9 (round 1 of 2)', '0.95', '2000', '10000', 'none']
+    """
+    try:
+        return float(level.partition(" ")[0] or -1.0), level
+    except ValueError:
+        return math.inf, level
 
 
 def estimate(statistic: Callable[..., Any], *groups: stats.Scores) -> Estimate:
