@@ -6,10 +6,12 @@ import pytest
 from lth import stats
 from lth.experiment.question import Declared
 from lth.experiment.tidy import TidyRow
+from lth.reporting import dots
 from lth.reporting.answer import answer
 from lth.reporting.families import NOT_JUDGED, TOO_FEW, UNDECIDED, WINNING, WORSE, families
 from lth.reporting.savings import saved, savings
 from lth.reporting.scores import Condition, Runs
+from lth.reporting.styles import styles
 from lth.reporting.terminal import conclusion
 
 RETURN, SUCCESS = "evaluation/return", "evaluation/success"
@@ -152,8 +154,50 @@ def test_a_large_spread_is_written_in_full():
 
 def test_without_the_random_policy_there_are_no_scores():
     rows = [r for r in study({("taylor", "", "0.9"): around(1.0)}, around(1.0)) if r.method != "random-policy"]
-    found = families(Runs(rows), QUESTION, 0.1)
+    runs = Runs(rows)
+    found = families(runs, QUESTION, 0.1)
     assert {v.verdict for v in found.verdicts} == {NOT_JUDGED}
+    # That is not said of the dense agents, which learned.
+    assert answer(runs, found, BEFORE).headline == [
+        "90 %: no ticket is judged, because the random policy was not measured."
+    ]
+    (panel,) = dots.panels(runs, found, "task", ["task"], RETURN)
+    assert (
+        dots.finding(panel) == "There are no scores, because the random policy was not measured; the axis has returns."
+    )
+
+
+def test_success_rates_without_scores_have_two_digits():
+    values = [0.62, 0.04, 0.0, 0.97, 0.33]
+    rows = study({("taylor", "", "0.9"): values}, values, metric=SUCCESS, random=0.3)
+    runs = Runs(study({("taylor", "", "0.9"): around(1.0, 5)}, around(1.0, 5)) + rows)
+    (panel,) = dots.panels(runs, families(runs, None, 0.1), "task", ["task"], SUCCESS)
+    assert dots.finding(panel) == "The dense agents learned too little for scores; the axis has success rates."
+    assert "seed 1: 0.04<" in dots.draw(panel, styles(runs), "a")
+
+
+def test_statements_name_their_tasks_where_others_have_no_part():
+    dense, lost = around(1.0), np.array([0.0, 3.0, 0.1, -2.0, 0.3, 0.2, 0.0, -0.1])
+    tickets = {("taylor", "", "0.9"): dense, ("magnitude", "", "0.9"): dense - around(0.3, spread=0.05)}
+
+    def said(*rows):
+        runs = Runs([row for some in rows for row in some])
+        return answer(runs, families(runs, QUESTION, 0.1), BEFORE)
+
+    bad = study(dict.fromkeys(tickets, lost), lost, tasks=("bad",))
+    one = said(bad, study(tickets, dense, tasks=("good",)))
+    assert one.headline[1] == "90 % on good: taylor matches dense and beats magnitude; magnitude is worse than dense."
+    assert one.decided[0].startswith("90 %, good: taylor scores ")
+    two = said(bad, study(tickets, dense, tasks=("good", "better")))
+    assert two.headline[1].startswith("90 % over 2 tasks: taylor matches dense")
+    assert said(study(tickets, dense, tasks=("good", "better"))).headline[1].startswith("90 %: taylor matches dense")
+    # Success of one task is not what returns of two are.
+    success = study(dict.fromkeys(tickets, [1.0] * 8), [1.0] * 8, tasks=("good",), metric=SUCCESS)
+    some = said(study(dict.fromkeys(tickets, dense), dense, tasks=("good", "better")), success)
+    assert some.headline[1:] == [
+        "90 %: every method matches dense.",
+        "90 %, by success on good: every method matches dense.",
+    ]
 
 
 def test_the_primary_question_is_one_test_of_each_seeds_mean_over_levels_and_tasks():

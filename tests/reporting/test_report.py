@@ -455,7 +455,7 @@ def worded(name, d, p, after):
     digits = 3 if high - low < 0.1 else 2
     size = fixed(abs(value), digits)
     size = size if float(size) or not value else f"less than {10**-digits:g}"
-    where = ", ".join(filter(None, (level, scope if scope != "all tasks" and by == "return" else "")))
+    where = ", ".join(filter(None, (level, scope if scope != "all tasks" else "")))
     where += ", success" if by == "success" else ""
     more = "higher" if value >= 0 else "lower"
     which = "p" if p == after else "corrected p"
@@ -496,6 +496,7 @@ def test_the_headline(read, tests):
     assert re.search(r"Declared on \d{4}-\d\d-\d\d, before the first run\.$", head[question])
     # Each line names every condition of its levels once, with its verdict; and who is shown to beat whom.
     verdicts = {by: judged(again, again.main(by), by) for by in ("return", "success")}
+    assert {again.main("success") in line for line in head[1:question] if "by success" in line} == {True}
     words = {"match": "winning", "matches": "winning", "worse": "worse", "undecided": "undecided"}
     seen = set()
     for line in head[1:question]:
@@ -1043,7 +1044,7 @@ def test_many_sparsities_and_rewind_points_take_one_sentence():
     runs = {"dense": dense, "magnitude": dense, "taylor": [d - 40 for d in dense]}
     _, said, _ = said_of(runs, levels=levels, rewinds=rewinds)
     assert said.headline[0].startswith(
-        "Magnitude tickets do better than taylor tickets, by 0.400 of dense on average over 8"
+        "Magnitude tickets do better than taylor tickets, by 0.400 of dense on average over 4 sparsities and 2 rewind points"
     )
     assert said.headline[1:] == [
         "Rewound to step 0 and rewound to step 2000: magnitude matches dense at every sparsity; taylor is worse at every "

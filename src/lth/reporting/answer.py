@@ -97,18 +97,25 @@ def _is_main(runs: Runs, c: Comparison) -> bool:
     return c.scope == main_scope(runs, c.metric)[0]
 
 
-def _where(runs: Runs, scope: str) -> str:
-    """Name the tasks of a statement, where a report has several: ` on drawer-close-v3`, ` over 3 tasks`."""
+def _where(runs: Runs, metric: str) -> str:
+    """Name the tasks of the main statements, where a report has several: ` on drawer-close-v3`, ` over 3 tasks`."""
+    scope, tasks = main_scope(runs, metric)
     if scope == ALL_TASKS:
-        return f" over {len(runs.scored)} tasks"
+        return f" over {len(tasks)} tasks"
     return f" on {scope}" if len(runs.tasks) > 1 else ""
+
+
+def _among(runs: Runs, metric: str) -> str:
+    """Name the tasks of the main statements where others have no part in them."""
+    _, tasks = main_scope(runs, metric)
+    return _where(runs, metric) if len(tasks) < len(runs.tasks) and runs.have_scores(tasks, metric) else ""
 
 
 def _primary(runs: Runs, found: Families) -> str:
     assert found.primary
     c = found.primary.overall
     first, second = c.first.method, c.second.method
-    where, mean = _where(runs, c.scope), _averaged(found.primary.levels)
+    where, mean = _where(runs, RETURN), _averaged(found.primary.levels)
     if not c.tested:
         return sentence(
             f"{first} scores above {second} on {c.wins} of {seeds(c.seeds)}{where}; the mean difference is {number(c.difference)}; "
@@ -151,17 +158,18 @@ def _verdicts(runs: Runs, found: Families) -> list[str]:
     What holds by return and by success alike is said once.
     """
     shown = {metric: _main_verdicts(runs, found, metric) for metric in (RETURN, SUCCESS)}
+    same_tasks = main_scope(runs, RETURN) == main_scope(runs, SUCCESS)
     judged = all(v.verdict not in (TOO_FEW, NOT_JUDGED) for some in shown.values() for v in some)
     many = judged and len(runs.levels()) > MOST_LEVELS
     rewinds = list(dict.fromkeys(rewind for rewind, _ in runs.levels()))
-    lines: dict[tuple[str, str], list[str]] = {}  # of which metric, and what is said -> the levels that it is said of
+    lines: dict[tuple[str, str, str], list[str]] = {}  # metrics, tasks, what is said -> the levels that it is said of
     for rewind in rewinds:
         for sparsity in [""] if many else [s for r, s in reversed(runs.levels()) if r == rewind]:
             here = {
                 metric: [v for v in some if v.condition.rewind == rewind and (many or v.condition.sparsity == sparsity)]
                 for metric, some in shown.items()
             }
-            same = [_said_of(v) for v in here[RETURN]] == [_said_of(v) for v in here[SUCCESS]]
+            same = same_tasks and [_said_of(v) for v in here[RETURN]] == [_said_of(v) for v in here[SUCCESS]]
             said = {"by return and by success": [RETURN, SUCCESS]} if same else {"": [RETURN], "by success": [SUCCESS]}
             name = level_name(runs, rewind, sparsity).replace(" pruned", "", 1)
             if many:
@@ -169,14 +177,14 @@ def _verdicts(runs: Runs, found: Families) -> list[str]:
             for by, metrics in said.items():
                 some = here[metrics[0]]
                 if some:
-                    text = _by_method(some) if many else _level(some, found, _beaten(runs, found, metrics))
-                    lines.setdefault((by, text), []).append(name)
-    return [_line(some, by, text) for (by, text), some in lines.items()]
+                    text = _by_method(some) if many else _level(runs, some, found, _beaten(runs, found, metrics))
+                    lines.setdefault((by, _among(runs, metrics[0]), text), []).append(name)
+    return [_line(some, *said) for said, some in lines.items()]
 
 
 def _said_of(v: Verdict) -> tuple[object, ...]:
     """Return what the headline says of a verdict, without the metric: of too few seeds it gives the counts."""
-    return (v.scope, v.condition, v.verdict, *((v.within, v.seeds) if v.verdict == TOO_FEW else ()))
+    return (v.condition, v.verdict, *((v.within, v.seeds) if v.verdict == TOO_FEW else ()))
 
 
 def _main_verdicts(runs: Runs, found: Families, metric: str) -> list[Verdict]:
@@ -184,8 +192,8 @@ def _main_verdicts(runs: Runs, found: Families, metric: str) -> list[Verdict]:
     return [v for c, v in here.items() if c.sparsity and not c.control]
 
 
-def _line(levels: Sequence[str], by: str, text: str) -> str:
-    head = ", ".join(filter(None, (names(levels), by)))
+def _line(levels: Sequence[str], by: str, where: str, text: str) -> str:
+    head = (", ".join(filter(None, (names(levels), by))) + where).strip()
     return f"{sentence(head)}: {text}." if head else f"{sentence(text)}."
 
 
@@ -197,10 +205,13 @@ _SAID = {
 }
 
 
-def _level(here: Sequence[Verdict], found: Families, shown: Mapping[Condition, Sequence[str]]) -> str:
+def _level(runs: Runs, here: Sequence[Verdict], found: Families, shown: Mapping[Condition, Sequence[str]]) -> str:
     """Name the conditions of a level match dense and which are worse, and what tickets are `shown` to beat."""
     if all(v.verdict == NOT_JUDGED for v in here):
-        return "the dense agents learned too little for tickets to be judged"
+        task = main_scope(runs, here[0].metric)[1][0]
+        if runs.reference(task, here[0].metric).measured:
+            return "the dense agents learned too little for tickets to be judged"
+        return "no ticket is judged, because the random policy was not measured"
     if all(v.verdict == TOO_FEW for v in here):
         counts = names(f"{v.condition.label} {v.within} of {v.seeds}" for v in here)
         return f"seeds within {share(found.margin)} of dense: {counts}"
@@ -297,7 +308,7 @@ def _question(found: Families, declared: Declared) -> str:
 def _place(runs: Runs, c: Comparison) -> str:
     """Name where a comparison was made: `95 %, drawer-close-v3, success`."""
     parts = [level_name(runs, c.first.rewind, c.first.sparsity).replace(" pruned", "", 1)]
-    parts += [] if _is_main(runs, c) else [c.scope]
+    parts += [c.scope] if c.scope != ALL_TASKS and len(runs.tasks) > 1 else []
     parts += ["success"] if c.metric == SUCCESS else []
     return ", ".join(parts)
 
@@ -319,7 +330,7 @@ def _notes(runs: Runs, tasks: Sequence[str]) -> list[str]:
     said = []
     for reference in runs.references.values():
         task, random = reference.task, f"{rounded(reference.random, 4)} ± {rounded(reference.random_error, 2)}"
-        if reference.random != reference.random:
+        if not reference.measured:
             said.append(f"{task}: the random policy was not measured, so there are no scores; `lth run` measures it.")
         elif not reference.usable:
             said.append(

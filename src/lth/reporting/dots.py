@@ -75,7 +75,7 @@ class Panel(NamedTuple):
     @property
     def digits(self) -> int:
         """Behind the point of what is written of it."""
-        return 2 if self.scored else 1
+        return 2 if self.scored or self.metric == SUCCESS else 1
 
 
 def panels(runs: Runs, found: Families, scope: str, tasks: Sequence[str], metric: str) -> list[Panel]:
@@ -110,7 +110,10 @@ def panels(runs: Runs, found: Families, scope: str, tasks: Sequence[str], metric
 def finding(panel: Panel) -> str:
     """State which ticket is within the margin of dense on most seeds."""
     if not panel.scored:
-        return "The dense agents learned too little for scores; the axis has returns."
+        why = "The dense agents learned too little for scores"
+        if panel.zero != panel.zero:
+            why = "There are no scores, because the random policy was not measured"
+        return f"{why}; the axis has {'success rates' if panel.metric == SUCCESS else 'returns'}."
     tickets = [row for row in panel.rows if row.condition.is_ticket and row.verdict]
     if not tickets:
         return ""

@@ -16,7 +16,7 @@ from .scores import ALL_TASKS, DENSE_AGENT, Condition, Runs
 from .views import RETURN, SUCCESS
 
 WINNING, WORSE, UNDECIDED = "winning", "worse", "undecided"
-TOO_FEW, NOT_JUDGED = "too few seeds", "dense agents fail"
+TOO_FEW, NOT_JUDGED = "too few seeds", "not judged"
 VERDICTS = (WINNING, UNDECIDED, WORSE, TOO_FEW, NOT_JUDGED)
 BOTH_SIDES = 1.0 - 2.0 * stats.LEVEL
 """The confidence of an interval whose ends are the one-sided bounds at LEVEL."""

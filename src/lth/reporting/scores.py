@@ -66,6 +66,11 @@ class Reference(NamedTuple):
         return float(np.std(self.trained, ddof=1)) if len(self.trained) > 1 else 0.0
 
     @property
+    def measured(self) -> bool:
+        """Whether the random policy was measured."""
+        return self.random == self.random
+
+    @property
     def usable(self) -> bool:
         """Whether the dense agents learned enough for scores to mean anything."""
         return self.dense - self.random > max(self.spread, 2.0 * self.random_error)
