@@ -104,7 +104,7 @@ class Collector:
                 self._kept(mask)
         found += self._overlaps([mask for mask in masks if mask in there])
         for comparison in self.plan.comparisons:
-            if comparison in there:
+            if there.issuperset((comparison, *comparison.needs())):  # a line is between agents that the table has
                 with unless_damaged(comparison):
                     found += self._line(comparison)
         return found
