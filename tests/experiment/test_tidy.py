@@ -1,13 +1,15 @@
 """The tidy table of grids that were made up: what is left out, and what tells masks apart."""
 
 import pytest
-from helpers.grids import make_grid
+from helpers.grids import make_grid, tidy_rows
 
 from lth.experiment.plan import plan
-from lth.experiment.spec import DenseSpec, TicketSpec
+from lth.experiment.spec import DenseSpec, MaskSpec, TicketSpec
 from lth.experiment.store import METRICS
 from lth.experiment.tidy import Collector
-from lth.reporting import views
+from lth.reporting import charts, views
+from lth.reporting.scores import Runs
+from lth.reporting.tickets import overlaps
 
 GRID = {
     "tasks": ["Pendulum-v1"],
@@ -30,3 +32,25 @@ def test_lines_to_an_agent_that_is_left_out_are_left_out(tmp_path, damaged, line
     assert [*collector.left_out] == [spec]
     views.save_tables(tmp_path, rows)
     assert len({row.run for row in views.line_rows(rows)}) == lines
+
+
+def test_random_masks_with_an_allocation_of_their_own_are_apart(tmp_path):
+    pruning = {"methods": ["taylor", "random"], "sparsity": [0.9], "controls": ["random-erk"]}
+    rows = tidy_rows(make_grid({**GRID, "pruning": pruning}, tmp_path))
+    keys = [(*row[:6], row.metric, row.env_steps) for row in rows if row.metric.startswith("overlap/")]
+    assert len(set(keys)) == len(keys)
+    pairs = {(one.method, one.other) for one in overlaps(Runs(rows))}
+    assert pairs == {("taylor", "random"), ("taylor", "random-erk"), ("random", "random-erk")}
+
+
+def test_masks_of_several_rewind_points_are_all_there(tmp_path):
+    pruning = {"methods": ["magnitude", "taylor"], "sparsity": [0.9], "rounds": 2, "rewind_steps": [0, 500]}
+    config = make_grid({**GRID, "pruning": pruning}, tmp_path)
+    runs = Runs(tidy_rows(config))
+    last = [one for one in overlaps(runs) if (one.differ_in, one.sparsity, one.network) == ("method", "0.9", "actor")]
+    assert [one.pairs for one in last] == [2]
+    masks = [s for s in plan(config).specs if isinstance(s, MaskSpec) and s.previous and s.method == "taylor"]
+    assert len(masks) == 2
+    titles = [h.title for h in charts.histograms(runs) if (h.network, h.series) == ("actor", "taylor")]
+    end = "Pendulum-v1, actor, taylor"
+    assert titles == [end, f"{end}, rewound to step 0", f"{end}, rewound to step 500"]

@@ -27,12 +27,12 @@ from .journal import METRICS, TIMINGS, file_stamp, is_finished, last_file, write
 from .measurements import READS, measured
 from .plan import Plan, Row
 from .random_policy import random_policy_file, read_random_policy
-from .spec import ConnectivitySpec, DenseSpec, MaskSpec, Spec, TicketSpec
+from .spec import ConnectivitySpec, DenseSpec, FileMask, MaskSpec, ScheduleSpec, Spec, TicketSpec, allocation_words
 from .status import Outcome
 from .store import AnalysisRow
 
 TIDY_FILE = "tidy.csv"
-_VERSION = 3
+_VERSION = 4
 """To be raised where the rows of a run change."""
 DENSE = "dense"
 """The method of a dense agent's rows, whose control, sparsity and rewind point are empty."""
@@ -159,7 +159,7 @@ class Collector:
 
     def _compared(self, differ_in: str, one: MaskSpec, other: MaskSpec) -> Iterator[tuple[int, str, float]]:
         end = one.dense.training.env_steps
-        name = {"method": other.method, "seed": f"seed {other.seed}", "task": other.task}
+        name = {"method": _method_of(other), "seed": f"seed {other.seed}", "task": other.task}
         others = self._kept(other)
         for network, mask in self._kept(one).items():
             counts = shared_counts(mask, others[network])
@@ -238,10 +238,17 @@ def condition_of(spec: DenseSpec | MaskSpec | TicketSpec) -> tuple[str, str, str
     if isinstance(spec, DenseSpec):
         return DENSE, "", "", ""
     if isinstance(spec, MaskSpec):
-        return spec.method, "", spec.sparsity.label(), ""
+        rewind = str(spec.previous.rewind_steps) if spec.previous else ""
+        return _method_of(spec), "", spec.sparsity.label(), rewind
     named = spec.schedule or spec.mask
-    method, sparsity = (named.method, named.sparsity.label()) if named else ("", "")
+    method, sparsity = (_method_of(named), named.sparsity.label()) if named else ("", "")
     return method, spec.control, sparsity, str(spec.rewind_steps)
+
+
+def _method_of(named: MaskSpec | ScheduleSpec | FileMask) -> str:
+    """Return a mask's method. A random mask with another allocation is named apart from the method's: `random-erk`."""
+    words = allocation_words(named.allocation) if isinstance(named, MaskSpec) and named.method == "random" else []
+    return "-".join([named.method, *words])
 
 
 def metric_name(row: AnalysisRow) -> str:

@@ -448,6 +448,7 @@ def histograms(runs: Runs) -> list[Histogram]:
         if metric.startswith(SCORES) and condition.label in order:
             groups.setdefault((task, condition), []).append(metric)
     found: dict[tuple[Any, ...], Histogram] = {}
+    several = len({rewind for rewind, _ in runs.levels()}) > 1
     for task, c in sorted(groups, key=lambda key: ascending(key[1].sparsity)):
         metrics = groups[task, c]
         for network in dict.fromkeys(metric.partition("/")[2] for metric in metrics):
@@ -459,8 +460,9 @@ def histograms(runs: Runs) -> list[Histogram]:
                     total = sum(int(v) for v in runs.last(task, c, metric).values())
                     counts.setdefault(float(low), [0, 0])[kind == "kept"] += total
             bins = [Bin(low, round(low + 1 / DECADE, 6), sum(counts[low])) for low in sorted(counts)]
-            key = (task, network, c.label, tuple(bins))
-            one = found.setdefault(key, Histogram(f"{task}, {network}, {c.label}", network, c.label, bins, []))
+            key = (task, network, c.label, c.rewind, tuple(bins))
+            title = f"{task}, {network}, {c.label}" + (f", {rewound(c.rewind)}" if c.rewind and several else "")
+            one = found.setdefault(key, Histogram(title, network, c.label, bins, []))
             cuts = list(runs.last(task, c, f"score_threshold/{network}").values())
             one.cuts.append(Cut(percent(c.sparsity), [counts[b.low][1] for b in bins], cuts))
     return sorted(found.values(), key=lambda h: (h.title.partition(", ")[0], h.network, order.index(h.series)))

@@ -228,7 +228,7 @@ def overlap(runs: Runs, *, methods: Names = None, sparsities: Levels = None, wid
     """Draw what the masks of methods have in common, chance in brackets: a row for each network, a heat map for each level."""
     runs, wide = select(runs, methods, sparsities), inches(width)
     rows: dict[str, list[Panel]] = {}
-    names = {c.method for c in runs.conditions}
+    names = {c.method or c.control for c in runs.conditions}
     for one in charts.overlap(runs):
         cells = [cell for cell in one.cells if {cell.row, cell.column} <= names]
         rows.setdefault(one.network, []).append((one.title, partial(panels.heat, one=one._replace(cells=cells))))
