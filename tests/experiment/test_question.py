@@ -36,6 +36,20 @@ def test_the_question_is_kept_as_it_was_first_asked(tmp_path):
     assert now.changes == ("margin was 0.2 and is 0.1", "seeds was 0 and is 5 seeds")
 
 
+def test_other_rounds_are_another_question(tmp_path):
+    def config(**more):  # each round is a sparsity that the question is asked of
+        return config_of(tmp_path, pruning={**SMALL["pruning"], **more})
+
+    declare_question(config(rounds=2))
+    assert declared_question(tmp_path, config(rounds=2)).confirmatory
+    assert declared_question(tmp_path, config(rounds=3)).changes == ("rounds was 2 and is 3",)
+    path = tmp_path / "question.json"
+    known = json.loads(path.read_text())
+    del known["question"]["rounds"]  # as an earlier version wrote it
+    path.write_text(json.dumps(known))
+    assert declared_question(tmp_path, config(rounds=3)).confirmatory
+
+
 def test_a_question_after_the_first_run_is_exploratory(tmp_path):
     run = tmp_path / "Pendulum-v1" / "seed0" / "dense-0"
     run.mkdir(parents=True)

@@ -15,7 +15,7 @@ class Declared(NamedTuple):
     """What is known of a question."""
 
     time: str
-    """When it was written down, ISO 8601 in UTC; empty where it was not."""
+    """When it was written down, ISO 8601, local time with its offset from UTC; empty where it was not."""
     late: bool
     """Whether runs were there before it."""
     changes: tuple[str, ...]
@@ -35,6 +35,7 @@ def question(config: Config) -> dict[str, Any]:
         "margin": config.report.margin,
         "tasks": list(config.tasks),
         "sparsity": [s.label() for s in pruning.sparsity] if pruning.rate is None else pruning.rate,
+        "rounds": pruning.rounds,
         "rewind_steps": list(pruning.rewind_steps),
         "seeds": list(config.seeds),
     }
@@ -54,8 +55,8 @@ def declared_question(root: Path, config: Config) -> Declared:
     """Compare a config's question with the one that was written down."""
     try:
         fields = read_json(root / QUESTION_FILE)
-        before, time, late = fields["question"], str(fields["time"]), bool(fields["after_first_run"])
-        asked = question(config)
+        time, late, asked = str(fields["time"]), bool(fields["after_first_run"]), question(config)
+        before = {"rounds": asked["rounds"], **fields["question"]}  # which earlier versions did not record
         names = [name for name in asked if asked[name] != before.get(name)]
         return Declared(time, late, tuple(_change(name, before.get(name), asked[name]) for name in names))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
