@@ -3,13 +3,16 @@
 import csv
 import json
 
+import gymnasium
 import numpy as np
 import pytest
+from helpers.grids import make_grid
 from helpers.small import SMALL
 
+import lth
 from lth import envs
 from lth.config import parse_config
-from lth.errors import InputError
+from lth.errors import InputError, TrainingError
 from lth.experiment.plan import plan
 from lth.experiment.question import declare_question, declared_question
 from lth.experiment.random_policy import measure_random_policy, random_policy_file, read_random_policy
@@ -116,6 +119,39 @@ def test_the_random_policy_is_measured_once(tmp_path):
     assert path.read_bytes() == b"kept"
     with pytest.raises(InputError, match="random policy's episodes"):
         read_random_policy(tmp_path, "CartPole-v1")
+
+
+def test_a_finished_grid_that_lacks_the_random_policy_gets_it(tmp_path):
+    training = {"env_steps": 400, "start_steps": 100, "segment_steps": 200, "backend": "dense"}
+    tree = {**SMALL, "training": training, "report": {"random_episodes": 3}}
+    config = make_grid({**tree, "pruning": {"methods": ["magnitude"], "sparsity": [0.9]}}, tmp_path)
+    path = random_policy_file(tmp_path, "Pendulum-v1")
+    path.unlink()
+    assert not lth.run(config).failed
+    assert read_random_policy(tmp_path, "Pendulum-v1")["random_policy/episodes"] == 3
+    assert {outcome.status for outcome in lth.run(config).outcomes} == {"kept"}
+
+
+def test_an_environment_that_raises_is_closed(tmp_path, monkeypatch):
+    closed = []
+
+    class Raises(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
+        action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(2, np.float32), {}
+
+        def step(self, action):
+            raise RuntimeError("the simulator is lost")
+
+        def close(self):
+            closed.append(self)
+
+    monkeypatch.setitem(gymnasium.registry, "Raises-v0", gymnasium.envs.registration.EnvSpec("Raises-v0", Raises))
+    with pytest.raises(TrainingError, match="the simulator is lost"):
+        measure_random_policy(tmp_path, "Raises-v0")
+    assert closed
 
 
 def test_fifty_evaluation_episodes_of_metaworld_are_its_fifty_goals():

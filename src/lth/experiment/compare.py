@@ -1,5 +1,6 @@
 """Linear mode connectivity: evaluate agents on the line between the weights of two trained agents."""
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -40,17 +41,16 @@ def connect(root: Path, spec: ConnectivitySpec) -> Path:
     algorithm = Agent(config, one).algorithm
     noise_shape = algorithm.noise_shape(batch.actions.shape[0])
     noise = np.random.default_rng(_NOISE).standard_normal(noise_shape, np.float32)
-    env = envs.make(spec.dense.task, spec.dense.seed, envs.EVALUATE)
     rows = []
-    for alpha in np.linspace(0.0, 1.0, spec.points).tolist():
-        state = interpolate(one, other, alpha)
-        result = evaluate(policy_of(Agent(config, state)), env, spec.episodes)
-        values = {"return": result.return_mean}
-        if result.success_rate is not None:
-            values["success"] = result.success_rate
-        values |= losses(algorithm, state, batch, noise)
-        rows += [store.LineRow(alpha, metric, value) for metric, value in values.items()]
-    env.close()
+    with contextlib.closing(envs.make(spec.dense.task, spec.dense.seed, envs.EVALUATE)) as env:
+        for alpha in np.linspace(0.0, 1.0, spec.points).tolist():
+            state = interpolate(one, other, alpha)
+            result = evaluate(policy_of(Agent(config, state)), env, spec.episodes)
+            values = {"return": result.return_mean}
+            if result.success_rate is not None:
+                values["success"] = result.success_rate
+            values |= losses(algorithm, state, batch, noise)
+            rows += [store.LineRow(alpha, metric, value) for metric, value in values.items()]
     store.open_run(root, spec)
     store.save_timings(run, {"total": time.perf_counter() - started})
     store.save_line(root, spec, rows)

@@ -1,5 +1,6 @@
 """The uniform random policy on a task: the zero of its scores, measured once for each output directory."""
 
+import contextlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,11 +44,9 @@ def measure_random_policy(root: Path, task: str, episodes: int = 200, step_timeo
     with locked(path.parent / LOCK) as mine:
         if not mine or path.exists():
             return
-        env = envs.make(task, _SEED, envs.EVALUATE, step_timeout=step_timeout)
-        spaces, rng = envs.spaces_of(env), np.random.default_rng(_SEED)
-
-        found = run_episodes(lambda observation: spaces.random_actions(rng, 1), env, episodes)
-        env.close()
+        with contextlib.closing(envs.make(task, _SEED, envs.EVALUATE, step_timeout=step_timeout)) as env:
+            spaces, rng = envs.spaces_of(env), np.random.default_rng(_SEED)
+            found = run_episodes(lambda observation: spaces.random_actions(rng, 1), env, episodes)
         successes = found.successes or [float("nan")] * episodes
         rows = [Episode(i, *both) for i, both in enumerate(zip(found.returns, successes, strict=True))]
         write_whole(path, csv_bytes(Episode._fields, rows), checksum=False)

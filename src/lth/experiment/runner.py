@@ -8,6 +8,7 @@ from ..errors import InputError
 from . import journal
 from .batches import jobs_of
 from .plan import Plan
+from .random_policy import random_policy_file
 from .spec import DenseSpec, Spec
 from .status import Display, Outcome
 from .trainer import RunOptions, options_of
@@ -62,7 +63,9 @@ def _run_all(plan: Plan, options: RunOptions, display: Display, ended: Callable[
         except InputError as error:
             end(Outcome(spec, "failed", 0.0, str(error)))
             continue
-        if made_before:
+        # A worker measures the random policy where a finished folder lacks it.
+        lacks = isinstance(spec, DenseSpec) and not random_policy_file(plan.root, spec.task).exists()
+        if made_before and (not lacks or spec.task in plan.broken):
             journal.remove_leftovers(plan.root / spec.path)
             end(Outcome(spec, "kept", journal.read_timings(plan.root / spec.path).get("total", 0.0)))
         elif spec.task in plan.broken and isinstance(spec, DenseSpec):
