@@ -278,3 +278,25 @@ def test_the_largest_statistic_corrects_step_by_step(seeds, count, greater, numb
 def test_a_sequence_stops_at_the_first_that_is_not_decided():
     assert stats.fixed_sequence([0.01, 0.04, 0.2, 0.001]) == [0.01, 0.04, 0.2, 0.2]
     assert stats.fixed_sequence([]) == []
+
+
+def test_a_lost_score_is_not_left_out_in_silence():
+    lost, whole = [np.array([1.0, 2.0, 3.0, np.nan])], [np.array([1.0, 2.0, 3.0, 4.0])]
+    for aggregate in (stats.iqm, stats.mean, stats.median, stats.optimality_gap):
+        assert np.isnan(aggregate(lost))
+        both = [np.stack([lost[0], whole[0]])]  # of two times, one
+        assert np.isnan(aggregate(both)).tolist() == [True, False]
+        assert aggregate(both)[1] == aggregate(whole)
+    assert np.isnan(stats.profile(lost, [0.0, 2.5])).all()
+    assert np.isnan(stats.probability_of_improvement(lost, whole))
+    assert np.isnan(stats.probability_of_improvement(whole, lost))
+
+
+def test_the_largest_statistic_is_of_any_scale():
+    rng = np.random.default_rng(0)
+    d = rng.normal(0.5, 1.0, (8, 4))
+    for scale in (1e-300, 1e-170, 1e170, 1e300):
+        for greater in (False, True):
+            assert stats.max_t_test(d * scale, greater) == stats.max_t_test(d, greater)
+    one = np.arange(1.0, 6.0)
+    assert stats.max_t_test(np.stack([one, one * 1e-200], axis=1)) == [0.0625, 0.0625]

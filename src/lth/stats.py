@@ -1,9 +1,9 @@
 """The field's statistics (Agarwal et al. 2021, https://arxiv.org/abs/2108.13264), and the test that decides.
 
 Scores are one array for each task, (..., runs) float; tasks may differ in their number of runs. Aggregates reduce the last
-axis, so that they take resamples as they take data. Bootstrap intervals describe: on few seeds they call equal things
-different far too often. What differs is decided by exact sign-flip tests of paired differences and their corrections:
-`closed_test`, `fixed_sequence` and `max_t_test`.
+axis, so that they take resamples as they take data; a score that is NaN makes them NaN. Bootstrap intervals describe: on few seeds
+they call equal things different far too often. What differs is decided by exact sign-flip tests of paired differences and their
+corrections: `closed_test`, `fixed_sequence` and `max_t_test`.
 """
 
 from collections.abc import Callable, Sequence
@@ -49,6 +49,8 @@ def iqm(scores: Scores) -> np.ndarray:
     """
     together = _together(scores)
     cut = together.shape[-1] // 4
+    if np.isnan(together).any():  # sorted they come last, and would be left out with the highest
+        together = np.where(np.isnan(together).any(axis=-1, keepdims=True), np.nan, together)
     middle = np.partition(together, (cut, together.shape[-1] - cut - 1), axis=-1)
     means: np.ndarray = np.mean(middle[..., cut : together.shape[-1] - cut], axis=-1)
     return means
@@ -105,7 +107,10 @@ def profile(scores: Scores, thresholds: ArrayLike) -> np.ndarray:
         thresholds: the scores at which shares are taken, (thresholds,).
     """
     thresholds = np.asarray(thresholds, np.float64)
-    shares = [np.mean(np.asarray(s)[..., None] > thresholds, axis=-2) for s in scores]
+    shares = []
+    for s in scores:
+        runs = np.asarray(s, np.float64)[..., None]
+        shares.append(np.mean(np.where(np.isnan(runs), np.nan, runs > thresholds), axis=-2))
     return np.asarray(np.mean(shares, axis=0))
 
 
@@ -124,7 +129,8 @@ def probability_of_improvement(scores: Scores, others: Scores) -> np.ndarray:
     found = []
     for mine, theirs in zip(scores, others, strict=True):
         a, b = np.asarray(mine)[..., :, None], np.asarray(theirs)[..., None, :]
-        found.append(np.mean((a > b) + 0.5 * (a == b), axis=(-2, -1)))
+        better = (a > b) + 0.5 * (a == b)
+        found.append(np.mean(np.where(np.isnan(a) | np.isnan(b), np.nan, better), axis=(-2, -1)))
     return np.asarray(np.mean(found, axis=0))
 
 
@@ -317,6 +323,8 @@ def max_t_test(differences: ArrayLike, greater: bool = False) -> list[float]:
         flips = 1.0 - 2.0 * ((np.arange(2**seeds)[:, None] >> np.arange(seeds)) & 1)
     else:
         flips = np.concatenate([np.ones((1, seeds)), 2.0 * _drawn_signs(seeds) - 1.0])
+    # A power of two changes no digit, and keeps the squares of tiny and huge differences apart from 0 and infinity.
+    d = np.ldexp(d, -np.frexp(np.max(np.abs(d), axis=0))[1])
     size = np.sqrt(np.sum(d * d, axis=0))
     scaled = np.divide(d, size, out=np.zeros_like(d), where=size > 0)
     statistics = flips @ scaled
