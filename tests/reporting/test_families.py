@@ -143,6 +143,23 @@ def test_seconds_are_compared_without_start_up_and_compilation():
     assert "times faster" not in said(seconds, None)
 
 
+def test_the_sparsest_winning_ticket_is_looked_for_at_all_rewind_points():
+    dense = around(1.0)
+    lost = dense - 0.05 + np.array([0.4, -0.4] * 4)
+    rows = study({("taylor", "", "0.9"): dense, ("taylor", "", "0.95"): lost}, dense)
+    late = [row for row in rewound_to(rows, "2000") if row.sparsity == "0.9"]
+    rows = study({("taylor", "", "0.9"): dense, ("taylor", "", "0.95"): dense}, dense) + late
+    rows += [
+        TidyRow("task", seed, *about, "", 1, f"cost/{name}", value)
+        for about in dict.fromkeys(tuple(row[2:6]) for row in rows if row.metric == RETURN)
+        for seed in range(8)
+        for name, value in {"train_seconds": 9.0, "start_seconds": 1.0, "env_steps": 9.0, "flops": 1.0}.items()
+    ]
+    runs = Runs(rows)
+    (sentence,) = saved(runs, families(runs, QUESTION, 0.1), savings(runs))
+    assert sentence.startswith("A 95 % ticket (rewound to step 0) trained in ")
+
+
 def test_a_large_spread_is_written_in_full():
     dense = np.array([-1400.0, -900.0, -1100.0])
     runs = Runs(study({("taylor", "", "0.9"): dense}, dense, random=-1200.0, error=187.0))

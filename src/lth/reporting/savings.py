@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from .families import WINNING, Families
-from .numbers import percent, quantity, rounded, sentence
-from .scores import ALL_TASKS, DENSE_AGENT, Condition, Runs
+from .numbers import percent, quantity, rewound, rounded, sentence
+from .scores import ALL_TASKS, DENSE_AGENT, Condition, Runs, ascending
 from .views import RETURN
 
 LEAST_TIMES = 1.1
@@ -100,12 +100,14 @@ def saved(runs: Runs, found: Families, some: list[Saving]) -> list[str]:
         }
         shown = [s for s in here if (s.rewind, s.sparsity) in winning] or here
         if shown:
-            said.append(_saved(runs, shown[-1], len(runs.tasks) > 1))
+            sparsest = sorted(shown, key=lambda s: ascending(s.sparsity))[-1]
+            said.append(_saved(runs, sparsest, len(runs.tasks) > 1))
     return said
 
 
 def _saved(runs: Runs, s: Saving, several: bool) -> str:
-    ticket = f"{'on ' + s.task + ' ' if several else ''}a {percent(s.sparsity)} ticket"
+    at = f" ({rewound(s.rewind)})" if len({rewind for rewind, _ in runs.levels()}) > 1 else ""
+    ticket = f"{'on ' + s.task + ' ' if several else ''}a {percent(s.sparsity)} ticket{at}"
     times = s.times
     took, dense = quantity(s.seconds), quantity(s.dense_seconds)
     if times != times:
