@@ -32,6 +32,14 @@ def test_pilot_runs_give_the_spread_and_its_range():
     assert winning.effect == 0.1
 
 
+def test_pilot_runs_may_lack_a_level_of_one_method():
+    tickets = {(m, "", "0.9"): around(0.9, 6, spread) for m, spread in zip(QUESTION, (0.3, 0.1), strict=True)}
+    whole = seeds_needed(Runs(study(tickets, around(1.0, 6))), QUESTION, 0.1, 0.2, 0.8)[0]
+    tickets["taylor", "", "0.95"] = around(0.9, 6)
+    assert whole.pilots == 6
+    assert seeds_needed(Runs(study(tickets, around(1.0, 6))), QUESTION, 0.1, 0.2, 0.8)[0] == whole
+
+
 def test_two_pilot_seeds_are_too_few():
     rows = study({(m, "", "0.9"): around(1.0, 2) for m in QUESTION}, around(1.0, 2))
     found = seeds_needed(Runs(rows), QUESTION, 0.1, 0.2, 0.8)

@@ -70,7 +70,8 @@ def _pilots(runs: Runs, question: Sequence[str] | None) -> tuple[list[tuple[floa
         found = []
         for rewind, sparsity in runs.levels():
             first, second = (Condition(method, "", sparsity, rewind) for method in question)
-            found.append(runs.differences(tasks, first, second))
+            if runs.has(tasks, first) and runs.has(tasks, second):  # the levels that the question is tested at
+                found.append(runs.differences(tasks, first, second))
         seeds = set.intersection(*map(set, found)) if found else set()
         samples = [[float(np.mean([d[seed] for d in found])) for seed in sorted(seeds)]]
     else:
