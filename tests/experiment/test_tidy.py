@@ -7,7 +7,7 @@ from lth.experiment.plan import plan
 from lth.experiment.spec import DenseSpec, MaskSpec, TicketSpec
 from lth.experiment.store import METRICS
 from lth.experiment.tidy import Collector
-from lth.reporting import charts, views
+from lth.reporting import charts, networks, views
 from lth.reporting.scores import Runs
 from lth.reporting.tickets import overlaps
 
@@ -54,3 +54,5 @@ def test_masks_of_several_rewind_points_are_all_there(tmp_path):
     titles = [h.title for h in charts.histograms(runs) if (h.network, h.series) == ("actor", "taylor")]
     end = "Pendulum-v1, actor, taylor"
     assert titles == [end, f"{end}, rewound to step 0", f"{end}, rewound to step 500"]
+    graphs = networks.graphs(found := plan(config), found.specs)
+    assert len(graphs) == len({one.title.rpartition(", ")[0] for one in graphs}) == 4

@@ -6,7 +6,7 @@ import pytest
 from lth import stats
 from lth.experiment.question import Declared
 from lth.experiment.tidy import TidyRow
-from lth.reporting import dots
+from lth.reporting import charts, dots
 from lth.reporting.answer import answer
 from lth.reporting.families import NOT_JUDGED, TOO_FEW, UNDECIDED, WINNING, WORSE, families
 from lth.reporting.savings import saved, savings
@@ -325,6 +325,27 @@ def test_levels_ascend():
     runs = Runs(rewound_to(study(tickets, around(1.0)), "none", "10000", "0", "2000"))
     sparsities = ["1e-05", "0.9", "0.9 (round 1 of 2)", "0.95"]
     assert runs.levels() == [(at, sparsity) for at in ("0", "2000", "10000", "none") for sparsity in sparsities]
+
+
+def test_an_interval_of_the_same_runs_is_made_once(monkeypatch):
+    made = []
+
+    def counted(statistic, *groups, rng, resamples=stats.RESAMPLES):
+        made.append(groups)
+        return original(statistic, *groups, rng=rng, resamples=resamples)
+
+    rng = np.random.default_rng(3)
+    dense, levels = rng.normal(1.0, 0.1, 7), ("0.5", "0.8", "0.9", "0.95")
+    tickets = {("taylor", "", level): rng.normal(0.8, 0.1, 7) for level in levels}
+    runs = Runs(study(tickets, dense))
+    original = stats.interval
+    monkeypatch.setattr(stats, "interval", counted)
+    profiles = charts.profiles(runs)
+    assert len(made) == 5  # dense agents once, and four tickets
+    shares = runs.scores(["task"], Condition("dense", "", "", ""))
+    low, _ = original(lambda s: stats.profile(s, charts.THRESHOLDS), shares, rng=np.random.default_rng(0))
+    for chart in profiles:
+        assert [point.low for point in chart.by_series()["dense"]] == low.tolist()
 
 
 def test_headlines_give_the_primary_answer_first():

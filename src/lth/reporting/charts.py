@@ -1,5 +1,6 @@
 """The report's charts as rows: what each point, band and square shows. `figures`, `svg` and the page only draw them."""
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from .scores import (
     Runs,
     ascending,
     estimate,
+    interval,
     level_name,
     results,
     shares,
@@ -34,6 +36,7 @@ MOST_BANDS = 3
 """Series whose bands are drawn: more overlap to one grey."""
 THRESHOLDS = np.linspace(0.0, 1.25, 51)
 """Of the performance profiles."""
+_PROFILE = functools.partial(stats.profile, thresholds=THRESHOLDS)
 
 
 class Point(NamedTuple):
@@ -90,7 +93,7 @@ class Chart(NamedTuple):
 
 
 def _points(series: str, x: Sequence[float], scores: stats.Scores, statistic: Callable[..., Any]) -> list[Point]:
-    low, high = stats.interval(statistic, scores, rng=np.random.default_rng(0))
+    low, high = interval(statistic, scores)
     runs = sum(np.shape(s)[-1] for s in scores)
     y, low, high = (np.atleast_1d(v).tolist() for v in (statistic(scores), low, high))
     return [Point(series, *values, runs) for values in zip(x, y, low, high, strict=True)]
@@ -113,18 +116,31 @@ def _curves(
 ) -> Iterator[Chart]:
     """Yield a chart for each level at which a metric was measured."""
     for level in runs.levels():
-        points = []
-        for condition in runs.beside_dense(*level):
-            sets = [runs.curve(task, condition, metric) for task in tasks]
-            times = sorted(set.intersection(*(set(t) for t, _ in sets)))
-            if not times:
-                continue
-            values = [v[[t.index(x) for x in times]] for t, v in sets]
-            if scope == ALL_TASKS:
-                values = [runs.score(task, v) for task, v in zip(tasks, values, strict=True)]
-            points += _points(condition.label, times, values, statistic)
-        if points:
-            yield Chart("curve", _title(runs, scope, level), "environment steps", name, points, metric=metric)
+        if chart := _curve(runs, scope, tasks, level, metric, name, statistic):
+            yield chart
+
+
+def _curve(
+    runs: Runs,
+    scope: str,
+    tasks: Sequence[str],
+    level: tuple[str, str],
+    metric: str,
+    name: str,
+    statistic: Callable[..., Any],
+) -> Chart | None:
+    points = []
+    for condition in runs.beside_dense(*level):
+        sets = [runs.curve(task, condition, metric) for task in tasks]
+        times = sorted(set.intersection(*(set(t) for t, _ in sets)))
+        if not times:
+            continue
+        values = [v[[t.index(x) for x in times]] for t, v in sets]
+        if scope == ALL_TASKS:
+            values = [runs.score(task, v) for task, v in zip(tasks, values, strict=True)]
+        points += _points(condition.label, times, values, statistic)
+    title = _title(runs, scope, level)
+    return Chart("curve", title, "environment steps", name, points, metric=metric) if points else None
 
 
 def by_time(runs: Runs) -> list[Chart]:
@@ -168,14 +184,28 @@ LEARNED = {
 
 def training(runs: Runs) -> list[Chart]:
     """Losses, Q values and what else the algorithm measured while it learned, at the evaluations: IQM over seeds."""
+    return [
+        chart
+        for task in runs.tasks
+        for metric, name in _learned(runs)
+        for chart in _curves(runs, task, [task], metric, name, stats.iqm)
+    ]
+
+
+def training_by_level(runs: Runs) -> Iterator[list[Chart]]:
+    """Yield the charts of `training` level by level."""
+    for task in runs.tasks:
+        for level in runs.levels():
+            charts = (_curve(runs, task, [task], level, *what, stats.iqm) for what in _learned(runs))
+            if found := [chart for chart in charts if chart]:
+                yield found
+
+
+def _learned(runs: Runs) -> list[tuple[str, str]]:
+    """Return what was measured of learning: its metric and its name."""
     metrics = {metric for _, _, metric in runs.values if metric.startswith("train/")}
     order = [*(metric for metric in LEARNED if metric in metrics), *sorted(metrics - LEARNED.keys())]
-    found: list[Chart] = []
-    for task in runs.tasks:
-        for metric in order:
-            name = LEARNED.get(metric, metric.removeprefix("train/"))
-            found += _curves(runs, task, [task], metric, name, stats.iqm)
-    return found
+    return [(metric, LEARNED.get(metric, metric.removeprefix("train/"))) for metric in order]
 
 
 def against_sparsity(runs: Runs) -> list[Chart]:
@@ -270,7 +300,7 @@ def profiles(runs: Runs) -> list[Chart]:
         for condition in runs.beside_dense(*level):
             if runs.has(tasks, condition):
                 scores = runs.scores(tasks, condition)
-                points += _points(condition.label, THRESHOLDS.tolist(), scores, lambda s: stats.profile(s, THRESHOLDS))
+                points += _points(condition.label, THRESHOLDS.tolist(), scores, _PROFILE)
         found.append(Chart("profile", _title(runs, scope, level), "score (1 is dense)", "share of runs above", points))
     return found
 

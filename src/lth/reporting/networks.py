@@ -16,7 +16,7 @@ from ..experiment.spec import MaskSpec, Spec, TicketSpec
 from ..experiment.tasks import spaces_of_task
 from ..exporting.sizes import mask_bytes
 from .charts import Size
-from .numbers import percent
+from .numbers import percent, rewound
 from .scores import DENSE_AGENT, Condition
 from .views import label
 
@@ -95,9 +95,13 @@ def weight_masks(plan: Plan, finished: Container[Spec]) -> list[Masks]:
 
 
 def graphs(plan: Plan, finished: Container[Spec]) -> list[Graph]:
-    """Read the tickets of the first seed whose policies have few enough weights to be drawn, one by one."""
-    found = []
-    policy = plan.config.agent_config.POLICY
+    """Read the tickets of the first seed whose policies have few enough weights to be drawn."""
+    return list(each_graph(plan, finished))
+
+
+def each_graph(plan: Plan, finished: Container[Spec]) -> Iterator[Graph]:
+    """Yield what `graphs` returns, one by one: a page has room for a few."""
+    policy, several = plan.config.agent_config.POLICY, len(plan.config.pruning.rewind_steps) > 1
     for row, _ in _rows(plan, finished):
         if row.dense.seed != plan.config.seeds[0] or row.run not in finished or not isinstance(row.run, TicketSpec):
             continue
@@ -107,8 +111,10 @@ def graphs(plan: Plan, finished: Container[Spec]) -> list[Graph]:
             weights = {n: np.asarray(x["kernel"]) for n, x in agent.state.params[policy].items() if "kernel" in x}
             inputs = observation_names(row.dense.task, len(weights["layer_0"]))
             name = label(row.method, "")
-            found.append(graph(f"{name}, {_title(row)}", name, weights, inputs, _outputs(agent.algorithm)))
-    return [one for one in found if one.edges]
+            title = f"{name}, {_title(row)}" + (f", {rewound(row.rewind)}" if several else "")
+            one = graph(title, name, weights, inputs, _outputs(agent.algorithm))
+            if one.edges:
+                yield one
 
 
 def _outputs(algorithm: Algorithm) -> int:

@@ -140,10 +140,7 @@ def _against_sparsity(metric: str) -> Callable[[Source], Iterator[Drawn]]:
 
 def _training(source: Source) -> Iterator[Drawn]:
     """Draw all measurements of the first level, then those of the next, which are folded."""
-    by_level: dict[str, list[Chart]] = {}
-    for chart in charts.training(source.runs):
-        by_level.setdefault(chart.title, []).append(chart)
-    for i, some in enumerate(by_level.values()):
+    for i, some in enumerate(charts.training_by_level(source.runs)):
         for chart in some:
             yield _drawn(chart, source.looks)._replace(title=f"{chart.y}, {chart.title}", aside=i > 0)
 
@@ -243,7 +240,7 @@ VIEWS: tuple[View, ...] = (
         "Surviving weights",
         "The trained policies of the first seed that have few enough weights. A line is a weight on a path from an observation "
         "(left) to an action (right), the wider the larger; observations in italics are not read.",
-        _each(lambda source: networks.graphs(source.plan, source.finished)),
+        _each(lambda source: networks.each_graph(source.plan, source.finished)),
     ),
 )
 

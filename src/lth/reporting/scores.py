@@ -6,6 +6,7 @@ dense would call a return of -300 twice as good as -150. Where dense agents gain
 no score.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -208,9 +209,27 @@ def ascending(level: str) -> tuple[float, str]:
         return math.inf, level
 
 
+def interval(statistic: Callable[..., Any], *groups: stats.Scores) -> tuple[Any, Any]:
+    """Return the bootstrap interval of a statistic. Each draws from a Generator of seed 0, so it can be made again."""
+    # The last ones are kept: the charts of all levels have the same dense agents.
+    return _interval(statistic, tuple(tuple((np.shape(s), _bytes(s)) for s in scores) for scores in groups))
+
+
+def _bytes(scores: np.ndarray) -> bytes:
+    return np.asarray(scores, np.float64).tobytes()
+
+
+@functools.lru_cache(maxsize=256)
+def _interval(
+    statistic: Callable[..., Any], content: tuple[tuple[tuple[tuple[int, ...], bytes], ...], ...]
+) -> tuple[Any, Any]:
+    groups = [[np.frombuffer(data).reshape(shape) for shape, data in scores] for scores in content]
+    return stats.interval(statistic, *groups, rng=np.random.default_rng(0))
+
+
 def estimate(statistic: Callable[..., Any], *groups: stats.Scores) -> Estimate:
-    """Return a statistic with its interval. Every interval draws from a Generator of seed 0, so each can be made again."""
-    low, high = stats.interval(statistic, *groups, rng=np.random.default_rng(0))
+    """Return a statistic with its interval."""
+    low, high = interval(statistic, *groups)
     return Estimate(float(statistic(*groups)), float(low), float(high))
 
 
