@@ -3,6 +3,7 @@
 import itertools
 import runpy
 import shutil
+import subprocess
 import warnings
 
 import jax
@@ -121,6 +122,28 @@ def test_a_network_is_exported_against_its_own_forward_pass(tmp_path):
     squashed = np.tanh(forward(chain, np.clip((X - 0.5) / std, -3, 3)))
     low, high = np.full(3, -2.0), np.array([1.0, 2.0, 3.0])
     assert np.allclose(act(X), low + (squashed + 1) / 2 * (high - low), atol=1e-5)
+
+
+@pytest.mark.skipif(not (shutil.which("gcc") and shutil.which("make")), reason="no C compiler")
+@pytest.mark.parametrize("squash", ["tanh", "none", "argmax"])
+def test_a_replay_allows_what_the_check_allows(squash, tmp_path):
+    """Actions of very different ranges, actions beyond 1, and two actions that are equal up to rounding."""
+    rng = np.random.default_rng(0)
+    kernel, last, bias = rng.normal(size=(4, 32)), rng.normal(size=(32, 3)) * 0.1, np.zeros(3)
+    last[:, 1], how = last[:, 0] * (1 + 1e-7), {}
+    if squash == "tanh":
+        how = {"low": [-1, -1e3, -2], "high": [1, 1e3, 2]}
+    elif squash == "none":
+        bias = np.full(3, 1e3)
+    made = lth.export_mlp([(kernel, np.zeros(32)), (last, bias)], tmp_path, "c", squash=squash, **how)
+    assert made.rows[1].deviation < 1e-5
+    replay = lambda: subprocess.run(["make", "check"], cwd=tmp_path / "c", capture_output=True, text=True, check=False)  # noqa: E731
+    done = replay()
+    assert (done.returncode, " 0 actions differ" in done.stdout, "warning" in done.stderr) == (0, True, False)
+    if squash != "argmax":
+        recorded = tmp_path / "c" / "src" / "rollout.h"
+        recorded.write_text(recorded.read_text().replace("ROLLOUT_TOLERANCE ", "ROLLOUT_TOLERANCE -"))
+        assert " 600 actions differ" in replay().stdout  # it does compare
 
 
 def test_a_forward_pass_that_is_another_network_fails_the_check(tmp_path):

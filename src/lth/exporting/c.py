@@ -8,7 +8,7 @@ import numpy as np
 from .c_code import CLAMP, NORM, RELU, TANH, TANH_ALL, layer_function
 from .c_layout import around
 from .c_tables import Layout, array, buffer_sizes, counting, gathers, layouts, literal, table_bytes, tables
-from .network import Network, halves
+from .network import Network, halves, units
 
 
 def emit(network: Network, title: str, observations: Sequence[str], actions: Sequence[str]) -> dict[str, str]:
@@ -34,7 +34,8 @@ def with_replay(
         network: the policy.
         observations: recorded observations, (steps, observation_dim).
         actions: the expected actions, (steps, actions), or (steps,) for discrete actions.
-        tolerance: the allowed difference of an action.
+        tolerance: the allowed difference of an action: of the one with the smallest range, or without bounds of an action of at
+            most 1. That of the others is larger in proportion to their `units`, or to the expected action.
     """
     steps, width = observations.shape
     discrete = network.squash == "argmax"
@@ -45,7 +46,13 @@ def with_replay(
         f"{array('float', 'rollout_observations', observations.ravel())}"
         f"{array(kind, 'rollout_actions', np.asarray(actions).ravel())}"
     )
-    return {**program, "src/rollout.h": rollout, **around(width, columns, discrete, needs_libm(network))}
+    scale, allowed = units(network), "one"
+    if not discrete and not len(scale):
+        allowed = "relative"
+    elif (scale != scale[:1]).any():
+        allowed = "each"
+        rollout += array("float", "rollout_units", scale / scale.min())
+    return {**program, "src/rollout.h": rollout, **around(width, columns, discrete, needs_libm(network), allowed)}
 
 
 def needs_libm(network: Network) -> bool:

@@ -1,7 +1,7 @@
 """The files around the C policy: a program that replays the rollout, CMake, make, and an Arduino library."""
 
 
-def around(width: int, columns: int, discrete: bool, libm: bool) -> dict[str, str]:
+def around(width: int, columns: int, discrete: bool, libm: bool, allowed: str) -> dict[str, str]:
     """Return the files that compile a policy and check it, by path.
 
     Args:
@@ -9,18 +9,21 @@ def around(width: int, columns: int, discrete: bool, libm: bool) -> dict[str, st
         columns: the number of values per action in the rollout.
         discrete: whether actions are discrete.
         libm: whether it must be linked with -lm.
+        allowed: whether ROLLOUT_TOLERANCE is the allowed difference of every action ("one"), is multiplied with the `rollout_units`
+            of each ("each"), or with an expected action whose size exceeds 1 ("relative").
     """
     compare = f"""
         const int action = policy_act(rollout_observations + step * {width});
         differ += action != rollout_actions[step];"""
     if not discrete:
+        most, scaled = ("ROLLOUT_TOLERANCE", "") if allowed == "one" else ("most", _SCALED[allowed])
         compare = f"""
         float action[POLICY_ACTIONS];
         int i;
         policy_act(rollout_observations + step * {width}, action);
         for (i = 0; i < {columns}; i++) {{
-            const float d = action[i] - rollout_actions[step * {columns} + i];
-            differ += !(d <= ROLLOUT_TOLERANCE && d >= -ROLLOUT_TOLERANCE);
+            const float d = action[i] - rollout_actions[step * {columns} + i];{scaled.format(columns=columns)}
+            differ += !(d <= {most} && d >= -{most});
         }}"""
     loop = f"for (step = 0; step < ROLLOUT_STEPS; step++) {{{compare}\n    }}"
     return {
@@ -31,6 +34,15 @@ def around(width: int, columns: int, discrete: bool, libm: bool) -> dict[str, st
         "examples/replay/replay.ino": _SKETCH.format(loop=loop),
     }
 
+
+_SCALED = {
+    "each": """
+            const float most = ROLLOUT_TOLERANCE * rollout_units[i];""",
+    "relative": """
+            const float expected = rollout_actions[step * {columns} + i];
+            const float size = expected < 0.0f ? -expected : expected;
+            const float most = size > 1.0f ? size * ROLLOUT_TOLERANCE : ROLLOUT_TOLERANCE;""",
+}
 
 _MAIN = """/* Replays the recorded rollout, and ends with status 0 if every action is the recorded one within the tolerance. */
 #include <stdio.h>

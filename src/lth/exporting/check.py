@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import ExportError, InputError
 from ..training import EVALUATION_SEED, LONGEST_EPISODE
-from .network import Network, halves, outputs
+from .network import Network, outputs, units
 from .subjects import Subject
 
 Act = Callable[[np.ndarray], np.ndarray]
@@ -68,24 +68,35 @@ def for_environment(env: Any, action: Any) -> Any:
 def deviation(network: Network, observations: np.ndarray, actions: np.ndarray, expected: np.ndarray) -> float:
     """Return the largest difference of actions from the expected ones.
 
-    For continuous actions, it is in units of max(half their range, 1). For discrete actions, it is the difference between the
-    network's values of the expected and the chosen action, in units of max(largest value, 1), because actions with equal values
-    may both be chosen.
+    For continuous actions, it is in units of max(half their range, 1), or of max(|expected|, 1) without bounds. For discrete
+    actions, it is the difference between the network's values of the expected and the chosen action, in units of max(largest
+    value, 1), because actions with equal values may both be chosen.
     """
     if network.squash == "argmax":
         values = outputs(network, observations).astype(np.float64)
         rows = np.arange(len(values))
         chosen, wanted = (values[rows, np.asarray(a) - network.first_action] for a in (actions, expected))
         return float(np.max(np.abs(wanted - chosen) / np.maximum(np.abs(values).max(axis=1), 1.0)))
-    scale = np.maximum(halves(network)[0], 1.0) if len(network.low) else np.maximum(np.abs(expected), 1.0)
+    scale = units(network) if len(network.low) else np.maximum(np.abs(expected), 1.0)
     gap = np.abs(np.asarray(actions, np.float64) - expected) / scale
     return float(gap.max()) if np.isfinite(gap).all() else math.inf
 
 
 def tolerance_of(network: Network) -> float:
-    """Return the allowed difference of actions in their units: TOLERANCE times max(smallest half range, 1)."""
-    half = halves(network)[0]
-    return TOLERANCE * max(1.0, float(half.min())) if len(half) else TOLERANCE
+    """Return the allowed difference of the action with the smallest range: TOLERANCE times max(half the range, 1)."""
+    return TOLERANCE * float(units(network).min()) if len(network.low) else TOLERANCE
+
+
+def decided(network: Network, observations: np.ndarray) -> np.ndarray:
+    """Return whether the best discrete action exceeds all others by more than `deviation` allows, (n,) bool.
+
+    Elsewhere a program whose rounding differs may choose another action.
+    """
+    values = np.sort(outputs(network, observations).astype(np.float64), axis=1)
+    if values.shape[1] == 1:
+        return np.ones(len(values), bool)
+    gap: np.ndarray = (values[:, -1] - values[:, -2]) / np.maximum(np.abs(values).max(axis=1), 1.0)
+    return gap > TOLERANCE
 
 
 def check(

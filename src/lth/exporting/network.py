@@ -158,3 +158,9 @@ def halves(network: Network) -> tuple[np.ndarray, np.ndarray]:
     """Return half the range of each action and its middle, (actions,) float32 each."""
     low, high = network.low, network.high
     return (high - low) * np.float32(0.5), (high + low) * np.float32(0.5)
+
+
+def units(network: Network) -> np.ndarray:
+    """Return the unit in which a difference of each action counts: max(half its range, 1), (actions,); empty without bounds."""
+    found: np.ndarray = np.maximum(halves(network)[0], np.float32(1))
+    return found

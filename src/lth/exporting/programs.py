@@ -11,7 +11,7 @@ import numpy as np
 
 from . import c, numpy_code, onnx
 from .c_tables import table_bytes
-from .check import Act, seconds_of, tolerance_of
+from .check import Act, decided, seconds_of, tolerance_of
 from .compilers import compiled, cortex_m4_bytes
 from .fold import quantize
 from .network import Network, run
@@ -50,8 +50,10 @@ def c_program(
         actions = run(network, observations)
     program = c.emit(network, subject.title, subject.observations, subject.actions)
     flash = cortex_m4_bytes(program)
-    tolerance = tolerance_of(network)
-    files = c.with_replay(program, network, observations, actions, tolerance)
+    replayed = observations, actions
+    if network.squash == "argmax" and (clear := decided(network, observations)).any():
+        replayed = observations[clear], actions[clear]  # a board may round ties to another action
+    files = c.with_replay(program, network, *replayed, tolerance_of(network))
     size = table_bytes(network) if flash is None else flash
     with compiled(program, network) as built:
         yield Program(
