@@ -130,6 +130,26 @@ def test_what_cannot_be_adopted(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_belongs_to_another_model_is_refused(tmp_path):
+    model, first = trained("stable_baselines3", "TD3", "Pendulum-v1")
+    other, _ = trained("stable_baselines3", "DQN", "CartPole-v1")
+    for how, message in (
+        ({"initial": model}, "initial has the weights of the trained model"),
+        ({"initial": other}, "initial is an agent of DQN of Stable-Baselines3, but the model of TD3"),
+        ({"initial": "first.zip"}, "type str is not a model"),
+        ({"replay_buffer": "buffer.pkl"}, "replay_buffer is of type str.*model.load_replay_buffer"),
+        # 60 rows of 4 observations are 80 of 3, of which the last 60 would be taken.
+        (
+            {"replay_buffer": other.replay_buffer},
+            r"the replay buffer has observations Box\(.*\(4,\).*but the model Box",
+        ),
+        ({"replay_buffer": first.replay_buffer}, "replay buffer is empty"),
+    ):
+        with pytest.raises(lth.InputError, match=message):
+            lth.adopt(model, "Pendulum-v1", output_dir=tmp_path, **how)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_has_the_study_of_one_model(tmp_path):
     model, _ = trained("stable_baselines3", "TD3", "Pendulum-v1")
     found = lth.adopt(model, "Pendulum-v1", output_dir=tmp_path)

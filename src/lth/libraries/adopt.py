@@ -20,7 +20,6 @@ from ..experiment.backend import resolve_backend
 from ..experiment.build import dense_spec
 from ..experiment.journal import is_finished
 from ..experiment.measurements import agent_rows
-from ..experiment.spec import DenseSpec
 from ..experiment.trainer import evaluation_metrics
 from ..files import read_text, write_whole
 from ..precision import in_float32
@@ -67,7 +66,7 @@ def adopt(
         model: an agent of SAC, TD3 or DQN with MlpPolicy and ReLU, after `learn`.
         task: the task that it was trained on: a Gymnasium id or a Meta-World task.
         replay_buffer: the replay buffer that it was trained with; None: the model's own.
-        initial: the model before `learn`: a copy, or a saved and loaded model.
+        initial: the model before `learn`: a deep copy, or a saved and loaded model.
         output_dir: the folder for the run and config.yaml, one for each model. A config.yaml of the same model is left as it is.
         seed: the seed in the name of the run.
 
@@ -75,15 +74,16 @@ def adopt(
         `config`, the file for `lth run`; `run`, the directory of the dense run; and `notes`.
 
     Raises:
-        InputError: the model is not supported, does not fit the task, or is untrained; its replay buffer cannot be read; or
-            `output_dir` has the config.yaml of another study.
+        InputError: the model is not supported, does not fit the task, or is untrained; `initial` is another kind of model, or has
+            the trained weights; the replay buffer cannot be read, or is of other spaces; or `output_dir` has the config.yaml of
+            another study.
     """
     kind = kind_of(model)
     if kind.algorithm == "PPO":
         raise InputError("PPO has no replay buffer and cannot be adopted; prune it in place with `lth.prune_agent`")
     networks, targets = networks_of(model, kind)
     sections, notes = settings_of(model, kind, networks)
-    start = networks_of(initial, kind) if initial is not None else None
+    start = _start(initial, model, kind, networks) if initial is not None else None
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves((networks, targets, start)):
         digest.update(np.ascontiguousarray(leaf).tobytes())
@@ -96,23 +96,24 @@ def adopt(
         **sections,
         "pruning": {"rewind_steps": [0 if start else "none"]},
     }
-    config, _ = resolve_backend(parse_config(tree))  # use the backend recorded in the folder
-    spec = dense_spec(config, task, seed)
+    asked = parse_config(tree)
     path = Path(output_dir) / "config.yaml"
     _check_config(path, tree)
     notes += _zeros(networks)
     spaces = envs.task_spaces(task)
-    algorithm = spec.agent.build(spaces, task)
+    algorithm = asked.agent_config.build(spaces, task)
     _check_fits(algorithm, networks, task)
-    env = envs.make(task, seed, envs.EVALUATE)
-    root = config.output_dir
-    rows: list[tuple[int, str, float]] = []
     state = _state(algorithm, model, kind, networks, targets)
     first = algorithm.init(jax.random.key(seed))
     if start:
         _check_fits(algorithm, start[0], task)
         first = first._replace(params=_arrays(start[0]), targets=_arrays(start[1]))
-    buffer = _buffer(model, replay_buffer, spec, spaces)
+    buffer = _buffer(model, replay_buffer, replay_capacity(asked.agent_config, asked.training), spaces)
+    config, _ = resolve_backend(asked)  # use the backend recorded in the folder; the first thing that is written
+    spec = dense_spec(config, task, seed)
+    root = config.output_dir
+    rows: list[tuple[int, str, float]] = []
+    env = envs.make(task, seed, envs.EVALUATE)
     for at, known in ((0, first), (int(state.env_steps), state)):
         result = evaluate(
             policy_of(Agent(spec.agent, known)), env, spec.evaluation.episodes_at(at, spec.training.env_steps)
@@ -132,6 +133,22 @@ def adopt(
         text = "# Written by lth.adopt. `lth run` with this file makes masks, tickets, controls and tables.\n"
         write_whole(path, (text + yaml.safe_dump(tree, sort_keys=False)).encode(), checksum=False)
     return Adopted(path, root / spec.path, notes)
+
+
+def _start(
+    initial: Any, model: Any, kind: Kind, networks: dict[str, Params]
+) -> tuple[dict[str, Params], dict[str, Params]]:
+    """Return the networks and targets of the model before it learned."""
+    if kind_of(initial) != kind:
+        raise InputError(f"initial is an agent of {kind_of(initial).name}, but the model of {kind.name}")
+    start = networks_of(initial, kind)
+    pairs = zip(jax.tree.leaves(start[0]), jax.tree.leaves(networks), strict=False)
+    if model._n_updates and all(np.array_equal(one, other) for one, other in pairs):
+        raise InputError(
+            "initial has the weights of the trained model, so that tickets would not be rewound; pass copy.deepcopy(model) made "
+            "before model.learn, or leave out initial to fine-tune"
+        )
+    return start
 
 
 def _check_config(path: Path, tree: dict[str, Any]) -> None:
@@ -194,6 +211,10 @@ def _state(algorithm: Algorithm, model: Any, kind: Kind, networks: Any, targets:
     return state
 
 
+def _kind_of_space(space: Any) -> tuple[Any, ...]:
+    return type(space).__name__, space.shape, getattr(space, "n", None)
+
+
 def _log_alpha(model: Any, kind: Kind) -> float:
     if kind.library == "sbx":
         return float(np.log(model.ent_coef_state.apply_fn({"params": model.ent_coef_state.params})))
@@ -202,9 +223,14 @@ def _log_alpha(model: Any, kind: Kind) -> float:
     return float(np.log(model.ent_coef_tensor.item()))
 
 
-def _buffer(model: Any, given: Any, spec: DenseSpec, spaces: Spaces) -> ReplayBuffer:
+def _buffer(model: Any, given: Any, capacity: int, spaces: Spaces) -> ReplayBuffer:
     """Return the latest transitions of a replay buffer, up to lth's capacity, in chronological order."""
     source = model.replay_buffer if given is None else given
+    if source is not None and not all(hasattr(source, name) for name in ("observation_space", "next_observations")):
+        raise InputError(
+            f"replay_buffer is of type {type(source).__name__}, but must be a replay buffer of Stable-Baselines3; to read a file, "
+            "call model.load_replay_buffer(file) and leave out replay_buffer"
+        )
     if source is None or source.size() == 0:
         raise InputError(
             "the model's replay buffer is empty; pass a saved one as replay_buffer=..., or call model.learn first"
@@ -213,6 +239,12 @@ def _buffer(model: Any, given: Any, spec: DenseSpec, spaces: Spaces) -> ReplayBu
         raise InputError(
             "the replay buffer must contain single steps of flat observations, without optimize_memory_usage"
         )
+    for what in ("observation", "action"):
+        there, wanted = (getattr(owner, f"{what}_space") for owner in (source, model))
+        if _kind_of_space(there) != _kind_of_space(wanted):
+            raise InputError(
+                f"the replay buffer has {what}s {there}, but the model {wanted}; pass the buffer that it was trained with"
+            )
     count = source.size()
     order = np.roll(np.arange(count), -source.pos) if source.full else np.arange(count)
 
@@ -220,7 +252,6 @@ def _buffer(model: Any, given: Any, spec: DenseSpec, spaces: Spaces) -> ReplayBu
         rows = np.asarray(array)[order]
         return rows.reshape(-1) if width is None else rows.reshape(-1, width)
 
-    capacity = replay_capacity(spec.agent, spec.training)
     ended = field(source.dones, None) * (1 - field(source.timeouts, None))
     actions = field(source.actions, spaces.action_width)
     data = {
