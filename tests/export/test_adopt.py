@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import re
 
 import gymnasium
 import numpy as np
@@ -207,3 +208,34 @@ def test_settings_that_lth_lacks_are_said(tmp_path):
         assert "the lower of both critics, not the first" in text
         assert ("noise" in text) == bool(words)
         assert yaml.safe_load(found.config.read_text())["td3"]["exploration_noise"] == pytest.approx(size)
+
+
+@pytest.mark.parametrize(
+    ("library", "how", "note"),
+    [
+        (
+            "stable_baselines3",
+            {"optimizer_kwargs": {"weight_decay": 0.5}},
+            r"not with the model's Adam\(weight_decay=0.5\)",
+        ),
+        ("sbx", {"optimizer_class": "adamw"}, r"not with the model's adamw\(\)"),
+        ("sbx", {"dropout_rate": 0.1}, "have no dropout, but the model's have, of 0.1"),
+        ("sbx", {}, None),
+    ],
+    ids=str,
+)
+def test_another_optimizer_or_dropout_is_said(library, how, note):
+    import optax
+
+    from lth.libraries.models import kind_of
+    from lth.libraries.settings import settings_of
+    from lth.libraries.weights import networks_of
+
+    how = {name: getattr(optax, value) if name == "optimizer_class" else value for name, value in how.items()}
+    resets = {"param_resets": [9]} if library == "sbx" else {}
+    model = make(library, "SAC", "Pendulum-v1", False, policy_kwargs={"net_arch": [4], **how}, **resets)
+    model.num_timesteps = 60
+    kind = kind_of(model)
+    _, notes = settings_of(model, kind, networks_of(model, kind)[0])
+    assert re.search(note or "^the weights of tickets are not reset", " ".join(notes))
+    assert len(notes) == (note is not None) + (library == "sbx")

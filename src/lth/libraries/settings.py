@@ -31,7 +31,19 @@ def settings_of(model: Any, kind: Kind, networks: Mapping[str, Params]) -> tuple
         notes.append(f"observations are clipped to 10 standard deviations, not to VecNormalize's {wrapper.clip_obs}")
     if wrapper is not None and wrapper.norm_reward:
         notes.append("rewards are not normalized, unlike in VecNormalize")
+    optimizer, how = _name(model.policy.optimizer_class), model.policy.optimizer_kwargs
+    if optimizer.lower() != "adam" or how:
+        given = ", ".join(f"{name}={value}" for name, value in how.items())
+        notes.append(f"tickets train with Adam and its default settings, not with the model's {optimizer}({given})")
+    if dropout := getattr(model.policy, "dropout_rate", 0):
+        notes.append(f"the critics of tickets have no dropout, but the model's have, of {dropout:g}")
+    if getattr(model, "param_resets", None):
+        notes.append("the weights of tickets are not reset in training, unlike the model's (param_resets)")
     return {kind.algorithm.lower(): agent, **_training(model, notes)}, notes
+
+
+def _name(function: Any) -> str:
+    return str(getattr(function, "__name__", function))
 
 
 def _training(model: Any, notes: list[str]) -> dict[str, Any]:
