@@ -172,6 +172,15 @@ def test_an_environment_that_cannot_be_created_again(tmp_path):
     assert np.abs(np.load(tmp_path / "rollout.npz")["observation"]).max() > 1.5
 
 
+@pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
+def test_an_environment_with_other_bounds_of_actions(algorithm, tmp_path):
+    env = gymnasium.wrappers.RescaleAction(gymnasium.make("Pendulum-v1"), -1, 1)
+    model = getattr(libraries()["stable_baselines3"], algorithm)("MlpPolicy", env, device="cpu")
+    with pytest.raises(lth.InputError, match=r"has .*Box\(-2.0, 2.0.* but the model has .*Box\(-1.0, 1.0"):
+        lth.export(model, tmp_path, "numpy", episodes=0, env=lambda: gymnasium.make("Pendulum-v1"))
+    lth.export(model, tmp_path, "numpy", episodes=0)
+
+
 def test_an_environment_that_learned_to_normalize(tmp_path):
     env = gymnasium.wrappers.NormalizeObservation(gymnasium.make("Pendulum-v1"))
     model = libraries()["stable_baselines3"].SAC("MlpPolicy", env, device="cpu")

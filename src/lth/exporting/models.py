@@ -106,7 +106,7 @@ def _interface(model: Any, make_env: Callable[[], Any] | None) -> envs.Interface
     env = make_env()
     try:
         shapes = [(s.shape, getattr(s, "n", None)) for e in (env, model) for s in (e.observation_space, e.action_space)]
-        if shapes[:2] != shapes[2:]:
+        if shapes[:2] != shapes[2:] or _bounds(env.action_space) != _bounds(model.action_space):
             raise InputError(
                 f"the environment has {env.observation_space} and {env.action_space}, but the model has {model.observation_space} "
                 f"and {model.action_space}; pass the model's environment as env=lambda: ..."
@@ -114,6 +114,10 @@ def _interface(model: Any, make_env: Callable[[], Any] | None) -> envs.Interface
         return envs.interface_of(env)
     finally:
         env.close()
+
+
+def _bounds(space: Any) -> list[Any]:
+    return np.asarray([space.low, space.high], np.float32).tolist() if hasattr(space, "low") else []
 
 
 def _versions() -> dict[str, str]:
