@@ -286,6 +286,19 @@ def test_what_export_refuses(agent, monkeypatch, tmp_path):
     assert not (tmp_path / "c").exists()
 
 
+def test_a_compiler_for_another_machine(monkeypatch, tmp_path):
+    made = build(subject(network()), ("c", "numpy"), False, 0, True)
+    assert [row.name for row in made.rows] == ["agent", "c", "numpy"]
+    compiler = tmp_path / "cross-gcc"
+    compiler.write_text('#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\necho program > "$2"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    with pytest.raises(lth.InputError, match=r"cross-gcc, does not load here .* unset it"):
+        build(subject(network()), ("c",), False, 0, False)
+    made = build(subject(network()), ("c", "numpy"), False, 0, True)
+    assert [row.name for row in made.rows] == ["agent", "numpy"]
+
+
 def test_a_grids_return_against_flash(small_config, run, ticket):
     from lth.experiment.plan import plan
     from lth.exporting.flash import measure, save_table

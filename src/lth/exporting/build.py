@@ -40,7 +40,8 @@ def build(subject: Subject, formats: Sequence[str], quantized: bool, episodes: i
         skip: skip formats whose tools are not installed, with a note, instead of raising.
 
     Raises:
-        InputError: a compiler or a package is missing, or an observation or an action is not finite.
+        InputError: a compiler or a package is missing, or the compiler is for another machine; or an observation or an action is
+            not finite.
         ExportError: a program does not reproduce the agent's actions.
     """
     interface, whole = subject.interface, subject.network

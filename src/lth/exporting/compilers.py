@@ -76,7 +76,7 @@ def compiled(program: Mapping[str, str], network: Network, flags: tuple[str, ...
     """Compile a C policy with strict warnings, and load it.
 
     Raises:
-        InputError: there is no C compiler.
+        InputError: there is no C compiler, or what it compiles does not run on this machine.
         ExportError: compilation failed.
     """
     discrete = network.squash == "argmax"
@@ -87,7 +87,14 @@ def compiled(program: Mapping[str, str], network: Network, flags: tuple[str, ...
         library = folder / "policy.so"
         sources = [str(folder / "policy.c"), str(folder / "timer.c")]
         _run([*compiler(), *STRICT, *flags, "-fPIC", "-shared", *sources, "-o", str(library), "-lm"])
-        loaded = ctypes.CDLL(str(library))
+        try:
+            loaded = ctypes.CDLL(str(library))
+        except OSError as error:
+            raise InputError(
+                f"the C policy, compiled by {shlex.join(compiler())}, does not load here ({error}). If CC compiles for another "
+                "machine, unset it: the program is checked on this one. If the folder of temporary files is mounted without "
+                "permission to execute, set TMPDIR to another"
+            ) from None
         pointer = ctypes.POINTER(ctypes.c_float)
         loaded.policy_act.argtypes = [pointer] if discrete else [pointer, pointer]
         loaded.policy_act.restype = ctypes.c_int if discrete else None
