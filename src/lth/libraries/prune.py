@@ -31,7 +31,8 @@ def prune_agent(
     >>> model.learn(50_000, reset_num_timesteps=False)  # doctest: +SKIP
 
     Pruned weights, their targets and their optimizer moments become 0.0 and stay 0.0. Weights that are already 0.0 stay pruned.
-    Saving a Stable-Baselines3 model loses the masks; call this function again after loading to restore them.
+    Saving or copying a Stable-Baselines3 model loses the masks: its zeros would be trained again. Call this function again, on the
+    loaded model or the copy, to restore them.
 
     Args:
         model: an agent of SAC, TD3, DQN or PPO with MlpPolicy.
