@@ -146,6 +146,8 @@ def test_a_second_pruning_by_gradients_goes_on_from_the_first():
         assert (np.asarray(after) <= np.asarray(before)).all()
     for one, other in zip(jax.tree.leaves(second), jax.tree.leaves(lth.sbx.masks_of(model)), strict=True):
         assert (np.asarray(one) == np.asarray(other)).all()
+    third = lth.prune_agent(model, 0.8, "synflow")  # by the gradients of a flow, for which no batches are drawn
+    assert [lth.compute_sparsity(mask) for mask in third.values()] == pytest.approx([0.8, 0.8], abs=0.002)
 
 
 class Doubled(gymnasium.ObservationWrapper):
@@ -200,8 +202,11 @@ def test_what_is_refused_by_name():
     with pytest.raises(lth.InputError, match="use_sde=True"):
         lth.export(make("stable_baselines3", "SAC", "Pendulum-v1", use_sde=True))
     model = make("stable_baselines3", "TD3", "Pendulum-v1")
-    with pytest.raises(lth.InputError, match="'taylor' needs gradients, which are supported only for SAC of SBX"):
-        lth.prune_agent(model, 0.5, "taylor")
+    for criterion in ("taylor", "synflow"):
+        with pytest.raises(
+            lth.InputError, match=f"'{criterion}' needs gradients, which are supported only for SAC of SBX"
+        ):
+            lth.prune_agent(model, 0.5, criterion)
     with pytest.raises(lth.InputError, match="sparsity names q, but the networks"):
         lth.prune_agent(model, {"q": 0.5})
     with pytest.raises(lth.InputError, match="type int is not a model"):

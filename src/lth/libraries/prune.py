@@ -50,14 +50,14 @@ def prune_agent(
             an error of `lth.prune`.
     """
     kind = kind_of(model)
-    takes_gradients = criterion_named(criterion).takes_gradients
+    by_weights = criterion_named(criterion).statistic in (None, "uniform")
     library: ModuleType = sbx_masks if kind.library == "sbx" else sb3_masks
     networks = library.networks_of(model, kind)
     if isinstance(sparsity, Mapping) and set(sparsity) != set(networks):
         raise InputError(
             f"sparsity names {', '.join(sparsity)}, but the networks of {kind.name} are {', '.join(networks)}"
         )
-    if takes_gradients:
+    if not by_weights:
         masks = _by_gradients(model, kind, networks, sparsity, criterion, seed, how)
     else:
         key = jax.random.key(seed)
