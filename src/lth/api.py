@@ -47,11 +47,18 @@ def read_config(config: Config | str | Path | Mapping[str, Any] | None = None, *
     """Return a config from a file, an output directory (its last run's), nested dicts, or as it is; None is `config.yaml` here.
 
     Raises:
-        InputError: a key is unknown or a value cannot be used; `output_dir` is not a folder; or overrides are given for something
-            else than a file.
+        InputError: `config` or an override is of another type; a key is unknown or a value cannot be used; `output_dir` is not a
+            folder; or overrides are given for something else than a file.
     """
+    for override in overrides:
+        if not isinstance(override, str):
+            raise InputError(f"an override is {override!r}, but must be 'key=value'; pass several as several arguments")
     if config is None or isinstance(config, str | Path):
         return load_config(Path(config) if config else None, overrides)
+    if not isinstance(config, Config | Mapping):
+        raise InputError(
+            f"the config is of type {type(config).__name__}, but must be a file, an output directory, nested dicts or a Config"
+        )
     if overrides:
         raise InputError("overrides such as 'seeds=[0, 1]' go with a config file; change the config itself instead")
     if not isinstance(config, Config):

@@ -62,6 +62,9 @@ def test_mistakes_are_input_errors(made, tmp_path):
     _, tree, _ = made
     for call, says in (
         (lambda: lth.run({**tree, "seed": 3}), "did you mean 'seeds'"),
+        (lambda: lth.run(3), "the config is of type int"),
+        (lambda: lth.run(["seeds=[0]"]), "the config is of type list"),
+        (lambda: lth.run("config.yaml", ["seeds=[0]"]), r"an override is \['seeds=\[0\]'\], but must be 'key=value'"),
         (lambda: lth.run(tree, "seeds=[1]"), "overrides such as"),
         (lambda: lth.run(tmp_path / "none.yaml"), "does not exist"),
         (lambda: lth.run({**tree, "tasks": ["Pendulum-v9"], "output_dir": str(tmp_path / "out")}), "Pendulum-v9"),
