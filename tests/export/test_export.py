@@ -24,6 +24,7 @@ from lth.exporting.build import build
 from lth.exporting.check import for_environment
 from lth.exporting.subjects import of_agent
 from lth.exporting.write import write
+from lth.files import write_whole
 from lth.training import EVALUATION_SEED, evaluate
 
 pytestmark = pytest.mark.skipif(not shutil.which("gcc"), reason="no C compiler")
@@ -218,6 +219,46 @@ def test_an_export_of_another_policy_is_replaced(tmp_path):
     assert made.notes == ["replaced an earlier export, of another policy or with other names: c, numpy"]
 
 
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("seed", [0, 1], ids=["same policy", "another policy"])
+def test_an_export_that_was_interrupted_is_repeated(seed, tmp_path, monkeypatch):
+    from lth.exporting import folder
+    from lth.exporting import write as module
+
+    first = build(subject(network()), ("onnx", "numpy"), False, 0, False)
+    other = build(subject(network(seed=seed)), ("numpy",), False, 0, False)
+    for killed_at in range(1, 20):
+        root = tmp_path / str(killed_at)
+        write(root, first)
+        left = iter(range(1, killed_at))
+
+        def step(own, left=left):
+            def call(*given, **how):
+                if next(left, None) is None:
+                    raise Killed
+                return own(*given, **how)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "write_whole", step(write_whole))
+            patch.setattr(folder.Path, "unlink", step(folder.Path.unlink))
+            try:
+                write(root, other)
+                break
+            except Killed:
+                pass
+        other.files["numpy/policy.py"] += b"#"  # as the metadata of ONNX, in which times differ from export to export
+        made = write(root, other)
+        assert names_in(root) == {"policy.json", *made.contract["files"]}
+        assert ("kept from an earlier export of this policy: onnx" in made.notes) == (seed == 0)
+        assert "unfinished" not in json.loads((root / "policy.json").read_text())
+    assert killed_at > 8
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -284,6 +325,16 @@ def test_what_export_refuses(agent, monkeypatch, tmp_path):
     made = lth.export(agent, tmp_path, episodes=0)
     assert made.notes[0].startswith("skipped c: ")
     assert not (tmp_path / "c").exists()
+
+
+def test_a_reward_that_is_not_a_number(tmp_path):
+    import gymnasium
+
+    nan = lambda: gymnasium.wrappers.TransformReward(gymnasium.make("Pendulum-v1"), lambda reward: np.nan)  # noqa: E731
+    of = subject(network((3, 4, 1), squash="tanh"))._replace(make_env=nan)
+    with pytest.raises(lth.InputError, match=r"reward is nan at step 1 of an episode.*--episodes 0"):
+        write(tmp_path / "x", build(of, ("numpy",), False, 1, False))
+    write(tmp_path / "x", build(of, ("numpy",), False, 0, False))
 
 
 def test_a_compiler_for_another_machine(monkeypatch, tmp_path):

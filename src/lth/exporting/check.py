@@ -129,7 +129,11 @@ def check(
 
 
 def returns(subject: Subject, act: Act, episodes: int) -> Returns | None:
-    """Run evaluation episodes in the environment's units; None without an environment or for 0 episodes."""
+    """Run evaluation episodes in the environment's units; None without an environment or for 0 episodes.
+
+    Raises:
+        InputError: an episode does not end, or a reward is not finite.
+    """
     if subject.make_env is None or episodes < 1:
         return None
     env, totals, successes = subject.make_env(), [], []
@@ -146,6 +150,11 @@ def returns(subject: Subject, act: Act, episodes: int) -> Returns | None:
                 action = act(np.asarray(observation, np.float32).reshape(1, -1))[0]
                 observation, reward, terminated, truncated, info = env.step(for_environment(env, action))
                 total, done = total + float(reward), terminated or truncated
+                if not math.isfinite(total):
+                    raise InputError(
+                        f"the environment's reward is {float(reward)} at step {steps} of an episode, so that there is no return; "
+                        "--episodes 0 skips this measurement"
+                    )
                 for key in ("success", "is_success"):
                     if key in info:
                         success = max(success or 0.0, float(info[key]))

@@ -10,7 +10,9 @@ from ..files import read_json
 from .contract import FORMAT, digest
 
 POLICY = "policy.json"
-_MEASURED = {"versions", "return", "sizes", "times_us", "processor", "checked", "files"}
+UNFINISHED = "unfinished"
+"""The entry of policy.json while files are written: of those that it lists, each is missing or whole."""
+_MEASURED = {"versions", "return", "sizes", "times_us", "processor", "checked", "files", UNFINISHED}
 """The entries of policy.json that may differ between exports of one policy."""
 
 
@@ -60,6 +62,11 @@ def format_of(name: str) -> str:
 def formats_in(names: Collection[str]) -> list[str]:
     """Return the formats of files, sorted."""
     return sorted({format_of(name) for name in names} - {""})
+
+
+def interrupted(earlier: Mapping[str, Any], old: Collection[str], folder: Path) -> list[str]:
+    """Return the formats of which an interrupted export did not write all files."""
+    return formats_in([name for name in old if not (folder / name).exists()]) if UNFINISHED in earlier else []
 
 
 def joined(earlier: Mapping[str, Any], about: Mapping[str, Any], kept: Collection[str]) -> dict[str, Any]:

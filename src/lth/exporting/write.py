@@ -13,7 +13,19 @@ from ..libraries.models import is_model
 from ..precision import in_float32
 from .build import Built, build
 from .contract import Row, digest
-from .folder import POLICY, check_unchanged, files_of, format_of, formats_in, is_same, joined, read_earlier, remove
+from .folder import (
+    POLICY,
+    UNFINISHED,
+    check_unchanged,
+    files_of,
+    format_of,
+    formats_in,
+    interrupted,
+    is_same,
+    joined,
+    read_earlier,
+    remove,
+)
 from .models import of_model
 from .programs import PROGRAMS
 from .subjects import Subject, of_agent, of_run
@@ -115,8 +127,8 @@ def _subject(what: Any, env: Callable[[], Any] | None) -> tuple[Subject, Path]:
 def write(folder: Path, built: Built) -> Export:
     """Write checked programs, beside those of other formats that an earlier export of the same policy wrote.
 
-    The files of an earlier export of another policy are removed. policy.json, which lists the files with their SHA-256, is removed
-    first and written last.
+    The files of an earlier export of another policy are removed. policy.json lists the files with their SHA-256. Until all are
+    written it is marked as unfinished, so that an export that was interrupted can be repeated.
 
     Raises:
         InputError: the folder is not writable, or a file in the way was changed or is not of an export; nothing is written.
@@ -127,21 +139,23 @@ def write(folder: Path, built: Built) -> Export:
     try:
         earlier = read_earlier(folder)
         old, same = files_of(earlier, folder), is_same(earlier, built.contract)
-        replaced = {*formats_in(new), ""}
+        replaced = {*formats_in(new), *interrupted(earlier, old, folder), ""}
         kept = {
             name: old[name] for name in old if same and format_of(name) not in replaced and (folder / name).exists()
         }
-        gone = old.keys() - kept.keys() - new.keys()
+        gone = old.keys() - kept.keys()
         check_unchanged(folder, old, gone | new.keys(), new)
-        (folder / POLICY).unlink(missing_ok=True)
+        if gone:
+            _write_policy(folder, {**earlier, UNFINISHED: True})
         remove(folder, gone)
     except OSError as error:
         raise InputError(f"'{error.filename or folder}' cannot be written: {error.strerror or error}") from None
-    for name, data in built.files.items():
-        write_whole(folder / name, data, checksum=False)
     about = joined(earlier, built.contract, formats_in(kept)) if kept else built.contract
     about = {**about, "files": dict(sorted((kept | new).items()))}
-    write_whole(folder / POLICY, (json.dumps(about, indent=1, allow_nan=False) + "\n").encode(), checksum=False)
+    _write_policy(folder, {**about, UNFINISHED: True})
+    for name, data in built.files.items():
+        write_whole(folder / name, data, checksum=False)
+    _write_policy(folder, about)
     notes = list(built.notes)
     if kept:
         notes.append(f"kept from an earlier export of this policy: {', '.join(formats_in(kept))}")
@@ -150,3 +164,7 @@ def write(folder: Path, built: Built) -> Export:
     return Export(
         folder, [folder / POLICY, *(folder / name for name in sorted(new))], built.rows, built.unread, notes, about
     )
+
+
+def _write_policy(folder: Path, about: dict[str, Any]) -> None:
+    write_whole(folder / POLICY, (json.dumps(about, indent=1, allow_nan=False) + "\n").encode(), checksum=False)
