@@ -88,7 +88,7 @@ def test_learning_goes_on_under_the_mask(sbx, model):
     model.learn(60, reset_num_timesteps=False)
     states = {"actor": model.policy.actor_state, "critic": model.policy.qf_state}
     for network, state in states.items():
-        moments = state.opt_state.inner_state.inner[0]
+        moments = state.opt_state.inner_state[0]
         trees = [state.params, moments.mu, moments.nu, *([state.target_params] if network == "critic" else [])]
         for tree in on_host(trees):
             for leaf, kept in zip(jax.tree.leaves(tree), jax.tree.leaves(masks[network]), strict=True):
@@ -110,6 +110,21 @@ def test_learning_goes_on_under_the_mask(sbx, model):
     for network, kept in on_host(masks_of(again)).items():
         for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(masks[network]), strict=True):
             assert bool((a == b).all())
+
+
+def test_a_mask_replaces_the_one_before_it(model):
+    """And the state of the optimizer keeps SBX's structure, under either of the two functions that mask."""
+    structure = jax.tree.structure(model.policy.qf_state.opt_state)
+    ones = jax.tree.map(np.ones_like, params(model))
+    for masks in (lth.prune_agent(model, 0.95, collapse="allow"), ones, prune_sbx(model, 0.97, collapse="allow"), ones):
+        set_masks(model, masks)
+        for one, other in zip(jax.tree.leaves(masks), jax.tree.leaves(masks_of(model)), strict=True):
+            assert (np.asarray(one) == np.asarray(other)).all()
+        assert jax.tree.structure(model.policy.qf_state.opt_state) == structure
+    kept = lambda: sum(int(np.count_nonzero(leaf)) for leaf in jax.tree.leaves(params(model)))  # noqa: E731
+    before = kept()
+    model.learn(10, reset_num_timesteps=False)
+    assert kept() > before  # the masks before the last hold nothing
 
 
 def test_what_cannot_be_done_is_said(sbx):

@@ -14,16 +14,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from ...errors import InputError
 from ...pruning.criteria import CriterionName, criterion_named
 from ...pruning.gradients import gradient_statistic
 from ...pruning.layers import named_leaves
-from ...pruning.masks import MaskedState, apply_mask, check_same_structure, keep_pruned_at_zero, set_mask
+from ...pruning.masks import MaskedState, check_same_structure
 from ...pruning.prune import prune
+from ...pruning.sbx import MaskedUpdate, put_masks
 from ...types import Batch, Mask, Params
 from .losses import actor_loss, critic_loss
+
+_STATES = {"actor": "actor_state", "critic": "qf_state"}
 
 
 def prune_sbx(
@@ -99,15 +101,15 @@ def masks_of(model: Any) -> dict[str, Mask]:
     """
 
     def mask_of(state: Any) -> Mask:
-        inner = state.opt_state.inner_state
-        if isinstance(inner, MaskedState):
-            return jax.tree.map(lambda m, p: m.astype(p.dtype), inner.mask, state.params)
-        kept = getattr(state.tx.update, "mask", None)  # of `lth.prune_agent`
-        if kept is not None:
-            return jax.tree.map(lambda m, p: m.astype(p.dtype), kept, state.params)
-        return jax.tree.map(jnp.ones_like, state.params)
+        if isinstance(state.tx.update, MaskedUpdate):
+            kept = state.tx.update.kept
+        elif isinstance(state.opt_state.inner_state, MaskedState):  # of a model that lth 0.2 masked
+            kept = state.opt_state.inner_state.mask
+        else:
+            return jax.tree.map(jnp.ones_like, state.params)
+        return jax.tree.map(lambda m, p: m.astype(p.dtype), kept, state.params)
 
-    return {"actor": mask_of(model.policy.actor_state), "critic": mask_of(model.policy.qf_state)}
+    return {network: mask_of(getattr(model.policy, name)) for network, name in _STATES.items()}
 
 
 def set_masks(model: Any, masks: Mapping[str, Mask]) -> None:
@@ -124,30 +126,10 @@ def set_masks(model: Any, masks: Mapping[str, Mask]) -> None:
         InputError: a mask is missing or does not fit its network, or `param_resets` would undo it.
     """
     _check_networks(masks, "masks")
-    if model.param_resets:
-        raise InputError(
-            "the model uses param_resets, which would reinitialize all weights and drop the masks; set param_resets=None"
-        )
-    policy = model.policy
-    for network in ("actor", "critic"):
-        state = policy.actor_state if network == "actor" else policy.qf_state
-        mask = masks[network]
-        check_same_structure(mask, state.params, f"the {network}'s mask", f"the {network}'s")
-        opt = state.opt_state
-        inner = opt.inner_state
-        if not isinstance(inner, MaskedState):
-            inner = MaskedState(mask, inner)
-        # SBX reads and writes the learning rate in the outermost state, so the wrapper must be inside.
-        rate = opt.hyperparams["learning_rate"]
-        tx = optax.inject_hyperparams(_masked(policy.optimizer_class))(learning_rate=rate, **policy.optimizer_kwargs)
-        changes: dict[str, Any] = {
-            "params": apply_mask(state.params, mask),
-            "opt_state": opt._replace(inner_state=set_mask(inner, mask, state.params)),
-            "tx": tx,
-        }
-        if network == "critic":
-            changes["target_params"] = apply_mask(state.target_params, mask)
-        setattr(policy, "actor_state" if network == "actor" else "qf_state", state.replace(**changes))
+    for network, name in _STATES.items():
+        params = getattr(model.policy, name).params
+        check_same_structure(masks[network], params, f"the {network}'s mask", f"the {network}'s")
+    put_masks(model, masks, _STATES)
 
 
 def _check_networks(given: Any, what: str) -> None:
@@ -157,14 +139,6 @@ def _check_networks(given: Any, what: str) -> None:
         raise InputError(
             f'{what} must have an entry for each network, {{"actor": ..., "critic": ...}}, but has {found or "none"}'
         )
-
-
-def _masked(optimizer: Any) -> Any:
-    @functools.wraps(optimizer)
-    def wrapped(*args: Any, **kwargs: Any) -> optax.GradientTransformation:
-        return keep_pruned_at_zero(optimizer(*args, **kwargs))
-
-    return wrapped
 
 
 def _loss(model: Any) -> Any:
