@@ -6,6 +6,7 @@ import warnings
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from helpers.models import needs_sbx
 from helpers.trees import on_host
@@ -125,6 +126,25 @@ def test_a_mask_replaces_the_one_before_it(model):
     before = kept()
     model.learn(10, reset_num_timesteps=False)
     assert kept() > before  # the masks before the last hold nothing
+
+
+def test_a_mask_replaces_that_of_the_users_optimizer(sbx):
+    def optimizer(learning_rate):
+        return lth.keep_pruned_at_zero(optax.adam(learning_rate))
+
+    kwargs = {"net_arch": [4], "optimizer_class": optimizer}
+    model = sbx.SAC("MlpPolicy", "Pendulum-v1", policy_kwargs=kwargs, learning_starts=5, batch_size=8, seed=3)
+    ones = jax.tree.map(np.ones_like, params(model))
+    state = model.policy.qf_state
+    pruned = state.replace(
+        opt_state=lth.set_mask(state.opt_state, jax.tree.map(jnp.zeros_like, state.params), state.params)
+    )
+    model.policy.qf_state = pruned
+    set_masks(model, ones)
+    before = on_host(model.policy.qf_state.params)
+    model.learn(10)
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), before, on_host(model.policy.qf_state.params))
+    assert any(jax.tree.leaves(moved))
 
 
 def test_what_cannot_be_done_is_said(sbx):

@@ -10,7 +10,7 @@ import optax
 
 from ..errors import InputError
 from ..types import Mask, Params
-from .masks import apply_mask
+from .masks import MaskedState, apply_mask, set_mask
 
 
 # Compared by identity, as the functions of optax are: SBX's train states hash it.
@@ -56,11 +56,18 @@ def put_masks(model: Any, masks: Mapping[str, Mask], states: Mapping[str, str]) 
         def masked(part: Any, mask: Mask = mask, is_like: Callable[[Any], bool] = is_like) -> Any:
             return apply_mask(part, mask) if is_like(part) else part
 
+        def is_masked(part: Any) -> bool:
+            return isinstance(part, MaskedState)
+
+        opt_state = jax.tree.map(masked, state.opt_state, is_leaf=is_like)
+        # The mask of a keep_pruned_at_zero in the model's own optimizer would stay in force.
+        if any(map(is_masked, jax.tree.leaves(opt_state, is_leaf=is_masked))):
+            opt_state = set_mask(opt_state, mask, state.params)
         own = state.tx.update.inner if isinstance(state.tx.update, MaskedUpdate) else state.tx
         kept = jax.tree.map(lambda leaf: jnp.asarray(leaf) != 0, mask)
         changes = {
             "params": apply_mask(state.params, mask),
-            "opt_state": jax.tree.map(masked, state.opt_state, is_leaf=is_like),
+            "opt_state": opt_state,
             "tx": optax.GradientTransformation(own.init, MaskedUpdate(own, kept)),
         }
         if hasattr(state, "target_params"):
