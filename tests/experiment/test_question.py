@@ -6,7 +6,7 @@ import json
 import gymnasium
 import numpy as np
 import pytest
-from helpers.grids import make_grid
+from helpers.grids import make_grid, tidy_rows
 from helpers.small import SMALL
 
 import lth
@@ -127,9 +127,11 @@ def test_a_finished_grid_that_lacks_the_random_policy_gets_it(tmp_path):
     config = make_grid({**tree, "pruning": {"methods": ["magnitude"], "sparsity": [0.9]}}, tmp_path)
     path = random_policy_file(tmp_path, "Pendulum-v1")
     path.unlink()
-    assert not lth.run(config).failed
+    made = lth.run(config)
+    assert {outcome.status for outcome in made.outcomes} == {"kept"}
     assert read_random_policy(tmp_path, "Pendulum-v1")["random_policy/episodes"] == 3
-    assert {outcome.status for outcome in lth.run(config).outcomes} == {"kept"}
+    assert [row.value for row in tidy_rows(config) if row.metric == "random_policy/episodes"] == [3.0]
+    assert "random-policy," in (tmp_path / "tidy.csv").read_text()
 
 
 def test_an_environment_that_raises_is_closed(tmp_path, monkeypatch):

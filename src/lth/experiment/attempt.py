@@ -48,9 +48,6 @@ def attempt(root: Path, spec: Spec, options: RunOptions, progress: Progress) -> 
         with journal.locked(run / journal.LOCK, wait=True):
             if journal.is_made(root, spec, options.rewind_points):
                 journal.remove_leftovers(run)
-                if isinstance(spec, DenseSpec):
-                    with contextlib.suppress(Exception):  # the run is finished, whatever the environment raises
-                        measure_random_policy(root, spec.task, options.random_episodes, options.step_timeout)
                 return result("done")
             journal.append_line(run / journal.ATTEMPTS, about)
             try:

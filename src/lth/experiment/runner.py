@@ -1,14 +1,15 @@
 """Execute all runs of a config in parallel, each after its dependencies. Finished runs are skipped."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..errors import InputError
+from ..errors import InputError, TrainingError
 from . import journal
 from .batches import jobs_of
 from .plan import Plan
-from .random_policy import random_policy_file
+from .random_policy import measure_random_policy
 from .spec import DenseSpec, Spec
 from .status import Display, Outcome
 from .trainer import RunOptions, options_of
@@ -42,7 +43,14 @@ def run_plan(
         if whole:
             for partial in plan.root.glob(".*.partial"):  # left by a killed command
                 partial.unlink(missing_ok=True)
-        return _run_all(plan, options_of(plan.config), display, ended)
+        options = options_of(plan.config)
+        outcomes = _run_all(plan, options, display, ended)
+        if all(outcome.status in ("done", "kept") for outcome in outcomes):
+            # Runs measure it beside their training, so it is only missing here if all were finished before.
+            for task in dict.fromkeys(spec.task for spec in plan.specs):
+                with contextlib.suppress(InputError, TrainingError):
+                    measure_random_policy(plan.root, task, options.random_episodes, options.step_timeout)
+        return outcomes
 
 
 def _run_all(plan: Plan, options: RunOptions, display: Display, ended: Callable[[Outcome], None]) -> list[Outcome]:
@@ -63,9 +71,7 @@ def _run_all(plan: Plan, options: RunOptions, display: Display, ended: Callable[
         except InputError as error:
             end(Outcome(spec, "failed", 0.0, str(error)))
             continue
-        # A worker measures the random policy where a finished folder lacks it.
-        lacks = isinstance(spec, DenseSpec) and not random_policy_file(plan.root, spec.task).exists()
-        if made_before and (not lacks or spec.task in plan.broken):
+        if made_before:
             journal.remove_leftovers(plan.root / spec.path)
             end(Outcome(spec, "kept", journal.read_timings(plan.root / spec.path).get("total", 0.0)))
         elif spec.task in plan.broken and isinstance(spec, DenseSpec):
