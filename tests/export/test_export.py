@@ -319,6 +319,8 @@ def test_what_export_refuses(agent, monkeypatch, tmp_path):
         lth.export(agent._replace(state=agent.state._replace(params=diverged)), tmp_path)
     with pytest.raises(lth.InputError, match="type dict cannot be exported"):
         lth.export({}, tmp_path)
+    with pytest.raises(lth.InputError, match="env is for agents of other libraries"):
+        lth.export(agent, tmp_path, env=lambda: None)
     monkeypatch.setenv("CC", "no-such-compiler")
     with pytest.raises(lth.InputError, match="there is no C compiler"):
         lth.export(agent, tmp_path, to="c", episodes=0)

@@ -80,7 +80,7 @@ def export(
 
     Raises:
         InputError: the run or format is unknown; a required compiler or package is missing; the environment of a model cannot be
-            created again; or a file in the way was changed or is not of an export. Nothing is written.
+            created again; `env` is given with a run; or a file in the way was changed or is not of an export. Nothing is written.
         ExportError: a program does not reproduce the agent's actions; nothing is written.
     """
     formats, skip = formats_of(to, quantize)
@@ -114,6 +114,10 @@ def formats_of(to: str | Sequence[str], quantize: str | None) -> tuple[tuple[str
 
 
 def _subject(what: Any, env: Callable[[], Any] | None) -> tuple[Subject, Path]:
+    if env is not None and not is_model(what):
+        raise InputError(
+            "env is for agents of other libraries; that of a run or an agent of lth is its task's. Leave env out"
+        )
     if isinstance(what, str | Path):
         return of_run(Path(what)), Path(what) / "export"
     agent = what.agent if isinstance(what, Run) else what
