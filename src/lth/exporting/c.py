@@ -34,8 +34,8 @@ def with_replay(
         network: the policy.
         observations: recorded observations, (steps, observation_dim).
         actions: the expected actions, (steps, actions), or (steps,) for discrete actions.
-        tolerance: the allowed difference of an action: of the one with the smallest range, or without bounds of an action of at
-            most 1. That of the others is larger in proportion to their `units`, or to the expected action.
+        tolerance: the allowed difference of the action with the smallest range. For the others it is scaled by their `units`;
+            without bounds, by max(|expected action|, 1).
     """
     steps, width = observations.shape
     discrete = network.squash == "argmax"

@@ -9,8 +9,8 @@ def around(width: int, columns: int, discrete: bool, libm: bool, allowed: str) -
         columns: the number of values per action in the rollout.
         discrete: whether actions are discrete.
         libm: whether it must be linked with -lm.
-        allowed: whether ROLLOUT_TOLERANCE is the allowed difference of every action ("one"), is multiplied with the `rollout_units`
-            of each ("each"), or with an expected action whose size exceeds 1 ("relative").
+        allowed: how ROLLOUT_TOLERANCE is scaled: not at all ("one"), by the `rollout_units` of each action ("each"), or by
+            max(|expected action|, 1) ("relative").
     """
     compare = f"""
         const int action = policy_act(rollout_observations + step * {width});

@@ -56,12 +56,9 @@ def put_masks(model: Any, masks: Mapping[str, Mask], states: Mapping[str, str]) 
         def masked(part: Any, mask: Mask = mask, is_like: Callable[[Any], bool] = is_like) -> Any:
             return apply_mask(part, mask) if is_like(part) else part
 
-        def is_masked(part: Any) -> bool:
-            return isinstance(part, MaskedState)
-
         opt_state = jax.tree.map(masked, state.opt_state, is_leaf=is_like)
         # The mask of a keep_pruned_at_zero in the model's own optimizer would stay in force.
-        if any(map(is_masked, jax.tree.leaves(opt_state, is_leaf=is_masked))):
+        if any(map(_is_masked, jax.tree.leaves(opt_state, is_leaf=_is_masked))):
             opt_state = set_mask(opt_state, mask, state.params)
         own = state.tx.update.inner if isinstance(state.tx.update, MaskedUpdate) else state.tx
         kept = jax.tree.map(lambda leaf: jnp.asarray(leaf) != 0, mask)
@@ -73,3 +70,7 @@ def put_masks(model: Any, masks: Mapping[str, Mask], states: Mapping[str, str]) 
         if hasattr(state, "target_params"):
             changes["target_params"] = apply_mask(state.target_params, mask)
         setattr(model.policy, name, state.replace(**changes))
+
+
+def _is_masked(part: Any) -> bool:
+    return isinstance(part, MaskedState)

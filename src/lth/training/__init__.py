@@ -156,7 +156,7 @@ def run_episodes(
 
 
 def _raised(error: Exception, when: str) -> TrainingError:
-    """Return the error that the environment raised another."""
+    """Return the TrainingError for an exception that the environment raised."""
     return TrainingError(f"the environment raised {type(error).__name__} {when}: {error}")
 
 
