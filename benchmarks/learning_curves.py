@@ -64,19 +64,19 @@ def spec_of(name: str, seed: int):
 
 def file_of(name: str, seed: int) -> Path:
     """Return the path of a run's metrics."""
-    from src.lth.experiment import store
+    from src.lth.experiment import journal
 
     task, _, algorithm, settings = CURVES[name]
     if settings is None:
         kind = "" if algorithm == "sac" else f"{algorithm}-"
         return options.output_dir / "sbx" / f"{kind}{task}-{steps_of(name)}-seed{seed}.csv"
-    return (options.output_dir / spec_of(name, seed).path) / store.METRICS
+    return (options.output_dir / spec_of(name, seed).path) / journal.METRICS
 
 
 def run_one(name: str, seed: int) -> None:
     """Make one run."""
     from src.lth.experiment.lottery import train_dense
-    from src.lth.experiment.trainer import RunOptions
+    from src.lth.experiment.options import RunOptions
 
     def say(env_steps, metrics):
         print(name, seed, env_steps, {key: round(value, 2) for key, value in metrics.items() if "evaluation" in key})

@@ -25,7 +25,7 @@ from common import processor
 from rich.console import Console
 
 from src.lth.api import conclude, planned_runs, read_config
-from src.lth.experiment import journal, store
+from src.lth.experiment import journal, records
 from src.lth.experiment.plan import Plan
 from src.lth.experiment.spec import Spec
 from src.lth.experiment.tidy import RANDOM_POLICY, Collector, TidyRow
@@ -69,7 +69,7 @@ def save(config: Path, plan: Plan) -> None:
 
 def facts(plan: Plan, specs: list[Spec]) -> dict[str, object]:
     """Return what the runs of a block were made with."""
-    made = [store.read_provenance(plan.root / spec.path) for spec in specs]
+    made = [records.read_provenance(plan.root / spec.path) for spec in specs]
     seconds = {str(s.path): journal.read_timings(plan.root / s.path)["total"] for s in specs}
     times = [line["time"] for s in specs for line in journal.read_lines(plan.root / s.path / journal.ATTEMPTS) if line]
     versions = {name: sorted({m["versions"][name] for m in made}) for name in sorted(made[0]["versions"])}

@@ -94,7 +94,7 @@ def dense(small_config):
     """A trained dense run of the small config, with the rewind point 200 kept: its spec and its directory."""
     from lth.experiment import lottery
     from lth.experiment.build import dense_spec
-    from lth.experiment.trainer import RunOptions
+    from lth.experiment.options import RunOptions
 
     spec = dense_spec(small_config, "Pendulum-v1", 0)
     return spec, lottery.train_dense(small_config.output_dir, spec, RunOptions((200,)))

@@ -21,7 +21,7 @@ from helpers.small import SMALL
 
 import lth
 from lth import cli
-from lth.experiment import journal, lottery, store, trainer
+from lth.experiment import journal, lottery, options, records, store
 from lth.text import plain
 
 from .mutate import damage_file
@@ -172,9 +172,9 @@ class FileFuzzer:
     def _read(self, path: Path, run: Path) -> None:
         """Read the damaged file with the public Python function."""
         readers = {
-            journal.RESUME: lambda: store.load_resume(run, store.spec_of(run)),
+            journal.RESUME: lambda: store.load_resume(run, records.spec_of(run)),
             "mask.safetensors": lambda: lth.load_mask(path),
-            "mask.pkl": lambda: (lth.load_mask(path), store.read_mask(path)),
+            "mask.pkl": lambda: (lth.load_mask(path), records.read_mask(path)),
             "checkpoint.safetensors": lambda: lth.load(run),
             "replay_buffer.pkl": lambda: store.load_replay_buffer(run),
         }
@@ -228,7 +228,7 @@ def make_grid(place: Path) -> None:
     save = store.save_resume
     store.save_resume = lambda run, *rest: (save(run, *rest), shutil.copy(run / journal.RESUME, dense))
     with tempfile.TemporaryDirectory() as elsewhere:
-        lottery.train_dense(Path(elsewhere), store.spec_of(dense), trainer.RunOptions())
+        lottery.train_dense(Path(elsewhere), records.spec_of(dense), options.RunOptions())
     store.save_resume = save
     lth.save_mask(dense / "mask.safetensors", {"a": {"kernel": np.eye(4)}, "b": [np.ones(3, np.int8)]})
     (dense / "failures.jsonl").write_text(json.dumps(FAILURE) + "\n")

@@ -16,7 +16,7 @@ import test_bad_input as hostile
 
 import lth
 from lth import pickles
-from lth.experiment import store
+from lth.experiment import records
 
 from .mutate import damage_pickle, opcodes
 from .record import Record, site
@@ -139,7 +139,7 @@ class PickleFuzzer:
     def _load(self, data: bytes) -> None:
         path = self.record.folder / "mask.pkl"
         path.write_bytes(data)
-        for call in (lth.load_mask, store.read_mask):
+        for call in (lth.load_mask, records.read_mask):
             try:
                 call(path)
             except lth.InputError as error:

@@ -45,10 +45,10 @@ def evaluate_run(run: Path, episodes: int | None = None) -> str:
     """
     from . import envs
     from .algorithms.acting import policy_of
-    from .experiment import store
+    from .experiment import records, store
     from .training import evaluate
 
-    spec = store.spec_of(run).dense
+    spec = records.spec_of(run).dense
     agent = store.load(run).agent
     policy = policy_of(agent)
     episodes = episodes or spec.evaluation.last_episodes
@@ -72,9 +72,9 @@ def film_runs(runs: Sequence[Path], path: Path) -> None:
         InputError: a run does not exist, or its task cannot be rendered on this machine.
         TrainingError: an environment raised an exception.
     """
-    from .experiment import store
+    from .experiment import records
 
-    specs = [store.spec_of(run) for run in runs]
+    specs = [records.spec_of(run) for run in runs]
     size = None if len(runs) == 1 and path.suffix == ".mp4" else PANEL
     filmed = [_filmed(run, path.suffix == ".gif", size) for run in runs]
     per_second = filmed[0][1]
@@ -98,10 +98,10 @@ def _filmed(run: Path, gif: bool, size: int | None) -> tuple[list[Any], float]:
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame must not look for a screen
     from . import envs
     from .algorithms.acting import policy_of
-    from .experiment import store
+    from .experiment import records, store
     from .training import evaluate
 
-    spec = store.spec_of(run).dense
+    spec = records.spec_of(run).dense
     policy = policy_of(store.load(run).agent)
     frames: list[Any] = []
     try:

@@ -10,7 +10,8 @@ import numpy as np
 from .errors import InputError
 from .files import dump_tensors, load_pickle, load_tensors, write_whole
 from .pruning.layers import named_leaves, path_keys
-from .pruning.masks import check_mask_values, check_same_leaves
+from .pruning.masks import check_same_leaves
+from .pruning.names import check_mask_values
 from .types import Mask, Params
 
 _FORMAT = "lth-mask-1"
@@ -36,7 +37,7 @@ def save_mask(path: str | Path, mask: Mask) -> Path:
             cannot name; or the file cannot be written.
     """
     path = Path(path)
-    check_mask_values(mask, "the mask")
+    check_mask_values(named_leaves(mask), "the mask")
     arrays = {name: np.asarray(leaf) for name, leaf in named_leaves(mask).items()}
     keys = [path_keys(path_of) for path_of, _ in jax.tree_util.tree_leaves_with_path(mask)]
     about = {name: {"dtype": str(leaf.dtype), "keys": k} for (name, leaf), k in zip(arrays.items(), keys, strict=True)}
@@ -78,7 +79,7 @@ def load_mask(path: str | Path, like: Params | None = None) -> Mask:
     """
     path = Path(path)
     tree = _nested(path) if _begins_as_safetensors(path) else load_pickle(path, "the mask")
-    check_mask_values(tree, f"the mask {path}")
+    check_mask_values(named_leaves(tree), f"the mask {path}")
     if like is None:
         return jax.device_put(tree)
     check_same_leaves(tree, like, f"the mask {path}")

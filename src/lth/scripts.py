@@ -10,14 +10,14 @@ from . import envs
 from .algorithms.base import Agent
 from .config import Config, Sparsity
 from .errors import InputError
-from .experiment import lottery, store
+from .experiment import lottery, records, store
 from .experiment.backend import resolve_backend
 from .experiment.build import dense_spec, mask_spec, ticket_spec
 from .experiment.journal import MASK, MASK_GRADIENT, is_finished
 from .experiment.masking import create_masks, named_layers
+from .experiment.options import options_of
 from .experiment.spec import FileMask, MaskSpec
 from .experiment.start import load_dense, no_mask
-from .experiment.trainer import options_of
 from .files import checksum_path
 from .pruning.masks import sparsity_text
 from .pruning.prune import check_collapse
@@ -40,7 +40,9 @@ def _tasks(config: Config) -> Iterator[tuple[str, int]]:
 
 def _last(run: Path) -> str:
     names = {"evaluation/return": "return", "evaluation/success": "success"}
-    return ", ".join(f"{names[name]} {rounded(value, 4)}" for name, value in sorted(store.last_evaluation(run).items()))
+    return ", ".join(
+        f"{names[name]} {rounded(value, 4)}" for name, value in sorted(records.last_evaluation(run).items())
+    )
 
 
 def dense_agents(config: Config) -> Iterator[tuple[Path, Agent]]:
@@ -55,7 +57,7 @@ def dense_agents(config: Config) -> Iterator[tuple[Path, Agent]]:
 
 def save_replay_buffer(run: Path, buffer: ReplayBuffer) -> None:
     """Write `replay_buffer.pkl` with its checksum. Writing it again does not change its bytes."""
-    store.save_replay_buffer(run, store.spec_of(run).dense, buffer)
+    store.save_replay_buffer(run, records.spec_of(run).dense, buffer)
 
 
 def layers_to_exclude(config: Config) -> tuple[list[str], list[str]]:
@@ -86,7 +88,7 @@ def dense_runs(config: Config) -> Iterator[tuple[Path, Agent, ReplayBuffer | Non
 
 def save_mask(config: Config, run: Path, sparsity: Sparsity, actor_mask: Mask, critic_mask: Mask) -> None:
     """Write the masks of `_02_create_mask.py` as mask.pkl, in the folder of the magnitude mask or of a custom mask."""
-    dense = store.spec_of(run).dense
+    dense = records.spec_of(run).dense
     spec = mask_spec(config, dense_spec(config, dense.task, dense.seed), "magnitude", sparsity)
     masks = {"actor": actor_mask, "critic": critic_mask}
     path = save_edited_mask(config.output_dir, spec, masks)
@@ -116,7 +118,7 @@ def save_edited_mask(root: Path, spec: MaskSpec, masks: dict[str, Mask]) -> Path
         file.unlink(missing_ok=True)
     if custom.parent.is_dir() and not any(custom.parent.iterdir()):
         custom.parent.rmdir()
-    store.open_run(root, spec)
+    records.open_run(root, spec)
     return store.finish_mask(root, spec, masks)
 
 

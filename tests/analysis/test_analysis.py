@@ -20,7 +20,8 @@ from lth.algorithms.base import Agent
 from lth.algorithms.learner import update
 from lth.algorithms.networks import module_of
 from lth.algorithms.sac.algorithm import gaussian_of
-from lth.analysis.interpolation import barrier, interpolate, losses
+from lth.analysis.barriers import barrier
+from lth.analysis.interpolation import interpolate, losses
 from lth.analysis.overlap import compare, overlap, shared_by_chance
 from lth.analysis.paths import effective_sparsity, layers, weights_read
 from lth.analysis.scores import threshold
@@ -30,7 +31,7 @@ from lth.cli import main
 from lth.config import CONNECTIVITY, SACConfig, parse_config
 from lth.envs.suites import observation_names
 from lth.errors import InputError
-from lth.experiment import attempt, journal, lottery, store
+from lth.experiment import attempt, journal, lottery, records
 from lth.experiment.compare import connect
 from lth.experiment.plan import plan
 from lth.experiment.spec import ConnectivitySpec, MaskSpec, parse_spec
@@ -524,7 +525,7 @@ def value_of(rows, network, layer, metric):
 def test_each_run_records_what_its_mask_and_its_units_are(grown):
     root = grown.output_dir
     for spec in (s for s in plan(grown).specs if not isinstance(s, ConnectivitySpec)):
-        rows = store.read_analysis(root / spec.path)
+        rows = records.read_analysis(root / spec.path)
         is_mask = isinstance(spec, MaskSpec)
         run = None if is_mask else lth.load(root / spec.path)
         masks = run.masks if run else lth.load_mask(journal.last_file(root, spec))
@@ -557,7 +558,7 @@ def test_stability_is_that_of_the_masks_own_batches_and_candidates(grown):
     import scipy.stats
 
     (spec,) = [s for s in plan(grown).specs if isinstance(s, MaskSpec) and s.method == "taylor" and s.previous]
-    rows = store.read_analysis(grown.output_dir / spec.path)
+    rows = records.read_analysis(grown.output_dir / spec.path)
     agent, buffer, before = lth.load(grown.output_dir / spec.previous.path)
     halves = gradient_halves(agent, buffer, 8, 32)
     params = agent.state.params["actor"]
@@ -581,7 +582,7 @@ def test_stability_is_that_of_the_masks_own_batches_and_candidates(grown):
 def test_the_scores_of_a_mask_are_counted_by_what_it_kept(grown):
     for spec in (s for s in plan(grown).specs if isinstance(s, MaskSpec)):
         run = grown.output_dir / spec.path
-        rows, masks = store.read_analysis(run), lth.load_mask(journal.last_file(grown.output_dir, spec))
+        rows, masks = records.read_analysis(run), lth.load_mask(journal.last_file(grown.output_dir, spec))
         agent, buffer, before = lth.load(grown.output_dir / (spec.previous or spec.dense).path)
         gradients = lth.gradient_statistics(agent, buffer, 8, 32) if spec.method == "taylor" else {}
         for network, mask in masks.items():
@@ -616,7 +617,7 @@ def test_scores_of_no_single_ranking_have_no_threshold():
 def test_a_run_of_an_earlier_version_is_analysed_when_a_table_asks(grown, tmp_path):
     shutil.copytree(grown.output_dir, tmp_path / "old")
     config = grown.model_copy(update={"output_dir": tmp_path / "old"})
-    recorded = {path: path.read_bytes() for path in config.output_dir.rglob(store.ANALYSIS)}
+    recorded = {path: path.read_bytes() for path in config.output_dir.rglob(records.ANALYSIS)}
     assert len(recorded) == sum(not isinstance(spec, ConnectivitySpec) for spec in plan(config).specs)
     want = tidy_rows(config)
     for path in recorded:
@@ -723,12 +724,12 @@ def test_lines_between_agents_are_stages_of_the_grid(grown, tmp_path):
     for spec in specs:
         assert journal.is_made(root, spec, lottery.PLAIN.rewind_points)
         assert parse_spec(spec.model_dump(mode="json")) == spec
-        line = store.read_line(root / spec.path)
+        line = records.read_line(root / spec.path)
         assert [row.alpha for row in line] == [a for a in (0.0, 0.5, 1.0) for _ in range(3)]
         ends = {(row.alpha, row.metric): row.value for row in line}
         for alpha, end in ((0.0, spec.one), (1.0, spec.other)):
             # Two episodes, as in the last evaluations of this grid.
-            assert ends[alpha, "return"] == store.last_evaluation(root / end.path)["evaluation/return"]
+            assert ends[alpha, "return"] == records.last_evaluation(root / end.path)["evaluation/return"]
     rows = line_rows(tidy_rows(grown))
     barriers = barrier_rows(rows)
     assert len(rows) == 9 * len(specs)
@@ -748,7 +749,7 @@ def test_a_line_that_was_interrupted_is_measured_again_to_the_same_bytes(grown, 
     assert (run / journal.CONNECTIVITY).stat().st_mtime_ns == modified  # what is finished is not done again
     shutil.rmtree(run)
     with monkeypatch.context() as patch:
-        patch.setattr(store, "save_line", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(records, "save_line", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             connect(tmp_path / "copy", spec)
     assert not journal.is_finished(tmp_path / "copy", spec)

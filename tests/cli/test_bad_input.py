@@ -37,12 +37,12 @@ from lth.cli import main
 from lth.config import Config, Sparsity, parse_config
 from lth.envs.probe import look
 from lth.errors import InputError
-from lth.experiment import journal, lottery, masking, store
+from lth.experiment import journal, lottery, masking, records, store
 from lth.experiment.backend import BACKEND
 from lth.experiment.build import dense_spec, mask_spec, ticket_spec
+from lth.experiment.options import RunOptions
 from lth.experiment.tasks import TASKS
 from lth.experiment.tidy import TIDY_FILE
-from lth.experiment.trainer import RunOptions
 from lth.pickles import read_pickle
 from lth.pruning.prune import CHECKS
 from lth.replay import ReplayBuffer, sample_rows, unpack_rows
@@ -1084,7 +1084,7 @@ def test_bad_spec_files(damage, results, capsys):
     path = results.run / "spec.json"
     path.write_bytes(damage)
     before = contents(results.root)
-    refused(lambda: store.spec_of(results.run), path, [])
+    refused(lambda: records.spec_of(results.run), path, [])
     refused(lambda: journal.is_finished(results.root, results.dense), results.run, [])
     assert main(["eval", str(results.run), "--episodes", "1"]) == 2
     errors = capsys.readouterr().err
@@ -1112,9 +1112,9 @@ def test_bad_metrics(damage, results):
     path.write_bytes(damage(good))
     assert path.read_bytes() != good
     # The run counts as finished, so the same command does not make the file again: the folder has to go.
-    refused(lambda: store.last_evaluation(results.run), path, ["delete"])
+    refused(lambda: records.last_evaluation(results.run), path, ["delete"])
     path.unlink()
-    refused(lambda: store.last_evaluation(results.run), path, ["delete"])
+    refused(lambda: records.last_evaluation(results.run), path, ["delete"])
 
 
 @pytest.mark.parametrize("damage", ["[1]", '{"total": "long"}', '{"total": null}', "[" * 100_000, "\0"])
@@ -1353,7 +1353,7 @@ def test_lth_run_over_damaged_files(name, results, tiny_yaml, capsys):
     assert {place: after[place] for place in before} == before
     # What is new tells of the attempt: locks, attempts, logs, tasks, backend, the table, and the folders that they lie in.
     tables = ("table.csv", "runs.csv", "layers.csv", "inputs.csv", "overlap.csv", "returns.png")
-    apart = {*store.CLOCK_FILES, "logs", BACKEND, TASKS, TIDY_FILE, *tables}
+    apart = {*records.CLOCK_FILES, "logs", BACKEND, TASKS, TIDY_FILE, *tables}
     assert all(
         data is False or apart & {*pathlib.Path(place).parts} for place, data in after.items() if place not in before
     )

@@ -17,7 +17,7 @@ from helpers.small import ROOT
 import lth
 from lth.cli import main
 from lth.config import load_config
-from lth.experiment import journal, store
+from lth.experiment import journal, records
 from lth.experiment.plan import plan
 from lth.experiment.spec import TicketSpec
 from lth.experiment.tidy import read_tidy
@@ -125,7 +125,7 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process(finished, run_com
     assert done.returncode == 0, done.stderr
     first, second = contents(path.parent / "results"), contents(tmp_path / "results")
     apart = {
-        *store.CLOCK_FILES,
+        *records.CLOCK_FILES,
         "logs",
         "table.csv",
         "runs.csv",
@@ -138,6 +138,25 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process(finished, run_com
     compared = [name for name in second if not apart & {*Path(name).parts}]
     assert sum(name.endswith(("safetensors", ".pkl", "metrics.csv")) for name in compared) > 10
     assert [name for name in compared if first[name] != second[name]] == []
+
+
+def test_what_reads_results_loads_no_jax(finished, run_command):
+    code = """
+import sys
+sys.modules.update(dict.fromkeys(("jax", "flax", "optax")))  # None is what cannot be imported
+from lth.cli import main
+for command in (["status"], ["table"], ["report"], ["clean", "--dry-run"]):
+    assert main([*command, "small.yaml"]) == 0, command
+for run in sys.argv[1:]:
+    assert main(["show", run]) == 0, run
+"""
+    folder = finished[0].parent
+    runs = [str(spec.parent) for spec in sorted(folder.glob("results/*/seed0/*/spec.json"))]
+    assert len(runs) > 10
+    (folder / "results" / records.TABLE_MEMORY).unlink(missing_ok=True)  # the table is made again
+    done = run_command("-c", code, *runs, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Surviving weights" in (folder / "results" / "report.html").read_text()
 
 
 def test_a_dry_run_lists_and_makes_nothing(small_yaml, run_command, tmp_path):
@@ -228,7 +247,7 @@ def test_lth_eval_repeats_the_last_evaluation_and_films(finished, run_command, t
     (run,) = (path.parent / "results").glob("Pendulum-v1/seed0/ticket-taylor*")
     done = run_command("-m", "lth.cli", "eval", run, "--episodes", "2")
     assert done.returncode == 0, done.stderr
-    assert f"return {store.last_evaluation(run)['evaluation/return']:.1f}" in done.stdout
+    assert f"return {records.last_evaluation(run)['evaluation/return']:.1f}" in done.stdout
     pytest.importorskip("pygame", reason="drawing Pendulum needs pygame: pip install 'lth[video]'")
     assert main(["eval", str(run), "--episodes", "1", "--video", str(tmp_path / "film.gif")]) == 0
     assert (tmp_path / "film.gif").read_bytes().startswith(b"GIF89a")

@@ -24,10 +24,10 @@ from lth.errors import InputError
 from lth.experiment import backend, journal
 from lth.experiment.attempt import attempt_all
 from lth.experiment.costs import bytes_in_batch
+from lth.experiment.options import options_of
 from lth.experiment.plan import plan
 from lth.experiment.runner import jobs_of
 from lth.experiment.spec import DenseSpec, MaskSpec, TicketSpec
-from lth.experiment.trainer import options_of
 
 GRID = {
     **SMALL,

@@ -14,9 +14,9 @@ from lth.config import load_config, parse_config
 from lth.errors import InputError
 from lth.experiment import attempt, journal, lottery, start
 from lth.experiment.build import dense_spec
+from lth.experiment.options import options_of
 from lth.experiment.plan import plan, sparsity_paths
 from lth.experiment.spec import DenseSpec, MaskSpec, TicketSpec
-from lth.experiment.trainer import options_of
 from lth.pruning.allocation import counts_by_layer, erk_counts, pruned_count
 from lth.pruning.masks import pruned_counts
 from lth.starting import write_template

@@ -12,7 +12,7 @@ import lth
 from lth.algorithms.checkpoint import dump_agent, load_agent_and_more
 from lth.config import Sparsity, parse_config
 from lth.errors import TrainingError
-from lth.experiment import journal, lottery, store
+from lth.experiment import journal, lottery, records, store
 from lth.experiment.build import dense_spec, mask_spec, ticket_spec
 from lth.experiment.costs import flops, spent
 from lth.experiment.plan import plan
@@ -43,7 +43,7 @@ def copied(root, spec, other):
     """The files of one seed under the name of another."""
     shutil.copytree(root / spec.path, root / other.path)
     (root / other.path / "spec.json").unlink()
-    store.open_run(root, other)
+    records.open_run(root, other)
 
 
 def test_files_of_another_run_are_refused(root, config, dense):
@@ -140,7 +140,7 @@ def test_evaluations_are_finite_and_reach_the_end(root, dense, rows):
     spec = dense[0]
     (root / spec.path / "metrics.csv").write_text(f"env_steps,metric,value\n{rows}\n")
     with pytest.raises(lth.InputError, match=r"metrics\.csv"):
-        store.metrics_of(root, spec)
+        records.metrics_of(root, spec)
 
 
 def test_two_ways_to_one_sparsity_are_two_rows():
@@ -175,7 +175,7 @@ import lth
 from lth.config import parse_config
 from lth.experiment import lottery
 from lth.experiment.build import dense_spec
-from lth.experiment.trainer import RunOptions
+from lth.experiment.options import RunOptions
 config = parse_config({ {**SMALL, "output_dir": str(tmp_path)}!r})
 place = lottery.train_dense(config.output_dir, dense_spec(config, "Pendulum-v1", 0), RunOptions((200,)))
 theirs = lth.load({str(run)!r})

@@ -12,7 +12,7 @@ from helpers.grids import contents, differences
 from helpers.processes import kill, wait_for, workers_of
 
 from lth.cli import main
-from lth.experiment import journal, runner, store
+from lth.experiment import journal, records, runner, store
 
 TASKS = """
 import gymnasium
@@ -60,8 +60,8 @@ def test_workers_threads_checkpoints_and_event_files_change_no_bytes(grid, alone
     assert len(contents(tmp_path)) > 30
     trained = [*tmp_path.glob("*/*/dense-*"), *tmp_path.glob("*/*/ticket-*")]
     assert len(trained) == 3
-    assert all(file.stat().st_size > 500 for run in trained for file in (run / store.EVENTS).iterdir())
-    assert sorted(p.parent.name for p in tmp_path.rglob(store.EVENTS)) == sorted(run.name for run in trained)
+    assert all(file.stat().st_size > 500 for run in trained for file in (run / records.EVENTS).iterdir())
+    assert sorted(p.parent.name for p in tmp_path.rglob(records.EVENTS)) == sorted(run.name for run in trained)
 
 
 @pytest.mark.parametrize(

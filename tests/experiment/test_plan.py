@@ -16,12 +16,13 @@ from lth.config import parse_config
 from lth.errors import InputError
 from lth.experiment import journal, status
 from lth.experiment.costs import estimate
+from lth.experiment.options import RunOptions, options_of
 from lth.experiment.plan import plan
 from lth.experiment.spec import DenseSpec
 from lth.experiment.status import Outcome
 from lth.experiment.tasks import check_tasks, record_tasks
 from lth.experiment.tidy import Collector, LiveTable, read_tidy, update_table
-from lth.experiment.trainer import RunOptions, keep_points, options_of
+from lth.experiment.trainer import keep_points
 
 CONTROLS = ["reinit", "inverted", "random-erk", "small-dense", "retrained"]
 GRID = {**SMALL, "seeds": [0, 1], "pruning": {**SMALL["pruning"], "sparsity": [0.5, 0.9], "controls": CONTROLS}}

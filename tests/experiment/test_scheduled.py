@@ -14,8 +14,8 @@ from lth.cli import main
 from lth.config import parse_config
 from lth.experiment import attempt, journal, lottery, masking
 from lth.experiment.build import dense_spec, mask_spec
+from lth.experiment.options import RunOptions, options_of
 from lth.experiment.plan import plan
-from lth.experiment.trainer import RunOptions, options_of
 from lth.pruning.masks import pruned_counts
 
 NETWORKS = ("actor", "critic")

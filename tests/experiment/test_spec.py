@@ -7,7 +7,7 @@ import pytest
 
 from lth.config import Config, Sparsity, load_config, parse_config
 from lth.errors import InputError
-from lth.experiment import store
+from lth.experiment import records
 from lth.experiment.build import dense_spec, mask_spec, ticket_spec
 from lth.experiment.plan import plan
 from lth.experiment.spec import FileMask
@@ -94,21 +94,21 @@ def test_what_does_not_bear_on_a_run_does_not_change_its_directory():
 
 def test_a_directory_of_other_settings_is_refused(tmp_path):
     spec = dense_spec(Config(), "Pendulum-v1", 0)
-    run = store.open_run(tmp_path, spec)
+    run = records.open_run(tmp_path, spec)
     stored = json.loads((run / "spec.json").read_text())
     stored["sac"]["tau"] = 0.5
     (run / "spec.json").write_text(json.dumps(stored))
     with pytest.raises(InputError, match=r"sac\.tau is 0\.5 in the folder, but 0\.005 in the config"):
-        store.open_run(tmp_path, spec)
+        records.open_run(tmp_path, spec)
 
 
 def test_a_field_that_came_later_does_not_orphan_a_run(tmp_path):
     spec = dense_spec(Config(), "Pendulum-v1", 0)
-    run = store.open_run(tmp_path, spec)
+    run = records.open_run(tmp_path, spec)
     stored = json.loads((run / "spec.json").read_text())
     del stored["sac"]["critic_layer_norm"]
     (run / "spec.json").write_text(json.dumps(stored))
-    assert store.open_run(tmp_path, spec) == run
+    assert records.open_run(tmp_path, spec) == run
 
 
 def test_the_grid_has_each_run_after_what_it_needs():

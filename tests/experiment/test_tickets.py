@@ -11,10 +11,10 @@ from helpers.trees import on_host
 import lth
 from lth.algorithms.architecture import Spaces
 from lth.config import Sparsity, parse_config
-from lth.experiment import journal, lottery, store
+from lth.experiment import journal, lottery, records, store
 from lth.experiment.build import dense_spec, mask_spec, ticket_spec
+from lth.experiment.options import RunOptions
 from lth.experiment.spec import FileMask, TicketSpec
-from lth.experiment.trainer import RunOptions
 from lth.files import load_pickle, load_tensors
 from lth.pruning.masks import apply_mask, pruned_counts
 
@@ -133,7 +133,7 @@ def test_the_same_budget_and_the_last_evaluation(small_config, dense):
     with (run / "metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["metric"] == "evaluation/return"]
     assert [int(row["env_steps"]) for row in rows] == [200, 400, 600]
-    assert store.last_evaluation(run)["evaluation/return"] == float(rows[-1]["value"])
+    assert records.last_evaluation(run)["evaluation/return"] == float(rows[-1]["value"])
 
 
 def test_a_rewind_point_asked_for_later_is_made_again(dense, tmp_path):

@@ -3,9 +3,9 @@
 import pytest
 from helpers.grids import make_grid, tidy_rows
 
+from lth.experiment.journal import METRICS
 from lth.experiment.plan import plan
 from lth.experiment.spec import DenseSpec, MaskSpec, TicketSpec
-from lth.experiment.store import METRICS
 from lth.experiment.tidy import Collector
 from lth.reporting import charts, networks, views
 from lth.reporting.scores import Runs

@@ -13,8 +13,8 @@ from lth.errors import InputError
 from lth.experiment import lottery
 from lth.experiment.build import dense_spec
 from lth.experiment.journal import METRICS
+from lth.experiment.options import RunOptions
 from lth.experiment.trackers import TRACKERS, trackers_of
-from lth.experiment.trainer import RunOptions
 
 pytestmark = pytest.mark.filterwarnings("default")  # the packages' own
 

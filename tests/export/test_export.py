@@ -18,7 +18,7 @@ from lth import envs
 from lth.algorithms.acting import policy_of
 from lth.cli import main
 from lth.config import Sparsity
-from lth.experiment import lottery, store
+from lth.experiment import lottery, records
 from lth.experiment.build import mask_spec, ticket_spec
 from lth.exporting.build import build
 from lth.exporting.check import for_environment
@@ -159,7 +159,7 @@ def test_the_contract_says_what_a_port_needs(exported, run):
         "dense",
         0.05,
     )
-    assert policy["spec"] == store.spec_of(run).sha256
+    assert policy["spec"] == records.spec_of(run).sha256
     assert policy["return"]["episodes"] == 3
     assert policy["sizes"]["multiply_adds_dense"] == 3 * 16 + 16 * 16 + 16
     assert set(policy["times_us"]) == {"agent", "c", "onnx", "numpy"}
@@ -371,7 +371,7 @@ def test_a_grids_return_against_flash(small_config, run, ticket):
     sizes = [int(row["bytes"]) for row in rows]
     assert sizes == sorted(sizes, reverse=True)
     assert [float(row["return"]) for row in rows[::2]] == [
-        store.last_evaluation(folder)["evaluation/return"] for folder in (run, ticket)
+        records.last_evaluation(folder)["evaluation/return"] for folder in (run, ticket)
     ]
     assert figure.read_bytes().startswith(b"\x89PNG")
 

@@ -8,14 +8,14 @@ from lth.algorithms.tickets import masks_of
 from lth.analysis.scores import score_histogram, threshold
 from lth.analysis.stability import Stability
 from lth.config import parse_config
-from lth.experiment import store
+from lth.experiment import records, store
 from lth.experiment.masking import Scores
 from lth.experiment.measurements import mask_rows, score_rows, stability_rows
 from lth.experiment.plan import plan
 from lth.experiment.question import declare_question
 from lth.experiment.random_policy import Episode, random_policy_file
+from lth.experiment.records import AnalysisRow
 from lth.experiment.spec import ConnectivitySpec, DenseSpec, MaskSpec
-from lth.experiment.store import AnalysisRow
 from lth.experiment.tasks import record_tasks
 from lth.experiment.tidy import Collector
 from lth.files import csv_bytes, write_whole
@@ -36,7 +36,7 @@ def contents(folder):
     found = {}
     for path in sorted(folder.rglob("*")):
         names = path.relative_to(folder).parts
-        if path.is_file() and not {*names} & {*store.CLOCK_FILES, "logs"}:
+        if path.is_file() and not {*names} & {*records.CLOCK_FILES, "logs"}:
             found["/".join(names)] = path.read_bytes()
             if path.name == "tidy.csv":
                 lines = path.read_bytes().splitlines()
@@ -66,14 +66,14 @@ def make_grid(tree, root, skip=(), skill=SKILL):
     record_tasks(config.output_dir, {task: Spaces(*SIZES[task]) for task in config.tasks if task in SIZES})
     for task in config.tasks:
         _random_policy(config, task)
-    states, provenance = {}, store.provenance()
-    store.provenance, kept = lambda: provenance, store.provenance
+    states, provenance = {}, records.provenance()
+    records.provenance, kept = lambda: provenance, records.provenance
     try:
         for spec in plan(config).specs:
             if not any(part in str(spec.path) for part in skip):
                 _make(config, spec, states, skill)
     finally:
-        store.provenance = kept
+        records.provenance = kept
     return config
 
 
@@ -91,14 +91,14 @@ def _random_policy(config, task):
 def _make(config, spec, states, skills):
     dense = spec if isinstance(spec, DenseSpec) else spec.dense
     rng = np.random.default_rng(abs(hash_of(spec)))
-    run = store.open_run(config.output_dir, spec)
+    run = records.open_run(config.output_dir, spec)
     if isinstance(spec, ConnectivitySpec):
         lines = []
         for metric in ("return", "critic_loss"):
             ends = rng.normal(100.0, 10.0, 3)
-            rows = [store.LineRow(alpha, metric, float(v)) for alpha, v in zip((0.0, 0.5, 1.0), ends, strict=True)]
+            rows = [records.LineRow(alpha, metric, float(v)) for alpha, v in zip((0.0, 0.5, 1.0), ends, strict=True)]
             lines += rows
-        store.save_line(config.output_dir, spec, lines)
+        records.save_line(config.output_dir, spec, lines)
         return
     sizes = SIZES[dense.task]
     if (dense.agent, sizes) not in states:
@@ -109,14 +109,14 @@ def _make(config, spec, states, skills):
     if mask:
         masks = {n: _mask(p, mask.sparsity[n], np.random.default_rng(hash_of(mask))) for n, p in state.params.items()}
     if isinstance(spec, MaskSpec):
-        store.save_timings(run, {"total": round(float(rng.uniform(0.1, 3.0)), 3)})
+        records.save_timings(run, {"total": round(float(rng.uniform(0.1, 3.0)), 3)})
         rows = mask_rows(masks)
         if spec.method in ("gradient", "taylor"):
             shared = Stability(float(rng.uniform(0.5, 1)), float(rng.uniform(0.5, 1)), 0.1)
             rows += stability_rows({"actor": shared, "critic": shared})
         if spec.method in ("magnitude", "gradient", "taylor"):
             rows += score_rows({network: _scores(masks[network], spec.method) for network in masks})
-        store.save_analysis(run, rows)
+        records.save_analysis(run, rows)
         store.finish_mask(config.output_dir, spec, masks)
         return
     untrained, best = BEST.get(dense.task, OTHERS)
@@ -135,9 +135,9 @@ def _make(config, spec, states, skills):
         if step > start:
             learned = np.random.default_rng([hash_of(spec), step]).normal(1.0 - 0.5 * share, 0.1, 3)
             rows += zip([step] * 3, ("train/critic_loss", "train/alpha", "train/q_mean"), learned.tolist(), strict=True)
-    store.save_metrics(run, rows)
+    records.save_metrics(run, rows)
     total = round(float(rng.uniform(5, 9)) * (1.0 if masks else 3.0), 3)
-    store.save_timings(run, {"start": 0.5, "compile": round(total / 4, 3), "train": 5.0, "total": total})
+    records.save_timings(run, {"start": 0.5, "compile": round(total / 4, 3), "train": 5.0, "total": total})
     if masks:
         flags = {n: jax.tree.map(lambda leaf: leaf != 0, mask) for n, mask in masks.items()}
         state = state._replace(
@@ -150,7 +150,7 @@ def _make(config, spec, states, skills):
         for network in ("actor", "critic")
         for metric in ("dead_units", "dormant_units")
     ]
-    store.save_analysis(run, mask_rows(masks_of(state)) + units)
+    records.save_analysis(run, mask_rows(masks_of(state)) + units)
     buffer = ReplayBuffer(init_replay(1, *sizes), sizes[0])
     store.save_replay_buffer(run, spec, buffer)
     store.finish_agent(config.output_dir, spec, state)

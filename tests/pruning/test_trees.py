@@ -12,8 +12,9 @@ from flax import nnx
 from helpers.trees import on_host
 
 import lth
-from lth.pruning.layers import is_weight, layer_names, layers
+from lth.pruning.layers import layer_names, layers
 from lth.pruning.masks import pruned_counts
+from lth.pruning.names import is_weight
 
 
 def trains_sparse(params, loss, mask):

@@ -27,7 +27,7 @@ from lth.config import SACConfig, Sparsity, TrainingConfig, parse_config
 from lth.errors import InputError
 from lth.experiment import journal, lottery, store
 from lth.experiment.build import dense_spec, mask_spec, ticket_spec
-from lth.experiment.trainer import RunOptions
+from lth.experiment.options import RunOptions
 from lth.pruning.controls import random_mask
 from lth.pruning.schedules import prune_at, rigl, sparse_evolution
 from lth.replay import init_replay, pack_rows

@@ -132,6 +132,11 @@ class AgentConfig(Settings):
         """Return the spaces for a policy network with `outputs` outputs."""
         return Spaces(observation_dim, outputs, self.DISCRETE)
 
+    def head(self, spaces: Spaces) -> Head | None:
+        """Return the algorithm's `act` without noise as data, for `lth.export`; None if it cannot be exported."""
+        del spaces
+        return None
+
     @classmethod
     def has_pair(cls) -> bool:
         """Return whether the networks are an actor and critics, as in docs/saliency-pruning.md."""

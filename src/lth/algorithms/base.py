@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..pruning.masks import MaskedState, apply_mask, keep_pruned_at_zero
 from ..replay import ReplayBuffer
 from ..types import Array, ArrayLike, Batch, Params
-from .architecture import AgentConfig, Head, Network, Spaces
+from .architecture import AgentConfig, Network, Spaces
 from .networks import Apply, apply_of, module_of
 
 OBSERVATION_CLIP = 10.0
@@ -132,10 +132,6 @@ class Algorithm(abc.ABC):
         `rng` is a `numpy.random.Generator`, or `randomness.DeviceGenerator` for environments on the device, which has its methods
         `random`, `uniform`, `integers` and `standard_normal`.
         """
-
-    def head(self) -> Head | None:
-        """Return `act` without noise as data, for `lth.export`; None if it cannot be exported."""
-        return None
 
     def random_actions(self, rng: Any, n: int) -> Array:
         """Draw uniform actions, (n, action_width) float32."""

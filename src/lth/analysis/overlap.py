@@ -11,10 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..pruning.layers import is_weight, layer_of, named_leaves
-from ..types import Mask
+from ..pruning.names import is_weight, layer_of
+from ..types import Array, Mask
 
 CONFIDENCE = 0.95
+LEAST_SHARED = 0.8
+"""A mask is unstable if the masks of two halves of the batches share less than this fraction of the kept weights."""
 
 
 class Overlap(NamedTuple):
@@ -55,7 +57,9 @@ def overlap(mask: Mask, other: Mask) -> list[Overlap]:
     Returns:
         The total over layers first, with an empty `layer`, then each layer; empty if no layer is left.
     """
-    counts = shared_counts(kernels(mask), kernels(other))
+    from ..pruning.layers import named_leaves  # loads JAX, which counting does without
+
+    counts = shared_counts(kernels(named_leaves(mask)), kernels(named_leaves(other)))
     if not counts:
         return []
     return [compare("", tuple(one for some in counts.values() for one in some)), *_layers(counts)]
@@ -77,10 +81,10 @@ class Kept(NamedTuple):
     kept: int
 
 
-def kernels(mask: Mask) -> dict[str, Kept]:
-    """Return the kept weights of each weight array by name."""
+def kernels(leaves: Mapping[str, Array]) -> dict[str, Kept]:
+    """Return the kept weights of each weight array by name, of a mask's leaves by name."""
     found = {}
-    for name, leaf in named_leaves(mask).items():
+    for name, leaf in leaves.items():
         if is_weight(name, leaf):
             kept = np.asarray(leaf) != 0
             found[name] = Kept(kept.shape, np.packbits(kept), int(np.count_nonzero(kept)))

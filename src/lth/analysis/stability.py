@@ -6,13 +6,11 @@ import jax
 import numpy as np
 
 from ..pruning.criteria import criterion_named
-from ..pruning.layers import is_weight, named_leaves
+from ..pruning.layers import named_leaves
+from ..pruning.names import is_weight
 from ..pruning.prune import scores_by
 from ..types import Array, Mask, Params
-from .overlap import compare
-
-LEAST_SHARED = 0.8
-"""A mask is unstable if the masks of two halves of the batches share less than this fraction of the kept weights."""
+from .overlap import LEAST_SHARED, compare
 
 
 class Stability(NamedTuple):

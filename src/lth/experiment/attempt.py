@@ -15,10 +15,10 @@ from ..registry import load_entries
 from . import journal
 from .compare import connect
 from .lottery import make_mask, train_dense, train_ticket
+from .options import Progress, RunOptions
 from .random_policy import measure_random_policy
 from .spec import ConnectivitySpec, DenseSpec, MaskSpec, Spec, parse_spec
 from .steps import Stage, Steps, run_together
-from .trainer import Progress, RunOptions
 
 
 @Stage

@@ -8,15 +8,15 @@ from ..config import Config
 from ..errors import InputError
 from ..threads import library_threads, thread_variables
 from .journal import read_progress
+from .options import RunOptions
 from .spec import Spec
-from .trainer import RunOptions
 from .workers import Event
 
 
 def _attempt(root: str, specs: list[dict[str, Any]], options: dict[str, Any]) -> list[dict[str, Any]]:
     # Executed in a Ray worker, whose environment sets the number of threads before JAX is imported.
     from .attempt import attempt_all
-    from .trainer import RunOptions
+    from .options import RunOptions
 
     told: list[dict[str, Any]] = []
     attempt_all(Path(root), specs, RunOptions(**options), told.append)

@@ -13,7 +13,7 @@ from ..analysis.interpolation import interpolate, losses
 from ..analysis.units import spread_batch
 from ..precision import in_float32
 from ..training import evaluate
-from . import store
+from . import records, store
 from .journal import is_finished
 from .spec import ConnectivitySpec
 
@@ -50,8 +50,8 @@ def connect(root: Path, spec: ConnectivitySpec) -> Path:
             if result.success_rate is not None:
                 values["success"] = result.success_rate
             values |= losses(algorithm, state, batch, noise)
-            rows += [store.LineRow(alpha, metric, value) for metric, value in values.items()]
-    store.open_run(root, spec)
-    store.save_timings(run, {"total": time.perf_counter() - started})
-    store.save_line(root, spec, rows)
+            rows += [records.LineRow(alpha, metric, value) for metric, value in values.items()]
+    records.open_run(root, spec)
+    records.save_timings(run, {"total": time.perf_counter() - started})
+    records.save_line(root, spec, rows)
     return run

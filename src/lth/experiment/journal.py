@@ -231,7 +231,7 @@ class MetricRow(NamedTuple):
 def read_evaluations(run: Path) -> dict[str, dict[int, float]]:
     """Return a run's evaluations by metric (`evaluation/return`) and environment step, in order.
 
-    Empty if there are none or they are unreadable, where `store.metrics_of` and `store.last_evaluation` raise an error.
+    Empty if there are none or they are unreadable, where `records.metrics_of` and `records.last_evaluation` raise an error.
     """
     found: dict[str, dict[int, float]] = {}
     with contextlib.suppress(InputError):

@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..precision import in_float32
 from ..pruning.prune import check_collapse
 from ..replay import ReplayBuffer
-from . import store
+from . import records, store
 from .journal import (
     SPEC,
     check_spec,
@@ -32,10 +32,11 @@ from .journal import (
 )
 from .masking import gather_statistics, select_masks
 from .measurements import rows_of_mask
+from .options import RunOptions
 from .spec import DenseSpec, MaskSpec, TicketSpec
 from .start import check_mask_file, initial_agent, load_source, rewound_buffer, ticket_start
 from .steps import Stage, Steps
-from .trainer import RunOptions, keep_points, train_to_end
+from .trainer import keep_points, train_to_end
 
 PLAIN = RunOptions()
 
@@ -59,7 +60,7 @@ def train_dense(root: Path, spec: DenseSpec, options: RunOptions = PLAIN) -> Ste
         warnings.warn(
             f"{spec.title()}: its replay buffer is missing; training it again, with identical results", stacklevel=2
         )
-    store.open_run(root, spec)
+    records.open_run(root, spec)
     agent = initial_agent(spec, envs.task_spaces(spec.task))
     store.save_agent(run, spec, agent.state, 0)
     yield from train_to_end(root, spec, agent, options, started, keep=options.rewind_points)
@@ -71,7 +72,7 @@ def _why_not_adopted(root: Path, spec: DenseSpec) -> str:
     if not (root / spec.path / SPEC).exists():
         for path in sorted(root.glob(f"*/*/dense-*/{SPEC}")):
             with contextlib.suppress(InputError):  # of another version, or damaged
-                other = store.spec_of(path.parent)
+                other = records.spec_of(path.parent)
                 if isinstance(other, DenseSpec) and other.training.adopted == spec.training.adopted:
                     differs = first_difference(other.model_dump(mode="json"), spec.model_dump(mode="json"))
                     return (
@@ -98,9 +99,9 @@ def make_mask(root: Path, spec: MaskSpec, name: str | None = None) -> Path:
     for network, mask in masks.items():
         check_collapse(mask, what=spec.title(), whose=f"the {network}'s ")
     total = time.perf_counter() - started
-    store.open_run(root, spec)
-    store.save_analysis(run, rows_of_mask(masks, agent, buffer, spec, gathered))
-    store.save_timings(run, {"total": total, "analysis": time.perf_counter() - started - total})
+    records.open_run(root, spec)
+    records.save_analysis(run, rows_of_mask(masks, agent, buffer, spec, gathered))
+    records.save_timings(run, {"total": total, "analysis": time.perf_counter() - started - total})
     store.finish_mask(root, spec, masks, name)
     return run
 
@@ -145,7 +146,7 @@ def train_ticket(
     check_mask_file(spec, mask_file)
     state = ticket_start(root, spec, mask_file)
     ticket = Agent(spec.dense.agent, state, rewound_buffer(root, spec, state))
-    store.open_run(root, spec)
+    records.open_run(root, spec)
     store.save_agent(run, spec, state, spec.start)
     fresh_noise = bool(spec.control) and control_named(spec.control, load=False).fresh_noise
     yield from train_to_end(root, spec, ticket, options, started, fresh_noise=fresh_noise)

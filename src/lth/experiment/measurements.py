@@ -1,8 +1,7 @@
 """The analysis of each run: `analysis.csv` with tidy rows of network, layer, metric, value."""
 
 import functools
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +12,15 @@ from ..algorithms.tickets import masks_of
 from ..analysis.paths import layers, networks_of, weights_read
 from ..analysis.stability import Stability
 from ..analysis.units import hidden_units, spread_batch
-from ..errors import InputError
 from ..precision import in_float32
 from ..replay import ReplayBuffer
 from ..types import Mask
 from . import store
 from .journal import last_file, replay_file
 from .masking import Scores, gather_statistics, saliency_stability, score_histograms
+from .records import READS, SCORES, AnalysisRow
 from .spec import DenseSpec, MaskSpec, TicketSpec, takes_gradients
 from .start import load_source
-from .store import AnalysisRow
-
-READS = "reads"
-"""The metric of an input: `reads[3]` is the number of effective first-layer weights of input 3."""
-SCORES = "scores_"
-"""The prefix of histogram metrics: `scores_kept[-2.4]` counts the kept weights with a score of 10^-2.4 to 10^-2.2."""
 
 
 def mask_rows(masks: dict[str, Mask]) -> list[AnalysisRow]:
@@ -122,42 +115,17 @@ def rows_of_mask(
 
 
 @in_float32
-def measured(root: Path, spec: DenseSpec | MaskSpec | TicketSpec) -> list[AnalysisRow]:
-    """Return the rows of a finished run's `analysis.csv`, which is created now for runs of earlier versions.
+def measure_again(root: Path, spec: DenseSpec | MaskSpec | TicketSpec) -> list[AnalysisRow]:
+    """Return the analysis of a finished run from its files, for runs of earlier versions.
 
     Raises:
-        InputError: the run does not exist, a file was altered, or the rows are inconsistent.
+        InputError: the run does not exist, or a file was altered.
     """
     run = root / spec.path
-    if not (run / store.ANALYSIS).exists():
-        if isinstance(spec, MaskSpec):
-            agent, source = load_source(root, spec), root / (spec.previous or spec.dense).path
-            masks, buffer = store.load_mask(last_file(root, spec)), functools.partial(store.load_replay_buffer, source)
-            rows = mask_rows(masks)
-            if replay_file(source).exists() or not takes_gradients(spec.method):
-                rows = rows_of_mask(masks, agent, buffer, spec, gather_statistics(agent, buffer, spec))
-        else:
-            rows = agent_rows(store.load(run).agent)
-        store.save_analysis(run, rows)
-    rows = store.read_analysis(run)
-    if wrong := _inconsistency(rows, spec.dense.agent.NETWORKS):
-        raise InputError(f"the analysis '{run / store.ANALYSIS}' is damaged ({wrong}). Delete it to recreate it.")
-    return rows
-
-
-def _inconsistency(rows: Sequence[AnalysisRow], networks: Sequence[str]) -> str:
-    """Return the first inconsistency of an analysis (a number that is not finite, or wrong sums), or an empty string."""
-    for row in rows:
-        if not math.isfinite(row.value):
-            return f"{row.metric} of {row.network} {row.layer} is not finite"
-    found = {(row.metric, row.network, row.layer): row.value for row in rows}
-    for network in networks:
-        layers = [row.layer for row in rows if (row.metric, row.network) == ("weights", network) and row.layer]
-        for layer in ("", *layers):
-            kept, weights = found.get(("kept", network, layer), -1), found.get(("weights", network, layer), 0)
-            if not 0 <= kept <= weights or weights < 1:
-                return f"{network} {layer} keeps {kept:g} of {weights:g} weights"
-        for metric in ("kept", "weights"):
-            if sum(found[metric, network, layer] for layer in layers) != found[metric, network, ""]:
-                return f"{metric} of the layers of {network} do not add up"
-    return ""
+    if not isinstance(spec, MaskSpec):
+        return agent_rows(store.load(run).agent)
+    agent, source = load_source(root, spec), root / (spec.previous or spec.dense).path
+    masks, buffer = store.load_mask(last_file(root, spec)), functools.partial(store.load_replay_buffer, source)
+    if replay_file(source).exists() or not takes_gradients(spec.method):
+        return rows_of_mask(masks, agent, buffer, spec, gather_statistics(agent, buffer, spec))
+    return mask_rows(masks)

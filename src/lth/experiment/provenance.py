@@ -6,19 +6,19 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from .. import envs
-from ..precision import matmul_precision
 
 
 def provenance() -> dict[str, Any]:
     """Return versions, git revision, processor and devices."""
     import flax
+    import jax
     import optax
 
     from .. import __version__
+    from ..precision import matmul_precision
 
     versions = {"lth": __version__, "jax": jax.__version__, "flax": flax.__version__, "optax": optax.__version__}
     versions |= {"numpy": np.__version__, "python": platform.python_version(), **envs.versions()}

@@ -8,7 +8,6 @@ import numpy as np
 
 from .. import envs
 from ..files import csv_bytes, read_rows, write_whole
-from ..training import run_episodes
 from .journal import LOCK, locked
 from .spec import folder_name
 
@@ -38,6 +37,8 @@ def measure_random_policy(root: Path, task: str, episodes: int = 200, step_timeo
         InputError: the folder cannot be written, or an episode does not end.
         TrainingError: the environment raised.
     """
+    from ..training import run_episodes  # loads JAX, which reading does without
+
     path = random_policy_file(root, task)
     if path.exists():
         return

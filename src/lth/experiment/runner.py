@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from ..errors import InputError, TrainingError
 from . import journal
 from .batches import jobs_of
+from .options import RunOptions, options_of
 from .plan import Plan
 from .random_policy import measure_random_policy
 from .spec import DenseSpec, Spec
 from .status import Display, Outcome
-from .trainer import RunOptions, options_of
 from .workers import LocalPool
 
 if TYPE_CHECKING:

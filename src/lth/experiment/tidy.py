@@ -15,21 +15,20 @@ from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
-from ..analysis.interpolation import line_barriers
+from ..analysis.barriers import line_barriers
 from ..analysis.overlap import Kept, compare, kernels, shared_counts
 from ..envs.suites import observation_names
 from ..errors import InputError
 from ..files import csv_bytes, read_json, read_rows, write_whole
-from ..pruning.layers import layer_of
-from . import store
+from ..pruning.names import layer_of, nested_leaves
+from . import records
 from .costs import spent
 from .journal import METRICS, TIMINGS, file_stamp, is_finished, last_file, write_quick
-from .measurements import READS, measured
 from .plan import Plan, Row
 from .random_policy import random_policy_file, read_random_policy
+from .records import READS, AnalysisRow, measured
 from .spec import ConnectivitySpec, DenseSpec, FileMask, MaskSpec, ScheduleSpec, Spec, TicketSpec, allocation_words
 from .status import Outcome
-from .store import AnalysisRow
 
 TIDY_FILE = "tidy.csv"
 _VERSION = 4
@@ -120,7 +119,7 @@ class Collector:
             end, analysis = spec.dense.training.env_steps, self._analysis(spec)
             numbers: Numbers = []
             if is_result and not isinstance(spec, MaskSpec):
-                numbers += store.metrics_of(self.root, spec)
+                numbers += records.metrics_of(self.root, spec)
                 analysis = self._costs(spec, analysis) | analysis
                 if isinstance(spec, TicketSpec) and isinstance(spec.mask, MaskSpec) and not spec.control:
                     analysis |= {k: v for k, v in self._analysis(spec.mask).items() if k.startswith("saliency")}
@@ -180,7 +179,7 @@ class Collector:
         """
         if spec not in self._masks:
             path, analysis = last_file(self.root, spec), self._analysis(spec)
-            found = {network: kernels(mask) for network, mask in store.read_mask(path).items()}
+            found = {network: kernels(nested_leaves(mask)) for network, mask in records.read_mask(path).items()}
             counted: Counter[str] = Counter()
             for network, arrays in found.items():
                 for name, one in arrays.items():
@@ -188,13 +187,13 @@ class Collector:
                     counted.update({f"weights/{layer}": math.prod(one.shape), f"kept/{layer}": one.kept})
             by_layer = (name for name in analysis if name.startswith(("weights/", "kept/")) and name.count("/") > 1)
             if counted != {name: analysis[name] for name in by_layer}:
-                raise InputError(f"the mask {path} does not keep the weights that {store.ANALYSIS} beside it counts.")
+                raise InputError(f"the mask {path} does not keep the weights that {records.ANALYSIS} beside it counts.")
             self._masks[spec] = found
         return self._masks[spec]
 
     def _line(self, spec: ConnectivitySpec) -> list[TidyRow]:
         """What lies on the line between two agents (docs/analysis.md): barriers, the values at both ends, and each point."""
-        points = store.read_line(self.root / spec.path)
+        points = records.read_line(self.root / spec.path)
         # Of a ticket and the same ticket with other noise, the first is the one that the results are of.
         run, other = (spec.one, "other noise") if spec.kind == "noise" else (spec.other, DENSE)
         if spec.kind in ("methods", "rounds") and isinstance(spec.one, TicketSpec):
@@ -325,7 +324,7 @@ def update_table(collector: Collector, finished: Sequence[Spec]) -> list[TidyRow
     """
     root, fingerprint = collector.root, _fingerprint(collector.plan, finished)
     with contextlib.suppress(OSError, ValueError, InputError):
-        if read_json(root / store.TABLE_MEMORY) == [fingerprint, file_stamp(root / TIDY_FILE)]:
+        if read_json(root / records.TABLE_MEMORY) == [fingerprint, file_stamp(root / TIDY_FILE)]:
             return read_tidy(root / TIDY_FILE)
     rows = collector.rows(finished)
     path = save_tidy(root, rows)
@@ -333,13 +332,13 @@ def update_table(collector: Collector, finished: Sequence[Spec]) -> list[TidyRow
         warnings.warn(f"{spec.title()} is left out of the tables: {message}", stacklevel=2)
     if collector.left_out:
         return rows
-    write_quick(root / store.TABLE_MEMORY, [fingerprint, file_stamp(path)])
+    write_quick(root / records.TABLE_MEMORY, [fingerprint, file_stamp(path)])
     return rows
 
 
 def _fingerprint(plan: Plan, finished: Sequence[Spec]) -> str:
     """Hash what determines the table: the plan, and the size and modification time of each file it is made from."""
-    names = (METRICS, store.ANALYSIS, TIMINGS)
+    names = (METRICS, records.ANALYSIS, TIMINGS)
     files = {spec: [last_file(plan.root, spec), *(plan.root / spec.path / name for name in names)] for spec in finished}
     stamps = [(spec.sha256, *map(file_stamp, paths)) for spec, paths in files.items()]
     rows = [(*row[:4], row.run.sha256, row.dense.sha256) for row in plan.rows]

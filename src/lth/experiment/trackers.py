@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ..config import Config
 from ..errors import InputError
-from . import store
+from . import records
 from .spec import DenseSpec, TicketSpec
 from .tidy import condition_of
 
@@ -33,7 +33,7 @@ class Tracker(NamedTuple):
 
 
 def _tensorboard(package: Any, root: Path, spec: DenseSpec | TicketSpec) -> Tracker:
-    writer = package.SummaryWriter(str(root / spec.path / store.EVENTS))
+    writer = package.SummaryWriter(str(root / spec.path / records.EVENTS))
 
     def log(env_steps: int, metrics: dict[str, float]) -> None:
         for name, value in metrics.items():

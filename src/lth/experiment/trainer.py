@@ -1,32 +1,27 @@
 """Train an agent to the end of its budget: segments, evaluations, resume points and saved files."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import envs
 from ..algorithms.base import Agent, AgentState
 from ..algorithms.tickets import masks_of
-from ..config import Config
 from ..errors import InputError
 from ..replay import ReplayBuffer, ReplayState
 from ..training import Evaluation, Job, metric_rows
-from . import store
+from . import records, store
 from .backend import use_kernel
 from .compilation import compile_seconds
 from .journal import MASK, missing_points
 from .measurements import agent_rows
+from .options import RunOptions
 from .spec import DenseSpec, TicketSpec
 from .start import initial_agent
 from .steps import NEXT, Evaluate, Steps
-from .trackers import logged, trackers_of
-
-Progress = Callable[[int, dict[str, float]], None]
-"""Called with the environment step and the latest metrics after every segment, and about once a second within one."""
-
+from .trackers import logged
 
 _NO_ROWS = ReplayState(*(np.zeros(shape, np.int32) for shape in ((0, 0), (), ())))  # type: ignore[arg-type]
 """A run's replay buffer while its training holds it."""
@@ -36,40 +31,6 @@ def _taken(buffer: ReplayBuffer) -> ReplayState:
     """Take a run's rows out of its replay buffer, for the training that holds them from now on."""
     rows, buffer.state = buffer.state, _NO_ROWS
     return rows
-
-
-def _quiet(env_steps: int, metrics: dict[str, float]) -> None:
-    del env_steps, metrics
-
-
-class RunOptions(NamedTuple):
-    """Options that do not affect results."""
-
-    rewind_points: Sequence[int] = ()  # states that dense runs save besides their initial and final state
-    checkpoint_every: int = 10  # segments
-    trackers: Sequence[str] = ()  # keys of `trackers.TRACKERS`
-    step_timeout: float | None = None  # seconds
-    random_episodes: int = 200  # of the random policy, on each task
-    threads: int = 1  # of the native kernel
-    progress: Progress = _quiet
-
-    def for_workers(self) -> dict[str, Any]:
-        """Return the options by name as plain data for another process, which has its own way to tell of progress."""
-        return {name: value for name, value in self._asdict().items() if name != "progress"}
-
-
-def options_of(config: Config) -> RunOptions:
-    """Return the run options of a config."""
-    points = tuple(step for step in config.pruning.rewind_steps if step != "none")
-    training = config.training
-    return RunOptions(
-        points,
-        training.checkpoint_every,
-        trackers_of(config),
-        training.step_timeout,
-        config.report.random_episodes,
-        training.threads,
-    )
 
 
 def train_to_end(
@@ -159,12 +120,12 @@ def train_to_end(
         if any(state.opts[name].schedule is not None for name in state.params):
             store.save_mask(run, MASK, masks_of(state))
         store.save_replay_buffer(run, spec, buffer)
-        store.save_metrics(run, rows)
-        store.save_analysis(run, agent_rows(Agent(dense.agent, state, buffer)))
+        records.save_metrics(run, rows)
+        records.save_analysis(run, agent_rows(Agent(dense.agent, state, buffer)))
         seconds["save"] += time.perf_counter() - began
         # The runs of a batch compile together: these seconds are of no single run.
         own = {} if training.batch else {"compile": compiled + compile_seconds()}
-        store.save_timings(run, {**seconds, **own, "total": sum(seconds.values())})
+        records.save_timings(run, {**seconds, **own, "total": sum(seconds.values())})
         store.finish_agent(root, spec, state)
 
 

@@ -48,7 +48,7 @@ def main() -> None:
             os._exit(1)
 
     from .attempt import attempt_all
-    from .trainer import RunOptions
+    from .options import RunOptions
 
     for line in jobs:
         asked = json.loads(line)

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from ..config import Config
 from ..errors import FIX_FOLDER, UnwritableError
 from ..threads import library_threads, thread_variables
+from .options import RunOptions
 from .spec import Spec
-from .trainer import RunOptions
 
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that users, schedulers and operating systems use to end a process; crashes use others."""

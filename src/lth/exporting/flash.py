@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import InputError
-from ..experiment import store
+from ..experiment import records
 from ..experiment.journal import is_finished
 from ..experiment.plan import Plan, Row
 from ..files import csv_bytes, write_whole
@@ -80,13 +80,13 @@ def _method(row: Row) -> str:
 
 def _rows(folder: Path, method: str, sparsity: str, episodes: int) -> list[FlashRow]:
     subject = of_run(folder)
-    spec = store.spec_of(folder).dense
+    spec = records.spec_of(folder).dense
     network = fold(subject.network, subject.interface.observation_low, subject.interface.observation_high)
     rounded = quantize(network)
     needed = len(network.reads) if network.layers[0].kernel.any() else 0
     driven = returns(subject, lambda x: run(rounded, x), episodes)
     assert driven is not None
-    last = store.last_evaluation(folder)["evaluation/return"]
+    last = records.last_evaluation(folder)["evaluation/return"]
     found = []
     measures = (("float32", network, spec.evaluation.last_episodes, last), ("int8", rounded, episodes, driven.mean))
     for weights, policy, count, value in measures:

@@ -4,7 +4,7 @@ import numpy as np
 
 from ..algorithms.architecture import Head, Spaces
 from ..analysis.paths import layers
-from ..pruning.layers import named_leaves
+from ..pruning.names import nested_leaves
 from ..types import Mask
 from .c_tables import table_bytes
 from .network import Layer, Network
@@ -22,7 +22,7 @@ def mask_bytes(mask: Mask, spaces: Spaces, head: Head, normalizes: bool) -> int:
         head: how the network's outputs become actions.
         normalizes: whether the agent normalizes observations.
     """
-    names = named_leaves(mask)
+    names = nested_leaves(mask)
     output = np.asarray(mask["output"]["kernel"])[:, : head.outputs]
     found = layers({**mask, "output": {"kernel": output}})
     mixed = [f"norm_{i}/scale" in names for i in range(len(found) - 1)]

@@ -13,7 +13,7 @@ from ..algorithms.base import OBSERVATION_CLIP, Agent, observation_scale
 from ..algorithms.learner import layer_order
 from ..envs.suites import observation_names
 from ..errors import InputError
-from ..experiment import store
+from ..experiment import records, store
 from ..experiment.provenance import provenance
 from ..experiment.spec import TicketSpec
 from ..pruning.masks import compute_sparsity
@@ -49,7 +49,7 @@ def of_run(run: Path) -> Subject:
     Raises:
         InputError: the run does not exist, or it has no agent that can be exported.
     """
-    spec = store.spec_of(run)
+    spec = records.spec_of(run)
     agent, _, masks = store.load(run)
     mask = getattr(spec, "mask", None)
     control = spec.control if isinstance(spec, TicketSpec) else ""
@@ -72,7 +72,7 @@ def of_agent(agent: Agent, about: dict[str, Any] | None = None, seed: int = 0) -
         seed: the seed of the evaluation environments.
 
     Raises:
-        InputError: the agent's task is unknown, or its algorithm does not define `head`, or a weight is not finite.
+        InputError: the agent's task is unknown, or its algorithm's settings do not define `head`, or a weight is not finite.
     """
     if not agent.task:
         raise InputError(
@@ -101,14 +101,14 @@ def network_of(agent: Agent, interface: envs.Interface) -> Network:
     """Return an agent's policy as data.
 
     Raises:
-        InputError: its algorithm does not define `head`, or a weight is not finite.
+        InputError: its algorithm's settings do not define `head`, or a weight is not finite.
     """
     algorithm, normalizer = agent.algorithm, agent.state.normalizer
-    head = algorithm.head()
+    head = algorithm.config.head(algorithm.spaces)
     if head is None:
         raise InputError(
-            f"the algorithm {algorithm_key(agent.config)} cannot be exported: define its method `head`, which describes how "
-            "network outputs become actions (docs/recipes.md)"
+            f"the algorithm {algorithm_key(agent.config)} cannot be exported: define the method `head` of its settings, which "
+            "describes how network outputs become actions (docs/export.md)"
         )
     params = jax.tree.map(np.asarray, agent.state.params[algorithm.policy])
     layers: list[Layer] = []

@@ -15,7 +15,7 @@ from ..algorithms.architecture import Spaces
 from ..algorithms.base import Agent, AgentState, Algorithm, Normalizer
 from ..config import NO_YAML, parse_config, replay_capacity
 from ..errors import InputError
-from ..experiment import store
+from ..experiment import records, store
 from ..experiment.backend import resolve_backend
 from ..experiment.build import dense_spec
 from ..experiment.journal import is_finished
@@ -121,13 +121,13 @@ def adopt(
         rows += metric_rows(at, evaluation_metrics(result))
     env.close()
     if not is_finished(root, spec):
-        run = store.open_run(root, spec)
+        run = records.open_run(root, spec)
         if start:
             store.save_agent(run, spec, first, 0)
         store.save_replay_buffer(run, spec, buffer)
-        store.save_metrics(run, rows)
-        store.save_analysis(run, agent_rows(Agent(spec.agent, state, buffer)))
-        store.save_timings(run, {"total": 0.0})
+        records.save_metrics(run, rows)
+        records.save_analysis(run, agent_rows(Agent(spec.agent, state, buffer)))
+        records.save_timings(run, {"total": 0.0})
         store.finish_agent(root, spec, state)
     if not path.exists():
         text = "# Written by lth.adopt. `lth run` with this file makes masks, tickets, controls and tables.\n"

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..types import Array, Params
-from .names import check_layer_names, holds_layer
+from .names import NO_LAYER, by_name, check_layer_names, holds_layer, is_weight, layer_of
 
 Prunable = Callable[[str, Array], bool]
 """(name, leaf) -> whether the leaf may be pruned."""
@@ -25,10 +25,7 @@ Axes = int | Sequence[int]
 StackAxes = Axes | Mapping[str, Axes]
 """The axes of a leaf that index stacked layers: one axis, several, or a mapping from layer names to these; `()` means none."""
 
-WEIGHTS = ("kernel", "weight", "w")
-"""The names of a layer's matrix or convolution kernel in Flax, Equinox, PyTorch and Haiku."""
 _NO_WEIGHT = re.compile(r"^b\d*$|bias|scale|offset|norm|embed", re.IGNORECASE)
-_NO_LAYER = re.compile(r"norm|embed|(?:^|_)emb(?:$|_|\d)", re.IGNORECASE)
 _STACKED = re.compile(r"^(?:Scan|Vmap)(?=[A-Z])")
 """The prefix of Flax linen modules made by `nn.scan` or `nn.vmap`; both stack along axis 0 by default."""
 
@@ -150,33 +147,10 @@ def path_keys(path: Sequence[Any]) -> list[str]:
     return [jax.tree_util.keystr((key,), simple=True) for key in path]
 
 
-def layer_of(name: str) -> str:
-    """Return the layer of a leaf: its name without a last part from `WEIGHTS`.
-
-    >>> layer_of("q1/layer_0/kernel"), layer_of("cell/weight_ih"), layer_of("w")
-    ('q1/layer_0', 'cell/weight_ih', 'w')
-    """
-    layer, _, own = name.rpartition("/")
-    return layer if layer and own in WEIGHTS else name
-
-
-def is_weight(name: str, leaf: Array) -> bool:
-    """Return whether a leaf is named like a weight: `kernel`, or `weight...` or `w` with at least two axes.
-
-    Biases, norms and embeddings do not count. The `weight` of an Equinox norm or embedding is recognized by `norm`, `embed` or
-    `emb` in the part before it.
-    """
-    *layers, own = name.split("/")
-    if own == "kernel":
-        return True
-    named = own.startswith("weight") or own == "w"
-    return named and np.ndim(leaf) >= 2 and not (layers and _NO_LAYER.search(layers[-1]))
-
-
 def is_matrix(name: str, leaf: Array) -> bool:
     """Return whether a leaf has at least two axes and is not named like a bias, norm or embedding."""
     *layers, own = name.split("/")
-    none = _NO_WEIGHT.search(own) or (layers and _NO_LAYER.search(layers[-1]))
+    none = _NO_WEIGHT.search(own) or (layers and NO_LAYER.search(layers[-1]))
     return np.ndim(leaf) >= 2 and not none and not jnp.issubdtype(leaf.dtype, jnp.integer)
 
 
@@ -186,13 +160,7 @@ def named_leaves(tree: Params) -> dict[str, Array]:
     Raises:
         InputError: two leaves have the same name, such as the key "a/b" and the key "b" in "a".
     """
-    found = jax.tree_util.tree_leaves_with_path(tree)
-    leaves = {path_name(path): leaf for path, leaf in found}
-    if len(leaves) != len(found):
-        names = [path_name(path) for path, _ in found]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"two leaves have the same path {twice!r}; rename one of them")
-    return leaves
+    return by_name([(path_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)])
 
 
 def layers(
@@ -268,7 +236,7 @@ def _prunable(leaves: Mapping[str, Array], owners: Sequence[Any], prunable: Prun
     """Return the prunable leaves by name, each with the reason."""
 
     def library_says_no(owner: Any) -> bool:
-        return owner is not None and _NO_LAYER.search(type(owner).__name__) is not None
+        return owner is not None and NO_LAYER.search(type(owner).__name__) is not None
 
     if prunable:
         if found := [name for name, leaf in leaves.items() if prunable(name, leaf)]:
@@ -289,7 +257,7 @@ UNNAMED = "a matrix that is not named like a weight"
 def _why_not(name: str, leaf: Array, owner: Any) -> str:
     *above, own = name.split("/")
     for word, kind in (("norm", "a norm's"), ("emb", "an embedding's")):
-        if word in own.lower() or any(_NO_LAYER.search(x) and word in x.lower() for x in above[-1:]):
+        if word in own.lower() or any(NO_LAYER.search(x) and word in x.lower() for x in above[-1:]):
             return kind
         if owner is not None and word in type(owner).__name__.lower():
             return kind

@@ -399,16 +399,3 @@ def check_same_structure(tree: Any, params: Params, what: str, like: str = "the 
     structure: Any = jax.tree.structure(tree)
     if structure != jax.tree.structure(params):
         raise InputError(f"{what} has a different tree structure than {like}: {structure}")
-
-
-def check_mask_values(mask: Mask, what: str) -> None:
-    """Raise InputError unless every value of a mask is 0 or 1; names the leaf, the position and the value."""
-    for name, leaf in named_leaves(mask).items():
-        values = np.asarray(leaf)
-        wrong = np.argwhere((values != 0) & (values != 1))
-        if len(wrong):
-            where = tuple(int(i) for i in wrong[0])
-            raise InputError(
-                f"{what} is not a mask: its leaf {name!r} holds {values[where]} at {where}, and only 0 (pruned) "
-                "and 1 (kept) are allowed. Are these scores or weights?"
-            )

@@ -17,12 +17,12 @@ from .gradients import Loss, gatherer
 from .layers import Layers, Prunable, StackAxes, layers, named_leaves, pieces, warn_of_doubts
 from .masks import (
     apply_mask,
-    check_mask_values,
     check_same_structure,
     emptied_layers,
     prune_lowest,
     pruned_by_layer,
 )
+from .names import check_mask_values
 from .selection import traced
 
 CHECKS = (
@@ -108,7 +108,7 @@ def prune(
     if prev_mask is not None:
         check_same_structure(prev_mask, params, "prev_mask", "the parameters'")
         if not traced(prev_mask):
-            check_mask_values(prev_mask, "prev_mask")
+            check_mask_values(named_leaves(prev_mask), "prev_mask")
     mask, pruned = prev_mask, _pruned(prev_mask, rows)
     for counts in counts_by_round(allocation, each, sparsity, int(rounds), names):
         left = params if mask is None else apply_mask(params, mask)

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import stats
 from ..analysis.scores import DECADE
-from ..experiment.measurements import SCORES
+from ..experiment.records import SCORES
 from ..experiment.tidy import DENSE
 from .families import compared
 from .numbers import percent, rewound

@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, nearest
 from ..experiment.tidy import DENSE, TidyRow
-from ..exporting.flash import FlashRow
 from ..files import write_whole
 from . import charts, numbers, panels
 from .charts import Bars, Chart, Picture
@@ -39,6 +38,8 @@ from .views import RETURN, SUCCESS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from ..exporting.flash import FlashRow
 
 PLOT_FILE, FLASH_FILE = "returns.png", "flash.png"
 WIDTHS = {"column": 3.25, "text": 5.5, "page": 6.75}
@@ -321,7 +322,7 @@ def against_bytes(
     return _figure(runs, [drawn], wide, max(1, int(wide / 2.2)), 1.7, "small: runs; large: means")
 
 
-def flash(rows: Sequence[FlashRow], width: str | float = "text") -> "Figure":
+def flash(rows: "Sequence[FlashRow]", width: str | float = "text") -> "Figure":
     """Draw return against the flash that `lth flash` measured, a panel for each task and kind of weights."""
     wide = inches(width)
     looks = {row.method: style_of(row.method) for row in rows}
@@ -350,7 +351,7 @@ def flash(rows: Sequence[FlashRow], width: str | float = "text") -> "Figure":
     return _figure(None, drawn, wide, max(1, int(wide / 2.2)), 1.7, note)
 
 
-def save_flash(root: Path, rows: Sequence[FlashRow]) -> Path:
+def save_flash(root: Path, rows: "Sequence[FlashRow]") -> Path:
     """Write `flash.png`."""
     return save(flash(rows), root / FLASH_FILE, dpi=150)
 

@@ -5,13 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..algorithms.base import Algorithm
 from ..analysis.paths import Layer, layers
 from ..envs.suites import observation_names
-from ..experiment import store
 from ..experiment.journal import last_file
-from ..experiment.measurements import measured
 from ..experiment.plan import Plan, Row
+from ..experiment.records import measured, read_kernels, read_mask
 from ..experiment.spec import MaskSpec, Spec, TicketSpec
 from ..experiment.tasks import spaces_of_task
 from ..exporting.sizes import mask_bytes
@@ -80,7 +78,7 @@ def weight_masks(plan: Plan, finished: Container[Spec]) -> list[Masks]:
         if row.dense.seed != plan.config.seeds[0] or mask in seen:
             continue
         seen.add(mask)
-        read = layers(store.read_mask(last_file(plan.root, mask))[policy])
+        read = layers(read_mask(last_file(plan.root, mask))[policy])
         names = observation_names(row.dense.task, read[0].kept.shape[0])
         rewind = f", rewound to {row.rewind}" if mask.previous and len(plan.config.pruning.rewind_steps) > 1 else ""
         one = found.setdefault((row.dense.task, row.sparsity + rewind), Masks(_title(row) + rewind, names, {}))
@@ -107,19 +105,16 @@ def each_graph(plan: Plan, finished: Container[Spec]) -> Iterator[Graph]:
             continue
         counts = {r.metric: r.value for r in measured(plan.root, row.run) if (r.network, r.layer) == (policy, "")}
         if counts.get("effective", LARGEST_GRAPH + 1) <= LARGEST_GRAPH:
-            agent = store.read_agent(plan.root, row.run)
-            weights = {n: np.asarray(x["kernel"]) for n, x in agent.state.params[policy].items() if "kernel" in x}
+            config, spaces = row.dense.agent, spaces_of_task(plan.root, row.dense.task)
+            head = config.head(spaces)
+            outputs = head.outputs if head else config.networks(spaces)[policy].outputs
+            weights = read_kernels(plan.root, row.run, policy)
             inputs = observation_names(row.dense.task, len(weights["layer_0"]))
             name = label(row.method, "")
             title = f"{name}, {_title(row)}" + (f", {rewound(row.rewind)}" if several else "")
-            one = graph(title, name, weights, inputs, _outputs(agent.algorithm))
+            one = graph(title, name, weights, inputs, outputs)
             if one.edges:
                 yield one
-
-
-def _outputs(algorithm: Algorithm) -> int:
-    head = algorithm.head()
-    return head.outputs if head else algorithm.networks[algorithm.policy].outputs
 
 
 def graph(title: str, series: str, weights: dict[str, np.ndarray], inputs: list[str], outputs: int) -> Graph:
@@ -194,7 +189,7 @@ def sizes(plan: Plan, finished: Container[Spec]) -> list[Size]:
     config = plan.config.agent_config
     for row, mask in _rows(plan, finished):
         task, spaces = row.dense.task, spaces_of_task(plan.root, row.dense.task)
-        head = config.build(spaces).head()
+        head = config.head(spaces)
         if head is None:  # an algorithm of the user's own, which does not say
             continue
         measure = (spaces, head, config.normalize_obs)
@@ -206,7 +201,7 @@ def sizes(plan: Plan, finished: Container[Spec]) -> list[Size]:
             found[row.dense] = Size(task, row.dense.seed, DENSE_AGENT, mask_bytes(whole, *measure))
         if row.run in finished:
             if mask not in masks:
-                masks[mask] = mask_bytes(store.read_mask(last_file(plan.root, mask))[config.POLICY], *measure)
+                masks[mask] = mask_bytes(read_mask(last_file(plan.root, mask))[config.POLICY], *measure)
             condition = Condition(row.method, row.control, row.sparsity, row.rewind)
             found[row.run] = Size(task, row.dense.seed, condition, masks[mask])
     return list(found.values())

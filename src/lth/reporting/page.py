@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from ..algorithms import ALGORITHMS
-from ..experiment import journal, store
+from ..experiment import journal, records
 from ..experiment.plan import Plan
 from ..experiment.question import Declared, declared_question
 from ..experiment.spec import Spec
@@ -143,7 +143,7 @@ def _versions(plan: Plan, finished: Sequence[Spec]) -> dict[str, dict[str, None]
     """Return what runs were made with: each fact's values in the order of the runs."""
     made: dict[str, dict[str, None]] = {}
     for spec in finished:
-        known = store.read_provenance(plan.root / spec.path)
+        known = records.read_provenance(plan.root / spec.path)
         if known:
             facts = {**known["versions"], "git revision": known["git_revision"], "machine": known["machine"]}
             for name, value in {**facts, "devices": ", ".join(known["devices"])}.items():

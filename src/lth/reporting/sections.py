@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
-from ..analysis.stability import LEAST_SHARED
+from ..analysis.overlap import LEAST_SHARED
 from . import dots
 from .answer import Answer, claim
 from .families import NOT_JUDGED, Families, Verdict, main_scope

@@ -8,10 +8,10 @@ from typing import Any
 
 from ..algorithms.architecture import algorithm_key
 from ..errors import InputError
-from ..experiment import journal, store
+from ..experiment import journal, records
 from ..experiment.journal import RETURN, SUCCESS
+from ..experiment.records import AnalysisRow
 from ..experiment.spec import ConnectivitySpec, DenseSpec, MaskSpec, Spec, TicketSpec, parse_spec
-from ..experiment.store import AnalysisRow
 from ..files import read_json
 from .numbers import rounded, share
 
@@ -32,7 +32,7 @@ def describe(run: Path, width: int = 120, everything: bool = False) -> str:
         InputError: there is no run.
     """
     if not (run / journal.SPEC).exists():
-        raise InputError(store.no_run(run, run / journal.SPEC))
+        raise InputError(records.no_run(run, run / journal.SPEC))
     try:
         fields = dict(read_json(run / journal.SPEC))
         spec = parse_spec({k: v for k, v in fields.items() if k != "spec_version"})
@@ -88,7 +88,7 @@ def _results(run: Path, spec: Spec) -> Iterator[tuple[str, str]]:
         yield "return", f"{newest[RETURN]:,.1f} at the newest evaluation"
     rows: list[AnalysisRow] = []
     with contextlib.suppress(InputError):
-        rows = store.read_analysis(run)
+        rows = records.read_analysis(run)
     yield from _sparsity(spec, rows)
     if len(values := found.get(RETURN, {})) > 1:
         steps = sorted(values)
@@ -121,9 +121,9 @@ def _sparsity(spec: DenseSpec | MaskSpec | TicketSpec, rows: Sequence[AnalysisRo
 
 
 def _line(run: Path) -> Iterator[tuple[str, str]]:
-    rows: list[store.LineRow] = []
+    rows: list[records.LineRow] = []
     with contextlib.suppress(InputError):
-        rows = store.read_line(run)
+        rows = records.read_line(run)
     for metric in dict.fromkeys(row.metric for row in rows):
         values = [row.value for row in sorted(rows) if row.metric == metric]
         first, last, lowest = (rounded(value, 4) for value in (values[0], values[-1], min(values)))
@@ -154,7 +154,7 @@ def _work(run: Path, spec: Spec) -> Iterator[tuple[str, str]]:
         yield "made", took.strip()
     if needs := [needed.path.name for needed in spec.needs()]:
         yield "from", ", ".join(needs)
-    made_with = store.read_provenance(run)
+    made_with = records.read_provenance(run)
     if made_with:
         versions = [f"{name} {version}" for name, version in made_with["versions"].items()]
         revision = [f"revision {made_with['git_revision'][:10]}"] if made_with["git_revision"] else []
@@ -209,7 +209,7 @@ def _everything(run: Path, spec: Spec, fields: Mapping[str, Any]) -> str:
     found = {
         "run": {"folder": str(run), "title": spec.title()},
         "settings": dict(fields),
-        "made with": store.read_provenance(run) or f"unknown: {store.PROVENANCE} is missing or damaged",
+        "made with": records.read_provenance(run) or f"unknown: {records.PROVENANCE} is missing or damaged",
         "seconds": journal.read_timings(run),
         "progress": journal.read_progress(run),
         "attempts": journal.read_lines(run / journal.ATTEMPTS),

@@ -9,14 +9,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..analysis.interpolation import line_barriers
-from ..analysis.overlap import compare
-from ..analysis.stability import LEAST_SHARED
+from ..analysis.barriers import line_barriers
+from ..analysis.overlap import LEAST_SHARED, compare
 from ..experiment.journal import RETURN as RETURN
 from ..experiment.journal import SUCCESS as SUCCESS
-from ..experiment.measurements import READS, SCORES
 from ..experiment.plan import label as label
 from ..experiment.plan import names_rewind as names_rewind
+from ..experiment.records import READS, SCORES
 from ..experiment.tidy import DENSE, TidyRow
 from ..files import csv_bytes, write_whole
 from .numbers import share

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 
 from ...types import Array, Batch, Params, namespace_of
-from ..architecture import Head
 from ..base import AgentState, Algorithm, moved_target, pruned_target
 from ..networks import Apply
 from .config import DQNConfig
@@ -61,10 +60,6 @@ class DQN(Algorithm):
         xp = namespace_of(output)
         best = xp.argmax(output, axis=1)[:, None].astype(np.float32)
         return best if noise is None else xp.where(noise < 0, best, noise)
-
-    def head(self) -> Head:
-        """Return the index of the largest value."""
-        return Head(self.spaces.action_dim, "argmax")
 
     def explore(self, rng: Any, n: int, progress: Any) -> Array:
         """Draw for each environment a random action with probability epsilon, else -1; (n, 1) float32."""

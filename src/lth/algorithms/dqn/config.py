@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import Field
 
 from ...settings import Counted, Layers, Rate, Share
-from ..architecture import AgentConfig, Network, Spaces
+from ..architecture import AgentConfig, Head, Network, Spaces
 
 if TYPE_CHECKING:
     from ..base import Algorithm
@@ -53,6 +53,10 @@ class DQNConfig(AgentConfig):
                 decay_steps=self.q_learning_rate_steps,
             )
         }
+
+    def head(self, spaces: Spaces) -> Head:
+        """Return the index of the largest value."""
+        return Head(spaces.action_dim, "argmax")
 
     def passes(self) -> dict[str, float]:
         """Return the passes: the target 1, the loss 3, and for double DQN the network at s' 1."""

@@ -8,7 +8,6 @@ import numpy as np
 import optax
 
 from ...types import Array, Batch, Params, namespace_of
-from ..architecture import Head
 from ..base import AgentState, Algorithm, moved_target
 from ..networks import Apply
 from .config import SACConfig
@@ -110,10 +109,6 @@ class SAC(Algorithm):
         if noise is not None:
             before = before + xp.exp(xp.clip(output[:, dim:], *LOG_STD_RANGE)) * noise.astype(np.float32)
         return xp.tanh(before)
-
-    def head(self) -> Head:
-        """Return tanh of the mean, which is the first half of the output."""
-        return Head(self.spaces.action_dim, "tanh")
 
     def explore(self, rng: Any, n: int, progress: Any) -> Array:
         """Draw standard normal noise, (n, action_dim)."""

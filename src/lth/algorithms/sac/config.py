@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from ...settings import Layers, Rate
-from ..architecture import AgentConfig, Network, Spaces
+from ..architecture import AgentConfig, Head, Network, Spaces
 
 if TYPE_CHECKING:
     from ..base import Algorithm
@@ -58,6 +58,10 @@ class SACConfig(AgentConfig):
     def spaces(self, observation_dim: int, outputs: int) -> Spaces:
         """Return the spaces for an actor with `outputs` outputs."""
         return Spaces(observation_dim, outputs // 2)
+
+    def head(self, spaces: Spaces) -> Head:
+        """Return tanh of the mean, which is the first half of the output."""
+        return Head(spaces.action_dim, "tanh")
 
     def passes(self) -> dict[str, float]:
         """Return the passes: actor at s' 1, actor loss at s 3; critics: targets 1, their loss 3, the actor loss 2."""

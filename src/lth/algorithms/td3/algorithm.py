@@ -11,7 +11,6 @@ import numpy as np
 
 from ...pruning.masks import MaskedState
 from ...types import Array, Batch, Params, namespace_of
-from ..architecture import Head
 from ..base import AgentState, Algorithm, moved_target, pruned_target
 from ..networks import Apply
 from .config import TD3Config
@@ -100,10 +99,6 @@ class TD3(Algorithm):
             return action
         action = xp.clip(action + np.float32(self.config.exploration_noise) * noise, -1.0, 1.0)
         return action.astype(np.float32)
-
-    def head(self) -> Head:
-        """Return tanh of the output."""
-        return Head(self.spaces.action_dim, "tanh")
 
     def explore(self, rng: Any, n: int, progress: Any) -> Array:
         """Draw standard normal noise, (n, action_dim)."""

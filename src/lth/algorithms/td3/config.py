@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import Field
 
 from ...settings import Counted, Layers, Rate
-from ..architecture import AgentConfig, Network, Spaces
+from ..architecture import AgentConfig, Head, Network, Spaces
 
 if TYPE_CHECKING:
     from ..base import Algorithm
@@ -51,6 +51,10 @@ class TD3Config(AgentConfig):
             ),
             "critic": Network(both, self.critic_hidden, 1, rates[1], twins, self.critic_layer_norm, target=True),
         }
+
+    def head(self, spaces: Spaces) -> Head:
+        """Return tanh of the output."""
+        return Head(spaces.action_dim, "tanh")
 
     def passes(self) -> dict[str, float]:
         """Return the passes: both targets at s' 1; the critic loss 3; the actor loss 3 and 2 every `policy_delay` updates."""
