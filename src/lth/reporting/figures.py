@@ -370,6 +370,8 @@ def select(runs: Runs, methods: Names = None, sparsities: Levels = None) -> Runs
     Raises:
         InputError: there are no such runs, naming those that there are.
     """
+    if methods is None and sparsities is None:
+        return runs
     labels = list(dict.fromkeys(c.label for c in runs.conditions))
     short = {c.method: c.label for c in runs.conditions if not c.control}
     levels = list(dict.fromkeys(c.sparsity for c in runs.conditions if c.sparsity))
