@@ -6,6 +6,7 @@ Does not import JAX, because the number of threads must be read from the config 
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -263,9 +264,9 @@ def _seeds(value: Any) -> Any:
 def _check_distinct(values: tuple[Any, ...], what: str, may_be_empty: bool = False) -> None:
     if not values and not may_be_empty:
         raise ValueError(f"{what} is empty; give at least one")
-    for value in values:
-        if values.count(value) > 1:
-            raise ValueError(f"{what} contains {value!r} more than once")
+    value, count = Counter(values).most_common(1)[0] if values else (None, 0)
+    if count > 1:
+        raise ValueError(f"{what} contains {value!r} more than once")
 
 
 def _rewind_points(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """What a run is called follows from what it is, today and in later versions."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -212,6 +213,12 @@ def test_whole_numbers_may_be_written_as_people_do():
 )
 def test_seeds_may_be_ranges(given, seeds):
     assert load_config(None, [f"seeds={given}"]).seeds == seeds
+
+
+def test_a_long_range_of_seeds_is_read_at_once():
+    start = time.process_time()
+    assert len(load_config(None, ["seeds=0-29999"]).seeds) == 30_000
+    assert time.process_time() - start < 10  # 90 s where each is counted among all
 
 
 @pytest.mark.parametrize("given", ["3-1", "range(0)", "0-999999999", "[0-2, 1]", "range(a)"])
