@@ -24,7 +24,7 @@ from .errors import InputError, nearest
 from .pruning.allocation import ALLOCATIONS
 from .pruning.criteria import CRITERIA, criterion_named
 from .registry import lookup
-from .settings import Counted, Few, Folder, Fraction, Positive, Settings, Whole, fraction
+from .settings import Counted, Few, Folder, Fraction, Positive, Settings, Whole, fraction, whole
 
 CONTROL_METHODS = ("random", "shuffled")
 """Control methods that ignore what the network learned."""
@@ -273,10 +273,20 @@ def _rewind_points(value: Any) -> Any:
     return tuple("none" if item is None else item for item in _as_list(value))
 
 
-RewindStep = Annotated[Whole, Field(strict=True, ge=0, le=10**12)] | Literal["none"]
+def _rewind_step(value: Any) -> Any:
+    """Check a rewind point here, so that one mistake gives one error and not one for each member of the union."""
+    step = whole(value)
+    if step != "none" and (type(step) is not int or not 0 <= step <= 10**12):
+        raise ValueError("expected a number of environment steps, or none")
+    return step
+
+
+RewindStep = Annotated[int | Literal["none"], BeforeValidator(_rewind_step)]
 
 
 def _known_allocation(value: Any) -> Any:
+    if not isinstance(value, str | Mapping) or not all(isinstance(layer, str) for layer in value):
+        raise ValueError(f"expected {', '.join(ALLOCATIONS)}, package.module:name, or {{layer: sparsity}}")
     if isinstance(value, str):
         lookup(ALLOCATIONS, value, "allocation", also=", {layer: sparsity}")
     for layer, share in value.items() if isinstance(value, Mapping) else ():

@@ -33,7 +33,7 @@ def _admits_boolean(annotation: Any) -> bool:
     return annotation in (bool, Any) or any(_admits_boolean(part) for part in get_args(annotation))
 
 
-def _whole(value: Any) -> Any:
+def whole(value: Any) -> Any:
     """Convert integral floats to int, including 1e4, which YAML reads as a string."""
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
@@ -67,7 +67,7 @@ def fraction(value: Any) -> Any:
     return value
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
+Whole = Annotated[int, BeforeValidator(whole)]
 Positive = Annotated[Whole, Field(strict=True, gt=0, le=10**12)]
 Counted = Annotated[Whole, Field(strict=True, gt=0, lt=2**31)]
 """A number of steps or updates, which training counts in int32."""

@@ -228,6 +228,22 @@ def test_an_impossible_range_of_seeds_is_one_error(given):
 
 
 @pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        *(
+            (f"pruning.rewind_steps={value}", "steps, or none")
+            for value in ("foo", "-5000", "1.5", "[0, true]", "[[0]]")
+        ),
+        *((f"pruning.allocation={value}", "{layer: sparsity}") for value in ("[1]", "3", "null", "{1: 0.5}")),
+    ],
+)
+def test_a_value_of_a_wrong_kind_is_one_error(setting, words):
+    key = setting.partition("=")[0]
+    with pytest.raises(InputError, match=rf"^[^\n]*{key}(\.\d)?: expected [^\n]*{words}[^\n]*$"):
+        load_config(None, [setting])
+
+
+@pytest.mark.parametrize(
     "setting", ["seeds=7,11", "tasks=Pendulum-v1, Hopper-v5", "pruning.methods=a,b", "pruning.sparsity=0.9,0.95"]
 )
 def test_values_with_commas_are_answered_with_the_list_that_was_meant(setting):
