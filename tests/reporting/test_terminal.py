@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shlex
 
 import pytest
 import yaml
@@ -26,7 +27,7 @@ from lth.experiment.tasks import record_tasks
 from lth.experiment.tidy import save_tidy
 from lth.reporting import display
 from lth.reporting.display import GridDisplay, PlainConsole, run_name
-from lth.reporting.show import sparkline
+from lth.reporting.show import describe, sparkline
 from lth.reporting.terminal import results_table
 from lth.reporting.views import TableRow
 from lth.text import wrapped
@@ -419,3 +420,30 @@ def test_sparklines_keep_the_order():
     assert sorted(drawn)[0] == drawn[1]
     assert sorted(drawn)[-1] == drawn[2]
     assert drawn[3] == drawn[4]
+
+
+@pytest.mark.parametrize(
+    ("named", "settings"),
+    [
+        (
+            "pruning.methods=[rigl, gradual]",
+            ["pruning.mask_every=50", "pruning.mask_until=0.5", "pruning.exclude=output"],
+        ),
+        ("pruning.methods=set", ["pruning.mask_fraction=0.2", "pruning.allocation={output: 0.5}"]),
+        ("pruning.transfer_from=reach-v3", ["pruning.transfer_mismatch=dense", "pruning.allocation={layer_0: 0.9}"]),
+        ("analysis.connectivity=parent", ["analysis.connectivity_points=5", "batch=8", "pruning.rewind_steps=none"]),
+        ("pruning.controls=reinit", ["training.threads=2", "training.backend=dense", "pruning.rewound=[optimizer]"]),
+    ],
+)
+def test_the_settings_of_lth_show_are_what_lth_run_takes(named, settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def specs(words):
+        return plan(load_config(None, [*words, named]), lambda task: SPACES["Pendulum-v1"]).specs
+
+    for spec in specs(["seeds=0", *settings]):
+        run = tmp_path / spec.path
+        run.mkdir(parents=True)
+        (run / journal.SPEC).write_text(json.dumps({"spec_version": 4, **spec.model_dump(mode="json")}))
+        (line,) = re.findall("^settings +(.*)", describe(run, width=10_000), re.MULTILINE)
+        assert spec in specs(shlex.split(re.split("all (?:others are )?at", line)[0].rstrip("; ")))

@@ -1,12 +1,14 @@
 """What `lth show` prints of one run: its results, then what was done, then its settings."""
 
 import contextlib
+import shlex
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..algorithms.architecture import algorithm_key
+from ..config import PruningConfig
 from ..errors import InputError
 from ..experiment import journal, records
 from ..experiment.journal import RETURN, SUCCESS
@@ -180,26 +182,47 @@ def _files(run: Path) -> dict[str, int]:
 def _settings(spec: Spec) -> str:
     """Write the settings that are not at their defaults as `key=value`, as `lth run` takes them."""
     dense = spec.dense
-    found = {f"training.{k}": v for k, v in dense.training.model_dump(exclude_defaults=True).items()}
+    found: dict[str, Any] = {f"training.{k}": v for k, v in dense.training.model_dump(exclude_defaults=True).items()}
+    if "training.batch" in found:  # it and the backend are set by `batch`
+        found["batch"] = found.pop("training.batch")
+        del found["training.backend"]
     algorithm = algorithm_key(dense.agent)
     found |= {"algorithm": algorithm} if algorithm != "sac" else {}
     section = "agent" if ":" in algorithm else algorithm
     found |= {f"{section}.{k}": v for k, v in dense.agent.model_dump(exclude_defaults=True).items()}
     found |= {f"evaluation.{k}": v for k, v in dense.evaluation.model_dump(exclude_defaults=True).items()}
-    mask = spec if isinstance(spec, MaskSpec) else spec.mask if isinstance(spec, TicketSpec) else None
-    apart = {"stage", "dense", "previous", "method", "sparsity", "sha256"}
-    if mask:
-        found |= {f"pruning.{k}": v for k, v in mask.model_dump(exclude_defaults=True, exclude=apart).items()}
-    if isinstance(spec, TicketSpec):
-        own = spec.model_dump(exclude_defaults=True, include={"rewind_steps", "rewound", "mismatch"})
-        found |= {f"pruning.{k}": v for k, v in own.items()}
-    given = " ".join(f"{key}={_value(value)}" for key, value in found.items())
+    ticket = spec.other if isinstance(spec, ConnectivitySpec) else spec if isinstance(spec, TicketSpec) else None
+    schedule, mask = (ticket.schedule, ticket.mask) if ticket else (None, spec if isinstance(spec, MaskSpec) else None)
+    apart = {"stage", "dense", "previous", "method", "sparsity", "sha256", *_SCHEDULE}
+    if part := schedule or mask:
+        found |= {f"pruning.{k}": v for k, v in part.model_dump(exclude_defaults=True, exclude=apart).items()}
+    for name, key in _SCHEDULE.items() if schedule else ():
+        value = getattr(schedule, name)
+        if value and value != PruningConfig.model_fields[key].default:  # gradual has no fraction
+            found[f"pruning.{key}"] = value
+    if isinstance(found.get("pruning.allocation"), tuple):
+        found["pruning.allocation"] = dict(found["pruning.allocation"])
+    if ticket:
+        own = ticket.model_dump(exclude_defaults=True, include={"rewind_steps", "rewound", "mismatch"})
+        found |= {f"pruning.{'transfer_mismatch' if k == 'mismatch' else k}": v for k, v in own.items()}
+    if isinstance(spec, ConnectivitySpec):
+        own = spec.model_dump(exclude_defaults=True, include={"points", "episodes"})
+        found |= {f"analysis.connectivity_{k}": v for k, v in own.items()}
+    given = " ".join(
+        shlex.quote(text) if " " in text else text for text in (f"{k}={_value(v)}" for k, v in found.items())
+    )
     return f"{given}; all others are at their defaults (--all)" if given else "all at their defaults (--all)"
+
+
+_SCHEDULE = {"every": "mask_every", "until": "mask_until", "fraction": "mask_fraction"}
+"""The keys of `pruning` by the fields of a ScheduleSpec."""
 
 
 def _value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{','.join(map(_value, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{k}: {_value(v)}' for k, v in value.items())}}}"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
