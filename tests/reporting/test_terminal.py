@@ -22,7 +22,7 @@ from lth.experiment.last_run import record_config
 from lth.experiment.plan import plan
 from lth.experiment.rates import Rates, estimate_times, kind_of, modelled_seconds
 from lth.experiment.spec import DenseSpec, MaskSpec, TicketSpec
-from lth.experiment.status import Outcome
+from lth.experiment.status import Outcome, states
 from lth.experiment.tasks import record_tasks
 from lth.experiment.tidy import save_tidy
 from lth.reporting import display
@@ -447,3 +447,26 @@ def test_the_settings_of_lth_show_are_what_lth_run_takes(named, settings, tmp_pa
         (run / journal.SPEC).write_text(json.dumps({"spec_version": 4, **spec.model_dump(mode="json")}))
         (line,) = re.findall("^settings +(.*)", describe(run, width=10_000), re.MULTILINE)
         assert spec in specs(shlex.split(re.split("all (?:others are )?at", line)[0].rstrip("; ")))
+
+
+@pytest.mark.parametrize(
+    ("attempts", "failures", "state"),
+    [
+        ("3", "3", "failed"),
+        ("13", "3", "failed"),  # the process of the first attempt was killed
+        ("133", "33", "failed"),
+        ("13", "4", "failed"),  # as `lth run` records it where a process crashed
+        ("13", "1", "interrupted"),
+        ("113", "11", "interrupted"),
+    ],
+)
+def test_a_run_has_failed_if_its_last_attempt_did(attempts, failures, state, tmp_path):
+    config = parse_config({**GRID, "tasks": ["Pendulum-v1"], "output_dir": str(tmp_path)})
+    planned = plan(config)
+    run = tmp_path / planned.specs[0].path
+    for name, seconds in ((journal.ATTEMPTS, attempts), (journal.FAILURES, failures)):
+        for second in seconds:
+            journal.append_line(run / name, {"time": f"2026-11-28T10:00:0{second}+0000", "message": "it is stuck"})
+    (run / journal.SPEC).write_text(json.dumps(planned.specs[0].model_dump(mode="json")))
+    assert states(planned)[0].state == state
+    assert describe(run).splitlines()[0].split(": ")[1].split(";")[0] == state

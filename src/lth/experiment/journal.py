@@ -199,6 +199,18 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return found
 
 
+def last_failure(run: Path) -> dict[str, Any] | None:
+    """Return the failure that ended a run's last attempt; None if none did, as where its process was killed.
+
+    Failures are not counted against attempts, because an attempt whose process was killed leaves none.
+    """
+    attempts, failures = read_lines(run / ATTEMPTS), read_lines(run / FAILURES)
+    if not failures:
+        return None
+    begun = [str(line.get("time", "")) for line in attempts[-1:]]
+    return failures[-1] if all(str(failures[-1].get("time", "")) >= time for time in begun) else None
+
+
 def read_progress(run: Path) -> dict[str, Any]:
     """Read the progress of a run; empty if it is unknown or contains implausible values."""
     try:

@@ -75,9 +75,8 @@ def _state(root: Path, spec: Spec, points: Iterable[int]) -> State:
     if made:
         seconds = journal.read_timings(run).get("total", 0.0)
         return begun._replace(state="finished", env_steps=total, seconds=seconds)
-    failures = journal.read_lines(run / journal.FAILURES)
-    if failures and len(failures) >= len(journal.read_lines(run / journal.ATTEMPTS)):
-        return begun._replace(state="failed", message=str(failures[-1].get("message", "")))
+    if failure := journal.last_failure(run):
+        return begun._replace(state="failed", message=str(failure.get("message", "")))
     return begun
 
 

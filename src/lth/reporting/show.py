@@ -66,9 +66,8 @@ def _state(run: Path, spec: Spec) -> str:
         return "running"
     if (run / journal.last_file(run, spec).name).exists():
         return "finished"
-    failures = journal.read_lines(run / journal.FAILURES)
-    if failures and len(failures) >= len(journal.read_lines(run / journal.ATTEMPTS)):
-        return f"failed: {failures[-1].get('message', '')}"
+    if failure := journal.last_failure(run):
+        return f"failed: {failure.get('message', '')}"
     return "interrupted; the `lth run` that began it resumes it"
 
 
