@@ -2,6 +2,10 @@
 
 import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import gymnasium
@@ -68,6 +72,29 @@ def test_a_task_that_hangs_or_dies_harms_nobody(module_path):
     assert [bool(x.fault) for x in found.values()] == [True, True, False]
     assert "could not be created, reset and stepped within 20 seconds" in found["helpers.odd:Hangs-v0"].fault
     assert "its process ended with status 3" in found["helpers.odd:Dies-v0"].fault
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_task_that_hangs_ends_with_the_command(module_path, tmp_path, how):
+    command = [sys.executable, "-m", "lth.cli", "run", "tasks=helpers.odd:Hangs-v0", f"output_dir={tmp_path}"]
+    # A shell's background jobs ignore SIGINT, and so do their children, unless it is put back.
+    with subprocess.Popen(["env", "--default-signal=INT", *command], stderr=subprocess.PIPE) as process:
+        listed, probes = Path(f"/proc/{process.pid}/task"), []
+        while not (probes and _is_probe(probes[0])):
+            time.sleep(0.1)
+            probes = " ".join(path.read_text() for path in listed.glob("*/children")).split()
+        time.sleep(5)  # until it hangs
+        process.send_signal(how)
+        assert process.wait(20) == (130 if how == signal.SIGINT else -how)
+        time.sleep(1)
+        assert not _is_probe(probes[0])
+
+
+def _is_probe(process):
+    """Return whether a process, by its number, is a running check of a task."""
+    file = Path(f"/proc/{process}/cmdline")
+    return file.exists() and b"lth.envs.probe" in file.read_bytes()
 
 
 @settings(max_examples=300, deadline=None)

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from ..errors import InputError, brief
 LIMIT = 120.0
 """The time limit for checking a task, in seconds."""
 _EPISODE_STEPS, _EPISODE_SECONDS = 10_000, 10.0
+_POLL_SECONDS = 0.1
 _MOST_CHOICES = 64  # the number of discrete actions that are tried
 
 
@@ -41,11 +43,16 @@ class Probed(NamedTuple):
 def probe(tasks: Iterable[str], limit: float = LIMIT) -> dict[str, Probed]:
     """Check tasks in parallel, one per processor at a time."""
     tasks = list(dict.fromkeys(tasks))
+    stopped = threading.Event()
     with ThreadPoolExecutor(max(1, min(len(tasks), os.cpu_count() or 1))) as pool:
-        return dict(zip(tasks, pool.map(lambda task: _probe_one(task, limit), tasks), strict=True))
+        try:
+            return dict(zip(tasks, pool.map(lambda task: _probe_one(task, limit, stopped), tasks), strict=True))
+        finally:
+            stopped.set()  # after Ctrl-C too, which the pool would meet by waiting for tasks that hang
 
 
-def _probe_one(task: str, limit: float) -> Probed:
+def _probe_one(task: str, limit: float, stopped: threading.Event) -> Probed:
+    until = time.monotonic() + limit
     process = subprocess.Popen(
         [sys.executable, "-m", "lth.envs.probe", task],
         stdin=subprocess.DEVNULL,
@@ -54,9 +61,13 @@ def _probe_one(task: str, limit: float) -> Probed:
         start_new_session=True,
     )
     try:
-        said, complaints = process.communicate(timeout=limit)
-    except subprocess.TimeoutExpired:
-        return Probed(None, None, f"it could not be created, reset and stepped within {limit:.0f} seconds")
+        while True:
+            try:
+                said, complaints = process.communicate(timeout=_POLL_SECONDS)
+                break
+            except subprocess.TimeoutExpired:
+                if stopped.is_set() or time.monotonic() >= until:
+                    return Probed(None, None, f"it could not be created, reset and stepped within {limit:.0f} seconds")
     finally:
         # Kill its child processes too.
         with contextlib.suppress(OSError):
@@ -189,6 +200,9 @@ def _kind(value: Any) -> str:
 
 def main() -> None:
     """Check the task named on the command line, and print the result as one line of JSON."""
+    from .pool import die_with_parent
+
+    die_with_parent()  # which enforces the time limit
     pipe = os.fdopen(os.dup(1), "w")  # output of environments is redirected to standard error
     os.dup2(2, 1)
     found = look(sys.argv[1])
