@@ -1,12 +1,13 @@
 """Finished means right: what is read belongs to the run that asks for it, and what is written is finite."""
 
 import shutil
+import subprocess
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.small import SMALL
+from helpers.small import ROOT, SMALL
 
 import lth
 from lth.algorithms.checkpoint import dump_agent, load_agent_and_more
@@ -44,6 +45,18 @@ def copied(root, spec, other):
     shutil.copytree(root / spec.path, root / other.path)
     (root / other.path / "spec.json").unlink()
     records.open_run(root, other)
+
+
+def test_an_installed_lth_has_no_git_revision(tmp_path, run_command):
+    """Not that of the project whose environment it is installed in."""
+    shutil.copytree(ROOT / "src" / "lth", tmp_path / ".venv" / "lth", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / ".gitignore").write_text(".venv\n")
+    author = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for words in (["init", "-q"], ["add", "-A"], [*author, "commit", "-q", "-m", "Begin"]):
+        subprocess.run(["git", "-C", tmp_path, *words], check=True)
+    program = "from lth.experiment.provenance import provenance; print(provenance()['git_revision'])"
+    done = run_command("-c", program, env={"PYTHONPATH": str(tmp_path / ".venv")})
+    assert done.stdout == "None\n", done.stderr
 
 
 def test_files_of_another_run_are_refused(root, config, dense):

@@ -12,7 +12,7 @@ from .. import envs
 
 
 def provenance() -> dict[str, Any]:
-    """Return versions, git revision, processor and devices."""
+    """Return versions, the git revision of lth (None where it is not a checkout), processor and devices."""
     import flax
     import jax
     import optax
@@ -33,9 +33,11 @@ def provenance() -> dict[str, Any]:
 
 @functools.cache
 def _git_revision() -> str | None:
+    here = Path(__file__)
     try:
-        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+        # Fails unless the revision has this file: an installed lth may lie in an environment within another project's checkout.
+        command = ["git", "-C", str(here.parent), "rev-parse", "HEAD", f"HEAD:./{here.name}"]
         found = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
-        return found.stdout.strip()
+        return found.stdout.split()[0]
     except (OSError, subprocess.SubprocessError):
         return None
