@@ -214,9 +214,11 @@ def guard(command: Callable[[], int], debug: bool = False) -> int:
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
-        say("\nInterrupted. Finished runs are kept; run the same command to resume.", sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        # Ctrl-C ends the reader of a pipe too, as in `lth run 2>&1 | tee log`.
+        with contextlib.suppress(OSError):
+            say("\nInterrupted. Finished runs are kept; run the same command to resume.", sys.stderr)
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
         # Not by way of the interpreter's end: JAX's does not survive an interruption while it starts or compiles.
         os._exit(INTERRUPTED)
     except BrokenPipeError:
@@ -236,11 +238,12 @@ def guard(command: Callable[[], int], debug: bool = False) -> int:
                 say(f"error: {error}", sys.stderr)
             return 2 if isinstance(error, InputError) else 1
         where = "shown above" if debug else f"in {_keep_traceback()}"
-        say(
-            f"error: internal error: {type(error).__name__}: {error}. Finished runs are kept. The traceback is {where}; please "
-            f"report it at {ISSUES}",
-            sys.stderr,
-        )
+        with contextlib.suppress(OSError):
+            say(
+                f"error: internal error: {type(error).__name__}: {error}. Finished runs are kept. The traceback is {where}; "
+                f"please report it at {ISSUES}",
+                sys.stderr,
+            )
         return 1
 
 

@@ -231,6 +231,30 @@ raise SystemExit(cli.guard(command))
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(("error", "status"), [("KeyboardInterrupt", 130), ("ZeroDivisionError", 1)])
+def test_no_exception_passes_where_the_reader_of_the_output_has_gone(error, status, tmp_path):
+    """As in `lth run 2>&1 | tee log`, whose reader Ctrl-C ends at the same time."""
+    program = f"""
+import os, sys
+from lth import cli
+def command():
+    sys.stdout.write("a part of a line")
+    os.read(0, 1)
+    raise {error}
+os._exit(cli.guard(command))
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**{k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}, "TMPDIR": str(tmp_path)},
+    )
+    process.stdout.close()
+    process.communicate(b"!", timeout=60)
+    assert process.returncode == status
+
+
 def test_load_gives_everything_back(finished):
     path, _ = finished
     for run in (path.parent / "results").glob("Pendulum-v1/seed0/[dt]*"):
