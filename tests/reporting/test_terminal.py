@@ -449,6 +449,16 @@ def test_the_settings_of_lth_show_are_what_lth_run_takes(named, settings, tmp_pa
         assert spec in specs(shlex.split(re.split("all (?:others are )?at", line)[0].rstrip("; ")))
 
 
+def test_the_last_evaluation_of_a_run_is_estimated_with_its_own_episodes():
+    def seconds(**evaluation):
+        config = parse_config({**GRID, "tasks": ["Pendulum-v1"], "evaluation": {"every": 500, **evaluation}})
+        return modelled_seconds(plan(config).specs[0], SPACES["Pendulum-v1"])
+
+    # Of 2,000 steps: evaluations at 0, 500, 1,000, 1,500 and 2,000.
+    one = (seconds(episodes=110, last_episodes=50) - seconds(episodes=10, last_episodes=50)) / 400
+    assert seconds(episodes=10, last_episodes=60) - seconds(episodes=10, last_episodes=50) == pytest.approx(10 * one)
+
+
 @pytest.mark.parametrize(
     ("attempts", "failures", "state"),
     [

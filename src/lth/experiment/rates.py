@@ -202,7 +202,7 @@ def modelled_seconds(spec: Spec, spaces: Spaces) -> float:
         gflops = XLA_GFLOPS if xla else _native_gflops(sparsity.get(network, 0.0))
         update += flops / (gflops * 1e9)
     evaluations = 2 + (training.env_steps - 1) // evaluation.every - spec.start // evaluation.every
-    evaluated = evaluations * evaluation.episodes * episode
+    evaluated = ((evaluations - 1) * evaluation.episodes + evaluation.last_episodes) * episode
     steps = spec.env_steps * (simulate + LOOP_US / 1e6) + evaluated * (simulate + LOOP_US / 2e6)
     return COMPILE_SECONDS + steps + spec.updates * update
 
