@@ -31,9 +31,10 @@ class Results(NamedTuple):
     outcomes: list[Outcome]
     """The outcome of each run: `spec`, `status` (done, kept, failed, skipped), `seconds`, `message`."""
     tidy: "list[TidyRow]"
-    """All that the finished runs measured, as in tidy.csv; empty with `only`, or while no ticket is finished."""
+    """All that the finished runs measured, as in tidy.csv; empty with `only`."""
     table: "list[TableRow]"
-    """The rows of table.csv: each method, control and sparsity beside the dense agents, over seeds."""
+    """The rows of table.csv: each method, control and sparsity beside the dense agents, over seeds; empty with `only`, or while no
+    ticket is finished."""
     files: list[Path]
     """The files that were written into the output directory."""
 
@@ -150,7 +151,7 @@ def run_plan(planned: Plan, only: str | None = None, display: Display | None = N
     rows = table.end()
     results = run_rows(rows)
     if not results:
-        return Results(outcomes, rows, [], [])
+        return Results(outcomes, rows, [], [planned.root / TIDY_FILE])
     files = [planned.root / TIDY_FILE, *save_tables(planned.root, rows), *save_plot(planned.root, Runs(rows))]
     return Results(outcomes, rows, summarize(results), files)
 

@@ -2,12 +2,16 @@
 
 import pytest
 import yaml
-from helpers.grids import differences
+from helpers.grids import differences, make_grid
 from helpers.small import SMALL
 
 import lth
 from lth.cli import main
 from lth.config import parse_config
+from lth.experiment import runner
+from lth.experiment.spec import TicketSpec
+from lth.experiment.status import Outcome
+from lth.experiment.tidy import read_tidy
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +77,24 @@ def test_mistakes_are_input_errors(made, tmp_path):
         with pytest.raises(lth.InputError, match=says):
             call()
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_without_a_finished_ticket_names_the_table_that_it_wrote(tmp_path, monkeypatch):
+    config = make_grid(SMALL, tmp_path / "results", skip=("ticket-",))
+
+    def failing(planned, display, ended):
+        outcomes = [
+            Outcome(spec, "failed" if isinstance(spec, TicketSpec) else "kept", 0.0, "it diverged")
+            for spec in planned.specs
+        ]
+        for outcome in outcomes:
+            ended(outcome)
+        return outcomes
+
+    monkeypatch.setattr(runner, "run_plan", failing)
+    results = lth.run(config)
+    assert {outcome.spec.stage for outcome in results.failed} == {"ticket"}
+    assert results.table == []
+    assert results.files == [config.output_dir / "tidy.csv"]
+    assert results.tidy == read_tidy(results.files[0])
+    assert "dense" in {row.method for row in results.tidy}
