@@ -55,7 +55,7 @@ def read_config(config: Config | str | Path | Mapping[str, Any] | None = None, *
         if not isinstance(override, str):
             raise InputError(f"an override is {override!r}, but must be 'key=value'; pass several as several arguments")
     if config is None or isinstance(config, str | Path):
-        return load_config(Path(config) if config else None, overrides)
+        return load_config(None if config is None else Path(config), overrides)
     if not isinstance(config, Config | Mapping):
         raise InputError(
             f"the config is of type {type(config).__name__}, but must be a file, an output directory, nested dicts or a Config"

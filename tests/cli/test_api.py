@@ -6,6 +6,7 @@ from helpers.grids import differences, make_grid
 from helpers.small import SMALL
 
 import lth
+from lth.api import read_config
 from lth.cli import main
 from lth.config import parse_config
 from lth.experiment import runner
@@ -98,3 +99,12 @@ def test_a_run_without_a_finished_ticket_names_the_table_that_it_wrote(tmp_path,
     assert results.files == [config.output_dir / "tidy.csv"]
     assert results.tidy == read_tidy(results.files[0])
     assert "dense" in {row.method for row in results.tidy}
+
+
+def test_an_empty_path_is_not_the_config_of_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text("seeds: 3\n")
+    assert read_config().seeds == (3,)
+    for call in (lth.run, lth.report, read_config):
+        with pytest.raises(lth.InputError, match=r"is a folder without last-run\.yaml"):
+            call("")
