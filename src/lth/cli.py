@@ -547,9 +547,9 @@ def script(description: str, arguments: dict[str, str] | None = None) -> tuple[C
 
     def read() -> int:
         config = parse_words([*([str(parsed.config)] if parsed.config else []), *parsed.words])
-        from .experiment.backend import resolve_backend
+        from .experiment.backend import recorded, resolve_backend
 
-        config, _ = resolve_backend(config)
+        config, _ = resolve_backend(recorded(config) if config.batch_size else config)
         set_threads(library_threads(config))
         found.append(config)
         return 0

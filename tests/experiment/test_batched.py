@@ -18,11 +18,12 @@ from helpers.processes import kill, wait_for, workers_of
 from helpers.small import SMALL
 
 import lth
-from lth.cli import main
+from lth.cli import main, script
 from lth.config import load_config, parse_config
 from lth.errors import InputError
 from lth.experiment import backend, journal
 from lth.experiment.attempt import attempt_all
+from lth.experiment.build import dense_spec
 from lth.experiment.costs import bytes_in_batch
 from lth.experiment.options import options_of
 from lth.experiment.plan import plan
@@ -309,6 +310,16 @@ def test_the_size_of_batches_is_halved_until_they_fit_and_recorded(tmp_path):
     assert backend.resolve_batch(config_of(tmp_path, batch=None), int(have / 10)).batch_size == 8  # of 32
     local = config_of(tmp_path, batch=None, executor="local")
     assert backend.resolve_batch(local, 1) is local
+
+
+def test_the_scripts_make_the_runs_of_a_folder_whose_batches_were_halved(grid, tmp_path, monkeypatch):
+    (tmp_path / "batch.json").write_text('{"4": 2}')
+    words = [f"output_dir={tmp_path}", "seeds=0"]
+    monkeypatch.setattr(sys, "argv", ["_01_train_dense.py", "--config", str(grid), *words])
+    config, _ = script("")
+    expected = plan(backend.recorded(load_config(grid, words))).specs[0]
+    assert expected.training.batch == 2
+    assert dense_spec(config, "CartPole-v1", 0) == expected
 
 
 def test_the_memory_of_a_run_counts_its_replay_buffer(tmp_path):
