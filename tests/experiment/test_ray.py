@@ -46,3 +46,33 @@ def test_a_cluster_that_loses_a_node_gives_the_bytes_of_one_machine(tmp_path, mo
         cluster.shutdown()
     assert set(RESULTS) <= set(contents(tmp_path / "here"))
     assert differences(tmp_path / "here", tmp_path / "cluster") == []
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("connected", [True, False])
+def test_tasks_have_their_number_of_threads_whoever_connected(connected, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'", exc_type=ImportError)
+    from lth.config import parse_config
+    from lth.experiment import cluster
+    from lth.experiment.options import options_of
+    from lth.experiment.plan import plan
+
+    def says_its_threads(root, specs, options):  # here, so that Ray sends its code
+        return [{"run": 0, "kind": "done", "seconds": 0.0, "threads": os.environ.get("NPROC")}]
+
+    monkeypatch.delenv("NPROC")  # as in a notebook
+    monkeypatch.setattr(cluster, "_attempt", says_its_threads)
+    config = parse_config({**SMALL, "executor": "ray", "output_dir": str(tmp_path)})
+    if connected:
+        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"OWN": "1"}})
+    try:
+        pool = cluster.RayPool(config, options_of(config))
+        pool.start(plan(config).specs[:1])
+        found = []
+        while not found:
+            found = list(pool.events())
+        assert found[0].data["threads"] == "1"
+        pool.close()
+        assert ray.is_initialized() == connected
+    finally:
+        ray.shutdown()

@@ -41,12 +41,17 @@ class RayPool:
                     address=config.ray.address,
                     logging_level="error",
                     log_to_driver=False,
-                    runtime_env={"env_vars": thread_variables(library_threads(config))},
                 )
         except Exception as error:  # Ray raises many types
             raise InputError(f"ray.address='{config.ray.address}': cannot connect to a cluster ({error})") from None
+        # Of the task and not of the connection, which may be the user's; Ray adds it to the connection's own.
+        threads = {"env_vars": thread_variables(library_threads(config))}
         self._remote = ray.remote(
-            num_cpus=config.ray.cpus, num_gpus=config.ray.gpus, max_retries=-1, retry_exceptions=False
+            num_cpus=config.ray.cpus,
+            num_gpus=config.ray.gpus,
+            max_retries=-1,
+            retry_exceptions=False,
+            runtime_env=threads,
         )(_attempt)
 
     @property
