@@ -706,11 +706,10 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     *parents, last = key.split(".")
     node = tree
     for parent in parents:
-        child = node.setdefault(parent, {})
-        if not isinstance(child, dict):
-            # pruning.sparsity.<network>=0.9 over a sparsity that is a plain number
-            child = node[parent] = {}
-        node = child
+        child = node.get(parent)
+        # A copy, because aliases (*name) are one mapping in several places; a number, as of pruning.sparsity, is replaced.
+        node[parent] = dict(child) if isinstance(child, dict) else {}
+        node = node[parent]
     node[last] = value
 
 

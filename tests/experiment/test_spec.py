@@ -215,6 +215,12 @@ def test_seeds_may_be_ranges(given, seeds):
     assert load_config(None, [f"seeds={given}"]).seeds == seeds
 
 
+def test_an_override_changes_one_of_the_sections_that_share_an_alias(tmp_path):
+    (tmp_path / "c.yaml").write_text("sac: &sizes {actor_hidden: [8, 8]}\ntd3: *sizes\n")
+    config = load_config(tmp_path / "c.yaml", ["sac.actor_hidden=[16]", "sac.initial_alpha=0.1"])
+    assert (config.sac.actor_hidden, config.td3.actor_hidden) == ((16,), (8, 8))
+
+
 def test_a_long_range_of_seeds_is_read_at_once():
     start = time.process_time()
     assert len(load_config(None, ["seeds=0-29999"]).seeds) == 30_000
