@@ -476,7 +476,7 @@ def _init(arguments: argparse.Namespace) -> int:
     from .starting import write_template
 
     write_template(arguments.file)
-    named = "" if arguments.file == Path("config.yaml") else f" {arguments.file}"
+    named = "" if arguments.file == Path("config.yaml") else f" {shlex.quote(str(arguments.file))}"
     say(f"Saved: {arguments.file}. Next: `lth run{named} --dry-run` prints what it costs, `lth run{named}` runs it.")
     return 0
 

@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -253,6 +254,14 @@ os._exit(cli.guard(command))
     process.stdout.close()
     process.communicate(b"!", timeout=60)
     assert process.returncode == status
+
+
+def test_the_command_that_lth_init_prints_can_be_copied(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "my config.yaml"]) == 0
+    printed = capsys.readouterr().out
+    command = re.search("`(lth run [^`]*) --dry-run`", printed)[1]
+    assert shlex.split(command) == ["lth", "run", "my config.yaml"]
 
 
 def test_load_gives_everything_back(finished):
