@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import gymnasium
 import numpy as np
@@ -15,7 +16,12 @@ from lth.config import parse_config
 from lth.errors import InputError, TrainingError
 from lth.experiment.plan import plan
 from lth.experiment.question import declare_question, declared_question
-from lth.experiment.random_policy import measure_random_policy, random_policy_file, read_random_policy
+from lth.experiment.random_policy import (
+    measure_in_a_process,
+    measure_random_policy,
+    random_policy_file,
+    read_random_policy,
+)
 from lth.training import EVALUATION_SEED, run_episodes
 
 
@@ -132,6 +138,22 @@ def test_a_finished_grid_that_lacks_the_random_policy_gets_it(tmp_path):
     assert read_random_policy(tmp_path, "Pendulum-v1")["random_policy/episodes"] == 3
     assert [row.value for row in tidy_rows(config) if row.metric == "random_policy/episodes"] == [3.0]
     assert "random-policy," in (tmp_path / "tidy.csv").read_text()
+
+
+def test_a_step_that_hangs_ends_only_the_process_that_measures(tmp_path, monkeypatch):
+    (tmp_path / "hanging.py").write_text(
+        "import time, gymnasium, numpy as np\n"
+        "class Hangs(gymnasium.Env):\n"
+        "    observation_space = action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,))\n"
+        "    def reset(self, *, seed=None, options=None): return np.zeros(2, np.float32), {}\n"
+        "    def step(self, action): time.sleep(600)\n"
+        "gymnasium.register('Hangs-v0', Hangs)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    measure_in_a_process(tmp_path, "hanging:Hangs-v0", episodes=1, step_timeout=0.3)
+    assert not random_policy_file(tmp_path, "hanging:Hangs-v0").exists()
+    measure_in_a_process(tmp_path, "CartPole-v1", episodes=2)
+    assert read_random_policy(tmp_path, "CartPole-v1")["random_policy/episodes"] == 2
 
 
 def test_an_environment_that_raises_is_closed(tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
 """The uniform random policy on a task: the zero of its scores, measured once for each output directory."""
 
 import contextlib
+import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,6 +55,14 @@ def measure_random_policy(root: Path, task: str, episodes: int = 200, step_timeo
         write_whole(path, csv_bytes(Episode._fields, rows), checksum=False)
 
 
+def measure_in_a_process(root: Path, task: str, episodes: int = 200, step_timeout: float | None = None) -> None:
+    """Call `measure_random_policy` in a separate process, which is ended if a step exceeds `step_timeout`. Errors are ignored."""
+    arguments = [str(root), task, str(episodes), *([str(step_timeout)] if step_timeout else [])]
+    nothing = subprocess.DEVNULL
+    command = [sys.executable, "-m", __name__, *arguments]
+    subprocess.run(command, stdin=nothing, stdout=nothing, stderr=nothing, check=False)
+
+
 def read_random_policy(root: Path, task: str) -> dict[str, float]:
     """Return what the random policy reached, by metric; empty where it was not measured.
 
@@ -76,3 +86,7 @@ def read_random_policy(root: Path, task: str) -> dict[str, float]:
 
 def _error(values: list[float]) -> float:
     return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+
+
+if __name__ == "__main__":
+    measure_random_policy(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), *map(float, sys.argv[4:]))

@@ -1,16 +1,15 @@
 """Execute all runs of a config in parallel, each after its dependencies. Finished runs are skipped."""
 
-import contextlib
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..errors import InputError, TrainingError
+from ..errors import InputError
 from . import journal
 from .batches import jobs_of
 from .options import RunOptions, options_of
 from .plan import Plan
-from .random_policy import measure_random_policy
+from .random_policy import measure_in_a_process, random_policy_file
 from .spec import DenseSpec, Spec
 from .status import Display, Outcome
 from .workers import LocalPool
@@ -48,8 +47,8 @@ def run_plan(
         if all(outcome.status in ("done", "kept") for outcome in outcomes):
             # Runs measure it beside their training, so it is only missing here if all were finished before.
             for task in dict.fromkeys(spec.task for spec in plan.specs):
-                with contextlib.suppress(InputError, TrainingError):
-                    measure_random_policy(plan.root, task, options.random_episodes, options.step_timeout)
+                if not random_policy_file(plan.root, task).exists():
+                    measure_in_a_process(plan.root, task, options.random_episodes, options.step_timeout)
         return outcomes
 
 
