@@ -75,7 +75,7 @@ def test_a_task_that_hangs_or_dies_harms_nobody(module_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.full)])
 def test_a_task_that_hangs_ends_with_the_command(module_path, tmp_path, how):
     command = [sys.executable, "-m", "lth.cli", "run", "tasks=helpers.odd:Hangs-v0", f"output_dir={tmp_path}"]
     # A shell's background jobs ignore SIGINT, and so do their children, unless it is put back.

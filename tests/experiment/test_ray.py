@@ -49,7 +49,7 @@ def test_a_cluster_that_loses_a_node_gives_the_bytes_of_one_machine(tmp_path, mo
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("connected", [True, False])
+@pytest.mark.parametrize("connected", [True, pytest.param(False, marks=pytest.mark.full)])
 def test_tasks_have_their_number_of_threads_whoever_connected(connected, tmp_path, monkeypatch):
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'", exc_type=ImportError)
     from lth.config import parse_config
