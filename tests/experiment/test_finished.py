@@ -17,6 +17,7 @@ from lth.experiment import journal, lottery, records, store
 from lth.experiment.build import dense_spec, mask_spec, ticket_spec
 from lth.experiment.costs import flops, spent
 from lth.experiment.plan import plan
+from lth.experiment.status import states
 from lth.files import checksum_path, dump_pickle, load_pickle, write_sealed, write_whole
 from lth.replay import ReplayBuffer
 
@@ -199,3 +200,17 @@ print(place, lth.gradient_statistics(theirs.agent, theirs.replay_buffer, 2)["act
     assert done.stdout.split()[-1] == "float32"
     for name in ("checkpoint.safetensors", "replay_buffer.pkl", "metrics.csv", "checkpoint_200.safetensors"):
         assert (tmp_path / spec.path / name).read_bytes() == (run / name).read_bytes()
+
+
+def test_a_run_whose_input_is_invalid_has_failed(tmp_path):
+    training = {**SMALL["training"], "backend": "dense"}
+    pruning = {"methods": ["magnitude"], "sparsity": [0.9]}
+    config = parse_config({**SMALL, "training": training, "pruning": pruning, "output_dir": str(tmp_path)})
+    dense = plan(config).specs[0]
+    (tmp_path / dense.path).mkdir(parents=True)
+    (tmp_path / dense.path / journal.RESUME).write_bytes(b"not a resume file")
+    ended = {outcome.spec: outcome for outcome in lth.run(config).outcomes}
+    assert ended[dense].status == "failed"
+    assert journal.RESUME in ended[dense].message
+    found = {state.spec: state for state in states(plan(config))}
+    assert (found[dense].state, found[dense].message) == ("failed", ended[dense].message)

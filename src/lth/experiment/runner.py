@@ -115,17 +115,19 @@ def _run_all(plan: Plan, options: RunOptions, display: Display, ended: Callable[
                     end(Outcome(event.spec, "done", event.data["seconds"]))
                     continue
                 message = event.data["message"]
-                if event.kind == "failed" and "traceback" not in event.data:  # its process could not record it
-                    line = {"time": journal.now(), "message": message, "traceback": ""}
-                    journal.append_line(plan.root / event.spec.path / journal.FAILURES, line)
                 if event.kind == "unwritable":
                     raise InputError(f"{event.spec.title()}: {message}")
-                if event.kind == "unusable":  # a retry would fail too
-                    end(Outcome(event.spec, "failed", event.data["seconds"], message))
-                    continue
-                count, most = (kills, MAX_KILLS) if event.kind == "killed" else (failures, plan.config.retries)
-                count[event.spec] += 1
-                if count[event.spec] > most:
+                ends = event.kind == "unusable"  # a retry would fail too
+                if not ends:
+                    count, most = (kills, MAX_KILLS) if event.kind == "killed" else (failures, plan.config.retries)
+                    count[event.spec] += 1
+                    ends = count[event.spec] > most
+                if "traceback" not in event.data and (
+                    ends or event.kind == "failed"
+                ):  # the attempt has not recorded it
+                    line = {"time": journal.now(), "message": message, "traceback": ""}
+                    journal.append_line(plan.root / event.spec.path / journal.FAILURES, line)
+                if ends:
                     end(Outcome(event.spec, "failed", event.data.get("seconds", 0.0), message))
                 else:
                     waiting.insert(0, event.spec)
