@@ -1,12 +1,15 @@
 """The tidy table of grids that were made up: what is left out, and what tells masks apart."""
 
+import numpy as np
 import pytest
 from helpers.grids import make_grid, tidy_rows
 
-from lth.experiment.journal import METRICS
+from lth.errors import InputError
+from lth.experiment.journal import METRICS, checkpoint_file
 from lth.experiment.plan import plan
 from lth.experiment.spec import DenseSpec, MaskSpec, TicketSpec
 from lth.experiment.tidy import Collector
+from lth.files import dump_tensors, load_tensors, write_whole
 from lth.reporting import charts, networks, views
 from lth.reporting.scores import Runs
 from lth.reporting.tickets import overlaps
@@ -56,3 +59,18 @@ def test_masks_of_several_rewind_points_are_all_there(tmp_path):
     assert titles == [end, f"{end}, rewound to step 0", f"{end}, rewound to step 500"]
     graphs = networks.graphs(found := plan(config), found.specs)
     assert len(graphs) == len({one.title.rpartition(", ")[0] for one in graphs}) == 4
+
+
+@pytest.mark.parametrize("change", [np.ravel, np.transpose, np.float64, lambda kernel: kernel * np.nan, None])
+def test_a_graph_of_a_checkpoint_with_another_kernel_is_refused(tmp_path, change):
+    config = make_grid({**GRID, "pruning": {"methods": ["magnitude"], "sparsity": [0.5]}}, tmp_path)
+    found = plan(config)
+    assert len(networks.graphs(found, found.specs)) == 1
+    path = checkpoint_file(tmp_path / next(spec for spec in found.specs if isinstance(spec, TicketSpec)).path)
+    arrays, metadata = load_tensors(path, "the checkpoint")
+    kernel = arrays.pop("actor_params/layer_0/kernel")
+    if change:
+        arrays["actor_params/layer_0/kernel"] = np.ascontiguousarray(change(kernel))
+    write_whole(path, dump_tensors(arrays, metadata))  # with a checksum that is right
+    with pytest.raises(InputError, match="'actor_params/layer_0/kernel' of finite float32 and shape"):
+        networks.graphs(found, found.specs)

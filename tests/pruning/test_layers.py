@@ -14,7 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lth
+from lth.errors import InputError
+from lth.pruning.layers import named_leaves
 from lth.pruning.masks import pruned_counts
+from lth.pruning.names import nested_leaves
 from lth.pruning.schedules import prune_at, rigl, sparse_evolution
 from lth.pruning.structure import n_of_m_mask
 
@@ -271,3 +274,15 @@ def test_complex_weights_are_scored_by_every_criterion():
         for fn, p in ((loss, params), (loss_of_parts, as_real))
     )
     np.testing.assert_allclose((params["w"] * both).real, (as_real["w"] * parts).sum(0), rtol=1e-4)
+
+
+def test_nested_dicts_have_the_leaves_that_jax_finds():
+    tree = {
+        "q": {f"layer_{i}": {"kernel": np.full((1, 1), i), "bias": np.zeros(1)} for i in range(12)},
+        "A": np.ones(2),
+    }
+    found = nested_leaves(tree)
+    assert [*found] == [*named_leaves(tree)]
+    assert all(found[name] is leaf for name, leaf in named_leaves(tree).items())
+    with pytest.raises(InputError, match="'a/b'"):
+        nested_leaves({"a/b": np.ones(1), "a": {"b": np.ones(1)}})

@@ -57,7 +57,7 @@ def overlap(mask: Mask, other: Mask) -> list[Overlap]:
     Returns:
         The total over layers first, with an empty `layer`, then each layer; empty if no layer is left.
     """
-    from ..pruning.layers import named_leaves  # loads JAX, which counting does without
+    from ..pruning.layers import named_leaves  # loads JAX, which counting does not need
 
     counts = shared_counts(kernels(named_leaves(mask)), kernels(named_leaves(other)))
     if not counts:

@@ -39,7 +39,7 @@ def measure_random_policy(root: Path, task: str, episodes: int = 200, step_timeo
         InputError: the folder cannot be written, or an episode does not end.
         TrainingError: the environment raised.
     """
-    from ..training import run_episodes  # loads JAX, which reading does without
+    from ..training import run_episodes  # loads JAX, which reading does not need
 
     path = random_policy_file(root, task)
     if path.exists():

@@ -101,8 +101,8 @@ def check_whose(path: Path, what: str, found: Any, spec: Spec) -> None:
         )
 
 
-def read_kernels(root: Path, spec: DenseSpec | TicketSpec, network: str) -> dict[str, np.ndarray]:
-    """Read the trained kernels (inputs, outputs) of one network of a finished run, by layer.
+def read_kernels(root: Path, spec: DenseSpec | TicketSpec, network: str, spaces: Spaces) -> dict[str, np.ndarray]:
+    """Read the trained kernels (inputs, outputs) of one network of a finished run on a task with these spaces, by layer.
 
     Raises:
         InputError: the checkpoint is missing, damaged, or belongs to another run.
@@ -111,11 +111,16 @@ def read_kernels(root: Path, spec: DenseSpec | TicketSpec, network: str) -> dict
     arrays, metadata = load_tensors(path, "the checkpoint")
     about = metadata.get("about")
     check_whose(path, "checkpoint", about.get("spec") if isinstance(about, dict) else None, spec)
-    names = spec.dense.agent.networks()[network].kernels(Spaces(1, 1))
-    try:
-        return {name: arrays[f"{network}_params/{name}/kernel"] for name in names}
-    except KeyError as error:
-        raise InputError(f"the checkpoint '{path}' has no array {error}. {RECREATE.format(path.parent)}") from None
+    found = {}
+    for layer, shape in spec.dense.agent.networks(spaces)[network].kernels(spaces).items():
+        name = f"{network}_params/{layer}/kernel"
+        kernel = arrays.get(name)
+        if kernel is None or kernel.shape != shape or kernel.dtype != np.float32 or not np.isfinite(kernel).all():
+            raise InputError(
+                f"the checkpoint '{path}' has no array {name!r} of finite float32 and shape {shape}. {RECREATE.format(path.parent)}"
+            )
+        found[layer] = kernel
+    return found
 
 
 def spec_of(run: Path) -> Spec:

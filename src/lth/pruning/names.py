@@ -12,6 +12,7 @@ from ..types import Array
 WEIGHTS = ("kernel", "weight", "w")
 """The names of a layer's matrix or convolution kernel in Flax, Equinox, PyTorch and Haiku."""
 NO_LAYER = re.compile(r"norm|embed|(?:^|_)emb(?:$|_|\d)", re.IGNORECASE)
+"""What the names of norms and embeddings contain, whose `weight` is no layer's."""
 
 
 def layer_of(name: str) -> str:

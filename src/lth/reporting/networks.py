@@ -108,7 +108,7 @@ def each_graph(plan: Plan, finished: Container[Spec]) -> Iterator[Graph]:
             config, spaces = row.dense.agent, spaces_of_task(plan.root, row.dense.task)
             head = config.head(spaces)
             outputs = head.outputs if head else config.networks(spaces)[policy].outputs
-            weights = read_kernels(plan.root, row.run, policy)
+            weights = read_kernels(plan.root, row.run, policy, spaces)
             inputs = observation_names(row.dense.task, len(weights["layer_0"]))
             name = label(row.method, "")
             title = f"{name}, {_title(row)}" + (f", {rewound(row.rewind)}" if several else "")
